@@ -1,0 +1,1 @@
+"""Where and how it runs: stores, ledger, executors, catalog, SQL and the command line."""

@@ -1,0 +1,172 @@
+"""One exception per thing a caller can act on; every message says what was found, what was expected, what to change."""
+
+from __future__ import annotations
+
+
+class MiclipError(Exception):
+    """Base of every error that is meant to be read by a person; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+# -- the spec or the command is wrong (exit 2): nothing was scheduled
+
+
+class UsageError(MiclipError):
+    """The request cannot be carried out as written; change the spec or the command."""
+
+    exit_code = 2
+
+
+class BadSpec(UsageError):
+    """The spec is not valid; the message carries file, line, field, found, expected and the nearest name."""
+
+
+class BadRef(UsageError):
+    """A model, image set, concept or stage reference does not parse or names nothing."""
+
+
+class BadSite(UsageError):
+    """A site does not parse."""
+
+
+class UnknownModel(UsageError):
+    """No such architecture, checkpoint or local folder."""
+
+
+class UnknownSite(UsageError):
+    """The site, selector or block does not exist in this model."""
+
+
+class UnknownTable(UsageError):
+    """No published table of that name in the chosen scope."""
+
+
+class UnknownRun(UsageError):
+    """No run of that name in the store."""
+
+
+class EmptyImageSet(UsageError):
+    """The image set holds no file that could be an image."""
+
+
+class NotInspected(UsageError):
+    """The plan needs facts (of a model or an image set) that no stage has published yet."""
+
+
+class Infeasible(UsageError):
+    """The cluster can never give what the spec asks for."""
+
+
+class UnsafeName(UsageError):
+    """A name taken from data or a spec would leave the store or cannot be a key."""
+
+
+class UnsafeCheckpoint(UsageError):
+    """A checkpoint would run code when loaded; convert it to safetensors."""
+
+
+class RemoteCodeRefused(UsageError):
+    """The checkpoint wants to run its own Python; refused unless the spec trusts that model by name."""
+
+
+class MissingPackage(UsageError):
+    """An optional package is needed; the message names the extra to install."""
+
+
+# -- the cluster or the store cannot be reached (exit 3)
+
+
+class Unreachable(MiclipError):
+    """Base: something outside the job is away; the same command can be run again later."""
+
+    exit_code = 3
+
+
+class StoreUnreachable(Unreachable):
+    """The store did not answer within its budget."""
+
+
+class StoreDenied(Unreachable):
+    """The store answered that these credentials may not do this, or found none."""
+
+
+class ClusterUnreachable(Unreachable):
+    """Ray's head or control store is gone or was never there."""
+
+
+# -- the work failed (exit 1)
+
+
+class WorkFailed(MiclipError):
+    """Some shards or stages failed; finished work is kept and published stages stand."""
+
+
+class KeyMissing(MiclipError):
+    """The store has no object under this key."""
+
+
+class DamagedPart(WorkFailed):
+    """A published part is missing or its bytes differ from its marker."""
+
+
+class TableMismatch(WorkFailed):
+    """A worker produced rows that do not fit the declared table; a bug of the worker, not of the user."""
+
+
+class WeightsMissing(WorkFailed):
+    """A checkpoint was asked for and at least one key did not load, or the weights changed since inspection."""
+
+
+class ActivationMismatch(WorkFailed):
+    """The checkpoint was trained with another activation function than the built model has (QuickGELU)."""
+
+
+class GeometryMismatch(WorkFailed):
+    """The input size or patch grid does not fit the model."""
+
+
+class TokenOrderUnknown(WorkFailed):
+    """Tokens may be dropped or permuted (MAE masking, patch dropout), so positions mean nothing."""
+
+
+class NotInEval(WorkFailed):
+    """The model is in training mode; batch norm and dropout would change the result."""
+
+
+class NonFiniteActivation(WorkFailed):
+    """A tapped value is NaN or infinite; the message names site and image ids."""
+
+
+class UnsupportedBlock(WorkFailed):
+    """This block type has no exact rule for what was asked (gated, inner-norm or post-norm head split)."""
+
+
+class HookNeverFired(WorkFailed):
+    """A requested site produced nothing in a forward, or fired another number of times than declared."""
+
+
+class FusedAttention(WorkFailed):
+    """Attention weights were requested but the kernel did not return them."""
+
+
+class ImageChanged(WorkFailed):
+    """The bytes of an image differ from its index, or the file is gone; index the image set again."""
+
+
+class ImageUndecodable(MiclipError):
+    """These bytes are not an image we accept; `reason` is the word stored in `bad_inputs`."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class OutOfMemory(WorkFailed):
+    """The device has too little memory for this batch; lower batch_size or give the worker more of the device."""
+
+
+class Interrupted(MiclipError):
+    """Stopped on request; what was finished is kept and the same command resumes."""
+
+    exit_code = 130
