@@ -1,0 +1,209 @@
+"""The ports between what a job does and where it runs: Inputs, Keep, Worker, and what a kind must provide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import pyarrow as pa
+
+from schemas.plans import Plan, Resources, Shard, StageSpec
+from schemas.specs import Images, JobSpec
+
+if TYPE_CHECKING:
+    from schemas.models import ModelFacts
+
+
+class FileInfo(NamedTuple):
+    """One file of an image source; `stamp` changes when the content may have (mtime in ns, or an etag)."""
+
+    uri: str
+    size: int
+    stamp: str
+
+
+class Files(Protocol):
+    """Read access to the places where people keep images: absolute local paths and s3:// uris."""
+
+    def list(self, location: str) -> list[FileInfo]:
+        """Every file below a folder, or matching a glob, sorted by uri."""
+        ...
+
+    def read(self, uri: str) -> bytes:
+        """The whole file; KeyMissing if it is gone."""
+        ...
+
+    def read_range(self, uri: str, start: int, length: int) -> bytes:
+        """Part of a file."""
+        ...
+
+
+class ImageBytes(NamedTuple):
+    """One image of an index: `data` is None when the index already knows why it cannot be used."""
+
+    image_index: int
+    image_id: str
+    uri: str
+    data: bytes | None
+    problem: str | None = None
+    """`checksum` or `missing`, found while reading; never a transient error, those raise."""
+
+
+class Inputs(Protocol):
+    """What a worker may read; implemented by `cluster`."""
+
+    files: Files
+
+    def images(self, index: str, start: int, stop: int) -> Iterator[ImageBytes]:
+        """Usable images among rows [start, stop) of the index stage `index`, in order: no duplicates, no bad inputs.
+
+        Bytes are read ahead of use and checked against the index's sha256.
+        """
+        ...
+
+    def table(self, stage: str, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Rows of a published table of another stage, in part order."""
+        ...
+
+    def shard_table(self, stage: str, shard: int, table: str) -> pa.Table:
+        """What one finished shard of an earlier round of this plan wrote to a table."""
+        ...
+
+    def artifact(self, stage: str, shard: int, name: str) -> bytes:
+        """An artifact of a finished shard of an earlier round of this plan."""
+        ...
+
+    def listing(self, sha256: str) -> pa.Table:
+        """A frozen list of files: uri, size, stamp."""
+        ...
+
+    def local_path(self, location: str) -> Path:
+        """`file:/...` or `s3://...` as a local path, fetched once per node."""
+        ...
+
+
+class Keep(Protocol):
+    """Numbered resumable states of one shard; the newest valid one wins."""
+
+    def latest(self) -> tuple[int, bytes] | None:
+        """The newest state that reads back whole, or None."""
+        ...
+
+    def save(self, step: int, state: bytes) -> None:
+        """Store one state; steps must grow."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows for one table of one stage. Yield as many as you like: those of one (stage, table) become one part."""
+
+    stage: str
+    table: str
+    batch: pa.RecordBatch
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Named bytes of one stage: weights, or partial sums for the next round."""
+
+    stage: str
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Gang:
+    """This worker's place among n that restart together; `address` is host:port of rank 0's free port."""
+
+    rank: int = 0
+    size: int = 1
+    address: str = ""
+
+
+class Worker(Protocol):
+    """Opens once, processes many shards."""
+
+    def process(self, shard: Shard, stages: Sequence[str], inputs: Inputs, keep: Keep) -> Iterable[Part | Artifact]:
+        """Do the rows of `shard` for those of the sibling stages that still lack it; in a gang only rank 0's count.
+
+        Yielding often lets writing overlap with computing. A stage that yields nothing for a declared table gets an
+        empty part, so that "no rows" and "not done" differ.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a worker is opened with: sibling plans, the device it was given, and its gang."""
+
+    plans: tuple[Plan, ...]
+    resources: Resources
+    gang: Gang = Gang()
+
+    @property
+    def device(self) -> str:
+        """`cuda` when the spec states GPUs, else `cpu`."""
+        return "cuda" if self.resources.gpus > 0 else "cpu"
+
+
+OpenWorker = Callable[[Setting, Inputs], Worker]
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What planning needs to know of an indexed image set."""
+
+    stage: str
+    content: str
+    rows: int
+    usable: int
+
+
+@dataclass(frozen=True)
+class Known:
+    """Facts that were published before planning: by inspect per model ref, by index_images per image set."""
+
+    models: Mapping[str, ModelFacts]
+    images: Mapping[str, ImageFacts]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One stage of a pipeline at one point of its matrix, with everything it inherits filled in."""
+
+    name: str
+    spec: JobSpec
+    model: str | None = None
+    images: Images | None = None
+    resources: Resources = Resources()
+    reads: Mapping[str, tuple[StageSpec, ...]] = field(default_factory=dict)
+
+
+class Estimate(NamedTuple):
+    """What a plan will cost, as far as it can be known: for people, never for decisions."""
+
+    images: int = 0
+    flops: int = 0
+    bytes: int = 0
+    memory: int = 0
+
+
+class Kind(Protocol):
+    """What `jobs/<kind>/plan.py` provides; it never imports torch."""
+
+    TABLES: Mapping[str, tuple[str, ...]]
+    """Output -> the tables it publishes."""
+
+    def make_plans(self, cell: Cell, known: Known) -> tuple[Plan, ...]:
+        """The plans of every stage of this cell. Pure."""
+        ...
+
+    def estimate(self, plan: Plan, known: Known) -> Estimate:
+        """What the plan costs. Pure."""
+        ...
+
+
+JsonDict = dict[str, Any]

@@ -1,0 +1,80 @@
+"""Every key in the store, as pure functions; nobody else builds a path."""
+
+from __future__ import annotations
+
+from schemas.errors import UnsafeName
+from schemas.plans import Shard, StageSpec
+
+
+def plan_key(digest: str) -> str:
+    """The frozen plan of a stage."""
+    return f"stages/{digest}/plan.json"
+
+
+def done_key(digest: str, shard: int) -> str:
+    """The marker that says a shard is finished and names what counts."""
+    return f"stages/{digest}/shards/{shard:05d}.done.json"
+
+
+def failed_key(digest: str, shard: int) -> str:
+    """The marker that keeps a failed shard's traceback."""
+    return f"stages/{digest}/shards/{shard:05d}.failed.json"
+
+
+def shards_prefix(digest: str) -> str:
+    """Where the markers of a stage are."""
+    return f"stages/{digest}/shards/"
+
+
+def keep_key(digest: str, shard: int, step: int) -> str:
+    """One numbered resumable state of a long shard."""
+    return f"stages/{digest}/keep/{shard:05d}/{step:012d}"
+
+
+def keep_prefix(digest: str, shard: int) -> str:
+    """Where the states of a long shard are."""
+    return f"stages/{digest}/keep/{shard:05d}/"
+
+
+def artifact_key(digest: str, shard: int, name: str, attempt: int = 0) -> str:
+    """One artifact of a shard; a later attempt has its own key because nothing is ever overwritten."""
+    check_name(name)
+    suffix = f".a{attempt}" if attempt else ""
+    return f"stages/{digest}/artifacts/{shard:05d}-{name}{suffix}"
+
+
+def published_key(digest: str) -> str:
+    """The pointer that publishes a stage."""
+    return f"stages/{digest}/published.json"
+
+
+def table_prefix(table: str, stage: StageSpec) -> str:
+    """The folder whose plain glob `*.parquet` is one published stage of one table."""
+    return f"tables/{table}/m={stage.slug}/s={stage.digest}/"
+
+
+def part_key(table: str, stage: StageSpec, shard: Shard, n: int, attempt: int = 0) -> str:
+    """One part; a later attempt after a damaged one has its own key."""
+    suffix = f".a{attempt}" if attempt else ""
+    return f"{table_prefix(table, stage)}part-{shard.number:05d}-{n}{suffix}.parquet"
+
+
+def listing_key(sha256: str) -> str:
+    """The frozen list of files of an image set, by content."""
+    return f"listings/{sha256}.parquet"
+
+
+def run_key(run_id: str, name: str) -> str:
+    """One file of a run: spec.yaml, state.json, events.jsonl parts, tables.json."""
+    check_name(run_id)
+    return f"runs/{run_id}/{name}"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that would leave its folder.
+
+    Raises:
+        UnsafeName: empty, dotted, absolute, or with a separator or control character.
+    """
+    if not name or name.startswith(".") or any(c in name for c in "/\\\0") or not name.isprintable():
+        raise UnsafeName(f"{name!r} cannot be part of a key: expected letters, digits, '.', '_' and '-'")

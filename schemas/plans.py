@@ -1,0 +1,165 @@
+"""What is to be done: a stage with its digest, its frozen plan of rounds, and the shards of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from pydantic import Field, JsonValue
+
+from schemas.base import Frozen, digest
+from schemas.refs import slug
+
+
+class StageSpec(Frozen):
+    """The smallest thing that is cached and published; its digest is known before it runs.
+
+    kind and method (version) say how, subject on what (a model ref, `zoo-<name>`, or an image set), params are the
+    canonical result fields, inputs the digests of what it reads.
+    """
+
+    kind: str
+    method: int
+    subject: str
+    output: str
+    params: dict[str, JsonValue]
+    inputs: dict[str, str] = Field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """20 hex digits over every field."""
+        return digest(self.model_dump(mode="json"))
+
+    @property
+    def slug(self) -> str:
+        """The readable part of the path of its tables."""
+        return slug(self.subject)
+
+
+class Shard(Frozen):
+    """The unit of work and retry: rows [start, stop) of one round; `number` counts through all rounds of the plan."""
+
+    number: int
+    round: int
+    start: int
+    stop: int
+
+
+class Round(Frozen):
+    """Shards that are independent of each other: `rows` things, `shard_rows` of them in each shard."""
+
+    name: str
+    rows: int = Field(ge=0)
+    shard_rows: int = Field(ge=1)
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards; a round over nothing has none."""
+        return -(-self.rows // self.shard_rows)
+
+
+class Resources(Frozen):
+    """What one worker needs, and how many there may be; stated, never sniffed."""
+
+    gpus: float = Field(default=0.0, ge=0)
+    cpus: float = Field(default=1.0, gt=0)
+    workers: int = Field(default=2, ge=1)
+    decode_threads: int = Field(default=1, ge=1)
+    memory_gb: float | None = Field(default=None, gt=0)
+
+
+class Plan(Frozen):
+    """A stage's frozen, create-only list of rounds; whoever plans second uses the stored one.
+
+    `effort` holds what decides how the work is cut and batched, so that every retry runs the same shapes. Stages whose
+    plans share kind, `worker` key and effort are siblings: their shards of equal rows run in one pass.
+    """
+
+    stage: StageSpec
+    rounds: tuple[Round, ...]
+    worker: str
+    effort: dict[str, JsonValue] = Field(default_factory=dict)
+    gang: int = Field(default=1, ge=1)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the stage."""
+        return self.stage.digest
+
+    @property
+    def n_shards(self) -> int:
+        """Shards of all rounds."""
+        return sum(r.n_shards for r in self.rounds)
+
+    def shards(self, round_number: int) -> Iterator[Shard]:
+        """The shards of one round, in order."""
+        first = sum(r.n_shards for r in self.rounds[:round_number])
+        this = self.rounds[round_number]
+        for i in range(this.n_shards):
+            start = i * this.shard_rows
+            yield Shard(number=first + i, round=round_number, start=start, stop=min(start + this.shard_rows, this.rows))
+
+    def all_shards(self) -> Iterator[Shard]:
+        """Every shard of every round, in order."""
+        for round_number in range(len(self.rounds)):
+            yield from self.shards(round_number)
+
+
+class StoredPart(Frozen):
+    """One Parquet part as a marker names it: the key that counts, its rows, size and sha256."""
+
+    table: str
+    key: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class StoredArtifact(Frozen):
+    """One artifact (weights, partial sums) as a marker names it."""
+
+    name: str
+    key: str
+    bytes: int
+    sha256: str
+
+
+class DoneMarker(Frozen):
+    """Written last for a shard: what it stored; `seconds` and `attempt` are for people, never for tables."""
+
+    shard: int
+    round: int
+    parts: tuple[StoredPart, ...]
+    artifacts: tuple[StoredArtifact, ...] = ()
+    seconds: dict[str, float] = Field(default_factory=dict)
+    attempt: int = 0
+
+
+class FailedMarker(Frozen):
+    """Why a shard stopped: the error and its traceback; replaced by the next try, superseded by a done marker."""
+
+    shard: int
+    round: int
+    error: str
+    message: str
+    traceback: str
+    attempts: int
+
+
+class Published(Frozen):
+    """`published.json`: the one pointer that makes a stage's parts a table."""
+
+    stage: StageSpec
+    tables: dict[str, tuple[StoredPart, ...]]
+    artifacts: tuple[StoredArtifact, ...] = ()
+    content: str
+
+    def rows(self, table: str) -> int:
+        """Rows of one of its tables."""
+        return sum(part.rows for part in self.tables.get(table, ()))
+
+
+def load_json(cls: type[Frozen], data: bytes | str) -> Any:
+    """Read a stored value back in JSON mode (tuples and floats as JSON has them)."""
+    return cls.model_validate_json(data)

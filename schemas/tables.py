@@ -1,0 +1,236 @@
+"""The only authority on tables: name, columns, Arrow types, meaning and unit of everything that is published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from schemas.errors import UnknownTable
+
+VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
+ATTRIBUTES = pa.map_(pa.string(), pa.string())
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: Arrow type, what it means, its unit, and whether it may be null."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    unit: str = ""
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One published table: what a row is, and its columns in order."""
+
+    name: str
+    row: str
+    columns: tuple[Column, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema that every part must have exactly."""
+        return pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns])
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Names of the `list<float32>` columns."""
+        return tuple(c.name for c in self.columns if c.type == VECTOR)
+
+
+def _columns(*rows: tuple[str, pa.DataType, str] | tuple[str, pa.DataType, str, str]) -> tuple[Column, ...]:
+    """A trailing `?` on a name marks a column that may be null."""
+    return tuple(
+        Column(row[0].rstrip("?"), row[1], row[2], row[3] if len(row) == 4 else "", row[0].endswith("?"))
+        for row in rows
+    )
+
+
+_STAGE = ("stage", pa.string(), "digest of the stage that made this row")
+_MODEL = ("model", pa.string(), "full model ref")
+_SITE = ("site", pa.string(), "canonical site, as in `miclip sites`")
+_UNIT = ("unit", pa.int32(), "channel of the site, 0-based")
+_IMAGE = (
+    ("image_id", pa.string(), "first 32 hex digits of the sha256 of the image bytes"),
+    ("image_index", pa.int64(), "row of the image in its index"),
+)
+_TOKEN = (
+    "token",
+    pa.int32(),
+    "position inside the site: patch number row-major, or token index for @all; -1 if reduced",
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        Table(
+            "models",
+            "one inspected model",
+            _columns(
+                _STAGE,
+                _MODEL,
+                ("family", pa.string(), "architecture family the adapter recognised"),
+                ("revision?", pa.string(), "resolved revision of a hub checkpoint"),
+                ("weights_sha256", pa.string(), "sha256 of the checkpoint bytes"),
+                ("library_versions", ATTRIBUTES, "versions of the libraries that built the model"),
+                ("n_layers", pa.int32(), "blocks"),
+                ("n_heads?", pa.int32(), "attention heads per block"),
+                ("head_dim?", pa.int32(), "width of one head", "channels"),
+                ("width", pa.int32(), "width of the residual stream or last stage", "channels"),
+                ("mlp_width?", pa.int32(), "neurons per block"),
+                ("embed_dim?", pa.int32(), "width of the image embedding", "channels"),
+                ("n_prefix", pa.int32(), "class and register tokens before the patches", "tokens"),
+                ("grid_h?", pa.int32(), "patch grid rows"),
+                ("grid_w?", pa.int32(), "patch grid columns"),
+                ("input_h", pa.int32(), "input height", "pixels"),
+                ("input_w", pa.int32(), "input width", "pixels"),
+                ("act_kind", pa.string(), "nonlinearity of the MLPs or convolutions"),
+                ("pool", pa.string(), "how tokens become one vector: tok, avg, map, attnpool or none"),
+                ("has_text", pa.bool_(), "whether it has a text tower"),
+                ("parameters", pa.int64(), "parameters of the whole model"),
+                ("flops", pa.int64(), "forward pass of the image tower, per image", "FLOP"),
+                ("sites", pa.list_(pa.field("element", pa.string(), nullable=False)), "canonical sites"),
+                ("facts", pa.string(), "all static facts as JSON"),
+            ),
+        ),
+        Table(
+            "images",
+            "one file or record of an image set; rows with the same bytes share image_id, the later ones name the first",
+            _columns(
+                _STAGE,
+                *_IMAGE,
+                ("uri", pa.string(), "where the bytes are; a record inside a container is `container#record`"),
+                ("bytes", pa.int64(), "size of the encoded image", "bytes"),
+                ("sha256", pa.string(), "sha256 of the bytes, 64 hex digits"),
+                ("width", pa.int32(), "decoded width, upright", "pixels"),
+                ("height", pa.int32(), "decoded height, upright", "pixels"),
+                ("format", pa.string(), "container format: JPEG, PNG, ..."),
+                ("mode", pa.string(), "pixel mode before conversion to RGB"),
+                ("label?", pa.string(), "class name, from the folder or the labels file"),
+                ("caption?", pa.string(), "caption, from the labels file or the record"),
+                ("attributes", ATTRIBUTES, "every other column of the labels file, as text"),
+                ("duplicate_of?", pa.string(), "uri of the first row with the same bytes; null on the first"),
+                ("thumbnail", pa.binary(), "JPEG, longer side at most 64 pixels"),
+            ),
+        ),
+        Table(
+            "bad_inputs",
+            "one image that was set aside, and why",
+            _columns(
+                _STAGE,
+                ("image_id?", pa.string(), "as in images; null when the bytes could not be read whole"),
+                ("image_index", pa.int64(), "row in the index"),
+                ("uri", pa.string(), "where the bytes are"),
+                ("reason", pa.string(), "not_an_image, truncated, empty, too_large, checksum, missing or nonfinite"),
+                ("detail", pa.string(), "what was found"),
+            ),
+        ),
+        Table(
+            "activations",
+            "one position of one image at one site",
+            _columns(
+                _STAGE, _MODEL, _SITE, *_IMAGE, _TOKEN, ("act", VECTOR, "activation of every unit", "as in the model")
+            ),
+        ),
+        Table(
+            "embeddings",
+            "one image",
+            _columns(
+                _STAGE,
+                _MODEL,
+                *_IMAGE,
+                ("norm", pa.float32(), "L2 norm of the embedding before normalisation"),
+                ("embedding", VECTOR, "image embedding, not normalised", "as in the model"),
+            ),
+        ),
+        Table(
+            "predictions",
+            "one of the most probable classes of one image",
+            _columns(
+                _STAGE,
+                _MODEL,
+                *_IMAGE,
+                ("rank", pa.int32(), "0 is the prediction"),
+                ("class_id", pa.int32(), "number of the class in the spec's list or the model's head"),
+                ("class_name", pa.string(), "name of the class"),
+                ("score", pa.float32(), "cosine similarity (zero-shot) or logit (head)"),
+                ("probability", pa.float32(), "softmax over all classes, with the model's logit scale if zero-shot"),
+            ),
+        ),
+        Table(
+            "text_embeddings",
+            "one text, or one class averaged over templates",
+            _columns(
+                _STAGE,
+                _MODEL,
+                ("text_id", pa.int32(), "number in the list"),
+                ("text", pa.string(), "the text or class name, stripped"),
+                ("embedding", VECTOR, "L2-normalised text embedding"),
+            ),
+        ),
+        Table(
+            "activation_moments",
+            "one unit of one site, over all images and positions",
+            _columns(
+                _STAGE,
+                _MODEL,
+                _SITE,
+                _UNIT,
+                ("n", pa.int64(), "values seen: images times positions"),
+                ("mean", pa.float64(), "mean"),
+                ("variance", pa.float64(), "population variance"),
+                ("min", pa.float32(), "smallest value"),
+                ("max", pa.float32(), "largest value"),
+                ("positive", pa.float64(), "share of values above zero"),
+            ),
+        ),
+        Table(
+            "top_images",
+            "one of the k images that drive a unit most",
+            _columns(
+                _STAGE,
+                _MODEL,
+                _SITE,
+                _UNIT,
+                ("rank", pa.int32(), "0 is the strongest; ties by image_id"),
+                *_IMAGE,
+                ("value", pa.float32(), "largest activation of the unit in this image", "as in the model"),
+                ("token", pa.int32(), "position of that value, as in activations"),
+            ),
+        ),
+        Table(
+            "selftest",
+            "one deterministic row",
+            _columns(
+                _STAGE,
+                ("row", pa.int64(), "row number"),
+                ("value", pa.float64(), "a pure function of (seed, row)"),
+                ("vector", VECTOR, "four values derived from it"),
+            ),
+        ),
+        Table(
+            "selftest_summary",
+            "the whole selftest",
+            _columns(
+                _STAGE,
+                ("rows", pa.int64(), "rows of selftest"),
+                ("total", pa.float64(), "sum of value in row order"),
+            ),
+        ),
+    )
+}
+
+
+def get_table(name: str) -> Table:
+    """Look a table up.
+
+    Raises:
+        UnknownTable: no such table.
+    """
+    if name not in TABLES:
+        raise UnknownTable(f"table {name!r} does not exist; there are {', '.join(TABLES)}")
+    return TABLES[name]
