@@ -129,8 +129,8 @@ class Worker(Protocol):
     def process(self, shard: Shard, stages: Sequence[str], inputs: Inputs, keep: Keep) -> Iterable[Part | Artifact]:
         """Do the rows of `shard` for those of the sibling stages that still lack it; in a gang only rank 0's count.
 
-        Yielding often lets writing overlap with computing. A stage that yields nothing for a declared table gets an
-        empty part, so that "no rows" and "not done" differ.
+        Yielding often lets writing overlap with computing. A stage that yields nothing for a declared table has no
+        part of it, and a done marker all the same.
         """
         ...
 
@@ -178,7 +178,7 @@ class Cell:
     spec: JobSpec
     model: str | None = None
     images: Images | None = None
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     reads: Mapping[str, tuple[StageSpec, ...]] = field(default_factory=dict)
 
 
@@ -194,8 +194,8 @@ class Estimate(NamedTuple):
 class Kind(Protocol):
     """What `jobs/<kind>/plan.py` provides; it never imports torch."""
 
-    TABLES: Mapping[str, tuple[str, ...]]
-    """Output -> the tables it publishes."""
+    TABLES: Mapping[str, Mapping[str, tuple[str, ...]]]
+    """Output -> round name -> the tables that round writes."""
 
     def make_plans(self, cell: Cell, known: Known) -> tuple[Plan, ...]:
         """The plans of every stage of this cell. Pure."""

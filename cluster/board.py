@@ -1,0 +1,211 @@
+"""What is left to do and what may start now: the pure, clock-free state of a run's work."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+from schemas.base import digest
+from schemas.plans import Plan, Resources, Shard
+
+MAX_ATTEMPTS = 3
+"""A shard that loses its worker this often is set aside: it is the shard, not the worker."""
+MAX_FAILED_SHARDS = 10
+"""After so many application errors in one work the rest would fail alike; what is running still finishes."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Sibling plans that one worker opens together, and what that worker needs."""
+
+    plans: tuple[Plan, ...]
+    resources: Resources
+
+    @cached_property
+    def key(self) -> str:
+        """Names the work inside a run; a host that has it open need not open again."""
+        return digest([plan.digest for plan in self.plans])
+
+    @property
+    def kind(self) -> str:
+        """The job kind of all its plans."""
+        return self.plans[0].stage.kind
+
+    @property
+    def gang(self) -> int:
+        """Workers that take each task together."""
+        return self.plans[0].gang
+
+    @property
+    def title(self) -> str:
+        """For people: kind and subject."""
+        return f"{self.kind} {self.plans[0].stage.subject}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One shard for those sibling stages that still lack it: what is handed to a worker."""
+
+    work: str
+    shard: Shard
+    stages: tuple[str, ...]
+    attempt: int = 0
+
+    @property
+    def id(self) -> str:
+        """Unique among unfinished tasks of a run."""
+        return f"{self.work}/{self.shard.number:05d}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    done: markers written. failed: the worker raised (`retry` if another try may help). lost: the worker's process
+    died while it ran. open_failed: the worker could not be opened, so no shard of this work can run. fatal: store or
+    cluster is away, the run ends.
+    """
+
+    task: Task
+    state: Literal["done", "failed", "lost", "open_failed", "fatal"]
+    rows: int = 0
+    items: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+    message: str = ""
+    traceback: str = ""
+    retry: bool = False
+    exit_code: int = 1
+    notes: tuple[str, ...] = ()
+
+
+def group_siblings(plans: Iterable[tuple[Plan, Resources]]) -> list[Work]:
+    """Join plans that one worker can serve in one pass: same kind, worker key, effort, gang and first round."""
+    groups: dict[str, list[Plan]] = defaultdict(list)
+    resources: dict[str, Resources] = {}
+    for plan, needs in plans:
+        first = plan.rounds[0].canonical_json() if plan.rounds else ""
+        key = digest([plan.stage.kind, plan.worker, dict(plan.effort), plan.gang, first, needs.canonical_json()])
+        if plan.digest not in {p.digest for p in groups[key]}:
+            groups[key].append(plan)
+        resources[key] = needs
+    return [Work(tuple(group), resources[key]) for key, group in groups.items()]
+
+
+class Board:
+    """The unfinished shards of all works; `ready` gives tasks, `record` takes outcomes. Pure: no store, no clock."""
+
+    def __init__(self, works: Iterable[Work], done: Mapping[str, set[int]]) -> None:
+        self.works: dict[str, Work] = {work.key: work for work in works}
+        self.failed: dict[str, Outcome] = {}
+        self.fatal: Outcome | None = None
+        self.damaged: dict[str, str] = {}
+        self._plans = {plan.digest: plan for work in self.works.values() for plan in work.plans}
+        self._left: dict[str, list[set[int]]] = {
+            d: [{s.number for s in plan.shards(r)} - done.get(d, set()) for r in range(len(plan.rounds))]
+            for d, plan in self._plans.items()
+        }
+        self._attempts: dict[str, int] = defaultdict(int)
+        self._fails: dict[str, int] = defaultdict(int)
+        self._stopped: set[str] = set()
+        self._out: dict[str, Task] = {}
+        self._ready: dict[str, Task] = {}
+        for work in self.works.values():
+            self._release(work, work.plans)
+
+    def _release(self, work: Work, plans: Iterable[Plan]) -> None:
+        """Queue the open round of these siblings; shards they share become one task."""
+        shards: dict[Shard, list[str]] = defaultdict(list)
+        for plan in plans:
+            for shard in self._open_shards(plan):
+                shards[shard].append(plan.digest)
+        for shard in sorted(shards, key=lambda s: s.number):
+            task = Task(work.key, shard, tuple(shards[shard]))
+            self._ready[task.id] = task
+
+    def _open_shards(self, plan: Plan) -> Iterable[Shard]:
+        for number, left in enumerate(self._left[plan.digest]):
+            if left:
+                return [s for s in plan.shards(number) if s.number in left]
+        return ()
+
+    def ready(self) -> Iterable[Task]:
+        """Tasks that may start now, oldest first."""
+        return () if self.fatal else self._ready.values()
+
+    def hand_out(self, task: Task) -> None:
+        """Mark a task as given to a worker."""
+        self._out[task.id] = self._ready.pop(task.id)
+
+    def take_back(self, task: Task) -> None:
+        """A task that was queued behind another on a dead worker: it never ran, so it costs no attempt."""
+        self._requeue(self._out.pop(task.id))
+
+    def _requeue(self, task: Task) -> None:
+        if task.work not in self._stopped:
+            self._ready = {task.id: task, **self._ready}
+
+    def record(self, outcome: Outcome) -> list[Plan]:
+        """Take in what became of a task; returns the plans that have just become complete."""
+        task = self._out.pop(outcome.task.id)
+        if outcome.state == "done":
+            return self._finish(task)
+        if outcome.state == "fatal":
+            self.fatal = outcome
+        elif outcome.state == "open_failed":
+            self._fail(task, outcome, stop=True)
+        else:
+            self._attempts[task.id] += 1
+            if (outcome.state == "lost" or outcome.retry) and self._attempts[task.id] < MAX_ATTEMPTS:
+                self._requeue(replace(task, attempt=self._attempts[task.id]))
+            else:
+                self._fails[task.work] += 1
+                self._fail(task, outcome, stop=self._fails[task.work] >= MAX_FAILED_SHARDS)
+        return []
+
+    def _fail(self, task: Task, outcome: Outcome, stop: bool) -> None:
+        self.failed[task.id] = outcome
+        if stop:
+            self._stopped.add(task.work)
+            self._ready = {i: t for i, t in self._ready.items() if t.work != task.work}
+
+    def _finish(self, task: Task) -> list[Plan]:
+        complete, advanced = [], []
+        for stage in task.stages:
+            left = self._left[stage]
+            this_round = left[task.shard.round]
+            this_round.discard(task.shard.number)
+            if not any(left):
+                complete.append(self._plans[stage])
+            elif not this_round:
+                advanced.append(self._plans[stage])
+        if task.work not in self._stopped:
+            self._release(self.works[task.work], advanced)
+        return complete
+
+    def complete(self) -> list[Plan]:
+        """Plans with no shard left."""
+        return [self._plans[d] for d, left in self._left.items() if not any(left)]
+
+    def incomplete(self) -> list[Plan]:
+        """Plans with shards left."""
+        return [self._plans[d] for d, left in self._left.items() if any(left)]
+
+    @property
+    def running(self) -> int:
+        """Tasks handed out and not yet recorded."""
+        return len(self._out)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is running and nothing may start."""
+        return not self._out and (self.fatal is not None or not self._ready)
+
+    def counts(self) -> tuple[int, int]:
+        """(shards finished, shards in all), over every stage."""
+        total = sum(plan.n_shards for plan in self._plans.values())
+        left = sum(len(r) for rounds in self._left.values() for r in rounds)
+        return total - left, total

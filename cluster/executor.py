@@ -1,0 +1,79 @@
+"""The one way work is executed: an executor takes a board and yields outcomes; and the simplest of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from cluster.board import Board, Outcome, Work
+from cluster.shard_host import ShardHost
+from schemas.errors import Infeasible, Interrupted
+
+
+class StopFlag:
+    """Set by a signal handler; executors look at it between tasks."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+
+    def stop(self, reason: str) -> None:
+        """Ask for a clean end."""
+        self.reason = self.reason or reason
+
+    def check(self) -> None:
+        """Raise if a stop was asked for.
+
+        Raises:
+            Interrupted: with the reason.
+        """
+        if self.reason:
+            raise Interrupted(f"stopped ({self.reason}); finished shards are kept, the same command goes on from here")
+
+
+class Executor(Protocol):
+    """Runs tasks somewhere. The board decides what may start and what is tried again; the executor only where."""
+
+    def check(self, works: Sequence[Work]) -> None:
+        """Refuse before any work what can never run here. Raises Infeasible."""
+        ...
+
+    def run(self, board: Board, stop: StopFlag) -> Iterator[Outcome]:
+        """Hand out what is ready until the board is finished; yields one outcome for each task handed out.
+
+        The caller records each outcome on the board before it asks for the next. Raises Interrupted when `stop` is
+        set and ClusterUnreachable when the place itself is gone.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release workers."""
+        ...
+
+
+class SerialExecutor:
+    """One task after another in this process: for debugging, notebooks and tests."""
+
+    def __init__(self, store_uri: str) -> None:
+        self._host = ShardHost(store_uri)
+
+    def check(self, works: Sequence[Work]) -> None:
+        """GPUs and gangs need an executor with processes of their own."""
+        for work in works:
+            if work.gang > 1:
+                raise Infeasible(f"{work.title}: a gang of {work.gang} workers needs --executor ray, found serial")
+            if work.resources.gpus > 0:
+                raise Infeasible(
+                    f"{work.title}: resources.gpus is {work.resources.gpus}, the serial executor has none; "
+                    "use --executor ray or set resources.gpus to 0"
+                )
+
+    def run(self, board: Board, stop: StopFlag) -> Iterator[Outcome]:
+        """Tasks in board order."""
+        while not board.finished:
+            stop.check()
+            task = next(iter(board.ready()))
+            board.hand_out(task)
+            yield self._host.run(board.works[task.work], task)
+
+    def close(self) -> None:
+        """Nothing to release."""

@@ -1,0 +1,108 @@
+"""The store's side of the books: frozen plans, done and failed markers, published pointers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cluster.board import Outcome
+from cluster.stores.base import Store
+from schemas import layout
+from schemas.errors import DamagedPart, KeyMissing
+from schemas.plans import DoneMarker, FailedMarker, Plan, Published, StoredArtifact, StoredPart, load_json
+
+
+def freeze_plan(store: Store, plan: Plan) -> Plan:
+    """Store the plan if it is the first for its stage, else return the stored one: the first plan holds."""
+    if store.create(layout.plan_key(plan.digest), plan.canonical_json().encode()):
+        return plan
+    return load_plan(store, plan.digest)
+
+
+def load_plan(store: Store, digest: str) -> Plan:
+    """The stored plan of a stage."""
+    return load_json(Plan, store.get(layout.plan_key(digest)))
+
+
+def done_shards(store: Store, digest: str) -> set[int]:
+    """Numbers of the shards that have a done marker."""
+    names = (key.rsplit("/", 1)[1] for key in store.list(layout.shards_prefix(digest)))
+    return {int(name.split(".")[0]) for name in names if name.endswith(".done.json")}
+
+
+def load_done(store: Store, digest: str, shard: int) -> DoneMarker:
+    """The done marker of one shard."""
+    return load_json(DoneMarker, store.get(layout.done_key(digest, shard)))
+
+
+def record_failure(store: Store, outcome: Outcome) -> None:
+    """Keep the traceback of a failed task beside the markers of each of its stages."""
+    task = outcome.task
+    marker = FailedMarker(
+        shard=task.shard.number,
+        round=task.shard.round,
+        error=outcome.error,
+        message=outcome.message,
+        traceback=outcome.traceback,
+        attempts=task.attempt + 1,
+    )
+    for stage in task.stages:
+        store.replace(layout.failed_key(stage, task.shard.number), marker.canonical_json().encode())
+
+
+def load_failures(store: Store, digest: str) -> list[FailedMarker]:
+    """Failed markers of shards that no later try has finished."""
+    keys = store.list(layout.shards_prefix(digest))
+    done = done_shards(store, digest)
+    failed = [k for k in keys if k.endswith(".failed.json") and int(k.rsplit("/", 1)[1].split(".")[0]) not in done]
+    return [load_json(FailedMarker, store.get(key)) for key in failed]
+
+
+def load_published(store: Store, digest: str) -> Published | None:
+    """What a stage has published, or None."""
+    try:
+        return load_json(Published, store.get(layout.published_key(digest)))
+    except KeyMissing:
+        return None
+
+
+def publish(store: Store, plan: Plan, tables: Iterable[str]) -> Published:
+    """Make a complete stage's parts a table, by one create-only pointer; a stage published before is returned as it is.
+
+    Raises:
+        DamagedPart: a part that a marker names is gone or has another size.
+    """
+    markers = [load_done(store, plan.digest, shard.number) for shard in plan.all_shards()]
+    parts = [part for marker in markers for part in marker.parts]
+    artifacts = tuple(a for marker in markers for a in marker.artifacts)
+    for stored in (*parts, *artifacts):
+        _check_size(store, plan, stored)
+    by_table = {t: tuple(p for p in parts if p.table == t) for t in tables}
+    published = Published(stage=plan.stage, tables=by_table, artifacts=artifacts, content=_content(parts, artifacts))
+    if store.create(layout.published_key(plan.digest), published.canonical_json().encode()):
+        return published
+    earlier = load_published(store, plan.digest)
+    assert earlier is not None
+    return earlier
+
+
+def _content(parts: Iterable[StoredPart], artifacts: Iterable[StoredArtifact]) -> str:
+    """What downstream digests take: the artifact named `content` if there is one, else all stored bytes."""
+    from schemas.base import digest
+
+    for artifact in artifacts:
+        if artifact.name == "content":
+            return artifact.sha256
+    return digest([[p.table, p.sha256] for p in parts] + [[a.name, a.sha256] for a in artifacts])
+
+
+def _check_size(store: Store, plan: Plan, stored: StoredPart | StoredArtifact) -> None:
+    try:
+        size = store.size(stored.key)
+    except KeyMissing:
+        size = -1
+    if size != stored.bytes:
+        found = "nothing" if size < 0 else f"{size} bytes"
+        raise DamagedPart(
+            f"stage {plan.digest} ({plan.stage.kind} {plan.stage.subject}): {stored.key} should hold {stored.bytes} "
+            f"bytes, found {found}; the stage was not published. Restore the object, or start the store anew"
+        )

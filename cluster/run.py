@@ -1,0 +1,51 @@
+"""The main path: what is left of some stages is run and published. Everything else is a room off this corridor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster import ledger
+from cluster.board import Board, group_siblings
+from cluster.events import EventLog
+from cluster.executor import Executor, StopFlag
+from cluster.stores.base import Store
+from jobs.kinds import get_all_tables
+from schemas.errors import ClusterUnreachable, DamagedPart, StoreUnreachable
+from schemas.plans import Plan, Resources
+
+
+def run_stages(
+    plans: Sequence[tuple[Plan, Resources]], store: Store, executor: Executor, log: EventLog, stop: StopFlag
+) -> Board:
+    """Run what is left of these stages, publish each as soon as its last shard is done; rerunning finished ones is quiet.
+
+    Raises:
+        Infeasible: a stage asks for what this cluster can never give; nothing was started.
+        Interrupted, StoreUnreachable, ClusterUnreachable: finished shards are kept, the same call goes on from there.
+    """
+    todo = [(plan, needs) for plan, needs in plans if ledger.load_published(store, plan.digest) is None]
+    log.cached([plan for plan, _ in plans if plan not in [p for p, _ in todo]])
+    todo = [(ledger.freeze_plan(store, plan), needs) for plan, needs in todo]
+    board = Board(group_siblings(todo), {plan.digest: ledger.done_shards(store, plan.digest) for plan, _ in todo})
+    executor.check(list(board.works.values()))
+    log.planned(board)
+    _publish(board, board.complete(), store, log)
+    for outcome in executor.run(board, stop):
+        complete = board.record(outcome)
+        log.outcome(outcome, board)
+        if outcome.task.id in board.failed:
+            ledger.record_failure(store, outcome)
+        _publish(board, complete, store, log)
+    if board.fatal is not None:
+        away = StoreUnreachable if board.fatal.error != "ClusterUnreachable" else ClusterUnreachable
+        raise away(board.fatal.message)
+    return board
+
+
+def _publish(board: Board, complete: Sequence[Plan], store: Store, log: EventLog) -> None:
+    for plan in complete:
+        try:
+            log.published(ledger.publish(store, plan, get_all_tables(plan)))
+        except DamagedPart as error:
+            board.damaged[plan.digest] = str(error)
+            log.damaged(plan, error)

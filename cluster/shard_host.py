@@ -1,0 +1,172 @@
+"""One task on one worker: open once, process, encode, store, verify, mark; plain Python under every executor."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import defaultdict
+
+from cluster.board import Outcome, Task, Work
+from cluster.inputs import StoreInputs
+from cluster.keep import StoreKeep
+from cluster.parquet import PartEncoder, read_part, sha256
+from cluster.stores.base import Store, make_store
+from jobs.kinds import get_opener, get_tables
+from jobs.protocol import Artifact, Gang, Part, Setting, Worker
+from schemas import layout
+from schemas.errors import MiclipError, OutOfMemory, TableMismatch, Unreachable
+from schemas.plans import DoneMarker, Plan, StoredArtifact, StoredPart
+from schemas.tables import get_table
+
+MAX_KEY_ATTEMPTS = 8
+
+
+class ShardHost:
+    """Keeps one worker open and runs tasks on it; a task of another work closes it and opens that one."""
+
+    def __init__(self, store_uri: str, gang: Gang | None = None) -> None:
+        self._store = make_store(store_uri)
+        self._inputs = StoreInputs(self._store)
+        self._gang = gang or Gang()
+        self._work: Work | None = None
+        self._worker: Worker | None = None
+
+    def run(self, work: Work, task: Task) -> Outcome:
+        """Do the task; every error becomes an outcome."""
+        try:
+            seconds = self._open(work)
+        except Unreachable as error:
+            return _failed(task, "fatal", error)
+        except Exception as error:
+            return _failed(task, "open_failed", error)
+        retries_before = self._store.retries
+        try:
+            outcome = self._process(work, task, seconds)
+        except Unreachable as error:
+            return _failed(task, "fatal", error)
+        except Exception as error:
+            return _failed(task, "failed", error, retry=can_retry(error))
+        retried = self._store.retries - retries_before
+        notes = (*outcome.notes, f"store retries: {retried}") if retried else outcome.notes
+        return Outcome(task, "done", outcome.rows, outcome.items, outcome.seconds, notes=notes)
+
+    def _open(self, work: Work) -> dict[str, float]:
+        if self._work is not None and self._work.key == work.key:
+            return {}
+        self._work, self._worker = None, None
+        started = time.monotonic()
+        opener = get_opener(work.kind)
+        self._worker = opener(Setting(work.plans, work.resources, self._gang), self._inputs)
+        self._work = work
+        return {"open": time.monotonic() - started}
+
+    def _process(self, work: Work, task: Task, seconds: dict[str, float]) -> Outcome:
+        assert self._worker is not None
+        plans = {plan.digest: plan for plan in work.plans}
+        # another driver, or a worker that died after its marker, may have been here
+        stages = [s for s in task.stages if not self._store.exists(layout.done_key(s, task.shard.number))]
+        if not stages:
+            return Outcome(task, "done", seconds=seconds, notes=("already done",))
+        keep = StoreKeep(self._store, stages[0], task.shard.number)
+        started = time.monotonic()
+        encoders: dict[tuple[str, str], PartEncoder] = {}
+        artifacts: dict[str, list[Artifact]] = defaultdict(list)
+        try:
+            for stage in stages:
+                for table in get_tables(plans[stage], task.shard.round):
+                    encoders[stage, table] = PartEncoder(get_table(table))
+            for made in self._worker.process(task.shard, stages, self._inputs, keep):
+                if isinstance(made, Part):
+                    _encoder_of(encoders, made).add(made.batch)
+                else:
+                    artifacts[made.stage].append(made)
+            encoded = {key: encoder.finish() for key, encoder in encoders.items()}
+        except BaseException:
+            for encoder in encoders.values():
+                encoder.abandon()
+            raise
+        seconds["process"] = time.monotonic() - started
+        if self._gang.rank:
+            return Outcome(task, "done", seconds=seconds)
+        started = time.monotonic()
+        rows = 0
+        for stage in stages:
+            parts = {table: data for (of, table), data in encoded.items() if of == stage}
+            marker = self._store_shard(plans[stage], task, parts, artifacts[stage], seconds)
+            rows += sum(part.rows for part in marker.parts)
+        seconds["store"] = time.monotonic() - started
+        notes = tuple(getattr(self._worker, "notes", ()))
+        return Outcome(task, "done", rows, task.shard.stop - task.shard.start, seconds, notes=notes)
+
+    def _store_shard(
+        self, plan: Plan, task: Task, parts: dict[str, list[tuple[bytes, int]]], artifacts: list[Artifact],
+        seconds: dict[str, float],
+    ) -> DoneMarker:
+        """Parts, then artifacts, then the marker that makes them count; an earlier marker of another try stands."""
+        stored_parts = tuple(
+            StoredPart(table=table, key=key, rows=n_rows, bytes=len(data), sha256=sha256(data))
+            for table, numbered in parts.items()
+            for n, (data, n_rows) in enumerate(numbered)
+            for key, data in [create_verified(self._store, _part_keys(table, plan, task, n), data, n_rows)]
+        )
+        stored_artifacts = tuple(
+            StoredArtifact(name=a.name, key=key, bytes=len(data), sha256=sha256(data))
+            for a in artifacts
+            for key, data in [create_verified(self._store, _artifact_keys(plan, task, a.name), a.data, None)]
+        )
+        marker = DoneMarker(
+            shard=task.shard.number, round=task.shard.round, parts=stored_parts, artifacts=stored_artifacts,
+            seconds={k: round(v, 4) for k, v in seconds.items()}, attempt=task.attempt,
+        )
+        self._store.create(layout.done_key(plan.digest, task.shard.number), marker.canonical_json().encode())
+        return marker
+
+
+def _encoder_of(encoders: dict[tuple[str, str], PartEncoder], part: Part) -> PartEncoder:
+    try:
+        return encoders[part.stage, part.table]
+    except KeyError:
+        raise TableMismatch(f"the worker gave rows of {part.table} for stage {part.stage}, which declares none") from None
+
+
+def _part_keys(table: str, plan: Plan, task: Task, n: int) -> list[str]:
+    return [layout.part_key(table, plan.stage, task.shard, n, attempt) for attempt in range(MAX_KEY_ATTEMPTS)]
+
+
+def _artifact_keys(plan: Plan, task: Task, name: str) -> list[str]:
+    return [layout.artifact_key(plan.digest, task.shard.number, name, attempt) for attempt in range(MAX_KEY_ATTEMPTS)]
+
+
+def create_verified(store: Store, keys: list[str], data: bytes, rows: int | None) -> tuple[str, bytes]:
+    """Store under the first key that then reads back whole; returns that key and what it holds.
+
+    A key that somebody (or our own lost answer) filled before is accepted if it holds the same bytes or, where
+    kernels differ in the last bit, a readable part with as many rows. What does not verify is left where it is and the
+    next key is used: nothing is ever deleted or overwritten.
+    """
+    for key in keys:
+        store.create(key, data)
+        found = store.get(key)
+        if found == data or (rows is not None and _readable(found, rows)):
+            return key, found
+    raise TableMismatch(f"{keys[0]} and {len(keys) - 1} later keys all hold other bytes; the store damages objects")
+
+
+def _readable(data: bytes, rows: int) -> bool:
+    try:
+        return read_part(data).num_rows == rows
+    except Exception:
+        return False
+
+
+def can_retry(error: BaseException) -> bool:
+    """Whether another try may help: transient I/O and memory, never an application error."""
+    return isinstance(error, (OutOfMemory, ConnectionError, TimeoutError, MemoryError))
+
+
+def _failed(task: Task, state: str, error: BaseException, retry: bool = False) -> Outcome:
+    text = "".join(traceback.format_exception(error))
+    return Outcome(
+        task, state, error=type(error).__name__, message=str(error), traceback=text, retry=retry,  # type: ignore[arg-type]
+        exit_code=error.exit_code if isinstance(error, MiclipError) else 1,
+    )

@@ -1,0 +1,39 @@
+"""Which module plans and which works, per kind: one literal dict, loaded only when used."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import cast
+
+from jobs.protocol import Kind, OpenWorker
+from schemas.plans import Plan
+
+KINDS: dict[str, str] = {
+    "selftest": "jobs.selftest",
+    "inspect": "jobs.inspect",
+    "index_images": "jobs.index_images",
+    "extract": "jobs.extract",
+}
+
+
+@cache
+def get_kind(kind: str) -> Kind:
+    """The planning side of a kind; loads no torch."""
+    return cast(Kind, import_module(f"{KINDS[kind]}.plan"))
+
+
+def get_opener(kind: str) -> OpenWorker:
+    """What opens a worker of this kind; may load torch."""
+    return cast(OpenWorker, import_module(f"{KINDS[kind]}.work").open_worker)
+
+
+def get_tables(plan: Plan, round_number: int) -> tuple[str, ...]:
+    """Tables that one round of a plan writes."""
+    return get_kind(plan.stage.kind).TABLES[plan.stage.output].get(plan.rounds[round_number].name, ())
+
+
+def get_all_tables(plan: Plan) -> tuple[str, ...]:
+    """Tables that a plan publishes, without repeats."""
+    rounds = get_kind(plan.stage.kind).TABLES[plan.stage.output].values()
+    return tuple(dict.fromkeys(table for tables in rounds for table in tables))
