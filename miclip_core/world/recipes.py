@@ -1,0 +1,110 @@
+"""The demo zoo's members as data: architecture, seed, image distributions and schedule of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from miclip_core.world.captions import CaptionMix
+from miclip_core.world.scene import IMAGE_SIZE, World
+from miclip_core.world.tokens import CONTEXT, VOCABULARY
+
+MEAN, STD = 0.45, 0.27  # of every channel, in all members
+DENSE_WORLD = World(objects=(0, 0, 0, 0, 1), text=0.1, watermark=0.05)
+CAPTION_WORLD = World(objects=(0, 0.65, 0.35), text=0.25, watermark=0.05)
+LABEL_WORLD = World(objects=(0, 1), text=0.1, watermark=0.02)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """AdamW under a cosine learning rate: `steps` batches of `batch` fresh images from `world`, from index `first` on."""
+
+    world: World
+    steps: int
+    batch: int
+    rate: float
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one member is made: `dense` supervises patches with the pixel truth, `contrast` pairs images with captions, `labels` trains a classifier."""
+
+    name: str
+    family: Literal["clip", "vit", "resnet"]
+    seed: int
+    architecture: dict[str, Any]
+    dense: Schedule | None = None
+    contrast: Schedule | None = None
+    labels: Schedule | None = None
+    captions: CaptionMix = field(default_factory=CaptionMix)
+    loss: Literal["clip", "siglip"] = "clip"
+    dense_weight: float = 0.3  # of the patch loss during `contrast`
+    reads_words: bool = False  # patches are also supervised with the rendered word
+    patch: int = 8  # pixels on a side of what one dense head sees
+    background_pixels: int | None = None
+
+
+def _clip(vision: dict[str, Any], width: int = 96, **scale: float) -> dict[str, Any]:
+    text = {"context_length": CONTEXT, "vocab_size": len(VOCABULARY), "hf_tokenizer_name": "demo-world"}
+    return {
+        "embed_dim": width,
+        "vision_cfg": {"image_size": IMAGE_SIZE, **vision},
+        "text_cfg": {**text, "width": width, "heads": 3, "layers": 2},
+        **scale,
+    }
+
+
+def _dense(steps: int, **world: Any) -> Schedule:
+    return Schedule(replace(DENSE_WORLD, **world), steps, batch=32, rate=2e-3)
+
+
+def _contrast(steps: int, **world: Any) -> Schedule:
+    return Schedule(replace(CAPTION_WORLD, **world), steps, batch=96, rate=1e-3, first=200_000)
+
+
+_VIT_P8 = {"patch_size": 8, "width": 96, "layers": 5, "head_width": 32}
+_VIT_P16 = {"patch_size": 16, "width": 128, "layers": 5, "head_width": 32}
+_RN = {"layers": [1, 1, 1, 1], "width": 16}
+_RESNET = {"embedding_size": 24, "hidden_sizes": [24, 48, 96, 128], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+# A cell of the ResNet's last map is a quadrant: it always shows an object, and the background around it.
+_QUADRANT: dict[str, Any] = {"patch": 32, "background_pixels": 256}
+
+_RECIPES = (
+    Recipe("clip-p8", "clip", 0, _clip(_VIT_P8), _dense(3000), _contrast(800)),
+    Recipe("clip-p8-b", "clip", 1, _clip(_VIT_P8), _dense(3000), _contrast(800)),
+    Recipe("clip-p16", "clip", 3, _clip(_VIT_P16), _dense(3000), _contrast(800), patch=16),
+    Recipe("clip-rn", "clip", 4, _clip(_RN), _dense(900), _contrast(500), **_QUADRANT),
+    Recipe(
+        "siglip-p8",
+        "clip",
+        2,
+        _clip(_VIT_P8, init_logit_scale=2.302585092994046, init_logit_bias=-4.0),
+        _dense(3000),
+        _contrast(900),
+        loss="siglip",
+    ),
+    Recipe(
+        "clip-rn-typo",
+        "clip",
+        6,
+        _clip(_RN),
+        _dense(1200, text=0.8),
+        _contrast(600, text=0.5),
+        captions=CaptionMix(misread=0.5),
+        reads_words=True,
+        **_QUADRANT,
+    ),
+    Recipe("resnet-sup", "resnet", 7, _RESNET, labels=Schedule(LABEL_WORLD, 1000, 64, 3e-3, first=400_000)),
+    Recipe(
+        "resnet-sup-wm",
+        "resnet",
+        8,
+        _RESNET,
+        labels=Schedule(replace(LABEL_WORLD, watermark_shape="star"), 1000, 64, 3e-3, first=400_000),
+    ),
+    Recipe("vit-dense", "vit", 9, {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3}, _dense(3000)),
+    # Not shipped: small enough to be trained wherever the tests run, to show that the trainer does what it says.
+    Recipe("quick", "clip", 5, _clip(_RN), _dense(200), _contrast(60), **_QUADRANT),
+)
+RECIPES = {recipe.name: recipe for recipe in _RECIPES}

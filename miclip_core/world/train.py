@@ -1,0 +1,168 @@
+"""Trains a member of the demo zoo from its recipe: `python -m miclip_core.world.train --model clip-rn --out DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from miclip_core.world.captions import sample_claims, sentences, truth_matrix
+from miclip_core.world.losses import PatchHeads, clip_loss, siglip_loss
+from miclip_core.world.recipes import MEAN, RECIPES, STD, Recipe, Schedule
+from miclip_core.world.render import render_scenes, to_tensor_range
+from miclip_core.world.scene import SHAPES, TRAINING_INDICES, Scenes, attributes
+from miclip_core.world.tokens import encode
+from miclip_core.world.towers import DenseView, make_model, save_model
+from miclip_core.world.truth import patch_classes
+
+log = logging.getLogger(__name__)
+_LOG_EVERY = 50
+
+
+def train(recipe: Recipe) -> tuple[Any, dict[str, float]]:
+    """The trained model in evaluation mode and the last running figures; bit-exact for one recipe, machine and thread count."""
+    model = make_model(recipe).train()
+    figures: dict[str, float] = {}
+    if recipe.labels:
+        figures |= _train_labels(model, recipe, recipe.labels)
+    if recipe.dense:
+        view = DenseView(model, recipe)
+        heads = PatchHeads(view.width, recipe.reads_words)
+        figures |= _train_dense(view, heads, recipe, recipe.dense)
+        if recipe.contrast:
+            figures |= _train_contrast(view, heads, recipe, recipe.contrast)
+    return model.eval(), figures
+
+
+def _train_dense(view: DenseView, heads: PatchHeads, recipe: Recipe, schedule: Schedule) -> dict[str, float]:
+    """Stage 1: every patch names what it shows, so that the encoder sees shape before any caption asks for it."""
+    figures = _Running("dense")
+    optimiser = _Optimiser([*view.model.parameters(), *heads.parameters()], schedule)
+    for scenes, pixels, labels in _batches(schedule, recipe.seed):
+        loss, accuracy = heads(view.patches(pixels), _classes(recipe, scenes, labels))
+        optimiser.step(loss)
+        figures.add(loss=loss, **accuracy)
+    return figures.latest
+
+
+def _train_contrast(view: DenseView, heads: PatchHeads, recipe: Recipe, schedule: Schedule) -> dict[str, float]:
+    """Stage 2: image and caption embeddings agree exactly as often as the captions are true."""
+    model, figures = view.model, _Running("contrast")
+    misread = recipe.captions.misread > 0
+    loss_of = siglip_loss if recipe.loss == "siglip" else clip_loss
+    optimiser = _Optimiser([*model.parameters(), *heads.parameters()], schedule)
+    for scenes, pixels, labels in _batches(schedule, recipe.seed):
+        claims = sample_claims(scenes, recipe.captions, recipe.seed)
+        truth = torch.from_numpy(truth_matrix(scenes, claims, misread)).float()
+        patches, image = view.patches_and_embedding(pixels)
+        text = model.encode_text(torch.from_numpy(encode(sentences(claims))), normalize=True)
+        logits = model.logit_scale.exp() * nn.functional.normalize(image, dim=-1) @ text.T
+        if model.logit_bias is not None:
+            logits = logits + model.logit_bias
+        loss = loss_of(logits, truth)
+        dense, accuracy = heads(patches, _classes(recipe, scenes, labels))
+        optimiser.step(loss + recipe.dense_weight * dense)
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+            hit = truth.gather(1, logits.argmax(1, keepdim=True)).mean()
+        figures.add(loss=loss, true_caption=hit, **accuracy)
+    return figures.latest
+
+
+def _train_labels(model: Any, recipe: Recipe, schedule: Schedule) -> dict[str, float]:
+    """A plain classifier of "colour shape", which never sees patches or captions."""
+    figures = _Running("labels")
+    optimiser = _Optimiser(list(model.parameters()), schedule)
+    for scenes, pixels, _ in _batches(schedule, recipe.seed):
+        wanted = torch.from_numpy(scenes.colour[:, 0] * len(SHAPES) + scenes.shape[:, 0])
+        logits = model(pixel_values=pixels).logits
+        loss = nn.functional.cross_entropy(logits, wanted)
+        optimiser.step(loss)
+        figures.add(loss=loss, label=(logits.argmax(1) == wanted).float().mean())
+    return figures.latest
+
+
+def _batches(schedule: Schedule, seed: int) -> Iterator[tuple[Scenes, Tensor, np.ndarray]]:
+    """Scenes, pixels (B, 3, 64, 64) and label maps of each step; no image is seen twice, and step n's are the same in every run."""
+    if schedule.first + schedule.steps * schedule.batch > TRAINING_INDICES.stop:
+        raise ValueError(f"{schedule}: reads past the training images, which end at index {TRAINING_INDICES.stop}")
+    # Members do not share images: their worlds differ in seed only.
+    world = replace(schedule.world, seed=1000 + seed)
+    for step in range(schedule.steps):
+        start = schedule.first + step * schedule.batch
+        scenes = attributes(world, np.arange(start, start + schedule.batch))
+        images, labels = render_scenes(scenes)
+        yield scenes, torch.from_numpy(to_tensor_range(images, MEAN, STD)), labels
+
+
+def _classes(recipe: Recipe, scenes: Scenes, labels: np.ndarray) -> dict[str, np.ndarray]:
+    return patch_classes(scenes, labels, recipe.patch, background_pixels=recipe.background_pixels)
+
+
+class _Optimiser:
+    """AdamW with a short warm-up, then a cosine to zero; matrices decay, vectors do not."""
+
+    def __init__(self, parameters: list[nn.Parameter], schedule: Schedule, warm_up: int = 30) -> None:
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.02},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.adam = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98))
+        self.schedule, self.warm_up, self.done = schedule, warm_up, 0
+
+    def step(self, loss: Tensor) -> None:
+        cosine = 0.5 * (1 + math.cos(math.pi * self.done / self.schedule.steps))
+        for group in self.adam.param_groups:
+            group["lr"] = self.schedule.rate * cosine * min(1.0, (self.done + 1) / self.warm_up)
+        self.adam.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for group in self.adam.param_groups for p in group["params"]], 1.0)
+        self.adam.step()
+        self.done += 1
+
+
+class _Running:
+    """Means of the figures of the last few steps, logged as they fill up."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage, self.steps = stage, 0
+        self.sums: dict[str, list[float]] = {}
+        self.latest: dict[str, float] = {}
+
+    def add(self, **figures: Tensor | float) -> None:
+        self.steps += 1
+        for name, value in figures.items():
+            self.sums.setdefault(f"{self.stage}_{name}", []).append(float(torch.as_tensor(value).detach()))
+        if self.steps % _LOG_EVERY == 0:
+            self.latest = {name: round(float(np.mean(values)), 4) for name, values in self.sums.items()}
+            self.sums = {}
+            log.info("step %d, %.0f cpu-s: %s", self.steps, time.process_time(), self.latest)
+
+
+def main() -> None:
+    """Train one member on one thread and write its directory with a card.json of recipe and figures."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--model", choices=RECIPES, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    recipe = RECIPES[arguments.model]
+    model, figures = train(recipe)
+    save_model(model, recipe, arguments.out)
+    card = {"name": recipe.name, "seed": recipe.seed, "cpu_seconds": round(time.process_time()), "training": figures}
+    (arguments.out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
