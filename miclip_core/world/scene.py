@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from schemas.errors import BadSpec
+
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "heart")
 COLOURS = {
     "red": (215, 40, 40),
@@ -84,7 +86,7 @@ class World:
     """A distribution over images; with an index it fixes one image.
 
     `objects[k]` is the chance of k objects; `text` and `watermark` are chances per image, and images that hold
-    `watermark_shape` get the mark with `watermark_given_shape` instead. Raises ValueError for anything that is no chance.
+    `watermark_shape` get the mark with `watermark_given_shape` instead. Raises BadSpec for anything that is no chance.
     """
 
     seed: int = 0
@@ -96,12 +98,12 @@ class World:
 
     def __post_init__(self) -> None:
         if len(self.objects) > MAX_OBJECTS + 1 or abs(sum(self.objects) - 1) > 1e-9 or min(self.objects) < 0:
-            raise ValueError(f"objects={self.objects}: expected at most 5 chances (of 0 to 4 objects) that sum to 1")
+            raise BadSpec(f"objects={self.objects}: expected at most 5 chances (of 0 to 4 objects) that sum to 1")
         for name in ("text", "watermark", "watermark_given_shape"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected a chance between 0 and 1")
+                raise BadSpec(f"{name}={getattr(self, name)}: expected a chance between 0 and 1")
         if self.watermark_shape is not None and self.watermark_shape not in SHAPES:
-            raise ValueError(f"watermark_shape={self.watermark_shape!r}: expected one of {', '.join(SHAPES)}")
+            raise BadSpec(f"watermark_shape={self.watermark_shape!r}: expected one of {', '.join(SHAPES)}")
 
 
 @dataclass(frozen=True)

@@ -142,3 +142,16 @@ def save_model(model: Any, recipe: Recipe, directory: Path) -> None:
         "image_std": [STD] * 3,
     }
     (directory / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+
+
+def load_model(directory: Path) -> Any:
+    """The library's own model from such a directory, in fp32 and evaluation mode."""
+    ensure_torchvision()
+    if (directory / "open_clip_config.json").exists():
+        import open_clip
+
+        return open_clip.create_model_from_pretrained(f"local-dir:{directory}", return_transform=False).eval()
+    import transformers
+
+    kind = json.loads((directory / "config.json").read_text())["architectures"][0]
+    return getattr(transformers, kind).from_pretrained(directory, dtype=torch.float32).eval()

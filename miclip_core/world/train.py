@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import time
@@ -17,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from miclip_core.world.captions import sample_claims, sentences, truth_matrix
+from miclip_core.world.evaluate import measure
 from miclip_core.world.losses import PatchHeads, clip_loss, siglip_loss
+from miclip_core.world.members import write_card
 from miclip_core.world.recipes import MEAN, RECIPES, STD, Recipe, Schedule
 from miclip_core.world.render import render_scenes, to_tensor_range
 from miclip_core.world.scene import SHAPES, TRAINING_INDICES, Scenes, attributes
 from miclip_core.world.tokens import encode
-from miclip_core.world.towers import DenseView, make_model, save_model
+from miclip_core.world.towers import DenseView, load_model, make_model, save_model
 from miclip_core.world.truth import patch_classes
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ class _Running:
 
 
 def main() -> None:
-    """Train one member on one thread and write its directory with a card.json of recipe and figures."""
+    """Train one member on one thread, write its directory, and measure what was written into its card.json."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--model", choices=RECIPES, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -159,9 +160,11 @@ def main() -> None:
     torch.set_num_threads(1)
     recipe = RECIPES[arguments.model]
     model, figures = train(recipe)
+    seconds = time.process_time()
     save_model(model, recipe, arguments.out)
-    card = {"name": recipe.name, "seed": recipe.seed, "cpu_seconds": round(time.process_time()), "training": figures}
-    (arguments.out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    measured = measure(load_model(arguments.out))
+    write_card(arguments.out, recipe, seconds, figures, measured)
+    log.info("%s", measured)
 
 
 if __name__ == "__main__":
