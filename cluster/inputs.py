@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cluster.cache import fetch_to_node
-from cluster.files import LocalAndS3Files
+from cluster.files import Files
 from cluster.image_reader import read_images
 from cluster.ledger import load_done, load_published
 from cluster.parquet import read_part, sha256
@@ -24,7 +24,7 @@ class StoreInputs:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.files = LocalAndS3Files()
+        self.files = Files()
 
     def images(self, index: str, start: int, stop: int) -> Iterator[ImageBytes]:
         """Usable images among rows [start, stop) of a published index, in order, read ahead."""

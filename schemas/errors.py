@@ -91,6 +91,10 @@ class StoreDenied(Unreachable):
     """The store answered that these credentials may not do this, or found none."""
 
 
+class StoreMissing(Unreachable):
+    """The bucket or root folder of the store does not exist."""
+
+
 class ClusterUnreachable(Unreachable):
     """Ray's head or control store is gone or was never there."""
 
@@ -100,6 +104,10 @@ class ClusterUnreachable(Unreachable):
 
 class WorkFailed(MiclipError):
     """Some shards or stages failed; finished work is kept and published stages stand."""
+
+
+class StoreFull(WorkFailed):
+    """The disk under the store or a size limit refused the bytes; the message says where and how many were needed."""
 
 
 class KeyMissing(MiclipError):

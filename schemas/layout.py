@@ -65,9 +65,15 @@ def listing_key(sha256: str) -> str:
 
 
 def run_key(run_id: str, name: str) -> str:
-    """One file of a run: spec.yaml, state.json, events.jsonl parts, tables.json."""
+    """One file of a run: spec.yaml, state.json or tables.json."""
     check_name(run_id)
     return f"runs/{run_id}/{name}"
+
+
+def events_key(run_id: str, segment: int) -> str:
+    """One numbered segment of a run's events, JSON lines."""
+    check_name(run_id)
+    return f"runs/{run_id}/events/{segment:06d}.jsonl"
 
 
 def check_name(name: str) -> None:

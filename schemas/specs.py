@@ -35,6 +35,11 @@ class Images(Frozen):
     limit: Annotated[int | None, Field(ge=1), RESULT] = None
     """Only the first images of the index, for a small trial; part of every digest below."""
 
+    @property
+    def key(self) -> str:
+        """Names the index of this image set: everything but the limit, which only cuts rows later."""
+        return self.model_copy(update={"limit": None}).canonical_json()
+
     @field_validator("ref")
     @classmethod
     def _ref_parses(cls, value: str) -> str:

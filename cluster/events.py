@@ -1,0 +1,116 @@
+"""What happened in a run, in order: one stream of small dicts for the store, the terminal and the log file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cluster.board import Board, Outcome
+from cluster.stores.base import Store
+from schemas import layout
+from schemas.plans import Plan, Published
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+FLUSH_EVENTS = 200
+FLUSH_SECONDS = 2.0
+
+
+class EventLog:
+    """Builds events and hands each to every listener. Events never enter a table."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Tell every listener; `time` is seconds since the epoch, for people."""
+        record = {"time": round(time.time(), 3), "event": event, **fields}
+        for listener in self._listeners:
+            listener(record)
+
+    def cached(self, plans: Sequence[Plan]) -> None:
+        """Stages that were published before."""
+        for plan in plans:
+            self.emit("cached", **_stage(plan))
+
+    def planned(self, board: Board) -> None:
+        """What is left, per work."""
+        for key, work in board.works.items():
+            left = sum(1 for task in board.ready() if task.work == key)
+            shards = work.plans[0].rounds[0].n_shards if work.plans[0].rounds else 0
+            rows = work.plans[0].rounds[0].rows if work.plans[0].rounds else 0
+            self.emit(
+                "planned", work=key, title=work.title, kind=work.kind, stages=[p.digest for p in work.plans],
+                shards=shards, rows=rows, ready=left,
+            )
+
+    def outcome(self, outcome: Outcome, board: Board) -> None:
+        """One task ended, one way or another."""
+        task = outcome.task
+        work = board.works[task.work]
+        record: Event = {
+            "work": task.work, "title": work.title, "shard": task.shard.number, "round": task.shard.round,
+            "round_name": work.plans[0].rounds[task.shard.round].name, "attempt": task.attempt + 1,
+            "stages": list(task.stages), "items": outcome.items, "rows": outcome.rows,
+            "seconds": {k: round(v, 3) for k, v in outcome.seconds.items()},
+        }
+        if outcome.notes:
+            record["notes"] = list(outcome.notes)
+        if outcome.state != "done":
+            record.update(error=outcome.error, message=outcome.message, final=task.id in board.failed)
+        self.emit(f"shard_{outcome.state}" if outcome.state != "open_failed" else "open_failed", **record)
+
+    def published(self, published: Published) -> None:
+        """A stage became a table."""
+        stage = published.stage
+        rows = {table: published.rows(table) for table in published.tables}
+        size = sum(part.bytes for parts in published.tables.values() for part in parts)
+        self.emit(
+            "published", stage=stage.digest, kind=stage.kind, subject=stage.subject, output=stage.output, rows=rows,
+            bytes=size,
+        )
+
+    def damaged(self, plan: Plan, error: Exception) -> None:
+        """A stage could not be published because a stored part is gone or differs."""
+        self.emit("damaged", **_stage(plan), message=str(error))
+
+
+def _stage(plan: Plan) -> Event:
+    stage = plan.stage
+    return {"stage": stage.digest, "kind": stage.kind, "subject": stage.subject, "output": stage.output}
+
+
+class StoreEvents:
+    """Writes events of one run as numbered JSONL segments, because objects cannot be appended to."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._lines: list[str] = []
+        self._segment = len(store.list(f"runs/{run_id}/events"))
+        self._flushed = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        """Take one event; a segment is written when it is large or old enough."""
+        self._lines.append(json.dumps(event, ensure_ascii=False, default=str))
+        if len(self._lines) >= FLUSH_EVENTS or time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting; a segment of that number written by another process is stepped over."""
+        self._flushed = time.monotonic()
+        if not self._lines:
+            return
+        data = ("\n".join(self._lines) + "\n").encode()
+        while not self._store.create(layout.events_key(self._run_id, self._segment), data):
+            self._segment += 1
+        self._segment += 1
+        self._lines = []
+
+
+def read_events(store: Store, run_id: str) -> list[Event]:
+    """All events of a run, in order."""
+    keys = store.list(f"runs/{run_id}/events")
+    return [json.loads(line) for key in keys for line in store.get(key).decode().splitlines()]

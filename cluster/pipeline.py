@@ -1,0 +1,219 @@
+"""A pipeline from spec to published tables: facts first, then each wave of cells side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cluster.board import Board
+from cluster.cells import CellPlans, Needs, find_needs, spread, with_reads
+from cluster.events import EventLog
+from cluster.executor import Executor, StopFlag
+from cluster.facts import FactPlans, load_known, plan_facts
+from cluster.ledger import done_shards, load_failures, load_published
+from cluster.run import run_stages
+from cluster.runs import RunState, RunStatus, RunTables, StageState, save_state, save_tables
+from cluster.stores.base import Store
+from jobs.kinds import get_kind
+from jobs.protocol import Cell, Known
+from schemas.errors import NotInspected, UsageError
+from schemas.plans import Plan, Resources
+from schemas.specs import PipelineSpec
+
+
+@dataclass
+class PlannedPipeline:
+    """Every cell with its plans, in the order they run; cells that cannot be planned yet or at all say why."""
+
+    spec: PipelineSpec
+    needs: Needs
+    facts: FactPlans
+    known: Known
+    cells: list[CellPlans] = field(default_factory=list)
+
+    @property
+    def limited(self) -> bool:
+        """Whether any image set is cut by a limit."""
+        return any(images.limit is not None for images in self.needs.images)
+
+    def plans(self) -> list[tuple[str, Plan, Resources]]:
+        """(cell title, plan, resources) of facts and cells."""
+        facts = [(_fact_title(p), p, r) for p, r in self.facts.with_resources(self.spec.resources or Resources())]
+        return facts + [(title(c), plan, c.cell.resources) for c in self.cells for plan in c.plans]
+
+
+def title(cell: CellPlans) -> str:
+    """`stage` or `stage/model`, for people."""
+    return cell.cell.name if cell.cell.model is None else f"{cell.cell.name}/{cell.cell.model}"
+
+
+def _fact_title(plan: Plan) -> str:
+    return f"{'models' if plan.stage.kind == 'inspect' else 'images'}/{plan.stage.subject}"
+
+
+def plan_pipeline(spec: PipelineSpec, store: Store) -> PlannedPipeline:
+    """Plan what can be planned with the facts that are published; pure but for reading the store and listing files."""
+    needs = find_needs(spec)
+    facts = plan_facts(needs, store)
+    planned = PlannedPipeline(spec, needs, facts, load_known(facts, store))
+    by_stage: dict[str, list[CellPlans]] = {}
+    for wave in spec.waves():
+        for name in wave:
+            by_stage[name] = [_plan_cell(planned, with_reads(cell, by_stage)) for cell in spread(spec, name)]
+    planned.cells = [cell for name in spec.stages for cell in by_stage[name]]
+    return planned
+
+
+def _plan_cell(planned: PlannedPipeline, cell: Cell) -> CellPlans:
+    if cell.model in planned.facts.errors:
+        return CellPlans(cell, error=planned.facts.errors[cell.model])
+    try:
+        return CellPlans(cell, get_kind(cell.spec.kind).make_plans(cell, planned.known))
+    except NotInspected as error:
+        return CellPlans(cell, error=str(error))
+
+
+@dataclass
+class RunReport:
+    """What a run did, for the closing words of the command line and `state.json`."""
+
+    state: RunState
+    failures: list[str]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if everything it stands for is published."""
+        return 0 if self.state.status == "DONE" else 1
+
+
+class PipelineRun:
+    """One submission of a pipeline: keeps `state.json` and `tables.json` true whatever happens."""
+
+    def __init__(self, spec: PipelineSpec, run: str, store: Store, executor: Executor, log: EventLog, stop: StopFlag):
+        self._spec, self._run, self._store = spec, run, store
+        self._executor, self._log, self._stop = executor, log, stop
+        self._started = time.monotonic()
+        self._errors: dict[str, str] = {}
+        self._planned: PlannedPipeline | None = None
+
+    def run(self) -> RunReport:
+        """Facts, plans of every cell, then the cells wave by wave.
+
+        Raises:
+            UsageError: a cell cannot be planned; nothing but facts was computed.
+            Infeasible, Interrupted, StoreUnreachable, ClusterUnreachable: as in `run_stages`.
+        """
+        self._save("RUNNING")
+        try:
+            self._run_all()
+        except BaseException as error:
+            status: RunStatus = "INTERRUPTED" if type(error).__name__ in ("Interrupted", "KeyboardInterrupt") else "STOPPED"
+            self._try_save(status, str(error))
+            raise
+        return self._finish()
+
+    def _run_all(self) -> None:
+        planned = plan_pipeline(self._spec, self._store)
+        self._planned = planned
+        for model, error in planned.facts.errors.items():
+            self._errors[model] = error
+            self._log.emit("error", subject=model, message=error)
+        if planned.facts.errors and not planned.facts.models:
+            raise UsageError("; ".join(planned.facts.errors.values()))
+        self._run_wave(planned.facts.with_resources(self._spec.resources or Resources()))
+        self._planned = planned = plan_pipeline(self._spec, self._store)
+        self._save("RUNNING")
+        for wave in self._spec.waves():
+            cells = [c for c in planned.cells if c.cell.name in wave]
+            self._run_wave([(plan, c.cell.resources) for c in cells for plan in c.plans])
+
+    def _run_wave(self, plans: list[tuple[Plan, Resources]]) -> None:
+        ready = [(plan, needs) for plan, needs in plans if not self._misses_input(plan)]
+        board = run_stages(ready, self._store, self._executor, self._log, self._stop)
+        self._note_failures(board)
+        self._save("RUNNING")
+
+    def _misses_input(self, plan: Plan) -> bool:
+        """A stage whose input failed cannot run; the input's failure is the one that is reported."""
+        if plan.stage.kind in ("inspect", "index_images", "extract"):
+            return False
+        missing = [d for d in plan.stage.inputs.values() if load_published(self._store, d) is None]
+        if missing:
+            self._errors[plan.digest] = f"input stage {missing[0]} is not published"
+        return bool(missing)
+
+    def _note_failures(self, board: Board) -> None:
+        self._errors.update(board.damaged)
+        for outcome in board.failed.values():
+            where = f"shard {outcome.task.shard.number}" if outcome.state != "open_failed" else "opening the worker"
+            for stage in outcome.task.stages:
+                self._errors.setdefault(stage, f"{where}: {outcome.error}: {outcome.message}")
+
+    def _finish(self) -> RunReport:
+        state = self._state("DONE")
+        missing = [s for s in state.stages if s.state not in ("cached", "published")]
+        unplanned = self._unplanned()
+        failures = [f"{s.cell} {s.output}: {s.error or 'not finished'}" for s in missing] + unplanned
+        if failures:
+            state = self._state("FAILED", failures[0])
+        save_state(self._store, state)
+        tables: dict[str, list[str]] = {}
+        for stage in state.stages:
+            if stage.state in ("cached", "published"):
+                tables.setdefault(stage.cell, []).append(stage.digest)
+        save_tables(
+            self._store,
+            RunTables(
+                run=self._run, pipeline=self._spec.name, limited=state.limited,
+                stages={cell: tuple(digests) for cell, digests in tables.items()},
+            ),
+        )
+        self._log.emit("finished", status=state.status, failures=failures, seconds=state.seconds)
+        return RunReport(state, failures)
+
+    def _unplanned(self) -> list[str]:
+        assert self._planned is not None
+        return [f"{title(c)}: {self._why_unplanned(c)}" for c in self._planned.cells if not c.plans]
+
+    def _why_unplanned(self, cell: CellPlans) -> str:
+        assert self._planned is not None
+        plan = self._planned.facts.models.get(cell.cell.model or "")
+        return (self._errors.get(plan.digest) if plan else None) or cell.error
+
+    def _state(self, status: RunStatus, message: str = "") -> RunState:
+        planned = self._planned
+        stages = tuple(self._stage_states(planned.plans())) if planned else ()
+        return RunState(
+            run=self._run, pipeline=self._spec.name, number=int(self._run.rpartition("-")[2]), status=status,
+            limited=bool(planned and planned.limited), message=message,
+            seconds=round(time.monotonic() - self._started, 1), stages=stages,
+        )
+
+    def _stage_states(self, plans: Iterable[tuple[str, Plan, Resources]]) -> Iterable[StageState]:
+        for cell, plan, _ in plans:
+            yield stage_state(self._store, cell, plan, self._errors.get(plan.digest, ""))
+
+    def _save(self, status: RunStatus, message: str = "") -> None:
+        save_state(self._store, self._state(status, message))
+
+    def _try_save(self, status: RunStatus, message: str) -> None:
+        try:
+            self._save(status, message)
+        except Exception as error:  # the store may be what failed; the first error is the one to show
+            self._log.emit("error", subject=self._run, message=f"state not saved: {error}")
+
+
+def stage_state(store: Store, cell: str, plan: Plan, error: str = "") -> StageState:
+    """Where a stage stands, read from the store."""
+    published = load_published(store, plan.digest) is not None
+    done = plan.n_shards if published else len(done_shards(store, plan.digest))
+    if not published and not error and (failed := load_failures(store, plan.digest)):
+        error = f"shard {failed[0].shard}: {failed[0].error}: {failed[0].message}"
+    stage = plan.stage
+    return StageState(
+        digest=plan.digest, cell=cell, kind=stage.kind, subject=stage.subject, output=stage.output,
+        detail=str(stage.params.get("site") or stage.params.get("variant") or ""),
+        state="published" if published else "failed" if error else "to do",
+        shards_done=done, shards=plan.n_shards, error=error,
+    )

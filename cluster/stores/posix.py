@@ -1,0 +1,197 @@
+"""A store in a folder of a POSIX file system: temporary file, fsync, hard link."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from cluster.stores.base import check_key, check_prefix
+from schemas.errors import KeyMissing, StoreDenied, StoreFull, StoreUnreachable, UnsafeName
+
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class PosixStore:
+    """Objects are files below one root folder; see `cluster.stores.base.Store` for what the methods promise."""
+
+    retries = 0  # a failing disk is the caller's to retry, as a whole shard
+
+    def __init__(self, root: str) -> None:
+        self.uri = root
+        self._root = os.path.realpath(root)
+
+    def __repr__(self) -> str:
+        return f"PosixStore({self.uri!r})"
+
+    def create(self, key: str, data: bytes) -> bool:
+        path = self._path(key)
+        with _clear_errors(path, len(data)):
+            if os.path.lexists(path):
+                return False
+            with self._written(path, data) as temporary:
+                created = _link(temporary, path)
+            _sync_folder(os.path.dirname(path))
+            return created
+
+    def replace(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        with _clear_errors(path, len(data)):
+            with self._written(path, data) as temporary:
+                os.replace(temporary, path)
+            _sync_folder(os.path.dirname(path))
+
+    def get(self, key: str) -> bytes:
+        path = self._path(key)
+        with self._reading(key, path), open(path, "rb") as file:
+            return file.read()
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        path = self._path(key)
+        with self._reading(key, path), open(path, "rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.size(key)
+        except KeyMissing:
+            return False
+        return True
+
+    def size(self, key: str) -> int:
+        path = self._path(key)
+        with self._reading(key, path):
+            found = os.stat(path)
+            if not stat.S_ISREG(found.st_mode):
+                raise IsADirectoryError
+            return found.st_size
+
+    def list(self, prefix: str) -> list[str]:
+        prefix = check_prefix(prefix)
+        top = self._path(prefix) if prefix else self._root
+        with _clear_errors(top, 0):
+            skip = len(self._root.rstrip("/")) + 1
+            return sorted(path[skip:] for path in _files_below(top))
+
+    def arrow_fs(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        import pyarrow.fs
+
+        return pyarrow.fs.LocalFileSystem(), self._root
+
+    def fsspec_fs(self) -> None:
+        return None
+
+    def url(self, key: str) -> str:
+        return self._path(key)
+
+    def _path(self, key: str) -> str:
+        """The file of a key, after making sure that no symlink on the way leads out of the store."""
+        path = os.path.join(self._root, check_key(key))
+        if os.path.commonpath([self._root, os.path.realpath(path)]) != self._root:
+            raise UnsafeName(f"key {key!r}: a symlink under {self.uri} leads out of the store; remove that link")
+        return path
+
+    @contextmanager
+    def _reading(self, key: str, path: str) -> Iterator[None]:
+        with _clear_errors(path, 0):
+            try:
+                yield
+            except _ABSENT:
+                raise KeyMissing(f"{self.uri} has no object {key!r}") from None
+
+    @contextmanager
+    def _written(self, path: str, data: bytes) -> Iterator[str]:
+        """A durable temporary file beside `path` holding `data`; gone afterwards, whatever happens."""
+        folder = os.path.dirname(path)
+        _make_folder(folder)
+        temporary = os.path.join(folder, f".tmp-{uuid.uuid4().hex}")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            yield temporary
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def _link(temporary: str, path: str) -> bool:
+    """Give the finished file its name unless that is taken; whether we did."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return os.stat(temporary).st_nlink == 2  # over NFS the first answer may be lost and the link still ours
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise StoreDenied(
+                f"{path}: this file system makes no hard links ({error.strerror}), which create-only writing needs; "
+                "put the store on another file system or on S3"
+            ) from error
+        raise
+    return True
+
+
+def _make_folder(folder: str) -> None:
+    """Make a folder and its parents so that each new entry is durable."""
+    if os.path.isdir(folder):
+        return
+    parent = os.path.dirname(folder)
+    _make_folder(parent)
+    with suppress(FileExistsError):
+        os.mkdir(folder)
+    _sync_folder(parent)
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    """Every file below, hidden ones and links to elsewhere left out; folders behind links are not entered."""
+    with suppress(*_ABSENT), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(entry.path)
+            elif entry.is_file(follow_symlinks=False):
+                yield entry.path
+
+
+@contextmanager
+def _clear_errors(path: str, needed: int) -> Iterator[None]:
+    """Turn what the kernel says into an error that names the path and what to do; `needed` is in bytes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFull(
+                f"{path}: {error.strerror}; {needed:,} bytes were needed and nothing was kept; free some space there"
+            ) from error
+        if error.errno in _DENIED:
+            raise StoreDenied(f"{path}: {error.strerror}; the store must be a folder this user may use") from error
+        if isinstance(error, NotADirectoryError):
+            raise UnsafeName(
+                f"{path}: a part of this key is itself an object here, so nothing can lie below"
+            ) from error
+        raise StoreUnreachable(f"{path}: {error.strerror or error}; the file system failed") from error

@@ -1,0 +1,186 @@
+"""Extract cells to plans: one stage per (site, output) and per model output, all siblings of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from jobs.protocol import Cell, Estimate, ImageFacts, Known
+from schemas.base import digest
+from schemas.errors import BadSpec, NotInspected
+from schemas.models import ModelFacts, resolve_sites, rows_per_image, site_width
+from schemas.plans import Plan, Round, StageSpec
+from schemas.refs import Site
+from schemas.specs import SITE_OUTPUTS, ExtractSpec
+
+METHODS = {
+    "activations": 1,
+    "activation_moments": 1,
+    "top_images": 1,
+    "embeddings": 1,
+    "predictions": 1,
+    "text_embeddings": 1,
+}
+TABLES = {
+    "activations": {"map": ("activations", "bad_inputs")},
+    "activation_moments": {"map": ("bad_inputs",), "merge": ("activation_moments",)},
+    "top_images": {"map": ("bad_inputs",), "merge": ("top_images",)},
+    "embeddings": {"map": ("embeddings", "bad_inputs")},
+    "predictions": {"map": ("predictions", "bad_inputs")},
+    "text_embeddings": {"texts": ("text_embeddings",)},
+}
+TEXT_SHARD = 1024
+MERGED = ("activation_moments", "top_images")
+
+
+def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
+    """The plans of one model of an extract stage.
+
+    Raises:
+        NotInspected: the model or the image set is not known yet.
+        UnknownSite, BadSpec: the spec asks for what this model does not have.
+    """
+    spec = cell.spec
+    assert isinstance(spec, ExtractSpec) and cell.model is not None
+    facts = known.models.get(cell.model)
+    if facts is None:
+        raise NotInspected(f"{cell.model} is not inspected yet")
+    plans = [_text_plan(cell.model, spec, facts)] if "text_embeddings" in spec.outputs else []
+    outputs = [o for o in spec.outputs if o != "text_embeddings"]
+    if outputs:
+        assert cell.images is not None
+        images = known.images.get(cell.images.key)
+        if images is None:
+            raise NotInspected(f"{cell.images.ref} is not indexed yet")
+        plans += _image_plans(cell, spec, facts, images, outputs)
+    return tuple(plans)
+
+
+def _image_plans(
+    cell: Cell, spec: ExtractSpec, facts: ModelFacts, images: ImageFacts, outputs: list[str]
+) -> Iterator[Plan]:
+    rows = images.rows if cell.images is None or cell.images.limit is None else min(images.rows, cell.images.limit)
+    inputs = {"model": _model_digest(facts), "images": images.content}
+    common: dict[str, Any] = {
+        "rows": rows,
+        "dtype": spec.dtype,
+        "geometry": spec.geometry,
+        "on_nonfinite": spec.on_nonfinite,
+        "on_changed": spec.on_changed,
+    }
+    effort: dict[str, Any] = {"batch_size": spec.batch_size, "index": images.stage, "weights": facts.weights_sha256}
+    worker = f"extract {cell.model} {digest([inputs, common, sorted(spec.trust_remote_code)])}"
+    for output, params in _products(spec, facts, outputs):
+        rounds = [Round(name="map", rows=rows, shard_rows=spec.shard_rows)]
+        if output in MERGED:
+            rounds.append(Round(name="merge", rows=1, shard_rows=1))
+        stage = StageSpec(
+            kind="extract",
+            method=METHODS[output],
+            subject=facts.model,
+            output=output,
+            params={**common, **params},
+            inputs=inputs,
+        )
+        yield Plan(stage=stage, rounds=tuple(rounds), worker=worker, effort=effort)
+
+
+def _products(spec: ExtractSpec, facts: ModelFacts, outputs: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(output, its own params) of every stage that reads images, in the spec's order."""
+    for output in outputs:
+        if output in SITE_OUTPUTS:
+            for site in resolve_sites(facts, spec.sites):
+                yield output, {"site": str(site), **_site_params(spec, output)}
+        elif output == "embeddings":
+            yield output, {"round_to": spec.round_to}
+        elif output == "predictions":
+            yield output, {"k": spec.predictions_k, **_classes(spec, facts)}
+
+
+def _site_params(spec: ExtractSpec, output: str) -> dict[str, Any]:
+    return {"activations": {"round_to": spec.round_to}, "top_images": {"k": spec.top_k}}.get(output, {})
+
+
+def _classes(spec: ExtractSpec, facts: ModelFacts) -> dict[str, Any]:
+    """Zero-shot classes for a model with a text tower, else the model's own head."""
+    if facts.has_text:
+        if spec.classes is None:
+            raise BadSpec(
+                f"predictions of {facts.model}: a dual encoder has no classes of its own; "
+                "add classes: {names: [...], templates: openai80}"
+            )
+        return {"classes": list(spec.classes.names), "templates": _templates(spec)}
+    if facts.classes is None:
+        raise BadSpec(f"predictions of {facts.model}: it has neither a text tower nor a head; leave predictions out")
+    return {"classes": "head", "templates": []}
+
+
+def _templates(spec: ExtractSpec) -> str | list[str]:
+    assert spec.classes is not None
+    return spec.classes.templates if isinstance(spec.classes.templates, str) else list(spec.classes.templates)
+
+
+def _text_plan(model: str, spec: ExtractSpec, facts: ModelFacts) -> Plan:
+    if not facts.has_text:
+        raise BadSpec(f"text_embeddings of {model}: it has no text tower; leave text_embeddings out for this model")
+    texts = [text.strip() for text in spec.texts]
+    classes = list(spec.classes.names) if spec.classes else []
+    stage = StageSpec(
+        kind="extract",
+        method=METHODS["text_embeddings"],
+        subject=facts.model,
+        output="text_embeddings",
+        params={
+            "texts": texts,
+            "classes": classes,
+            "templates": _templates(spec) if classes else [],
+            "dtype": spec.dtype,
+            "round_to": spec.round_to,
+        },
+        inputs={"model": _model_digest(facts)},
+    )
+    return Plan(
+        stage=stage,
+        rounds=(Round(name="texts", rows=len(texts) + len(classes), shard_rows=TEXT_SHARD),),
+        worker=f"extract {model} texts",
+        effort={"batch_size": spec.batch_size, "weights": facts.weights_sha256},
+    )
+
+
+def _model_digest(facts: ModelFacts) -> str:
+    """What of a model decides its activations: weights, structure and preprocessing, not where it was found."""
+    return digest(facts.model_dump(mode="json", exclude={"model", "revision", "library_versions", "flops", "sites"}))
+
+
+def estimate(plan: Plan, known: Known) -> Estimate:
+    """Images, FLOPs of the whole forward, stored bytes (fp16-rounded vectors), and a worker's memory.
+
+    Memory is weights, one batch of taps kept until the pass ends, decoded images ahead, and one part being encoded.
+    """
+    facts = known.models.get(plan.stage.subject)
+    if facts is None or plan.stage.output == "text_embeddings":
+        return Estimate()
+    params: dict[str, Any] = plan.stage.params
+    rows, batch = int(params["rows"]), int(plan.effort["batch_size"])  # type: ignore[arg-type]
+    width, per_image = facts.embed_dim, 1
+    if "site" in params:
+        site = Site.parse(params["site"])
+        width, per_image = site_width(facts, site), rows_per_image(facts, site)
+    vector_bytes = {"fp16": 1.8, "bf16": 1.4, "fp32": 3.5}[params.get("round_to", "fp16")]
+    stored = {
+        "activations": rows * per_image * width * vector_bytes,
+        "embeddings": rows * width * vector_bytes,
+        "activation_moments": width * 50,
+        "top_images": width * params.get("k", 0) * 60,
+        "predictions": rows * params.get("k", 0) * 20,
+    }[plan.stage.output]
+    pixels = 3 * facts.input_hw[0] * facts.input_hw[1] * 4
+    part = min(plan.rounds[0].shard_rows * per_image * width * 4, 128 << 20) if plan.stage.output == "activations" else 0
+    memory = batch * (width * _positions(facts, params) * 4 + 4 * pixels) + 2 * part
+    return Estimate(images=rows, flops=rows * facts.flops, bytes=int(stored), memory=memory)
+
+
+def _positions(facts: ModelFacts, params: dict[str, Any]) -> int:
+    return facts.site(Site.parse(params["site"]).path).positions if "site" in params else 1
+
+

@@ -1,0 +1,71 @@
+"""One model to one stage of one shard; its digest changes when its files or the libraries that build it do."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files as package_files
+
+from jobs.protocol import Cell, Estimate, Files, Known
+from schemas.errors import KeyMissing, UnknownModel
+from schemas.plans import Plan, Round, StageSpec
+from schemas.refs import ModelRef
+
+METHOD = 1
+TABLES = {"models": {"inspect": ("models",)}}
+LIBRARIES = ("torch", "open_clip_torch", "transformers", "timm")
+
+
+def make_inspect_plan(model: str, stamp: list[str], modules: tuple[str, ...] = (), trusted: bool = False) -> Plan:
+    """The plan that inspects one model; `modules` are raw module sites whose shape must be recorded."""
+    params = {
+        "model": model, "stamp": list(stamp), "modules": list(modules), "trusted": trusted,
+        "libraries": [f"{name} {_version(name)}" for name in LIBRARIES],
+    }
+    return Plan(
+        stage=StageSpec(kind="inspect", method=METHOD, subject=model, output="models", params=params),
+        rounds=(Round(name="inspect", rows=1, shard_rows=1),),
+        worker="inspect",
+    )
+
+
+def make_stamp(model: str, files: Files) -> list[str]:
+    """What tells one state of a model's files from another without reading them; hub refs are named by their revision.
+
+    Raises:
+        UnknownModel: the folder or file that the ref names is not there, or there is no such demo model.
+    """
+    ref = ModelRef.parse(model)
+    location = ref.location
+    if ref.source == "demo":
+        folder = package_files("miclip_core") / "world" / "zoo" / ref.name
+        if not folder.is_dir():
+            there = sorted(p.name for p in (package_files("miclip_core") / "world" / "zoo").iterdir() if p.is_dir())
+            raise UnknownModel(f"{model}: no such demo model; there are {', '.join('demo:' + n for n in there)}")
+        location = f"file:{folder}"
+    if location is None:
+        return []
+    path = location.removeprefix("file:")
+    try:
+        found = files.list(path)
+    except KeyMissing:
+        found = []
+    if not found:
+        raise UnknownModel(f"{model}: nothing at {path}; expected a folder with weights and config, or a weights file")
+    return [f"{f.uri.removeprefix(path).lstrip('/')} {f.size} {f.stamp}" for f in found]
+
+
+def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
+    """Inspection is planned from refs, not from cells."""
+    raise NotImplementedError("use make_inspect_plan")
+
+
+def estimate(plan: Plan, known: Known) -> Estimate:
+    """Reading the weights once; too little to count."""
+    return Estimate()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
