@@ -168,6 +168,7 @@ class ImageUndecodable(MiclipError):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+        self.detail = detail
 
 
 class OutOfMemory(WorkFailed):

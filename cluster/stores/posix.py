@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from cluster.stores.base import check_key, check_prefix
-from schemas.errors import KeyMissing, StoreDenied, StoreFull, StoreUnreachable, UnsafeName
+from schemas.errors import KeyMissing, StoreDenied, StoreFull, StoreMissing, StoreUnreachable, UnsafeName
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -114,6 +114,8 @@ class PosixStore:
     def _written(self, path: str, data: bytes) -> Iterator[str]:
         """A durable temporary file beside `path` holding `data`; gone afterwards, whatever happens."""
         folder = os.path.dirname(path)
+        if os.path.exists(self._root) and not os.path.isdir(self._root):
+            raise StoreMissing(f"store {self.uri} is not a folder; choose another place")
         _make_folder(folder)
         temporary = os.path.join(folder, f".tmp-{uuid.uuid4().hex}")
         try:
@@ -190,6 +192,8 @@ def _clear_errors(path: str, needed: int) -> Iterator[None]:
             ) from error
         if error.errno in _DENIED:
             raise StoreDenied(f"{path}: {error.strerror}; the store must be a folder this user may use") from error
+        if isinstance(error, FileNotFoundError):
+            raise StoreMissing(f"{path}: the folder cannot be made or went away while writing") from error
         if isinstance(error, NotADirectoryError):
             raise UnsafeName(
                 f"{path}: a part of this key is itself an object here, so nothing can lie below"

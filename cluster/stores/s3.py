@@ -92,6 +92,7 @@ def split_s3(uri: str) -> tuple[str, str]:
 class PatientS3(s3fs.S3FileSystem):
     """s3fs with one retry loop bounded in seconds instead of its own and botocore's, which multiply.
 
+    aiohttp alone may still send a request once more on a fresh connection when a kept one was closed under it.
     It also serves as the filesystem that pyarrow and DuckDB read through, so they are as patient as the store.
     """
 
@@ -147,7 +148,7 @@ class PatientS3(s3fs.S3FileSystem):
             try:
                 return await attempt()
             except (*_NETWORK, *_NO_CREDENTIALS, ClientError, BotoCoreError) as error:
-                self._raise_if_final(error, name)
+                self._raise_if_final(error, name, arguments)
                 pause = min(5.0, 0.1 * 2 ** min(tried, 10)) * random.uniform(0.5, 1.0)
                 spent = time.monotonic() - begun
                 if spent + pause > self.budget:
@@ -159,7 +160,8 @@ class PatientS3(s3fs.S3FileSystem):
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _raise_if_final(self, error: Exception, name: str) -> None:
+    def _raise_if_final(self, error: Exception, name: str, arguments: dict[str, Any]) -> None:
+        """Return only if the same request may succeed a little later."""
         if isinstance(error, _NO_CREDENTIALS):
             raise StoreDenied(
                 f"{name}: no credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the "
@@ -170,6 +172,9 @@ class PatientS3(s3fs.S3FileSystem):
         if not isinstance(error, ClientError):
             raise StoreDenied(f"{name}: the request could not be made ({error})") from error
         status, code = _status(error), _code(error)
+        if code in _SERVICE_FULL or status == 507:
+            needed = len(arguments.get("Body", b""))
+            raise StoreFull(f"{name}: {needed:,} bytes were needed and refused ({_say(error)})") from error
         if status in (401, 403) or code in _DENIED_CODE:
             raise StoreDenied(
                 f"{name}: refused by {self.where or 'AWS'} ({_say(error)}); check the credentials in the environment "
@@ -308,8 +313,6 @@ class S3Client:
         except ClientError as error:
             if create and (_status(error) == 412 or (_status(error) == 409 and await self._taken(bucket, key))):
                 return False
-            if _code(error) in _SERVICE_FULL or _status(error) == 507:
-                raise StoreFull(f"s3://{bucket}/{key}: {len(data):,} bytes were needed ({_say(error)})") from error
             raise StoreDenied(f"s3://{bucket}/{key}: the write was refused ({_say(error)})") from error
         return True
 
