@@ -8,9 +8,8 @@ from cluster.cells import Needs
 from cluster.files import Files
 from cluster.inputs import StoreInputs
 from cluster.ledger import load_published
-from cluster.listing import plan_index
+from cluster.listing import load_image_facts, plan_index
 from cluster.stores.base import Store
-from jobs.index_images.plan import make_image_facts
 from jobs.inspect.plan import make_inspect_plan, make_stamp
 from jobs.protocol import ImageFacts, Known
 from schemas.errors import MiclipError
@@ -47,7 +46,7 @@ def plan_facts(needs: Needs, store: Store) -> FactPlans:
             models[model] = make_inspect_plan(model, make_stamp(model, files), modules, model in needs.trusted)
         except MiclipError as error:
             errors[model] = str(error)
-    images = {images.key: plan_index(images, store, files) for images in needs.images}
+    images = {images.key: plan_index(store, files, images) for images in needs.images}
     return FactPlans(models, images, errors)
 
 
@@ -60,7 +59,6 @@ def load_known(plans: FactPlans, store: Store) -> Known:
             rows = list(StoreInputs(store).table(plan.digest, "models", ["facts"]))
             models[model] = load_json(ModelFacts, rows[0].column("facts")[0].as_py())
     for key, plan in plans.images.items():
-        published = load_published(store, plan.digest)
-        if published is not None:
-            images[key] = make_image_facts(published)
+        if (found := load_image_facts(store, plan.digest)) is not None:
+            images[key] = found
     return Known(models, images)

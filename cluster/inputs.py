@@ -9,14 +9,13 @@ import pyarrow as pa
 
 from cluster.cache import fetch_to_node
 from cluster.files import Files
-from cluster.image_reader import read_images
+from cluster.image_reader import ImageReader
 from cluster.ledger import load_done, load_published
-from cluster.parquet import read_part, sha256
+from cluster.parquet import read_part
 from cluster.stores.base import Store
 from jobs.protocol import ImageBytes
-from schemas import layout
-from schemas.errors import DamagedPart, KeyMissing
-from schemas.plans import StoredArtifact, StoredPart
+from schemas.errors import KeyMissing
+from schemas.tables import get_table
 
 
 class StoreInputs:
@@ -25,10 +24,12 @@ class StoreInputs:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.files = Files()
+        self._reader = ImageReader(store, self.files)
+        self._images = ImageReader(store, self.files)
 
     def images(self, index: str, start: int, stop: int) -> Iterator[ImageBytes]:
         """Usable images among rows [start, stop) of a published index, in order, read ahead."""
-        return read_images(self._store, self.files, index, start, stop)
+        return self._images.images(index, start, stop)
 
     def table(self, stage: str, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """Rows of a published table, in part order.
@@ -47,7 +48,7 @@ class StoreInputs:
         """What one finished shard wrote to a table."""
         marker = load_done(self._store, stage, shard)
         parts = [read_part(get_checked(self._store, p)) for p in marker.parts if p.table == table]
-        return pa.concat_tables(parts)
+        return pa.concat_tables(parts) if parts else get_table(table).schema.empty_table()
 
     def artifact(self, stage: str, shard: int, name: str) -> bytes:
         """An artifact of a finished shard.
@@ -55,33 +56,12 @@ class StoreInputs:
         Raises:
             KeyMissing: the shard made no artifact of that name.
         """
-        for stored in load_done(self._store, stage, shard).artifacts:
-            if stored.name == name:
-                return get_checked(self._store, stored)
-        raise KeyMissing(f"stage {stage}, shard {shard}: no artifact {name!r}")
+        return load_artifact(self._store, stage, shard, name)
 
     def listing(self, sha256: str) -> pa.Table:
         """A frozen list of files."""
-        return read_part(self._store.get(layout.listing_key(sha256)))
+        return load_listing(self._store, sha256)
 
     def local_path(self, location: str) -> Path:
         """`file:/...` or `s3://...` as a local path, fetched once per node."""
         return fetch_to_node(self.files, location)
-
-
-def get_checked(store: Store, stored: StoredPart | StoredArtifact) -> bytes:
-    """The bytes a marker names.
-
-    Raises:
-        DamagedPart: they are gone or differ.
-    """
-    try:
-        data = store.get(stored.key)
-    except KeyMissing:
-        raise DamagedPart(f"{stored.key} is named by a marker but is gone; restore it or start the store anew") from None
-    if sha256(data) != stored.sha256:
-        raise DamagedPart(
-            f"{stored.key}: expected {stored.bytes} bytes with sha256 {stored.sha256[:12]}..., found {len(data)} bytes "
-            f"with {sha256(data)[:12]}...; restore the object or start the store anew"
-        )
-    return data

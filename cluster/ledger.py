@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cluster.board import Outcome
+from cluster.parquet import sha256
 from cluster.stores.base import Store
 from schemas import layout
 from schemas.errors import DamagedPart, KeyMissing
@@ -32,6 +33,18 @@ def done_shards(store: Store, digest: str) -> set[int]:
 def load_done(store: Store, digest: str, shard: int) -> DoneMarker:
     """The done marker of one shard."""
     return load_json(DoneMarker, store.get(layout.done_key(digest, shard)))
+
+
+def load_artifact(store: Store, digest: str, shard: int, name: str) -> bytes:
+    """An artifact of a finished shard.
+
+    Raises:
+        KeyMissing: the shard made no artifact of that name. DamagedPart: its bytes are not those the marker names.
+    """
+    for stored in load_done(store, digest, shard).artifacts:
+        if stored.name == name:
+            return get_checked(store, stored)
+    raise KeyMissing(f"stage {digest}, shard {shard}: no artifact {name!r}")
 
 
 def record_failure(store: Store, outcome: Outcome) -> None:
@@ -106,3 +119,23 @@ def _check_size(store: Store, plan: Plan, stored: StoredPart | StoredArtifact) -
             f"stage {plan.digest} ({plan.stage.kind} {plan.stage.subject}): {stored.key} should hold {stored.bytes} "
             f"bytes, found {found}; the stage was not published. Restore the object, or start the store anew"
         )
+
+
+def get_checked(store: Store, stored: StoredPart | StoredArtifact) -> bytes:
+    """The bytes a marker names.
+
+    Raises:
+        DamagedPart: they are gone or differ.
+    """
+    try:
+        data = store.get(stored.key)
+    except KeyMissing:
+        raise DamagedPart(
+            f"{stored.key} is named by a marker but is gone; restore it or start the store anew"
+        ) from None
+    if sha256(data) != stored.sha256:
+        raise DamagedPart(
+            f"{stored.key}: expected {stored.bytes} bytes with sha256 {stored.sha256[:12]}..., found {len(data)} bytes "
+            f"with {sha256(data)[:12]}...; restore the object or start the store anew"
+        )
+    return data

@@ -1,0 +1,72 @@
+"""Image sets on the driver's side: the listing frozen in the store, the plan of the index, what a published one says."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.ledger import get_checked, load_published
+from cluster.parquet import read_part
+from cluster.stores.base import Store
+from jobs.index_images.plan import image_facts, make_plan
+from jobs.index_images.sources import canonical_images, list_source
+from jobs.index_images.texts import read_labels
+from jobs.protocol import Files, ImageFacts
+from schemas import layout
+from schemas.errors import DamagedPart
+from schemas.plans import Plan
+from schemas.refs import ImageSetRef
+from schemas.specs import Images
+
+
+def plan_index(store: Store, files: Files, images: Images, shard_rows: int | None = None) -> Plan:
+    """List an image set, freeze the listing in the store, and plan its index; nothing else is written.
+
+    The digest follows the listing: a file that was added, removed or touched gives a new index, and only a change of
+    bytes or order gives it another content.
+
+    Raises:
+        BadRef, EmptyImageSet: the image set or its labels file is not there or not what it should be.
+    """
+    images = canonical_images(images)
+    listing = list_source(ImageSetRef.parse(images.ref), files)
+    labels_sha256 = None
+    if images.labels.startswith("file:"):
+        _, labels_sha256 = read_labels(images.labels.removeprefix("file:"), files)
+    return make_plan(images, freeze_listing(store, listing), len(listing), labels_sha256, shard_rows)
+
+
+def freeze_listing(store: Store, listing: pa.Table) -> str:
+    """Store a listing under the sha256 of its rows, which is returned; the same rows are stored once."""
+    hasher = hashlib.sha256()
+    for uri, size, stamp in zip(*listing.to_pydict().values(), strict=True):
+        hasher.update(f"{uri}\0{size}\0{stamp}\0".encode())
+    key = layout.listing_key(hasher.hexdigest())
+    if not store.exists(key):
+        out = io.BytesIO()
+        pq.write_table(listing, out, compression="zstd")
+        store.create(key, out.getvalue())
+    return hasher.hexdigest()
+
+
+def load_listing(store: Store, listing: str) -> pa.Table:
+    """A frozen listing: uri, size, stamp. Raises KeyMissing."""
+    return read_part(store.get(layout.listing_key(listing)))
+
+
+def load_image_facts(store: Store, digest: str) -> ImageFacts | None:
+    """What a published index says to planning, or None while it is not published.
+
+    Raises:
+        DamagedPart: its small `content` artifact is not what was published.
+    """
+    published = load_published(store, digest)
+    if published is None:
+        return None
+    for artifact in published.artifacts:
+        if artifact.name == "content":
+            return image_facts(published, get_checked(store, artifact))
+    raise DamagedPart(f"stage {digest} published no artifact 'content'; it is not an index of images")
