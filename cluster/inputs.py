@@ -10,7 +10,8 @@ import pyarrow as pa
 from cluster.cache import fetch_to_node
 from cluster.files import Files
 from cluster.image_reader import ImageReader
-from cluster.ledger import load_done, load_published
+from cluster.ledger import get_checked, load_artifact, load_done, load_published
+from cluster.listing import load_listing
 from cluster.parquet import read_part
 from cluster.stores.base import Store
 from jobs.protocol import ImageBytes
@@ -24,7 +25,6 @@ class StoreInputs:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.files = Files()
-        self._reader = ImageReader(store, self.files)
         self._images = ImageReader(store, self.files)
 
     def images(self, index: str, start: int, stop: int) -> Iterator[ImageBytes]:

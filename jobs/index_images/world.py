@@ -1,0 +1,87 @@
+"""The demo world as an image set: rendered where it is read, as bytes that are equal on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from jobs.index_images.sources import Record, Source
+from jobs.index_images.texts import as_texts
+from jobs.protocol import FileInfo, Files
+from miclip_core.world import atlas
+from miclip_core.world.render import render, render_scenes
+from miclip_core.world.scene import HELD_OUT_INDICES, IMAGE_SIZE, World, attributes
+from miclip_core.world.truth import truth_rows
+from schemas.errors import BadRef, ImageChanged
+from schemas.refs import ImageSetRef
+
+BLOCK = 256  # images per block
+_HEADER = f"P6\n{IMAGE_SIZE} {IMAGE_SIZE}\n255\n".encode()
+_IMAGE_BYTES = len(_HEADER) + IMAGE_SIZE * IMAGE_SIZE * 3
+
+
+class WorldSource(Source):
+    """`world:seed=0,n=2000`: images that no member of the demo zoo was trained on, with their truth as attributes."""
+
+    looked_for = "images"
+
+    def __init__(self, ref: ImageSetRef, files: Files) -> None:
+        super().__init__(ref, files)
+        self._world, self._n = parse_location(ref)
+
+    def blocks(self) -> list[FileInfo]:
+        starts = range(0, self._n, BLOCK)
+        spans = [(start, min(start + BLOCK, self._n)) for start in starts]
+        return [FileInfo(f"{self.ref}#{a}-{b}", (b - a) * _IMAGE_BYTES, atlas.SHA256[:16]) for a, b in spans]
+
+    def records(self, block: FileInfo) -> Iterator[Record]:
+        start, stop = map(int, block.uri.rpartition("#")[2].split("-"))
+        scenes = attributes(self._world, HELD_OUT_INDICES.start + np.arange(start, stop))
+        images, _ = render_scenes(scenes)
+        for i, image, truth in zip(range(start, stop), images, truth_rows(scenes), strict=True):
+            label, caption, rest = as_texts(truth)
+            yield Record(f"{self.ref}#{i}", f"{i:06d}", _IMAGE_BYTES, encode_ppm(image), label, caption, rest)
+
+    def read(self, uri: str) -> bytes:
+        ref, _, number = uri.rpartition("#")
+        if ref != str(self.ref) or int(number) >= self._n:
+            raise ImageChanged(f"{uri} is no image of {self.ref}")
+        return encode_ppm(render(self._world, HELD_OUT_INDICES.start + int(number))[0])
+
+
+def encode_ppm(image: np.ndarray) -> bytes:
+    """An RGB image (64, 64, 3) uint8 as a binary PPM file: no compression library decides its bytes."""
+    return _HEADER + image.tobytes()
+
+
+def parse_location(ref: ImageSetRef) -> tuple[World, int]:
+    """The distribution and the number of images that `seed=0,n=2000` names; other fields of World may be given.
+
+    Raises:
+        BadRef: an unknown field, or a value out of range.
+    """
+    known: dict[str, Any] = {"seed": int, "n": int, "text": float, "watermark": float}
+    known |= {"watermark_shape": str, "watermark_given_shape": float}
+    values: dict[str, Any] = {}
+    try:
+        for item in ref.location.split(","):
+            key, _, text = item.partition("=")
+            if key in values or key not in known:
+                raise ValueError(f"found {item!r}, expected each of {', '.join(known)} at most once, as key=value")
+            values[key] = known[key](text)
+        n = values.pop("n", 0)
+        if not 1 <= n <= len(HELD_OUT_INDICES):
+            raise ValueError(f"found n={n}, expected n between 1 and {len(HELD_OUT_INDICES)}")
+        return World(**values), n
+    except ValueError as error:
+        raise BadRef(f"images {ref}: {error}; for example world:seed=0,n=2000") from None
+
+
+def canonical_location(ref: ImageSetRef) -> str:
+    """`seed=0,n=2000` and then what differs from the default, so that equal worlds have one name. Raises BadRef."""
+    world, n = parse_location(ref)
+    changed = [(f.name, getattr(world, f.name)) for f in fields(World) if getattr(world, f.name) != f.default]
+    return ",".join([f"seed={world.seed}", f"n={n}", *(f"{k}={v}" for k, v in changed if k != "seed")])
