@@ -6,22 +6,15 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from jobs.protocol import FileInfo
 from schemas.errors import BadRef, KeyMissing, StoreDenied, StoreUnreachable, UnsafeName
 
 if TYPE_CHECKING:
     from cluster.stores.s3 import S3Client
 
 _MAGIC = re.compile(r"[*?\[]")
-
-
-class FoundFile(NamedTuple):
-    """A file of the user: its uri (absolute path or s3://...), size in bytes, and a stamp that changes with it."""
-
-    uri: str
-    size: int
-    stamp: str
 
 
 class Files:
@@ -57,7 +50,7 @@ class Files:
             self._client = S3Client(self._endpoint)
         return self._client
 
-    def _list_s3(self, uri: str) -> list[FoundFile]:
+    def _list_s3(self, uri: str) -> list[FileInfo]:
         bucket, key = _bucket_and_key(uri)
         found = self._s3.list(bucket, f"{key}/" if key else "")
         if not found and key:
@@ -67,22 +60,22 @@ class Files:
                 return []
         below = len(key)
         return [
-            FoundFile(f"s3://{bucket}/{item.key}", item.size, item.etag)
+            FileInfo(f"s3://{bucket}/{item.key}", item.size, item.etag)
             for item in found
             if not item.key.endswith("/") and "/." not in f"/{item.key[below:].lstrip('/')}"
         ]
 
-    def list(self, where: str) -> list[FoundFile]:
+    def list(self, location: str) -> list[FileInfo]:
         """The files below a folder or prefix, or matching a glob, sorted by uri; hidden ones are left out.
 
-        where: an absolute path or `s3://bucket/key`, of one file, a folder, or a pattern in which `*` and `?` stay
+        location: an absolute path or `s3://bucket/key`, of one file, a folder, or a pattern in which `*` and `?` stay
         within a name, `[..]` is a set and `**/` is any number of folders. Links to files and folders are followed,
         each real folder once, so that loops end. The stamp is the mtime in ns, or the etag.
 
         Raises:
             KeyMissing: a local path, or the target of a link, that does not exist. BadRef: not an absolute path.
         """
-        base, pattern = _split_glob(where)
+        base, pattern = _split_glob(location)
         found = self._list_s3(base) if base.startswith("s3://") else _list_local(base)
         if pattern is not None:
             found = [file for file in found if pattern.fullmatch(file.uri)]
@@ -120,14 +113,14 @@ def _regex(pattern: str) -> str:
     return "".join(out)
 
 
-def _list_local(base: str) -> list[FoundFile]:
+def _list_local(base: str) -> list[FileInfo]:
     with _local(base):
         if not os.path.isdir(base):
             return [_found(base)]
         return list(_walk(base, set()))
 
 
-def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[FoundFile]:
+def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[FileInfo]:
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in seen:
         return
@@ -141,14 +134,14 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[FoundFile]:
             yield _found(entry.path)
 
 
-def _found(path: str) -> FoundFile:
+def _found(path: str) -> FileInfo:
     try:
         path.encode()
     except UnicodeEncodeError:
         raise UnsafeName(f"file {path!r}: its name is not valid UTF-8, so no table can hold it; rename it") from None
     with _local(path):
         status = os.stat(path)
-    return FoundFile(path, status.st_size, str(status.st_mtime_ns))
+    return FileInfo(path, status.st_size, str(status.st_mtime_ns))
 
 
 @contextmanager
