@@ -1,0 +1,131 @@
+"""Attention and layer norms as arithmetic that several families share: patterns, head results, statistics, readout rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from miclip_core.zoo.sitemap import AttentionMath, BlockWeights, Derived, promote
+
+CHAIN = ("q", "k", "v", "pattern", "z", "head_result")
+
+
+@dataclass(eq=False)
+class PlainAttention:
+    """softmax(q k^T / sqrt(X)) v with one output matrix; weights are read when used, so they follow the module.
+
+    weights: () -> BlockWeights. after_qk: applied to q and k [B, H, T, X] (qk-norm, rotary), identity if None.
+    """
+
+    weights: Callable[[], BlockWeights]
+    after_qk: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+
+    def qkv(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        w = self.weights()
+        q, k, v = (
+            torch.einsum("btd,hxd->bhtx", x_BTD, promote(W).to(x_BTD)) + promote(b).to(x_BTD)[None, :, None]
+            for W, b in ((w.W_Q, w.b_Q), (w.W_K, w.b_K), (w.W_V, w.b_V))
+        )
+        if self.after_qk is not None:
+            q, k = self.after_qk(q, k)
+        return q, k, v
+
+    def pattern(self, q_BHTX: Tensor, k_BHTX: Tensor) -> Tensor:
+        return (q_BHTX @ k_BHTX.transpose(-1, -2) * q_BHTX.shape[-1] ** -0.5).softmax(-1)
+
+    def mix(self, pattern_BHTT: Tensor, v_BHTX: Tensor) -> Tensor:
+        return (pattern_BHTT @ v_BHTX).transpose(1, 2)
+
+    def head_result(self, z_BTHX: Tensor) -> Tensor:
+        return torch.einsum("bthx,hdx->bthd", z_BTHX, self.weights().W_O.to(z_BTHX))
+
+    def output(self, z_BTHX: Tensor) -> Tensor:
+        w = self.weights()
+        return torch.einsum("bthx,hdx->btd", z_BTHX, w.W_O.to(z_BTHX)) + w.b_O.to(z_BTHX)
+
+    def add_heads(self, head_result_BTHD: Tensor) -> Tensor:
+        return head_result_BTHD.sum(2) + self.weights().b_O.to(head_result_BTHD)
+
+
+def attention_sites(layer: int, math: AttentionMath, source: str) -> dict[str, Derived]:
+    """q, k, v, pattern, z and head_result of block layer, derived from the attention's input `source`."""
+
+    def take(x: Tensor, axis: int, rows: Tensor | None) -> Tensor:
+        return x if rows is None else x.index_select(axis, rows)
+
+    def projected(which: int) -> Callable[..., Tensor]:
+        return lambda x_BTD, rows: math.qkv(x_BTD)[which]
+
+    def pattern(q_BHTX: Tensor, k_BHTX: Tensor, rows: Tensor | None) -> Tensor:
+        return math.pattern(take(q_BHTX, 2, rows), k_BHTX)
+
+    def z(q_BHTX: Tensor, k_BHTX: Tensor, v_BHTX: Tensor, rows: Tensor | None) -> Tensor:
+        return math.mix(math.pattern(take(q_BHTX, 2, rows), k_BHTX), v_BHTX)
+
+    def head_result(q_BHTX: Tensor, k_BHTX: Tensor, v_BHTX: Tensor, rows: Tensor | None) -> Tensor:
+        return math.head_result(z(q_BHTX, k_BHTX, v_BHTX, rows))
+
+    q, k, v = f"q.{layer}", f"k.{layer}", f"v.{layer}"
+    return {
+        q: Derived((source,), projected(0), "heads"),
+        k: Derived((source,), projected(1), "heads"),
+        v: Derived((source,), projected(2), "heads"),
+        f"pattern.{layer}": Derived((q, k), pattern, "heads", by_rows=True),
+        f"z.{layer}": Derived((q, k, v), z, "tokens", by_rows=True),
+        f"head_result.{layer}": Derived((q, k, v), head_result, "tokens", by_rows=True),
+    }
+
+
+def norm_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and sqrt(population variance + eps) over the last axis, in two passes and at least fp32."""
+    x = promote(x)
+    mean = x.mean(-1, keepdim=True)
+    return mean.squeeze(-1), ((x - mean).square().mean(-1) + eps).sqrt()
+
+
+def norm_sites(name: str, source: str, eps: float, block: int | None = None, **where: object) -> dict[str, Derived]:
+    """`name_mean` and `name_std` of the norm whose input is `source`."""
+    end = "" if block is None else f".{block}"
+    return {
+        f"{name}_mean{end}": Derived((source,), lambda x, rows: norm_statistics(x, eps)[0], **where),  # type: ignore[arg-type]
+        f"{name}_std{end}": Derived((source,), lambda x, rows: norm_statistics(x, eps)[1], **where),  # type: ignore[arg-type]
+    }
+
+
+def row_site(layer: int, rho: Callable[[int], Tensor], final_std: str | None) -> Derived:
+    """`pattern_row.l` [B, H, T]: how much each token reaches the pooled vector through each head; rows sum to 1.
+
+    The pooled vector is linear in the final tokens with weights rho_q / s_q (rho_q where the norm follows the
+    pooling: final_std None). Rows are sum_q w_q A[q, :] with w = those weights divided by their sum; for a model that
+    pools its class token that is the class token's attention row.
+    """
+
+    def compute(pattern_BHTT: Tensor, *more: Tensor | None) -> Tensor:
+        std, rho_T = more[0], rho(pattern_BHTT.shape[-1]).to(pattern_BHTT)
+        w_BT = (rho_T / std if isinstance(std, Tensor) else rho_T).expand(pattern_BHTT.shape[0], -1).to(pattern_BHTT)
+        return torch.einsum("bq,bhqt->bht", w_BT / w_BT.sum(-1, keepdim=True), pattern_BHTT)
+
+    needs = (f"pattern.{layer}",) if final_std is None else (f"pattern.{layer}", final_std)
+    return Derived(needs, compute, "heads")
+
+
+def recompute(
+    math: AttentionMath, x_BTD: Tensor, edit: Callable[[str, Tensor], Tensor], heads: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The attention's output [B, T, D] from its input, with `edit(name, value)` applied at every step of CHAIN.
+
+    heads: also write out every head's result; costly, so only where it is edited or read.
+    Returns the output and the (edited) value of every step.
+    """
+    seen: dict[str, Tensor] = {}
+    for name, value in zip(("q", "k", "v"), math.qkv(promote(x_BTD))):
+        seen[name] = edit(name, value)
+    seen["pattern"] = edit("pattern", math.pattern(seen["q"], seen["k"]))
+    seen["z"] = edit("z", math.mix(seen["pattern"], seen["v"]))
+    if not heads:
+        return math.output(seen["z"]), seen
+    seen["head_result"] = edit("head_result", math.head_result(seen["z"]))
+    return math.add_heads(seen["head_result"]), seen

@@ -1,0 +1,93 @@
+"""Checkpoint files: their digest, reading them without running code, and loading them completely or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from schemas.errors import UnsafeCheckpoint, WeightsMissing
+
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz")
+
+
+def weights_sha256(files: Sequence[Path]) -> str:
+    """sha256 of a checkpoint's bytes; of the names and digests of its files where there are several."""
+    digests = {path.name: _file_sha256(path) for path in files}
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, from safetensors or from a pickle that holds nothing but tensors and plain containers.
+
+    Raises:
+        UnsafeCheckpoint: the file would run code, or is a TorchScript archive, which contains code.
+        WeightsMissing: the file is damaged or holds no tensors.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise WeightsMissing(f"{path}: damaged safetensors file: {error}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UnsafeCheckpoint(
+            f"{path}: not a plain file of tensors ({str(error).splitlines()[0][:160]}). Loading it would run code "
+            "from the file; on a machine you can spare, save its state dict with safetensors and use that file"
+        ) from error
+    return _tensors(path, content)
+
+
+def _tensors(path: Path, content: object) -> dict[str, Tensor]:
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsMissing(f"{path}: holds no named tensors")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    prefix = "module."
+    return {name.removeprefix(prefix): value for name, value in tensors.items()}
+
+
+def load_complete(module: nn.Module, tensors: Mapping[str, Tensor], name: str, optional: Sequence[str] = ()) -> None:
+    """Copy tensors into the module; every parameter must be there, with its shape, and nothing may be left over.
+
+    optional: endings of names that may be left over or missing (position ids that newer code computes).
+
+    Raises:
+        WeightsMissing: keys that are missing, left over or of another shape.
+    """
+    known = module.state_dict()
+    missing = [key for key in known if key not in tensors and not key.endswith(tuple(optional))]
+    extra = [key for key in tensors if key not in known and not key.endswith(tuple(optional))]
+    shapes = [
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(known[key].shape)}"
+        for key in known
+        if key in tensors and tensors[key].shape != known[key].shape
+    ]
+    for what, keys in (
+        ("are missing", missing),
+        ("belong to no part of the model", extra),
+        ("have another shape", shapes),
+    ):
+        if keys:
+            raise WeightsMissing(
+                f"{name}: {len(keys)} tensors of the checkpoint {what}: {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}; "
+                "the checkpoint belongs to another architecture"
+            )
+    module.load_state_dict({key: tensors[key] for key in known if key in tensors}, strict=False)

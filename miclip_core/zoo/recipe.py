@@ -1,0 +1,45 @@
+"""What a model source (open_clip, transformers, timm) hands to the loader: how to build a model and how to fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from miclip_core.zoo.text import TextTower
+from schemas.models import Geometry
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A library model without (or before) its weights.
+
+    root: the whole library model; `module:` paths start here. visual: what the family is found by.
+    text: (device) -> text tower, for dual encoders. classes: names of a classifier head.
+    """
+
+    root: nn.Module
+    visual: nn.Module
+    geometry: Geometry
+    text: Callable[[torch.device], TextTower] | None = None
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """How to make one model.
+
+    architecture: its name, part of the identity of random weights. files: the checkpoint, empty for random weights.
+    libraries: distributions whose version matters. build: make the modules, on the current default device (meta for
+    inspection). fill: load `files` into a model built on the CPU.
+    """
+
+    architecture: str
+    files: tuple[Path, ...]
+    revision: str | None
+    libraries: tuple[str, ...]
+    build: Callable[[], Built]
+    fill: Callable[[Built], None]

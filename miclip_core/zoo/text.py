@@ -1,0 +1,84 @@
+"""Text towers and zero-shot classifiers built from class names and prompt templates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from miclip_core.zoo.templates import OPENAI_TEMPLATES
+
+if TYPE_CHECKING:
+    from miclip_core.zoo.model import VisionModel
+
+Tokeniser = Callable[[list[str]], Tensor]
+
+
+@dataclass(eq=False)
+class TextTower:
+    """The text side of a dual encoder.
+
+    make_tokeniser: () -> (texts -> token ids [M, L]); called on first use, because it may have to fetch a vocabulary.
+    encode: token ids -> embeddings [M, E], not normalised. device: where token ids go.
+    """
+
+    make_tokeniser: Callable[[], Tokeniser]
+    encode: Callable[[Tensor], Tensor]
+    device: torch.device
+    batch_size: int = 256
+
+    @cached_property
+    def tokenise(self) -> Tokeniser:
+        """Texts -> token ids [M, L]."""
+        return self.make_tokeniser()
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings [M, E], not normalised; surrounding white space does not matter.
+
+        Gradients flow to the parameters only if they ask for them.
+        """
+        clean = [text.strip() for text in texts]
+        parts = []
+        with torch.no_grad():
+            for first in range(0, len(clean), self.batch_size):
+                ids_ML = self.tokenise(clean[first : first + self.batch_size]).to(self.device)
+                parts.append(self.encode(ids_ML))
+        return torch.cat(parts)
+
+
+def zero_shot_classifier(
+    model: VisionModel,
+    class_names: Sequence[str],
+    templates: Sequence[str] = OPENAI_TEMPLATES,
+    class_batch: int = 8,
+) -> Tensor:
+    """Classifier columns [E, C] in fp32, each of unit length; predict argmax of embedding @ columns.
+
+    A column is normalise(mean over templates of normalise(text embedding)), as Radford et al. 2021 ensemble prompts in
+    embedding space. `{}` in a template is replaced by the class name.
+
+    Raises:
+        UnsupportedBlock: the model has no text tower.
+        ValueError: a template without a place for the name.
+    """
+    for template in templates:
+        if "{}" not in template:
+            raise ValueError(f"template {template!r} has no {{}} for the class name")
+    columns = []
+    for first in range(0, len(class_names), class_batch):
+        names = class_names[first : first + class_batch]
+        texts = [template.replace("{}", name) for name in names for template in templates]
+        embedding_MSE = normalize(model.embed_text(texts).float(), dim=-1).unflatten(0, (len(names), len(templates)))
+        columns.append(normalize(embedding_MSE.mean(1), dim=-1))
+    return torch.cat(columns).T.contiguous()
+
+
+def templates_sha256(templates: Sequence[str]) -> str:
+    """The identity of a list of templates, for tables."""
+    return hashlib.sha256("\n".join(templates).encode()).hexdigest()
