@@ -23,6 +23,13 @@ def _as_value_error(parse: object, text: str) -> str:
         raise ValueError(str(error)) from None
 
 
+def _as_tuple(value: object) -> object:
+    """One text is a list of one; lists become tuples here because a value that went through Python is no JSON any more."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
 class Images(Frozen):
     """An image set: where the images are, and where their labels come from."""
 
@@ -82,7 +89,7 @@ class Cell(Frozen):
     @field_validator("reads", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+        return _as_tuple(value)
 
 
 class ExtractSpec(Cell):
@@ -117,9 +124,8 @@ class ExtractSpec(Cell):
     @field_validator("sites", "model", "texts", "outputs", "trust_remote_code", mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: object, info: object) -> object:
-        if isinstance(value, str) and getattr(info, "field_name", "") != "model":
-            return [value]
-        return value
+        one_is_fine = isinstance(value, str) and getattr(info, "field_name", "") == "model"
+        return value if one_is_fine else _as_tuple(value)
 
     @field_validator("sites")
     @classmethod
@@ -238,11 +244,45 @@ class PipelineSpec(Frozen):
         return waves
 
 
-AnySpec = Annotated[ExtractSpec | SelftestSpec | PipelineSpec, Field(discriminator="kind")]
+class OneJob(Frozen):
+    """What a file with a single job may say beside it."""
+
+    name: Name | None = None
+    """Names its runs; the kind if left out."""
+    store: str | None = None
+    """A local folder or s3://bucket/prefix; the command line's --store wins."""
+
+
+class ExtractFile(ExtractSpec, OneJob):
+    """An extract job that stands alone: nothing is inherited, so the model and the images are its own."""
+
+    @model_validator(mode="after")
+    def _stands_alone(self) -> ExtractFile:
+        if self.model is None:
+            raise ValueError("no model; give model: open_clip:ViT-B-32/laion2b_s34b_b79k, for example")
+        if self.images is None and set(self.outputs) - {"text_embeddings"}:
+            raise ValueError("no images; give images: {ref: folder:/path}")
+        return self
+
+
+class SelftestFile(SelftestSpec, OneJob):
+    """A selftest that stands alone."""
+
+
+AnySpec = Annotated[ExtractFile | SelftestFile | PipelineSpec, Field(discriminator="kind")]
 
 
 def as_pipeline(spec: ExtractSpec | SelftestSpec | PipelineSpec) -> PipelineSpec:
     """A single job is a pipeline of one stage, named after its kind."""
     if isinstance(spec, PipelineSpec):
         return spec
-    return PipelineSpec(name=spec.kind.replace("_", "-"), stages={spec.kind.replace("_", "-"): spec})
+    stage = spec.kind.replace("_", "-")
+    if isinstance(spec, OneJob):
+        name, store = spec.name, spec.store
+        plain = spec.model_dump_json(exclude=set(OneJob.model_fields), exclude_unset=True)
+        job: ExtractSpec | SelftestSpec = _PLAIN[spec.kind].model_validate_json(plain)
+        return PipelineSpec(name=name or stage, store=store, stages={stage: job})
+    return PipelineSpec(name=stage, stages={stage: spec})
+
+
+_PLAIN: dict[str, type[ExtractSpec] | type[SelftestSpec]] = {"extract": ExtractSpec, "selftest": SelftestSpec}
