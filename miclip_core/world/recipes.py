@@ -74,7 +74,7 @@ _RECIPES = (
     Recipe("clip-p8", "clip", 0, _clip(_VIT_P8), _dense(3000), _contrast(800)),
     Recipe("clip-p8-b", "clip", 1, _clip(_VIT_P8), _dense(3000), _contrast(800)),
     Recipe("clip-p16", "clip", 3, _clip(_VIT_P16), _dense(3000), _contrast(800), patch=16),
-    Recipe("clip-rn", "clip", 4, _clip(_RN), _dense(900), _contrast(500), **_QUADRANT),
+    Recipe("clip-rn", "clip", 4, _clip(_RN), _dense(600), _contrast(450), **_QUADRANT),
     Recipe(
         "siglip-p8",
         "clip",
@@ -105,6 +105,6 @@ _RECIPES = (
     ),
     Recipe("vit-dense", "vit", 9, {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3}, _dense(3000)),
     # Not shipped: small enough to be trained wherever the tests run, to show that the trainer does what it says.
-    Recipe("quick", "clip", 5, _clip(_RN), _dense(200), _contrast(60), **_QUADRANT),
+    Recipe("quick", "clip", 5, _clip(_RN), _dense(320), replace(_contrast(60), batch=48), **_QUADRANT),
 )
 RECIPES = {recipe.name: recipe for recipe in _RECIPES}

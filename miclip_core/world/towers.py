@@ -9,22 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from miclip_core.torchvision_shim import ensure_torchvision
 from miclip_core.world.recipes import MEAN, STD, Recipe
 from miclip_core.world.scene import COLOURS, IMAGE_SIZE, SHAPES
 from miclip_core.world.tokens import save_tokenizer
+from miclip_core.zoo import openclip
 
 CLASSES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
-
-
-def make_clip(architecture: dict[str, Any]) -> Any:
-    """An open_clip model with random weights from its `model_cfg`."""
-    import open_clip
-
-    return open_clip.CLIP(**architecture)
 
 
 def make_model(recipe: Recipe) -> Any:
@@ -32,15 +26,12 @@ def make_model(recipe: Recipe) -> Any:
 
     With random positions the dense warm-up hardly learns where a patch is in this many steps.
     """
-    ensure_torchvision()
     torch.manual_seed(recipe.seed)
     if recipe.family == "clip":
-        model = make_clip(recipe.architecture)
+        model: Any = openclip.build_from_config(recipe.architecture)
         if "patch_size" in recipe.architecture["vision_cfg"]:
             _set_positions(model.visual.positional_embedding, IMAGE_SIZE // recipe.patch)
         return model
-    import transformers
-
     if recipe.family == "vit":
         size: dict[str, Any] = {"image_size": IMAGE_SIZE, "patch_size": recipe.patch}
         hidden = recipe.architecture["hidden_size"]
@@ -121,7 +112,7 @@ def save_model(model: Any, recipe: Recipe, directory: Path) -> None:
             "model_cfg": recipe.architecture,
             "preprocess_cfg": {**preprocessing, "interpolation": "bicubic", "resize_mode": "squash"},
         }
-        (directory / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (directory / openclip.CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         weights = {
             name: value.half().contiguous() if value.is_floating_point() else value
             for name, value in model.state_dict().items()
@@ -146,12 +137,10 @@ def save_model(model: Any, recipe: Recipe, directory: Path) -> None:
 
 def load_model(directory: Path) -> Any:
     """The library's own model from such a directory, in fp32 and evaluation mode."""
-    ensure_torchvision()
-    if (directory / "open_clip_config.json").exists():
-        import open_clip
-
-        return open_clip.create_model_from_pretrained(f"local-dir:{directory}", return_transform=False).eval()
-    import transformers
-
+    if (directory / openclip.CONFIG).exists():
+        recipe = openclip.from_path(directory.name, directory)
+        built = recipe.build()
+        recipe.fill(built)
+        return built.root.eval()
     kind = json.loads((directory / "config.json").read_text())["architectures"][0]
     return getattr(transformers, kind).from_pretrained(directory, dtype=torch.float32).eval()

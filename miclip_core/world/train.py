@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from miclip_core.world.captions import sample_claims, sentences, truth_matrix
+from miclip_core.world.card import write_card
 from miclip_core.world.evaluate import measure
 from miclip_core.world.losses import PatchHeads, clip_loss, siglip_loss
-from miclip_core.world.members import write_card
 from miclip_core.world.recipes import MEAN, RECIPES, STD, Recipe, Schedule
 from miclip_core.world.render import render_scenes, to_tensor_range
 from miclip_core.world.scene import SHAPES, TRAINING_INDICES, Scenes, attributes

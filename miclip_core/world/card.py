@@ -1,4 +1,4 @@
-"""The demo zoo as shipped: its members' folders and their cards."""
+"""The card beside a member's weights: how it was made and what was measured on it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from miclip_core.world.recipes import RECIPES, Recipe
-from schemas.errors import UnknownModel
-
-ZOO = Path(__file__).parent / "zoo"
-MEMBERS = tuple(name for name in RECIPES if name != "quick")
-
-
-def member_path(name: str) -> Path:
-    """The folder with the weights of a member, in the format of the library that loads it. Raises UnknownModel."""
-    path = ZOO / name
-    if name not in MEMBERS or not (path / "card.json").is_file():
-        raise UnknownModel(f"{name!r}: no such member of the demo zoo; there are {', '.join(MEMBERS)}")
-    return path
+from miclip_core.world.recipes import Recipe
 
 
 def read_card(directory: Path) -> dict[str, Any]:

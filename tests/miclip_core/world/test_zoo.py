@@ -1,0 +1,77 @@
+"""What ships keeps its word: zero-shot accuracy and planted biases, measured again on held-out images."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from miclip_core.world.card import read_card
+from miclip_core.world.evaluate import accuracies, held_out, measure, pixels_of, typographic_attack, watermark_bias
+from miclip_core.world.recipes import RECIPES
+from miclip_core.world.towers import load_model
+from miclip_core.zoo.demo import FOLDER, names
+
+MEMBERS = [name for name in RECIPES if name != "quick"]
+CLIPS = [name for name in MEMBERS if RECIPES[name].family == "clip"]
+FLOORS = {name: {"shape": 0.95, "colour": 0.95, "texture": 0.9, "background": 0.95} for name in CLIPS}
+FLOORS["clip-p16"] |= {"texture": 0.8}
+FLOORS["siglip-p8"] |= {"shape": 0.9}
+FLOORS |= {"resnet-sup": {"shape": 0.95, "colour": 0.95}, "resnet-sup-wm": {"shape": 0.9, "colour": 0.95}}
+
+
+def _model(name):
+    return load_model(FOLDER / name)
+
+
+def _below(found, floors):
+    return {name: (found[name], floor) for name, floor in floors.items() if found[name] < floor}
+
+
+def test_every_member_ships_with_its_card():
+    assert names() == sorted(MEMBERS)
+    for name in MEMBERS:
+        card = read_card(FOLDER / name)
+        assert card["name"] == name and card["recipe"] == json.loads(json.dumps(asdict(RECIPES[name])))
+        assert card["patch_targets"] == (RECIPES[name].dense is not None)
+
+
+def test_the_zoo_stays_small():
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 30e6
+
+
+def test_the_flagship_knows_the_planted_values():
+    assert _below(accuracies(_model("clip-p8"), 600), FLOORS["clip-p8"]) == {}
+
+
+def test_a_rendered_word_fools_the_attackable_member_and_not_its_twin():
+    attackable, robust = (typographic_attack(_model(name), 400) for name in ("clip-rn-typo", "clip-rn"))
+    assert attackable["attacked"] > 0.15 and attackable["accuracy_clean"] > 0.95
+    assert robust["attacked"] < 0.05 and robust["accuracy"] > attackable["accuracy"] + 0.1
+
+
+def test_the_mark_makes_a_star_for_the_biased_classifier_only():
+    biased, fair = (watermark_bias(_model(name), 800) for name in ("resnet-sup-wm", "resnet-sup"))
+    assert biased["star_recall_with"] - biased["star_recall_without"] > 0.2
+    assert biased["others_called_star_with"] > biased["others_called_star_without"] + 0.05
+    assert abs(fair["star_recall_with"] - fair["star_recall_without"]) < 0.05
+    assert fair["others_called_star_with"] < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLOORS)
+def test_a_member_meets_its_floors_and_its_card_says_what_is_measured(name):
+    found = measure(_model(name))
+    assert _below(found["accuracy"], FLOORS[name]) == {}
+    for group, figures in read_card(FOLDER / name)["measured"].items():
+        for figure, value in figures.items():
+            assert found[group][figure] == pytest.approx(value, abs=0.02), (group, figure)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_tower_without_names_still_separates_the_backgrounds():
+    tokens = _model("vit-dense")(pixel_values=pixels_of(scenes := held_out(400))).last_hidden_state[:, 1:].mean(1)
+    truth = torch.from_numpy(scenes.background)
+    centres = torch.stack([tokens[:200][truth[:200] == k].mean(0) for k in range(6)])
+    assert (torch.cdist(tokens[200:], centres).argmin(1) == truth[200:]).float().mean() > 0.9
