@@ -1,0 +1,197 @@
+"""From a YAML file and overrides to a valid pipeline, or to errors that say file, line, field, found and expected."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from cluster.spec_errors import Problem, explain
+from cluster.yaml_text import Document, Place, read_value, read_yaml, write_yaml
+from schemas.errors import BadSpec
+from schemas.specs import AnySpec, PipelineSpec, as_pipeline
+
+_SECRET_FIELD = re.compile(
+    r"(?:^|[_-])(secret|password|passwd|token|credentials?|api[_-]?key|access[_-]?key|private[_-]?key)s?(?:$|[_-])", re.I
+)
+_SECRET_TEXT = re.compile(
+    r"://[^\s/@:]+:[^\s/@]+@|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bhf_[A-Za-z0-9]{20,}\b|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|(?:secret|password|passwd|api[_-]?key|access[_-]?key)\w*\s*[:=]\s*\S",
+    re.I,
+)
+_NO_SECRETS = (
+    "looks like a credential, which would be kept with the run; take it out and set it in the environment "
+    "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, HF_TOKEN) or use the machine's role"
+)
+_PATHS = re.compile(r"^(folder:|glob:|parquet:|wds:|hf:|file:)(?!/|s3://)(.+)$")
+
+
+@dataclass(frozen=True)
+class SpecFile:
+    """A valid spec: the pipeline, and its text as the run will keep it."""
+
+    pipeline: PipelineSpec
+    text: str
+
+
+@cache
+def _adapter() -> TypeAdapter[Any]:
+    return TypeAdapter(AnySpec)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a spec file, for editors."""
+    schema = _adapter().json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "miclip spec", **schema}
+
+
+def read_spec_file(path: str | Path, overrides: Sequence[str] = (), limit: int | None = None) -> SpecFile:
+    """Read, override and validate a spec file.
+
+    overrides: `a.b.c=value`, the value as YAML. limit: sets `limit` of every image set.
+
+    Raises:
+        BadSpec: with every problem found, each with file, line, column, field, found and expected.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadSpec(f"{path}: no such file; expected a YAML spec") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSpec(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    return parse_spec(text, str(path), overrides, limit, folder=path.resolve().parent)
+
+
+def parse_spec(
+    text: str, name: str, overrides: Sequence[str] = (), limit: int | None = None, folder: Path | None = None
+) -> SpecFile:
+    """`read_spec_file` of a text; `name` stands in messages, `folder` is where relative paths start."""
+    document = read_yaml(text, name)
+    given = json.dumps(document.data, sort_keys=True)
+    for override in overrides:
+        _override(document, override)
+    if limit is not None:
+        _set_limit(document, limit)
+    _refuse_secrets(document, text)
+    if folder is not None:
+        document.data = _make_absolute(document.data, folder)
+    spec = _validate(document)
+    changed = json.dumps(document.data, sort_keys=True) != given
+    return SpecFile(spec, write_yaml(document.data) if changed else text)
+
+
+def _validate(document: Document) -> PipelineSpec:
+    data = document.data
+    if not isinstance(data, dict):
+        found = "nothing" if data is None else f"a {'list' if isinstance(data, list) else 'single value'}"
+        raise BadSpec(f"{document.name}:1:1  found {found}, expected fields such as kind, name and stages")
+    try:
+        return as_pipeline(_adapter().validate_json(json.dumps(data)))
+    except ValidationError as error:
+        problems = explain(error, data, _adapter())
+        problems.sort(key=lambda p: document.place(p.path).line_column or (0, 0))
+        raise BadSpec("\n".join(_line(document, p) for p in problems)) from None
+
+
+def _line(document: Document, problem: Problem) -> str:
+    place = document.place(problem.path)
+    field = ".".join(map(str, problem.path))
+    return f"{place}  {field}: {problem.text}" if field else f"{place}  {problem.text}"
+
+
+# ---------------------------------------------------------------- overrides
+
+
+def _override(document: Document, override: str) -> None:
+    """Set one value; containers on the way are made where only validation can tell whether they belong there."""
+    dotted, equals, written = override.partition("=")
+    path = tuple(int(p) if p.lstrip("-").isdigit() else p for p in dotted.strip().split("."))
+    if not equals or "" in path:
+        raise BadSpec(f"--set {dotted}: expected path.to.field=value, for example stages.acts.batch_size=64")
+    place = Place(f"--set {dotted}", None)
+    inside: Any = document.data
+    for depth, part in enumerate(path[:-1]):
+        inside = _step(inside, path[: depth + 1], part, place)
+    last = path[-1]
+    value = read_value(written, str(place))
+    if isinstance(inside, list) and not (isinstance(last, int) and -len(inside) <= last < len(inside)):
+        raise BadSpec(f"{place}: {'.'.join(map(str, path[:-1]))} is a list of {len(inside)}; there is no item {last!r}")
+    if not isinstance(inside, (dict, list)):
+        raise BadSpec(f"{place}: {'.'.join(map(str, path[:-1]))} is a single value and has no field {last!r}")
+    inside[last if isinstance(inside, list) else str(last)] = value
+    document.places[tuple(p if isinstance(p, int) else str(p) for p in path)] = place
+
+
+def _step(inside: Any, path: tuple[Any, ...], part: Any, place: Place) -> Any:
+    if isinstance(inside, list) and isinstance(part, int) and -len(inside) <= part < len(inside):
+        return inside[part]
+    if isinstance(inside, dict) and str(part) in inside and inside[str(part)] is not None:
+        return inside[str(part)]
+    if isinstance(inside, dict) and path[:-1] != ("stages",):
+        return inside.setdefault(str(part), {}) or inside.update({str(part): {}}) or inside[str(part)]
+    there = ", ".join(inside) if isinstance(inside, dict) else "none"
+    raise BadSpec(f"{place}: the spec has no {'.'.join(map(str, path))}; there are {there}")
+
+
+def _set_limit(document: Document, limit: int) -> None:
+    data = document.data if isinstance(document.data, dict) else {}
+    stages = data.get("stages") if isinstance(data.get("stages"), dict) else {}
+    holders = [data, *(s for s in stages.values() if isinstance(s, dict))]
+    found = [holder["images"] for holder in holders if isinstance(holder.get("images"), dict)]
+    if not found:
+        raise BadSpec(f"--limit {limit}: no stage of {document.name} reads images, so there is nothing to cut")
+    for images in found:
+        images["limit"] = limit
+    for path in [("images", "limit"), *(("stages", name, "images", "limit") for name in stages)]:
+        document.places[path] = Place(f"--limit {limit}", None)
+
+
+# ---------------------------------------------------------------- secrets and paths
+
+
+def _refuse_secrets(document: Document, text: str) -> None:
+    """Refuse what looks like a credential, without repeating it."""
+    for path, value in _leaves(document.data, ()):
+        named = [p for p in path if isinstance(p, str) and _SECRET_FIELD.search(p)]
+        if named or (isinstance(value, str) and _SECRET_TEXT.search(value)):
+            where = path[: path.index(named[0]) + 1] if named else path
+            raise BadSpec(f"{document.place(where)}  {'.'.join(map(str, where))}: this {_NO_SECRETS}")
+    for number, line in enumerate(text.splitlines(), 1):
+        if _SECRET_TEXT.search(line):
+            raise BadSpec(f"{document.name}:{number}:1  a text in this line {_NO_SECRETS}")
+
+
+def _leaves(data: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    if not items:
+        yield path, data
+    for key, value in items:
+        yield from _leaves(value, (*path, key))
+
+
+def _make_absolute(data: Any, folder: Path) -> Any:
+    """Local paths of image sets, labels, models and the store start where the spec file is."""
+    if not isinstance(data, dict):
+        return data
+    data = dict(data)
+    if isinstance(data.get("store"), str) and "://" not in data["store"]:
+        data["store"] = str(folder / Path(data["store"]).expanduser())
+    if isinstance(data.get("images"), dict):
+        data["images"] = {
+            key: _absolute(value, folder) if key in ("ref", "labels") else value for key, value in data["images"].items()
+        }
+    if isinstance(data.get("stages"), dict):
+        data["stages"] = {name: _make_absolute(stage, folder) for name, stage in data["stages"].items()}
+    return data
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    match = _PATHS.match(value) if isinstance(value, str) else None
+    return f"{match[1]}{folder / Path(match[2]).expanduser()}" if match else value
