@@ -50,9 +50,10 @@ class EventLog:
         """One task ended, one way or another."""
         task = outcome.task
         work = board.works[task.work]
+        plan = next(plan for plan in work.plans if plan.digest == task.stages[0])
         record: Event = {
             "work": task.work, "title": work.title, "shard": task.shard.number, "round": task.shard.round,
-            "round_name": work.plans[0].rounds[task.shard.round].name, "attempt": task.attempt + 1,
+            "round_name": plan.rounds[task.shard.round].name, "attempt": task.attempt + 1,
             "stages": list(task.stages), "items": outcome.items, "rows": outcome.rows,
             "seconds": {k: round(v, 3) for k, v in outcome.seconds.items()},
         }

@@ -59,11 +59,13 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
 def _image_plans(
     cell: Cell, spec: ExtractSpec, facts: ModelFacts, images: ImageFacts, outputs: list[str]
 ) -> Iterator[Plan]:
-    rows = images.rows if cell.images is None or cell.images.limit is None else min(images.rows, cell.images.limit)
+    assert cell.images is not None
+    rows = min(images.rows, cell.images.limit or images.rows)
     inputs = {"model": _model_digest(facts), "images": images.content}
     common: dict[str, Any] = {
         "rows": rows,
         "dtype": spec.dtype,
+        "orientation": cell.images.orientation,
         "geometry": spec.geometry,
         "on_nonfinite": spec.on_nonfinite,
         "on_changed": spec.on_changed,

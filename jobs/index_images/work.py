@@ -52,6 +52,7 @@ class IndexWorker:
 
     def __init__(self, plan: Plan, threads: int, inputs: Inputs) -> None:
         params: Mapping[str, Any] = plan.stage.params
+        self.notes: list[str] = []
         self._plan = plan
         self._threads = threads
         self._ref = ImageSetRef.parse(plan.stage.subject)
@@ -70,6 +71,7 @@ class IndexWorker:
             KeyMissing, ImageChanged: a file vanished or changed since it was listed.
             EmptyImageSet: there is not one image in all blocks. BadRef: the labels file does not fit the images.
         """
+        self.notes = []
         if shard.round == READ:
             return self._read(shard, inputs)
         return self._compare(inputs) if shard.round == DUPLICATES else self._write(shard, inputs)
@@ -147,6 +149,7 @@ class IndexWorker:
             "duplicates": len(index),
             **self._check_labels(ids),
         }
+        self.notes = _say(summary)
         yield Artifact(self._plan.digest, "duplicates", _write_parquet(duplicates))
         yield Artifact(self._plan.digest, "summary", canonical_json(summary).encode())
         yield Artifact(self._plan.digest, "content", content_of(ids, usable - len(index), self._orientation))
@@ -200,6 +203,19 @@ class IndexWorker:
 
     def _artifact(self, inputs: Inputs, shard: int, name: str) -> pa.Table:
         return pq.read_table(io.BytesIO(inputs.artifact(self._plan.digest, shard, name)))
+
+
+def _say(summary: Mapping[str, Any]) -> list[str]:
+    """What a person should hear about the whole set."""
+    notes = [
+        f"{summary['rows']} images, of which {summary['bad']} cannot be used and {summary['duplicates']} repeat others"
+    ]
+    if "labelled" in summary:
+        notes.append(
+            f"the labels file names {summary['labelled']} of them; {summary['unlabelled']} are not in it, and "
+            f"{summary['labels_unused']} of its rows name none"
+        )
+    return notes
 
 
 def find_duplicates(ids: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,17 @@ def to_pixels(image: Image.Image, geometry: Geometry) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
+def square_view(image: Image.Image, geometry: Geometry) -> Tensor:
+    """The central square of an image at this model's input size: uint8 [3, h, w].
+
+    The field of view is the same for every model, as comparisons of positions across models need.
+    """
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return to_pixels(square, geometry.model_copy(update={"resize": "squash", "resize_hw": geometry.crop_hw}))
+
+
 def normalise(pixels: Tensor, geometry: Geometry) -> Tensor:
     """uint8 [..., 3, h, w] -> fp32 (x / 255 - mean) / std."""
     shape = (3, 1, 1)
