@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faultproxy import FaultProxy
-from tests.servers import CREDENTIALS, make_bucket, moto
+from tests.servers import CREDENTIALS, moto, plain_client
 
 _NUMBERS = itertools.count()
 
@@ -42,5 +42,5 @@ def moto_bucket(moto_url: str, s3_environment: pytest.MonkeyPatch) -> str:
     """A bucket nobody else uses, on the session's server; AWS_ENDPOINT_URL leads there."""
     s3_environment.setenv("AWS_ENDPOINT_URL", moto_url)
     bucket = f"bucket-{next(_NUMBERS)}"
-    make_bucket(moto_url, bucket)
+    plain_client(moto_url).create_bucket(Bucket=bucket)
     return bucket

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "test-key",
@@ -39,13 +41,14 @@ def moto() -> Iterator[str]:
         yield url
 
 
-def make_bucket(url: str, bucket: str) -> None:
-    """Create a bucket with a plain signed request, by a client that is not ours."""
+@functools.cache
+def plain_client(url: str) -> Any:
+    """A boto3 client of the server: one that shares nothing with the code under test."""
     import boto3
 
     keys = {"aws_access_key_id": CREDENTIALS["AWS_ACCESS_KEY_ID"]}
     keys["aws_secret_access_key"] = CREDENTIALS["AWS_SECRET_ACCESS_KEY"]
-    boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys).create_bucket(Bucket=bucket)
+    return boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
 
 
 @contextmanager

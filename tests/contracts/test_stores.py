@@ -58,7 +58,7 @@ def test_replace_writes_whether_or_not_the_key_exists(store: Store) -> None:
 
 
 def test_of_16_creates_at_once_exactly_one_wins_and_its_bytes_stay(store: Store) -> None:
-    for round_ in range(5):
+    for round_ in range(3):
         barrier = threading.Barrier(16)
 
         def enter(number: int, key: str = f"race/{round_}", barrier: threading.Barrier = barrier) -> bool:
@@ -99,6 +99,7 @@ def test_a_listing_is_sorted_recursive_and_ends_at_folder_names(store: Store) ->
     assert store.list("a/b") == ["a/b/c/deep"]
 
 
+@pytest.mark.parametrize("store", ["posix", "s3"], indirect=True)
 def test_a_listing_of_more_than_a_page_is_whole(store: Store) -> None:
     keys = [f"many/{number:05d}" for number in range(1005)]  # an S3 page has 1000
     with ThreadPoolExecutor(8) as pool:
@@ -106,26 +107,28 @@ def test_a_listing_of_more_than_a_page_is_whole(store: Store) -> None:
     assert store.list("many") == keys
 
 
-@pytest.mark.parametrize("key", ["München/Straße 1.bin", "日本/🦊", "a b/c+d&e=f%20g#h?i", "m=x+y/s=00/part-0.parquet"])
-def test_unicode_spaces_and_url_signs_in_keys_mean_themselves(store: Store, key: str) -> None:
-    assert store.create(key, key.encode()) is True
-    assert store.create(key, b"other") is False
-    assert store.get(key) == key.encode()
-    assert store.list("") == [key] and store.list(key.split("/")[0]) == [key]
+def test_unicode_spaces_and_url_signs_in_keys_mean_themselves(store: Store) -> None:
+    keys = ["München/Straße 1.bin", "日本/🦊", "a b/c+d&e=f%20g#h?i", "m=x+y/s=00/part-0.parquet"]
+    for key in keys:
+        assert store.create(key, key.encode()) is True
+        assert store.create(key, b"other") is False
+        assert store.get(key) == key.encode()
+        assert store.list(key.split("/")[0]) == [key]
+    assert store.list("") == sorted(keys)
 
 
 BAD_KEYS = ["", "/abs", "../up", "a/../../up", "a//b", "a/", "./a", ".hidden", "a/.tmp-1", "nul\0", "a\\b", "new\nline"]
 BAD_KEYS += ["x" * 201, "/".join(["x" * 100] * 9), "lone\ud800"]
 
 
-@pytest.mark.parametrize("key", BAD_KEYS)
-def test_a_key_that_could_leave_the_store_is_refused_before_any_write(store: Store, key: str, tmp_path: Path) -> None:
+def test_a_key_that_could_leave_the_store_is_refused_before_any_write(store: Store, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
-    for call in (store.get, store.size, store.exists, store.url, lambda k: store.create(k, b"x")):
-        with pytest.raises(UnsafeName):
-            call(key)
-    with pytest.raises(UnsafeName):
-        store.replace(key, b"x")
+    writes = (lambda key: store.create(key, b"x"), lambda key: store.replace(key, b"x"))
+    for key in BAD_KEYS:
+        for call in (store.get, store.size, store.exists, store.url, *writes):
+            with pytest.raises(UnsafeName):
+                call(key)
+                pytest.fail(f"{key!r} was accepted")
     assert store.list("") == [] and sorted(tmp_path.rglob("*")) == before
 
 
