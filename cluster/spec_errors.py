@@ -41,10 +41,7 @@ def _written_path(loc: tuple[Any, ...], data: Any) -> Path:
     path: list[Any] = []
     inside = data
     for position, part in enumerate(loc):
-        if isinstance(inside, dict) and part in inside:
-            path.append(part)
-            inside = inside[part]
-        elif isinstance(inside, list) and isinstance(part, int) and part < len(inside):
+        if (isinstance(inside, dict) and part in inside) or (isinstance(inside, list) and isinstance(part, int) and part < len(inside)):
             path.append(part)
             inside = inside[part]
         elif isinstance(inside, dict) and position == len(loc) - 1 and part not in (inside.get("kind"), "[key]"):
@@ -85,8 +82,14 @@ def _expected(detail: dict[str, Any]) -> str:
     if detail["type"] == "too_short":
         return f"at least {detail['ctx']['min_length']}"
     text = re.sub(r"^\w+ should (be|have|match) ", r"\1 ", detail["msg"]).removeprefix("be ")
-    words = {"a valid string": "text", "a valid array": "a list", "a valid integer": "a whole number",
-             "a valid number": "a number", "a valid boolean": "true or false", "an object": "fields below it"}
+    words = {
+        "a valid string": "text",
+        "a valid array": "a list",
+        "a valid integer": "a whole number",
+        "a valid number": "a number",
+        "a valid boolean": "true or false",
+        "an object": "fields below it",
+    }
     return words.get(text, text)
 
 

@@ -18,7 +18,8 @@ from schemas.errors import BadSpec
 from schemas.specs import AnySpec, PipelineSpec, as_pipeline
 
 _SECRET_FIELD = re.compile(
-    r"(?:^|[_-])(secret|password|passwd|token|credentials?|api[_-]?key|access[_-]?key|private[_-]?key)s?(?:$|[_-])", re.I
+    r"(?:^|[_-])(secret|password|passwd|token|credentials?|api[_-]?key|access[_-]?key|private[_-]?key)s?(?:$|[_-])",
+    re.I,
 )
 _SECRET_TEXT = re.compile(
     r"://[^\s/@:]+:[^\s/@]+@|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bhf_[A-Za-z0-9]{20,}\b|-----BEGIN [A-Z ]*PRIVATE KEY"
@@ -185,7 +186,8 @@ def _make_absolute(data: Any, folder: Path) -> Any:
         data["store"] = str(folder / Path(data["store"]).expanduser())
     if isinstance(data.get("images"), dict):
         data["images"] = {
-            key: _absolute(value, folder) if key in ("ref", "labels") else value for key, value in data["images"].items()
+            key: _absolute(value, folder) if key in ("ref", "labels") else value
+            for key, value in data["images"].items()
         }
     if isinstance(data.get("stages"), dict):
         data["stages"] = {name: _make_absolute(stage, folder) for name, stage in data["stages"].items()}

@@ -1,0 +1,214 @@
+"""Which published stages a reader sees, and the parts of each table in them; nothing else is a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from cluster.parquet import sha256
+from cluster.runs import RunTables, latest_runs, load_state, load_tables
+from cluster.stores.base import Store, get_many, prefetch
+from schemas import layout
+from schemas.errors import DamagedPart, KeyMissing, MiclipError, UnknownRun, UnknownTable
+from schemas.plans import Published, StoredArtifact, StoredPart, load_json
+from schemas.tables import TABLES, get_table
+
+Where = Mapping[str, Any]
+
+STAGES = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("kind", pa.string()),
+        ("subject", pa.string()),
+        ("output", pa.string()),
+        ("site", pa.string()),
+        ("table_name", pa.string()),
+        ("rows", pa.int64()),
+        ("bytes", pa.int64()),
+        ("parts", pa.int64()),
+        ("params", pa.string()),
+        ("inputs", pa.string()),
+    ]
+)
+"""The catalog table `stages`: one row per stage and table; params and inputs are JSON."""
+
+
+class Scope(NamedTuple):
+    """What to read: by default the newest finished run of every pipeline, small trials (`--limit`) left out."""
+
+    pipeline: str | None = None
+    run: str | None = None
+    all: bool = False
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The published stages in scope."""
+
+    store: Store
+    stages: tuple[Published, ...]
+
+    @property
+    def tables(self) -> dict[str, int]:
+        """Table name -> rows, in the order of `schemas/tables.py`; only tables that some stage in scope publishes."""
+        there = {table for published in self.stages for table in published.tables}
+        return {name: sum(p.rows(name) for p in self.stages) for name in TABLES if name in there}
+
+    def select(self, table: str, where: Where | None = None) -> list[Published]:
+        """The stages that publish this table; `model`, `site` and `stage` of `where` leave out those that cannot match.
+
+        Raises:
+            UnknownTable: no stage in scope publishes it.
+        """
+        found = [p for p in self.stages if table in p.tables]
+        if not found:
+            get_table(table)
+            there = ", ".join(self.tables) or "none"
+            raise UnknownTable(f"no stage in scope has published table {table!r}; there are {there}")
+        return [p for p in found if _may_match(p, where or {})]
+
+    def parts(self, table: str, where: Where | None = None) -> list[StoredPart]:
+        """The parts of a table, after a look that each is there with its size.
+
+        Raises:
+            UnknownTable: as `select`. DamagedPart: one is gone or has another size; fewer rows are never returned.
+        """
+        return check_parts(self.store, [part for p in self.select(table, where) for part in p.tables[table]])
+
+    def as_table(self) -> pa.Table:
+        """The catalog table `stages`."""
+        rows = [_row(published, table) for published in self.stages for table in published.tables]
+        return pa.Table.from_pylist(rows, schema=STAGES)
+
+
+def open_catalog(store: Store, scope: Scope = Scope()) -> Catalog:
+    """Load what is published in scope.
+
+    Raises:
+        UnknownRun: a run or pipeline is named and is not there, or has not finished.
+        DamagedPart: a run stands for a stage whose published.json is gone.
+    """
+    if scope.all:
+        keys = [key for key in store.list("stages") if key.endswith("/published.json")]
+    else:
+        digests = dict.fromkeys(d for tables in _runs(store, scope) for d in tables.digests)
+        keys = [layout.published_key(digest) for digest in digests]
+    try:
+        stages = tuple(load_json(Published, data) for _, data in get_many(store, keys))
+    except KeyMissing as error:
+        raise DamagedPart(
+            f"a finished run names a stage that is gone: {error}; restore it, or run the spec again"
+        ) from None
+    return Catalog(store, stages)
+
+
+def _runs(store: Store, scope: Scope) -> Sequence[RunTables]:
+    if scope.run is None:
+        return latest_runs(store, scope.pipeline)
+    tables = load_tables(store, scope.run)
+    if tables is None:
+        state = load_state(store, scope.run)
+        raise UnknownRun(
+            f"run {scope.run} is {state.status} and stands for no tables yet; finish it, or read what is published with --all"
+        )
+    return [tables]
+
+
+def stage_site(published: Published) -> str:
+    """The site of a stage, or ""."""
+    return str(published.stage.params.get("site") or "")
+
+
+def _may_match(published: Published, where: Where) -> bool:
+    stage = published.stage
+    known = {
+        "stage": stage.digest,
+        "model": stage.subject if stage.kind == "extract" else None,
+        "site": stage_site(published),
+    }
+    return all(known.get(column) in (None, "", *wanted(value)) for column, value in where.items())
+
+
+def wanted(value: Any) -> tuple[Any, ...]:
+    """One value or several, as a tuple."""
+    return tuple(value) if isinstance(value, (list, tuple, set, frozenset)) else (value,)
+
+
+def _row(published: Published, table: str) -> dict[str, Any]:
+    stage, parts = published.stage, published.tables[table]
+    return {
+        "stage": stage.digest,
+        "kind": stage.kind,
+        "subject": stage.subject,
+        "output": stage.output,
+        "site": stage_site(published) or None,
+        "table_name": table,
+        "rows": published.rows(table),
+        "bytes": sum(part.bytes for part in parts),
+        "parts": len(parts),
+        "params": json.dumps(stage.params, sort_keys=True),
+        "inputs": json.dumps(stage.inputs, sort_keys=True),
+    }
+
+
+# ---------------------------------------------------------------- proof that it is all there
+
+
+def check_parts(store: Store, parts: Sequence[StoredPart]) -> list[StoredPart]:
+    """The same parts, each looked up: a missing or cut one must never become fewer rows.
+
+    Raises:
+        DamagedPart: naming the first.
+    """
+    for part, size in prefetch(lambda p: _size(store, p), parts):
+        if size != part.bytes:
+            raise DamagedPart(
+                f"{part.key} should hold {part.rows:,} rows in {part.bytes:,} bytes, found "
+                f"{'nothing' if size is None else f'{size:,} bytes'}; `miclip verify` lists all damage"
+            )
+    return list(parts)
+
+
+def _size(store: Store, part: StoredPart) -> int | None:
+    try:
+        return store.size(part.key)
+    except KeyMissing:
+        return None
+
+
+class Verdict(NamedTuple):
+    """One stored object of a published stage and what is wrong with it, or ""."""
+
+    stage: str
+    key: str
+    bytes: int
+    problem: str
+
+
+def verify(catalog: Catalog) -> Iterator[Verdict]:
+    """Read every part and artifact again and compare its sha256 with what was published."""
+    named: list[tuple[str, StoredPart | StoredArtifact]] = [
+        (p.stage.digest, stored) for p in catalog.stages for stored in (*_all_parts(p), *p.artifacts)
+    ]
+    for (stage, stored), problem in prefetch(lambda item: _problem(catalog.store, item[1]), named, width=4):
+        yield Verdict(stage, stored.key, stored.bytes, problem)
+
+
+def _all_parts(published: Published) -> Iterable[StoredPart]:
+    return (part for parts in published.tables.values() for part in parts)
+
+
+def _problem(store: Store, stored: StoredPart | StoredArtifact) -> str:
+    try:
+        data = store.get(stored.key)
+    except KeyMissing:
+        return "gone"
+    except MiclipError as error:
+        return str(error)
+    if sha256(data) == stored.sha256:
+        return ""
+    return f"changed: expected {stored.bytes:,} bytes with sha256 {stored.sha256[:12]}, found {len(data):,} bytes with {sha256(data)[:12]}"
