@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -56,8 +56,8 @@ class Task:
 
     @property
     def id(self) -> str:
-        """Unique among unfinished tasks of a run."""
-        return f"{self.work}/{self.shard.number:05d}"
+        """Unique among unfinished tasks of a run; siblings may reach a shard of a later round at different times."""
+        return f"{self.stages[0]}/{self.shard.number:05d}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Board:
         self._fails: dict[str, int] = defaultdict(int)
         self._stopped: set[str] = set()
         self._out: dict[str, Task] = {}
-        self._ready: dict[str, Task] = {}
+        self._ready: dict[str, OrderedDict[str, Task]] = {key: OrderedDict() for key in self.works}
         for work in self.works.values():
             self._release(work, work.plans)
 
@@ -124,7 +124,7 @@ class Board:
                 shards[shard].append(plan.digest)
         for shard in sorted(shards, key=lambda s: s.number):
             task = Task(work.key, shard, tuple(shards[shard]))
-            self._ready[task.id] = task
+            self._ready[work.key][task.id] = task
 
     def _open_shards(self, plan: Plan) -> Iterable[Shard]:
         for number, left in enumerate(self._left[plan.digest]):
@@ -132,13 +132,18 @@ class Board:
                 return [s for s in plan.shards(number) if s.number in left]
         return ()
 
-    def ready(self) -> Iterable[Task]:
-        """Tasks that may start now, oldest first."""
-        return () if self.fatal else self._ready.values()
+    def ready(self) -> Iterator[Task]:
+        """Tasks that may start now, oldest first within each work."""
+        for key in self.works:
+            yield from self.waiting(key).values()
+
+    def waiting(self, work: str) -> Mapping[str, Task]:
+        """Tasks of one work that may start now, oldest first, by id."""
+        return {} if self.fatal else self._ready[work]
 
     def hand_out(self, task: Task) -> None:
         """Mark a task as given to a worker."""
-        self._out[task.id] = self._ready.pop(task.id)
+        self._out[task.id] = self._ready[task.work].pop(task.id)
 
     def take_back(self, task: Task) -> None:
         """A task that was queued behind another on a dead worker: it never ran, so it costs no attempt."""
@@ -146,7 +151,9 @@ class Board:
 
     def _requeue(self, task: Task) -> None:
         if task.work not in self._stopped:
-            self._ready = {task.id: task, **self._ready}
+            queue = self._ready[task.work]
+            queue[task.id] = task
+            queue.move_to_end(task.id, last=False)
 
     def record(self, outcome: Outcome) -> list[Plan]:
         """Take in what became of a task; returns the plans that have just become complete."""
@@ -170,7 +177,7 @@ class Board:
         self.failed[task.id] = outcome
         if stop:
             self._stopped.add(task.work)
-            self._ready = {i: t for i, t in self._ready.items() if t.work != task.work}
+            self._ready[task.work].clear()
 
     def _finish(self, task: Task) -> list[Plan]:
         complete, advanced = [], []
@@ -202,7 +209,7 @@ class Board:
     @property
     def finished(self) -> bool:
         """Nothing is running and nothing may start."""
-        return not self._out and (self.fatal is not None or not self._ready)
+        return not self._out and (self.fatal is not None or not any(self._ready.values()))
 
     def counts(self) -> tuple[int, int]:
         """(shards finished, shards in all), over every stage."""

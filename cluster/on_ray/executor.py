@@ -1,0 +1,197 @@
+"""The pool of Ray actors: carries out the scheduler's decisions and turns what happens into outcomes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import ray
+
+from cluster.board import Board, Outcome, Work
+from cluster.executor import StopFlag
+from cluster.on_ray.session import join, start_local
+from cluster.on_ray.team import Died, Team
+from cluster.on_ray.watch import PATIENCE, ClusterWatch
+from cluster.scheduler import Assign, Demand, Node, Slot, Start, Stop, View, count_fitting, decide
+from schemas.errors import ClusterUnreachable, Infeasible
+
+TICK = 0.2
+"""Seconds after which a request to stop is seen at the latest."""
+START_TIMEOUT = 900.0
+"""Seconds in which a worker must come up while nothing runs; a machine in a cloud takes minutes."""
+MAX_FAILED_STARTS = 3
+
+
+class RayExecutor:
+    """Runs tasks on Ray actors of this machine or of a cluster; keeps them, with what they have open, until `close`."""
+
+    def __init__(
+        self,
+        store_uri: str,
+        address: str | None = None,
+        cpus: int | None = None,
+        gpus: int = 0,
+        start_timeout: float = START_TIMEOUT,
+        patience: float = PATIENCE,
+    ) -> None:
+        """address: None starts Ray here with `cpus` and `gpus` (or uses the session this process has), see `join`.
+
+        Raises:
+            ClusterUnreachable: nothing answers at `address`.
+        """
+        self._owns_session = not ray.is_initialized()
+        if self._owns_session:
+            join(address) if address else start_local(cpus, gpus)
+        self._store_uri = store_uri
+        self._start_timeout = start_timeout
+        self._watch = ClusterWatch(patience)
+        self._ids = count()
+        self._teams: dict[int, Team] = {}
+        self._failed_starts = 0
+
+    # -- before work
+
+    def check(self, works: Sequence[Work]) -> None:
+        """Refuse what no machine of this cluster can hold, because Ray would wait for it for ever."""
+        for work in works:
+            _check_fits(work, self._watch.nodes)
+
+    # -- work
+
+    def run(self, board: Board, stop: StopFlag) -> Iterator[Outcome]:
+        """Hand out tasks until the board is finished; see `Executor.run`."""
+        works = {key: ray.put(work) for key, work in board.works.items()}
+        self._failed_starts = 0
+        self._prove_idle()
+        last_life = time.monotonic()
+        try:
+            while not board.finished and board.fatal is None:
+                stop.check()
+                self._watch.check()
+                self._act(board, works)
+                yield from self._collect(board)
+                if any(team.state.in_flight for team in self._teams.values()):
+                    last_life = time.monotonic()
+                elif time.monotonic() - last_life > self._start_timeout:
+                    raise ClusterUnreachable(self._explain_wait())
+        finally:
+            self._end([team for team in self._teams.values() if team.state.in_flight])
+
+    def _act(self, board: Board, works: dict[str, Any]) -> None:
+        demands = [Demand.of(work, len(board.waiting(key))) for key, work in board.works.items()]
+        view = View(demands, [team.state for team in self._teams.values()], self._watch.nodes)
+        for action in decide(view):
+            if isinstance(action, Start):
+                for team_id in (next(self._ids) for _ in range(action.count)):
+                    self._teams[team_id] = Team(team_id, action.slot, self._store_uri)
+            elif isinstance(action, Assign):
+                task = next(iter(board.waiting(action.work).values()))
+                board.hand_out(task)
+                self._teams[action.worker].submit(works[action.work], task)
+            elif isinstance(action, Stop):
+                self._end([self._teams[action.worker]])
+
+    def _collect(self, board: Board) -> Iterator[Outcome]:
+        """Wait a tick at most, then take what every team has."""
+        owners = {ref: team for team in self._teams.values() for ref in team.awaited}
+        if not owners:
+            time.sleep(TICK)
+            return
+        first, rest = ray.wait(list(owners), num_returns=1, timeout=TICK, fetch_local=False)
+        more = ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0] if first and rest else []
+        arrived: dict[int, list[Any]] = {}
+        for ref in (*first, *more):
+            arrived.setdefault(owners[ref].id, []).append(ref)
+        for team_id, refs in arrived.items():
+            outcome = self._advance(self._teams[team_id], refs, board)
+            if outcome is not None:
+                yield outcome
+
+    def _advance(self, team: Team, refs: list[Any], board: Board) -> Outcome | None:
+        try:
+            outcome = team.advance(refs)
+        except Died as death:
+            del self._teams[team.id]
+            for task in reversed(death.queued):
+                board.take_back(task)
+            self._count_failed_start(team, death)
+            self._prove_idle()
+            return death.outcome
+        if team.started:
+            self._failed_starts = 0
+        return outcome
+
+    def _count_failed_start(self, team: Team, death: Died) -> None:
+        self._failed_starts += not team.started
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            raise ClusterUnreachable(
+                f"{MAX_FAILED_STARTS} workers in a row could not start: {death.cause}. Every node needs the same "
+                "version of miclip installed and access to the store"
+            )
+
+    def _prove_idle(self) -> None:
+        for team in self._teams.values():
+            team.prove_alive()
+
+    def _explain_wait(self) -> str:
+        slots = sorted({team.slot for team in self._teams.values()})
+        asked = "; ".join(_describe(slot) for slot in slots) or "nothing fits"
+        free = {k: round(v, 2) for k, v in ray.available_resources().items() if k in ("CPU", "GPU", "memory")}
+        return (
+            f"no worker started within {self._start_timeout:.0f} s: waiting for {asked}; free in the cluster now: {free}. "
+            "Others may be using it: run the same command later, or ask for less under resources"
+        )
+
+    # -- end
+
+    def _end(self, teams: Sequence[Team]) -> None:
+        for team in teams:
+            team.end()
+            self._teams.pop(team.id, None)
+
+    def close(self) -> None:
+        """Kill this executor's workers; end the session if this executor began it."""
+        self._watch.close()
+        try:
+            self._watch.check()
+        except ClusterUnreachable:  # nobody is there to kill them, and asking would hang
+            self._teams.clear()
+            return
+        self._end(list(self._teams.values()))
+        if self._owns_session:
+            ray.shutdown()
+
+
+def _check_fits(work: Work, nodes: tuple[Node, ...]) -> None:
+    """Raise Infeasible, naming the field and both numbers."""
+    slot, needs = Slot.of(work), work.resources
+    if needs.gpus > 1 and needs.gpus != int(needs.gpus):
+        raise Infeasible(f"{work.title}: resources.gpus is {needs.gpus}; above one GPU only whole numbers can be given")
+    if count_fitting(nodes, slot) > 0:
+        return
+    cluster = {
+        "cpus": [n.cpus for n in nodes],
+        "gpus": [float(len(n.gpus)) for n in nodes],
+        "memory_gb": [n.memory_gb for n in nodes],
+    }
+    asked = {"cpus": slot.cpus, "gpus": slot.gpus, "memory_gb": slot.memory_gb}
+    for name in ("gpus", "cpus", "memory_gb"):
+        largest, total = max(cluster[name], default=0.0), sum(cluster[name])
+        if asked[name] > largest:
+            raise Infeasible(
+                f"{work.title}: resources.{name} {asked[name]:g} asked for each worker, the largest machine of the cluster "
+                f"has {largest:g} (all together {total:g}); lower stages.*.resources.{name} or use a larger machine"
+            )
+        if asked[name] * slot.gang > total:
+            raise Infeasible(
+                f"{work.title}: a gang of {slot.gang} workers with resources.{name} {asked[name]:g} needs "
+                f"{asked[name] * slot.gang:g}, the cluster has {total:g}; lower gang or stages.*.resources.{name}"
+            )
+    raise Infeasible(f"{work.title}: no machine has {_describe(slot)} together; lower stages.*.resources")
+
+
+def _describe(slot: Slot) -> str:
+    each = f"{slot.cpus:g} CPUs, {slot.gpus:g} GPUs" + (f", {slot.memory_gb:g} GB" if slot.memory_gb else "")
+    return f"{slot.gang} x ({each})" if slot.gang > 1 else each

@@ -1,0 +1,81 @@
+"""A Ray session: joining a cluster, or starting one on this machine that only its owner can use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from schemas.errors import ClusterUnreachable
+
+OBJECT_STORE_BYTES = 150 << 20
+"""Shards go to the store and not through Ray, so its shared memory holds little."""
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+
+def start_local(cpus: int | None = None, gpus: int = 0, object_store_bytes: int = OBJECT_STORE_BYTES) -> None:
+    """Start Ray on this machine: loopback only, with its token, without dashboard and telemetry.
+
+    cpus: how many workers of one CPU may run at once; all of this machine's if None. gpus are stated, never sniffed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    keep_token_private()
+    ray.init(
+        num_cpus=cpus,
+        num_gpus=gpus,
+        include_dashboard=False,
+        object_store_memory=object_store_bytes,
+        _node_ip_address="127.0.0.1",
+        **_QUIET,
+    )
+
+
+def join(address: str) -> None:
+    """Join a running cluster: `auto`, `host:port` or `ray://host:port`.
+
+    Raises:
+        ClusterUnreachable: nothing answers there, or it refuses our token.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=address, **_QUIET)
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterUnreachable(
+            f"the Ray cluster at {address} refused our token ({_first_line(error)}); put the cluster's token into "
+            f"{token_path()} or set RAY_AUTH_TOKEN_PATH"
+        ) from error
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ClusterUnreachable(f"no Ray cluster answers at {address!r}: {_first_line(error)}") from error
+
+
+def token_path() -> Path:
+    """Where Ray keeps the token that opens a cluster to its owner."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def keep_token_private() -> None:
+    """Make sure that the token exists and is readable by its owner alone; Ray would write it with the umask's mode."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path = token_path()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        try:
+            os.link(draft, path)  # whole or not at all: another start may read it at this moment
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    if path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
