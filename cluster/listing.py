@@ -12,9 +12,9 @@ from cluster.ledger import get_checked, load_published
 from cluster.parquet import read_part
 from cluster.stores.base import Store
 from jobs.index_images.plan import image_facts, make_plan
-from jobs.index_images.sources import canonical_images, list_source
+from jobs.index_images.sources import canonical_images, list_source, open_source
 from jobs.index_images.texts import read_labels
-from jobs.protocol import Files, ImageFacts
+from jobs.protocol import FileInfo, Files, ImageFacts
 from schemas import layout
 from schemas.errors import DamagedPart
 from schemas.plans import Plan
@@ -32,10 +32,13 @@ def plan_index(store: Store, files: Files, images: Images, shard_rows: int | Non
         BadRef, EmptyImageSet: the image set or its labels file is not there or not what it should be.
     """
     images = canonical_images(images)
-    listing = list_source(ImageSetRef.parse(images.ref), files)
+    ref = ImageSetRef.parse(images.ref)
+    listing = list_source(ref, files)
     labels_sha256 = None
     if images.labels.startswith("file:"):
-        _, labels_sha256 = read_labels(images.labels.removeprefix("file:"), files)
+        labels, labels_sha256 = read_labels(images.labels.removeprefix("file:"), files)
+        blocks = (FileInfo(**row) for row in listing.to_pylist())
+        labels.check_fits(open_source(ref, files).known_names(blocks), str(ref))
     return make_plan(images, freeze_listing(store, listing), len(listing), labels_sha256, shard_rows)
 
 

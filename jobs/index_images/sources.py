@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from types import MappingProxyType
 from typing import NamedTuple
@@ -60,6 +60,10 @@ class Source(ABC):
             BadRef: there is nothing of this kind at the location. KeyMissing: there is nothing at all.
         """
 
+    def known_names(self, blocks: Iterable[FileInfo]) -> list[str]:
+        """What labels files may call the images, as far as the listing alone tells."""
+        return []
+
     @abstractmethod
     def records(self, block: FileInfo) -> Iterator[Record]:
         """The images of one block in their order.
@@ -95,10 +99,12 @@ class FolderSource(Source):
         return [FileInfo(*file) for file in found if file.uri.lower().endswith(EXTENSIONS)]
 
     def records(self, block: FileInfo) -> Iterator[Record]:
-        yield Record(block.uri, self.name_of(block), block.size)
+        yield Record(block.uri, self._name(block), block.size)
 
-    def name_of(self, block: FileInfo) -> str:
-        """The path below the root, with `/` between folders."""
+    def known_names(self, blocks: Iterable[FileInfo]) -> list[str]:
+        return [self._name(block) for block in blocks]
+
+    def _name(self, block: FileInfo) -> str:
         return block.uri.removeprefix(self.root.rstrip("/") + "/")
 
     def read(self, uri: str) -> bytes:

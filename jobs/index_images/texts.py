@@ -69,6 +69,20 @@ class LabelsFile:
         row_of = dict(zip(self._names.take(pa.array(rows)).to_pylist(), rows.tolist()))
         return [row_of.get(name, row_of.get(name.rpartition("/")[2])) for name in names]
 
+    def check_fits(self, names: Sequence[str], images: str) -> None:
+        """Refuse a file that names none of these images.
+
+        Raises:
+            BadRef: with an example of both, so that the difference can be seen.
+        """
+        if not len(self):
+            raise BadRef(f"labels {self.path}: the file has no rows")
+        if names and not any(row is not None for row in self.find(names)):
+            raise BadRef(
+                f"labels {self.path}: none of its {len(self)} rows names an image of {images}; column 'file' holds "
+                f"{self.name(0)!r}, an image is {names[0]!r}"
+            )
+
     def texts(self, row: int) -> Texts:
         """What the file says in one row."""
         return as_texts({k: v for k, v in self._table.slice(row, 1).to_pylist()[0].items() if k != "file"})

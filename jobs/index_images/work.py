@@ -30,7 +30,15 @@ READERS = 8  # threads that wait for files
 AHEAD_BYTES = 64 << 20
 
 # What the read round leaves to the others: `ids` for the comparison of all, `records` with everything else.
-_IDS = pa.schema([("image_id", pa.string()), ("usable", pa.bool_()), ("uri", pa.string()), ("labels_row", pa.int64())])
+_IDS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("usable", pa.bool_()),
+        ("uri", pa.string()),
+        ("name", pa.string()),
+        ("labels_row", pa.int64()),
+    ]
+)
 _FACTS = ("width", "height", "format", "mode", "thumbnail")
 _RECORDS = pa.schema(
     [
@@ -159,22 +167,21 @@ class IndexWorker:
         if self._labels_file is None:
             return {}
         labelled = ids.filter(pc.is_valid(ids.column("labels_row")))
-        path, n = self._labels_file.path, len(self._labels_file)
         if not len(labelled):
-            raise BadRef(
-                f"labels {path}: none of its {n} rows names an image of {self._ref}; column 'file' holds "
-                f"{self._labels_file.name(0)!r}, an image is {ids.column('uri')[0].as_py()!r}" if n
-                else f"labels {path}: the file has no rows"
-            )  # fmt: skip
+            self._labels_file.check_fits(ids.column("name").to_pylist(), str(self._ref))
         rows, counts = np.unique(labelled.column("labels_row").to_numpy(), return_counts=True)
         if counts.max() > 1:
             row = rows[counts.argmax()]
             both = labelled.filter(pc.equal(labelled.column("labels_row"), row)).column("uri").to_pylist()[:2]
             raise BadRef(
-                f"labels {path}: {self._labels_file.name(int(row))!r} could be {both[0]} or {both[1]}; "
+                f"labels {self._labels_file.path}: {self._labels_file.name(int(row))!r} could be {both[0]} or {both[1]}; "
                 "write paths below the root of the image set in column 'file'"
             )
-        return {"labelled": len(labelled), "unlabelled": len(ids) - len(labelled), "labels_unused": n - len(rows)}
+        return {
+            "labelled": len(labelled),
+            "unlabelled": len(ids) - len(labelled),
+            "labels_unused": len(self._labels_file) - len(rows),
+        }
 
     # ------------------------------------------------------------ third round
 

@@ -15,7 +15,7 @@ from miclip_core.world import atlas
 from miclip_core.world.render import render, render_scenes
 from miclip_core.world.scene import HELD_OUT_INDICES, IMAGE_SIZE, World, attributes
 from miclip_core.world.truth import truth_rows
-from schemas.errors import BadRef, ImageChanged
+from schemas.errors import BadRef, BadSpec, ImageChanged
 from schemas.refs import ImageSetRef
 
 BLOCK = 256  # images per block
@@ -76,7 +76,7 @@ def parse_location(ref: ImageSetRef) -> tuple[World, int]:
         if not 1 <= n <= len(HELD_OUT_INDICES):
             raise ValueError(f"found n={n}, expected n between 1 and {len(HELD_OUT_INDICES)}")
         return World(**values), n
-    except ValueError as error:
+    except (ValueError, BadSpec) as error:
         raise BadRef(f"images {ref}: {error}; for example world:seed=0,n=2000") from None
 
 
