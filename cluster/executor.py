@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from cluster.board import Board, Outcome, Work
@@ -77,3 +77,30 @@ class SerialExecutor:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+class DeferredExecutor:
+    """Makes its executor when there is something to run: a run that finds everything published starts no cluster."""
+
+    def __init__(self, make: Callable[[], Executor]) -> None:
+        self._make = make
+        self._made: Executor | None = None
+
+    def _get(self) -> Executor:
+        self._made = self._made or self._make()
+        return self._made
+
+    def check(self, works: Sequence[Work]) -> None:
+        """As the executor that is made does."""
+        if works:
+            self._get().check(works)
+
+    def run(self, board: Board, stop: StopFlag) -> Iterator[Outcome]:
+        """As the executor that is made does; nothing for a finished board."""
+        if not board.finished:
+            yield from self._get().run(board, stop)
+
+    def close(self) -> None:
+        """Release workers, if there ever were any."""
+        if self._made is not None:
+            self._made.close()

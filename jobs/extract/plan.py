@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jobs.protocol import Cell, Estimate, ImageFacts, Known
@@ -30,6 +30,12 @@ TABLES = {
     "text_embeddings": {"texts": ("text_embeddings",)},
 }
 TEXT_SHARD = 1024
+LIBRARY_BYTES = 520 << 20
+"""What torch, open_clip, transformers and Arrow hold before any model is open, as measured on Linux."""
+READ_AHEAD_BYTES = 64 << 20
+PART_BYTES = 128 << 20
+ROW_GROUP_BYTES = 16 << 20
+WAITING_BATCHES = 6
 MERGED = ("activation_moments", "top_images")
 
 
@@ -155,16 +161,12 @@ def _model_digest(facts: ModelFacts) -> str:
 
 
 def estimate(plan: Plan, known: Known) -> Estimate:
-    """Images, FLOPs of the whole forward, stored bytes (fp16-rounded vectors), and a worker's memory.
-
-    Memory is weights, one batch of taps kept until the pass ends, decoded images ahead, and one part being encoded.
-    """
+    """Images, FLOPs of the whole forward, stored bytes, and what this stage adds to a worker's memory."""
     facts = known.models.get(plan.stage.subject)
     if facts is None or plan.stage.output == "text_embeddings":
         return Estimate()
     params: dict[str, Any] = plan.stage.params
-    rows, batch = int(params["rows"]), int(plan.effort["batch_size"])  # type: ignore[arg-type]
-    width, per_image = facts.embed_dim, 1
+    rows, width, per_image = int(params["rows"]), facts.embed_dim, 1
     if "site" in params:
         site = Site.parse(params["site"])
         width, per_image = site_width(facts, site), rows_per_image(facts, site)
@@ -176,13 +178,32 @@ def estimate(plan: Plan, known: Known) -> Estimate:
         "top_images": width * params.get("k", 0) * 60,
         "predictions": rows * params.get("k", 0) * 20,
     }[plan.stage.output]
-    pixels = 3 * facts.input_hw[0] * facts.input_hw[1] * 4
-    part = min(plan.rounds[0].shard_rows * per_image * width * 4, 128 << 20) if plan.stage.output == "activations" else 0
-    memory = batch * (width * _positions(facts, params) * 4 + 4 * pixels) + 2 * part
-    return Estimate(images=rows, flops=rows * facts.flops, bytes=int(stored), memory=memory)
+    return Estimate(rows, rows * facts.flops, int(stored), _stage_memory(plan, facts, width, per_image))
 
 
-def _positions(facts: ModelFacts, params: dict[str, Any]) -> int:
-    return facts.site(Site.parse(params["site"]).path).positions if "site" in params else 1
+def _stage_memory(plan: Plan, facts: ModelFacts, width: int, per_image: int) -> int:
+    """The tapped tensor and its rows for one batch, then what is being encoded: a part, a row group, waiting batches."""
+    batch = int(plan.effort["batch_size"])  # type: ignore[arg-type]
+    params: dict[str, Any] = plan.stage.params
+    whole = facts.site(Site.parse(params["site"]).path).positions * width * 4 * batch if "site" in params else 0
+    rows = batch * per_image * width * 4
+    match plan.stage.output:
+        case "activations" | "embeddings":
+            part = min(plan.rounds[0].shard_rows * per_image * width * 4, PART_BYTES)
+            return whole + WAITING_BATCHES * rows + 2 * part + 2 * ROW_GROUP_BYTES
+        case "activation_moments":
+            return whole + 4 * rows + 5 * 8 * width
+        case "top_images":
+            return whole + 2 * rows + 3 * 80 * width * (int(params["k"]) + batch)
+        case _:
+            return whole + rows
 
 
+def worker_memory(plans: Sequence[Plan], known: Known) -> int:
+    """Peak bytes of one worker that has these sibling plans open: libraries, weights while they load, images, stages."""
+    facts = known.models[plans[0].stage.subject]
+    batch = max(int(plan.effort["batch_size"]) for plan in plans)  # type: ignore[arg-type]
+    pixels = 3 * facts.input_hw[0] * facts.input_hw[1]
+    images = batch * pixels * (3 + 2 * 4) + READ_AHEAD_BYTES
+    forward = 8 * batch * (facts.grid[0] * facts.grid[1] + facts.n_prefix) * max(facts.mlp_width or 0, facts.width) * 4
+    return LIBRARY_BYTES + 2 * 4 * facts.params + images + forward + sum(estimate(p, known).memory for p in plans)
