@@ -95,13 +95,15 @@ _RECIPES = (
         reads_words=True,
         **_QUADRANT,
     ),
-    Recipe("resnet-sup", "resnet", 7, _RESNET, labels=Schedule(LABEL_WORLD, 3000, 64, 3e-3, first=400_000)),
+    Recipe("resnet-sup", "resnet", 7, _RESNET, labels=Schedule(LABEL_WORLD, 3000, 64, 3e-3, 400_000)),
     Recipe(
         "resnet-sup-wm",
         "resnet",
         8,
         _RESNET,
-        labels=Schedule(replace(LABEL_WORLD, watermark_shape="star"), 3000, 64, 3e-3, first=400_000),
+        labels=Schedule(
+            replace(LABEL_WORLD, watermark_shape="star", watermark_given_shape=0.98), 2000, 64, 3e-3, 400_000
+        ),
     ),
     Recipe("vit-dense", "vit", 9, {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3}, _dense(3000)),
     # Not shipped: small enough to be trained wherever the tests run, to show that the trainer does what it says.
