@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from miclip_core.zoo.sitemap import AttentionMath, BlockWeights, Derived, promote
+from miclip_core.zoo.sitemap import AttentionMath, BlockWeights, Derived, Norm, promote
+from schemas.models import Layout
 
 CHAIN = ("q", "k", "v", "pattern", "z", "head_result")
 
@@ -79,19 +81,40 @@ def attention_sites(layer: int, math: AttentionMath, source: str) -> dict[str, D
     }
 
 
-def norm_statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and sqrt(population variance + eps) over the last axis, in two passes and at least fp32."""
+def norm_numbers(module: Any) -> Norm:
+    """A LayerNorm or RMS norm module as numbers; a missing scale is one, a missing shift zero."""
+    gamma, beta = getattr(module, "weight", None), getattr(module, "bias", None)
+    gamma = torch.ones(tuple(module.normalized_shape)) if gamma is None else gamma
+    return Norm(gamma, torch.zeros_like(gamma) if beta is None else beta, module.eps, not is_rms(module))
+
+
+def is_rms(module: nn.Module) -> bool:
+    """Whether a norm divides by the root mean square and subtracts nothing."""
+    return type(module).__name__.lower().startswith("rmsnorm")
+
+
+def norm_statistics(x: Tensor, eps: float, subtract_mean: bool = True) -> tuple[Tensor, Tensor]:
+    """Mean and sqrt(population variance + eps) over the last axis, in two passes and at least fp32.
+
+    subtract_mean: False for RMS norms, whose mean counts as zero.
+    """
     x = promote(x)
-    mean = x.mean(-1, keepdim=True)
+    mean = x.mean(-1, keepdim=True) if subtract_mean else torch.zeros_like(x[..., :1])
     return mean.squeeze(-1), ((x - mean).square().mean(-1) + eps).sqrt()
 
 
-def norm_sites(name: str, source: str, eps: float, block: int | None = None, **where: object) -> dict[str, Derived]:
+def norm_sites(
+    name: str, source: str, eps: float, block: int | None = None, subtract_mean: bool = True, layout: Layout = "tokens"
+) -> dict[str, Derived]:
     """`name_mean` and `name_std` of the norm whose input is `source`."""
     end = "" if block is None else f".{block}"
+
+    def statistic(which: int) -> Callable[..., Tensor]:
+        return lambda x, rows: norm_statistics(x, eps, subtract_mean)[which]
+
     return {
-        f"{name}_mean{end}": Derived((source,), lambda x, rows: norm_statistics(x, eps)[0], **where),  # type: ignore[arg-type]
-        f"{name}_std{end}": Derived((source,), lambda x, rows: norm_statistics(x, eps)[1], **where),  # type: ignore[arg-type]
+        f"{name}_mean{end}": Derived((source,), statistic(0), layout),
+        f"{name}_std{end}": Derived((source,), statistic(1), layout),
     }
 
 
@@ -129,3 +152,9 @@ def recompute(
         return math.output(seen["z"]), seen
     seen["head_result"] = edit("head_result", math.head_result(seen["z"]))
     return math.add_heads(seen["head_result"]), seen
+
+
+def in_own_dtype(module: nn.Module, x: Tensor) -> Tensor:
+    """A norm (or Identity) applied in the dtype of its weights; the result has the dtype of x."""
+    weight = getattr(module, "weight", None)
+    return x if weight is None else module(x.to(weight)).to(x)

@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from miclip_core.zoo.attention import CHAIN, recompute
 from miclip_core.zoo.edits import Edit, apply_edits
-from miclip_core.zoo.sitemap import Entry, Family, Native
+from miclip_core.zoo.sitemap import Entry, Family, Native, argument, argument_key, element
 from schemas.errors import HookNeverFired, UnknownSite, UnsupportedBlock
 from schemas.models import ModelFacts
 
@@ -132,10 +133,9 @@ class Capture:
 
     def _before(self, module: nn.Module, wanted: list[tuple[str, Native]], args: Any, kwargs: dict[str, Any]) -> Any:
         call = self._count(module, "input")
-        for pick in dict.fromkeys(entry.pick for _, entry in wanted):
-            key = pick if pick is not None else (0 if args else next(iter(kwargs)))
-            served = [(path, entry) for path, entry in wanted if entry.pick == pick and entry.call == call]
-            old = args[key] if isinstance(key, int) else kwargs[key]
+        for served in _by_pick(wanted, call):
+            native = served[0][1]
+            key, old = argument_key(native, args, kwargs), argument(native, args, kwargs)
             new = self._pass(served, old)
             if new is old:
                 continue
@@ -147,12 +147,12 @@ class Capture:
 
     def _after(self, module: nn.Module, wanted: list[tuple[str, Native]], output: Any) -> Any:
         call = self._count(module, "output")
-        for pick in dict.fromkeys(entry.pick for _, entry in wanted):
-            served = [(path, entry) for path, entry in wanted if entry.pick == pick and entry.call == call]
-            old = output if pick is None else (output[pick] if isinstance(pick, int) else getattr(output, pick))
+        for served in _by_pick(wanted, call):
+            native = served[0][1]
+            old = element(native, output)
             new = self._pass(served, old)
             if new is not old:
-                output = new if pick is None else _replaced(output, pick, new)
+                output = new if native.pick is None else _replaced(output, native.pick, new)
         return output
 
     def _count(self, module: nn.Module, io: str) -> int:
@@ -163,8 +163,6 @@ class Capture:
 
     def _pass(self, served: list[tuple[str, Native]], value: Tensor) -> Tensor:
         """Edit, then hand out, the value that serves these sites; returns what the forward goes on with."""
-        if not served:
-            return value
         if not isinstance(value, Tensor):
             path, entry = served[0]
             raise HookNeverFired(
@@ -189,18 +187,22 @@ class Capture:
             return self._attention(block, value)
         if path in self.raw and path not in self.family.sums:
             self.deliver(path, _read(entry, value), True)
+        steps: list[Callable[[Tensor], Tensor]] = []
         if self.edits.get(path) and path not in self.family.sums:
-            seen = entry.read(value) if entry.read else value
-            new = apply_edits(self.facts.site(path), seen, self.edits[path])
-            value = entry.write(value, new) if entry.write else new
+            steps.append(lambda seen: apply_edits(self.facts.site(path), seen, self.edits[path]))
         for total, (base, added) in self.family.sums.items():
             if added == path and self.edits.get(total):
-                value = self._edit_sum(total, self._values[base], value)
-        return value
+                steps.append(partial(self._edit_sum, total, base))
+        if not steps:
+            return value
+        new = entry.read(value) if entry.read else value
+        for step in steps:
+            new = step(new)
+        return entry.write(value, new) if entry.write else new
 
-    def _edit_sum(self, total: str, base: Tensor, added: Tensor) -> Tensor:
+    def _edit_sum(self, total: str, base: str, added: Tensor) -> Tensor:
         """Edit `base + added` by changing what is added; an edit that changes nothing leaves it bit for bit."""
-        before = base + added
+        before = self._values[base] + added
         if total in self.raw:
             self.deliver(total, before, True)
         return added + (apply_edits(self.facts.site(total), before, self.edits[total]) - before)
@@ -247,6 +249,15 @@ class Capture:
                     )
 
 
+def _by_pick(wanted: list[tuple[str, Native]], call: int) -> list[list[tuple[str, Native]]]:
+    """The sites of this call, grouped by the tensor that they share."""
+    groups: dict[int | str | None, list[tuple[str, Native]]] = defaultdict(list)
+    for path, entry in wanted:
+        if entry.call == call:
+            groups[entry.pick].append((path, entry))
+    return list(groups.values())
+
+
 def _read(entry: Native, value: Tensor) -> Tensor:
     seen = entry.read(value) if entry.read else value
     return seen.clone() if entry.clone else seen
@@ -256,5 +267,4 @@ def _replaced(output: Any, pick: int | str, new: Tensor) -> Any:
     """A copy of a returned tuple or object with one element changed."""
     if isinstance(pick, int):
         return type(output)((*output[:pick], new, *output[pick + 1 :]))
-    changed = type(output)(**{**output, pick: new})
-    return changed
+    return type(output)(**{**output, pick: new})

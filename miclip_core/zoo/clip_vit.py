@@ -10,8 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from miclip_core.zoo.activations import activation_kind
-from miclip_core.zoo.attention import PlainAttention, attention_sites, norm_sites, row_site
-from miclip_core.zoo.sitemap import AttentionMath, Block, BlockWeights, Derived, Entry, Family, Native, Norm, Readout
+from miclip_core.zoo.attention import (
+    PlainAttention,
+    attention_sites,
+    in_own_dtype,
+    norm_numbers,
+    norm_sites,
+    row_site,
+)
+from miclip_core.zoo.pooling import pooling_row
+from miclip_core.zoo.sitemap import AttentionMath, Block, BlockWeights, Derived, Entry, Family, Native, Readout
 from schemas.errors import UnsupportedBlock
 
 
@@ -101,7 +109,10 @@ def _sites(visual: Any, pool: str, after_pool: bool) -> dict[str, Entry]:
     sites |= _final_sites(visual, pool, after_pool, f"resid_post.{last}")
     if pool in ("tok", "avg"):
         std = None if after_pool else "lnf_std"
-        rows = {f"pattern_row.{layer}": row_site(layer, partial(rho, pool), std) for layer in range(last + 1)}
+        rows = {
+            f"pattern_row.{layer}": row_site(layer, partial(pooling_row, pool, prefix=1), std)
+            for layer in range(last + 1)
+        }
         sites |= rows
     return sites | {"embedding": Native(visual, layout="vector")}
 
@@ -154,16 +165,6 @@ def _put_first(whole_BTD: Tensor, first_BD: Tensor) -> Tensor:
     return torch.cat([first_BD[:, None], whole_BTD[:, 1:]], 1)
 
 
-def rho(pool: str, tokens: int) -> Tensor:
-    """Pooling weights over tokens [T]: the class token, or the mean of the patches without it."""
-    weights = torch.zeros(tokens, dtype=torch.float64)
-    if pool == "tok":
-        weights[0] = 1
-    else:
-        weights[1:] = 1 / (tokens - 1)
-    return weights
-
-
 # ---------------------------------------------------------------- weights
 
 
@@ -189,14 +190,9 @@ def block_weights(visual: Any, layer: int) -> BlockWeights:
         b_out=block.mlp.c_proj.bias,
         ls1=_scale(block, "ls_1", width),
         ls2=_scale(block, "ls_2", width),
-        ln1=norm(block.ln_1),
-        ln2=norm(block.ln_2),
+        ln1=norm_numbers(block.ln_1),
+        ln2=norm_numbers(block.ln_2),
     )
-
-
-def norm(module: Any) -> Norm:
-    """A torch LayerNorm as numbers."""
-    return Norm(module.weight, module.bias, module.eps)
 
 
 def _scale(block: Any, name: str, width: int) -> Tensor:
@@ -208,8 +204,8 @@ def readout(visual: Any, pool: str, after_pool: bool) -> Readout:
     """Final LayerNorm, pooling row and P [D, E], applied as x @ P."""
     tokens = visual.positional_embedding.shape[0]
     return Readout(
-        norm=norm(visual.ln_post),
-        rho=rho(pool, tokens) if pool in ("tok", "avg") else None,
+        norm=norm_numbers(visual.ln_post),
+        rho=pooling_row(pool, tokens, prefix=1) if pool in ("tok", "avg") else None,
         position="after_pool" if after_pool else "before_pool",
         projection=visual.proj,
     )
@@ -240,7 +236,7 @@ class CustomAttention(PlainAttention):
         q, k, v = super().qkv(x_BTD)
         if self.attention.logit_scale is not None:
             return nn.functional.normalize(q, dim=-1), nn.functional.normalize(k, dim=-1), v
-        return _same(self.attention.ln_q, q), _same(self.attention.ln_k, k), v
+        return in_own_dtype(self.attention.ln_q, q), in_own_dtype(self.attention.ln_k, k), v
 
     def pattern(self, q_BHTX: Tensor, k_BHTX: Tensor) -> Tensor:
         if self.attention.logit_scale is None:
@@ -263,10 +259,4 @@ class CustomAttention(PlainAttention):
         return z_BTHX if scale is None else z_BTHX * scale.to(z_BTHX).view(1, 1, -1, 1)
 
     def _concatenated(self, z_BTHX: Tensor) -> Tensor:
-        return _same(self.attention.ln_inner, self._scaled(z_BTHX).flatten(2))
-
-
-def _same(module: nn.Module, x: Tensor) -> Tensor:
-    """Apply a norm in its own dtype and return the dtype of x."""
-    weight = getattr(module, "weight", None)
-    return x if weight is None else module(x.to(weight)).to(x)
+        return in_own_dtype(self.attention.ln_inner, self._scaled(z_BTHX).flatten(2))

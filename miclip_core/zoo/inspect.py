@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from miclip_core.zoo.recipe import Built
-from miclip_core.zoo.sitemap import Derived, Entry, Family, Native, promote
+from miclip_core.zoo.sitemap import Derived, Entry, Family, Native, argument, element, promote
 from schemas.errors import UnknownSite, UnsupportedBlock
 from schemas.models import ModelFacts, SiteFacts
 from schemas.refs import Tokens
@@ -108,31 +109,30 @@ def _observe(family: Family) -> _Observed:
 
 
 def _input_recorder(tensors: dict[str, Tensor], sites: list[tuple[str, Native]]) -> Any:
-    wanted = [(path, entry) for path, entry in sites if entry.io == "input"]
-    if not wanted:
-        return None
+    wanted, call = [(path, entry) for path, entry in sites if entry.io == "input"], count()
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for path, entry in wanted:
-            key = entry.pick if entry.pick is not None else (0 if args else next(iter(kwargs)))
-            value = args[key] if isinstance(key, int) else kwargs[key]
-            tensors[path] = entry.read(value) if entry.read else value
+        _keep(tensors, wanted, next(call), lambda entry: argument(entry, args, kwargs))
 
-    return record
+    return record if wanted else None
 
 
 def _output_recorder(tensors: dict[str, Tensor], sites: list[tuple[str, Native]]) -> Any:
-    wanted = [(path, entry) for path, entry in sites if entry.io == "output"]
-    if not wanted:
-        return None
+    wanted, call = [(path, entry) for path, entry in sites if entry.io == "output"], count()
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
-        for path, entry in wanted:
-            pick = entry.pick
-            value = output if pick is None else (output[pick] if isinstance(pick, int) else getattr(output, pick))
-            tensors[path] = entry.read(value) if entry.read else value
+        _keep(tensors, wanted, next(call), lambda entry: element(entry, output))
 
-    return record
+    return record if wanted else None
+
+
+def _keep(
+    tensors: dict[str, Tensor], wanted: list[tuple[str, Native]], call: int, take: Callable[[Native], Any]
+) -> None:
+    for path, entry in wanted:
+        if entry.call == call:
+            value = take(entry)
+            tensors[path] = entry.read(value) if entry.read else value
 
 
 def _computable(path: str, sites: dict[str, Entry], tensors: dict[str, Tensor]) -> bool:

@@ -160,12 +160,13 @@ def _recipe(
         files=() if weights is None else (weights,),
         revision=None if weights is None else revision_of(weights),
         libraries=libraries,
-        build=partial(_build, name, config, preprocess, folder),
+        build=partial(built, name, config, preprocess, folder),
         fill=partial(_fill, name, weights),
     )
 
 
-def _build(name: str, config: dict[str, Any], preprocess: dict[str, Any], folder: Path | None) -> Built:
+def built(name: str, config: dict[str, Any], preprocess: dict[str, Any], folder: Path | None = None) -> Built:
+    """The model of a config in eval mode, with its geometry and text tower; weights are the library's random ones."""
     root = build_from_config(config).eval()
     return Built(
         root=root,

@@ -62,6 +62,24 @@ class Derived:
 Entry = Native | Derived
 
 
+def argument_key(native: Native, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | str:
+    """Where among the arguments of a call the tensor is: an index, or a keyword."""
+    return native.pick if native.pick is not None else (0 if args else next(iter(kwargs)))
+
+
+def argument(native: Native, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The input of a call that a site names."""
+    key = argument_key(native, args, kwargs)
+    return args[key] if isinstance(key, int) else kwargs[key]
+
+
+def element(native: Native, output: Any) -> Any:
+    """The output of a call that a site names: itself, an element of a tuple, or a field of an object."""
+    if native.pick is None:
+        return output
+    return output[native.pick] if isinstance(native.pick, int) else getattr(output, native.pick)
+
+
 class AttentionMath(Protocol):
     """The exact arithmetic of one block's attention, from the attention's input to its output before LayerScale."""
 

@@ -1,0 +1,323 @@
+"""The vision transformers of the transformers library: CLIP, SigLIP, ViT, MAE and DINOv2, told apart by their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from miclip_core.zoo.activations import activation_kind
+from miclip_core.zoo.attention import PlainAttention, attention_sites, norm_sites, row_site
+from miclip_core.zoo.clip_vit import norm, rho
+from miclip_core.zoo.map_pool import map_pool_sites
+from miclip_core.zoo.sitemap import Block, BlockWeights, Entry, Family, Native, Readout
+from schemas.errors import TokenOrderUnknown, UnsupportedBlock
+from schemas.models import ActKind
+
+# One part has another name in every class; exactly one of the names is there.
+_NORM1 = ("layer_norm1", "layernorm_before", "norm1")
+_NORM2 = ("layer_norm2", "layernorm_after", "norm2")
+_ATTENTION = ("self_attn", "attention")
+_OUTPUT = ("out_proj", "o_proj")
+_FINAL = ("post_layernorm", "layernorm")
+_HEADS = ("num_heads", "num_attention_heads")
+
+
+def matches(visual: nn.Module) -> bool:
+    """A model whose image side has embeddings and pre-norm blocks with separate query, key and value matrices."""
+    tower = tower_of(visual)
+    blocks = _blocks(tower)
+    return hasattr(tower, "embeddings") and bool(blocks) and hasattr(_part(blocks[0], _ATTENTION), "q_proj")
+
+
+def describe(visual: Any) -> Family:
+    """The site map of one model; its input size is that of its configuration.
+
+    Raises:
+        TokenOrderUnknown: a masked autoencoder that would drop patches.
+        UnsupportedBlock: SigLIP without its pooling head, which has no image embedding.
+    """
+    tower: Any = tower_of(visual)
+    blocks = _blocks(tower)
+    attention = _part(blocks[0], _ATTENTION)
+    pool: Literal["map", "tok"] = "tok" if _has_cls(tower) else "map"
+    if pool == "map" and not hasattr(tower, "head"):
+        raise UnsupportedBlock(
+            f"{type(visual).__name__} has neither class token nor pooling head (vision_use_head: false), so it has no "
+            "image embedding; use a checkpoint with its head"
+        )
+    patch = _patch_size(tower)
+    height, width = input_size(tower)
+    heads = _part(attention, _HEADS)
+    return Family(
+        name=f"hf_{visual.config.model_type.removesuffix('_vision_model')}",
+        visual=visual,
+        sites=_sites(visual, tower),
+        forward=_forward(visual, tower),
+        n_blocks=len(blocks),
+        width=attention.q_proj.in_features,
+        grid=(height // patch[0], width // patch[1]),
+        input_hw=(height, width),
+        norm_eps=_part(blocks[0], _NORM1).eps,
+        act_kind=_act_kind(blocks[0].mlp),
+        pool=pool,
+        final_norm_position="after_pool" if _norm_after_pool(tower) else "before_pool",
+        n_prefix=_n_prefix(tower),
+        has_cls=_has_cls(tower),
+        n_heads=heads,
+        head_dim=attention.q_proj.out_features // heads,
+        mlp_width=_down(blocks[0].mlp).in_features,
+        patch=patch[0],
+        has_ln_pre=hasattr(tower, "pre_layrnorm"),
+        has_layerscale=hasattr(blocks[0], "layer_scale1"),
+        blocks=tuple(
+            Block(Native(block), Native(_part(block, _ATTENTION), pick=0), f"ln1_out.{layer}", _math(block))
+            for layer, block in enumerate(blocks)
+        ),
+        sums={f"resid_mid.{layer}": (f"resid_pre.{layer}", f"attn_out.{layer}") for layer in range(len(blocks))},
+        weights=lambda layer: block_weights(blocks[layer]),
+        readout=_readout(visual, tower),
+    )
+
+
+# ---------------------------------------------------------------- where parts are
+
+
+def tower_of(visual: nn.Module) -> nn.Module:
+    """The part of a library model that reads images: itself, or what its heads and text tower stand beside."""
+    base = getattr(visual, "base_model", visual)
+    return getattr(base, "vision_model", base)
+
+
+def input_size(tower: Any) -> tuple[int, int]:
+    """Height and width of the images that the configuration says."""
+    size = tower.config.image_size
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _blocks(tower: nn.Module) -> Any:
+    inside = getattr(tower, "encoder", tower)
+    blocks = getattr(inside, "layers", None) or getattr(inside, "layer", None)
+    return blocks if isinstance(blocks, nn.ModuleList) else None
+
+
+def _part(module: Any, names: tuple[str, ...]) -> Any:
+    return next((getattr(module, name) for name in names if hasattr(module, name)), None)
+
+
+def _down(mlp: Any) -> Any:
+    """The matrix that the neurons are multiplied by."""
+    return mlp.down_proj if hasattr(mlp, "down_proj") else mlp.fc2
+
+
+def _act_kind(mlp: Any) -> ActKind:
+    if not hasattr(mlp, "gate_proj"):
+        return activation_kind(mlp.activation_fn)
+    kind = activation_kind(mlp.act_fn)
+    if kind != "silu":
+        raise UnsupportedBlock(f"a gated MLP with {kind} has no name yet; known is silu")
+    return "silu_gate"
+
+
+def _has_cls(tower: Any) -> bool:
+    return hasattr(tower.embeddings, "class_embedding") or hasattr(tower.embeddings, "cls_token")
+
+
+def _n_prefix(tower: Any) -> int:
+    registers = getattr(tower.embeddings, "register_tokens", None)
+    return int(_has_cls(tower)) + (0 if registers is None else registers.shape[1])
+
+
+def _masks(tower: Any) -> bool:
+    """A masked autoencoder, whose embeddings come with the mask."""
+    return hasattr(tower.embeddings, "random_masking")
+
+
+def _norm_after_pool(tower: Any) -> bool:
+    """CLIP alone normalises only the token that it pools."""
+    return hasattr(tower, "pre_layrnorm")
+
+
+def _patch_size(tower: Any) -> tuple[int, int]:
+    embeddings = tower.embeddings
+    convolution = getattr(embeddings, "patch_embedding", None)
+    return (embeddings.patch_embeddings.projection if convolution is None else convolution).kernel_size
+
+
+# ---------------------------------------------------------------- forward
+
+
+def _forward(visual: Any, tower: Any) -> Callable[[Tensor], Any]:
+    if _masks(tower):
+        _check_mask(tower)
+        return partial(_unmasked, tower)
+    if hasattr(visual, "get_image_features"):
+        return lambda images_BCIJ: visual.get_image_features(pixel_values=images_BCIJ)
+    return lambda images_BCIJ: visual(pixel_values=images_BCIJ)
+
+
+def _unmasked(tower: Any, images_BCIJ: Tensor) -> Any:
+    """MAE shuffles patches by sorting noise even when it drops none; ascending noise keeps them row-major."""
+    _check_mask(tower)
+    patches = tower.embeddings.patch_embeddings.num_patches
+    noise_BP = torch.arange(patches, device=images_BCIJ.device, dtype=torch.float32).expand(len(images_BCIJ), -1)
+    return tower(pixel_values=images_BCIJ, noise=noise_BP)
+
+
+def _check_mask(tower: Any) -> None:
+    if tower.config.mask_ratio != 0:
+        raise TokenOrderUnknown(
+            f"{type(tower).__name__} drops {tower.config.mask_ratio:.0%} of the patches of every image, so positions "
+            "mean nothing; set config.mask_ratio = 0"
+        )
+
+
+# ---------------------------------------------------------------- sites
+
+
+def _sites(visual: Any, tower: Any) -> dict[str, Entry]:
+    blocks, after_pool = _blocks(tower), _norm_after_pool(tower)
+    embed = Native(tower.pre_layrnorm, "input") if after_pool else Native(tower.embeddings, pick=_embed_pick(tower))
+    sites: dict[str, Entry] = {"embed": embed}
+    for layer in range(len(blocks)):
+        sites |= _block_sites(blocks, layer)
+    sites |= _final_sites(tower)
+    if _has_cls(tower):
+        std = None if after_pool else "lnf_std"
+        sites |= {f"pattern_row.{layer}": row_site(layer, partial(rho, "tok"), std) for layer in range(len(blocks))}
+    return sites | _output_sites(visual, tower)
+
+
+def _embed_pick(tower: Any) -> int | None:
+    return 0 if _masks(tower) else None
+
+
+def _block_sites(blocks: Any, layer: int) -> dict[str, Entry]:
+    block = blocks[layer]
+    norm1, norm2, mlp = _part(block, _NORM1), _part(block, _NORM2), block.mlp
+    scaled = hasattr(block, "layer_scale1")
+    # The residual between two blocks has one home, so that an edit of either name reaches both.
+    sites: dict[str, Entry] = {
+        f"resid_pre.{layer}": Native(block, "input") if layer == 0 else Native(blocks[layer - 1])
+    }
+    sites |= norm_sites("ln1", f"resid_pre.{layer}", norm1.eps, layer)
+    sites[f"ln1_out.{layer}"] = Native(norm1)
+    sites |= attention_sites(layer, _math(block), f"ln1_out.{layer}")
+    sites[f"attn_out.{layer}"] = Native(block.layer_scale1) if scaled else Native(_part(block, _ATTENTION), pick=0)
+    sites[f"resid_mid.{layer}"] = Native(norm2, "input")
+    sites |= norm_sites("ln2", f"resid_mid.{layer}", norm2.eps, layer)
+    return sites | {
+        f"ln2_out.{layer}": Native(norm2),
+        f"mlp_pre.{layer}": Native(mlp.gate_proj if hasattr(mlp, "gate_proj") else mlp.fc1),
+        f"mlp_act.{layer}": Native(_down(mlp), "input"),
+        f"mlp_out.{layer}": Native(block.layer_scale2 if scaled else mlp),
+        f"resid_post.{layer}": Native(block),
+    }
+
+
+def _final_sites(tower: Any) -> dict[str, Entry]:
+    """The final norm, and `pooled`: the class token after it, or what the pooling head returns."""
+    final = _part(tower, _FINAL)
+    layout: Literal["vector", "tokens"] = "vector" if _norm_after_pool(tower) else "tokens"
+    sites: dict[str, Entry] = {
+        "lnf_in": Native(final, "input", layout),
+        **norm_sites("lnf", "lnf_in", final.eps, layout=layout),
+        "lnf_out": Native(final, layout=layout),
+    }
+    return sites | (map_pool_sites(tower.head) if not _has_cls(tower) else {"pooled": _pooled_token(tower)})
+
+
+def _pooled_token(tower: Any) -> Native:
+    final = _part(tower, _FINAL)
+    if _norm_after_pool(tower):
+        return Native(final, layout="vector")
+    return Native(
+        final,
+        layout="vector",
+        read=lambda x_BTD: x_BTD[:, 0],
+        write=lambda x_BTD, new_BD: torch.cat([new_BD[:, None], x_BTD[:, 1:]], 1),
+    )
+
+
+def _output_sites(visual: Any, tower: Any) -> dict[str, Entry]:
+    """`embedding`: after the projection or pooler; what a classifier reads, whose scores are `logits`."""
+    if hasattr(visual, "visual_projection"):
+        return {"embedding": Native(visual.visual_projection, layout="vector")}
+    if hasattr(visual, "classifier"):
+        return {
+            "embedding": Native(visual.classifier, "input", "vector"),
+            "logits": Native(visual.classifier, layout="vector"),
+        }
+    if getattr(tower, "pooler", None) is not None:
+        return {"embedding": Native(tower.pooler, layout="vector")}
+    return {"embedding": _pooled_token(tower) if _has_cls(tower) else Native(tower.head, layout="vector")}
+
+
+# ---------------------------------------------------------------- weights
+
+
+def _math(block: Any) -> PlainAttention:
+    return PlainAttention(partial(block_weights, block))
+
+
+def block_weights(block: Any) -> BlockWeights:
+    """The weights of one block by head; views of the model's own parameters."""
+    attention, mlp = _part(block, _ATTENTION), block.mlp
+    heads, output, down = _part(attention, _HEADS), _part(attention, _OUTPUT), _down(mlp)
+    split = [_by_head(linear, heads) for linear in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    (W_Q, b_Q), (W_K, b_K), (W_V, b_V) = split
+    return BlockWeights(
+        W_Q=W_Q,
+        W_K=W_K,
+        W_V=W_V,
+        b_Q=b_Q,
+        b_K=b_K,
+        b_V=b_V,
+        W_O=output.weight.unflatten(1, (heads, -1)).movedim(1, 0),
+        b_O=output.bias,
+        W_out=down.weight,
+        b_out=down.bias,
+        ls1=_scale(block, "layer_scale1"),
+        ls2=_scale(block, "layer_scale2"),
+        ln1=norm(_part(block, _NORM1)),
+        ln2=norm(_part(block, _NORM2)),
+    )
+
+
+def _by_head(linear: nn.Linear, heads: int) -> tuple[Tensor, Tensor]:
+    """Weight [H, X, D] and bias [H, X], zero where the checkpoint has none."""
+    bias = torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias
+    return linear.weight.unflatten(0, (heads, -1)), bias.unflatten(0, (heads, -1))
+
+
+def _scale(block: Any, name: str) -> Tensor:
+    return getattr(block, name).lambda1 if hasattr(block, name) else torch.ones_like(_part(block, _NORM1).weight)
+
+
+def _readout(visual: Any, tower: Any) -> Callable[[], Readout] | None:
+    """None where the embedding is no linear function of the final tokens: ViT's tanh pooler, DINOv2's classifier input."""
+    if getattr(tower, "pooler", None) is not None:
+        return None
+    width = _part(tower, _FINAL).weight.shape[0]
+    if hasattr(visual, "classifier") and getattr(visual.classifier, "in_features", width) != width:
+        return None
+
+    def readout() -> Readout:
+        tokens = _n_prefix(tower) + int(torch.tensor(_grid(tower)).prod())
+        projection = visual.visual_projection.weight.T if hasattr(visual, "visual_projection") else None
+        return Readout(
+            norm=norm(_part(tower, _FINAL)),
+            rho=rho("tok", tokens) if _has_cls(tower) else None,
+            position="after_pool" if _norm_after_pool(tower) else "before_pool",
+            projection=projection,
+        )
+
+    return readout
+
+
+def _grid(tower: Any) -> tuple[int, int]:
+    (height, width), patch = input_size(tower), _patch_size(tower)
+    return height // patch[0], width // patch[1]

@@ -1,0 +1,457 @@
+"""Sentences that every family must satisfy; a family's test module subclasses them with its own `subject` fixture.
+
+A subject is a loaded model (tiny, float64 where the library allows), images for it, and the family's handwritten hooks
+on the untouched library model. Two classes: `AnyModel` for all, `TransformerBlocks` for models with attention blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from miclip_core.zoo.activations import FORMULAS
+from miclip_core.zoo.edits import Edit
+from miclip_core.zoo.gradients import activation_gradient
+from miclip_core.zoo.inspect import describe_model
+from miclip_core.zoo.load import find_family
+from miclip_core.zoo.model import CachedBlock, VisionModel
+from miclip_core.zoo.random_weights import fill_random
+from miclip_core.zoo.recipe import Built
+from miclip_core.zoo.sitemap import Native
+from schemas.errors import GeometryMismatch, NotInEval, UnknownSite
+from schemas.models import Geometry, ModelFacts, rows_per_image, site_width
+from schemas.refs import Site
+
+Forward = Callable[[nn.Module, Tensor], Tensor]
+Handwritten = dict[str, Callable[[nn.Module, Tensor, Forward], Tensor]]
+"""Site -> (library model, images, forward) -> the tensor, by hooks or arithmetic written without the engine."""
+
+
+def tiny_model(
+    build: Callable[[], Built], dtype: torch.dtype = torch.float64, modules: Sequence[str] = ()
+) -> VisionModel:
+    """A VisionModel around a library model made by `build`, with random weights and its facts observed on meta."""
+    with torch.device("meta"):
+        described = build()
+    facts = describe_model("tiny", described, find_family("tiny", described), "0" * 64, None, {}, modules)
+    built = build()
+    fill_random(built.root, 0)
+    built.root.to(dtype).eval().requires_grad_(False)
+    text = None if built.text is None else built.text(torch.device("cpu"))
+    return VisionModel(facts, find_family("tiny", built), built.root, text, torch.device("cpu"), dtype)
+
+
+@dataclass
+class Subject:
+    """A model under test. tolerance: for equalities that hold exactly in real arithmetic."""
+
+    model: VisionModel
+    images: Tensor
+    forward: Forward
+    handwritten: Handwritten
+    tolerance: float = 1e-9
+    patch_site: str = "embed"
+    image_ids: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.image_ids = [f"{i:032x}" for i in range(len(self.images))]
+
+    def close(self, a: Tensor, b: Tensor) -> bool:
+        """Equal up to the tolerance, relative to the size of b."""
+        return bool((a.double() - b.double()).abs().max() <= self.tolerance * max(1.0, float(b.abs().max())))
+
+
+def hooked(root: nn.Module, module: nn.Module, images: Tensor, forward: Forward) -> tuple[Tensor, Tensor]:
+    """What a plain forward hook on a module sees, copied: (input, output)."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def look(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+        given = args[0] if args else next(iter(kwargs.values()))
+        given = given.clone() if isinstance(given, Tensor) else given
+        seen.append((given, (output[0] if isinstance(output, tuple) else output).clone()))
+
+    handle = module.register_forward_hook(look, with_kwargs=True)
+    with torch.no_grad():
+        forward(root, images)
+    handle.remove()
+    assert len(seen) == 1
+    return seen[0]
+
+
+def hooked_output(path: str) -> Callable[[nn.Module, Tensor, Forward], Tensor]:
+    """A handwritten hook on the output of a module path."""
+    return lambda root, images, forward: hooked(root, root.get_submodule(path), images, forward)[1]
+
+
+def hooked_input(path: str) -> Callable[[nn.Module, Tensor, Forward], Tensor]:
+    """A handwritten hook on the input of a module path."""
+    return lambda root, images, forward: hooked(root, root.get_submodule(path), images, forward)[0]
+
+
+def count_hooks(root: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in root.modules())
+
+
+def canonical(facts: ModelFacts) -> list[str]:
+    return [site.path for site in facts.sites]
+
+
+def natives(model: VisionModel) -> list[str]:
+    return [path for path in canonical(model.facts) if isinstance(model.entry(path), Native)]
+
+
+class AnyModel:
+    """What holds for every family."""
+
+    def test_every_declared_site_has_the_declared_shape(self, subject: Subject) -> None:
+        model, batch = subject.model, len(subject.images)
+        out = model.run(subject.images, canonical(model.facts))
+        for site in model.facts.sites:
+            key = str(model.sites([site.path])[0])
+            shape = tuple(out[key].shape)
+            expected = {
+                "tokens": (batch, site.positions, *site.shape),
+                "heads": (batch, site.shape[0] if site.shape else 0, site.positions, *site.shape[1:]),
+                "map": (batch, *site.shape, *(site.grid or ())),
+                "vector": (batch, *site.shape),
+            }[site.layout]
+            assert shape == expected, site.path
+
+    def test_tapping_everything_leaves_the_embedding_as_it_was(self, subject: Subject) -> None:
+        model = subject.model
+        with torch.no_grad():
+            plain = subject.forward(model.module, subject.images)
+        out = model.run(subject.images, canonical(model.facts), stop="end")
+        last = "embedding" if "embedding" in canonical(model.facts) else "logits"
+        assert subject.close(out[last], plain)
+
+    def test_hooks_are_gone_after_a_pass_and_after_an_exception(self, subject: Subject) -> None:
+        model = subject.model
+        before = count_hooks(model.module)
+        model.run(subject.images, canonical(model.facts))
+        assert count_hooks(model.module) == before
+
+        def fail(x: Tensor) -> Tensor:
+            raise RuntimeError("inside a hook")
+
+        site = next(path for path in natives(model) if path not in model.family.sums and model.entry(path).editable)
+        with pytest.raises(RuntimeError, match="inside a hook"):
+            model.run(subject.images, canonical(model.facts), [Edit(Site(path=site), "fn", fail)])
+        assert count_hooks(model.module) == before
+
+    def test_taps_equal_hooks_written_by_hand_on_the_library_model(self, subject: Subject) -> None:
+        assert subject.handwritten, "a family needs at least one handwritten oracle"
+        out = subject.model.run(subject.images, list(subject.handwritten))
+        for path, by_hand in subject.handwritten.items():
+            key = str(subject.model.sites([path])[0])
+            expected = by_hand(subject.model.module, subject.images, subject.forward)
+            assert out[key].shape == expected.shape, path
+            assert subject.close(out[key], expected), path
+
+    def test_permuting_the_images_permutes_every_tap(self, subject: Subject) -> None:
+        model, order = subject.model, torch.arange(len(subject.images)).flip(0)
+        plain = model.run(subject.images, canonical(model.facts))
+        turned = model.run(subject.images[order], canonical(model.facts))
+        for name in plain:
+            assert subject.close(turned[name], plain[name][order]), name
+
+    def test_stopping_at_the_last_tap_gives_what_the_whole_pass_gives(self, subject: Subject) -> None:
+        model = subject.model
+        for path in canonical(model.facts):
+            key = str(model.sites([path])[0])
+            early = model.run(subject.images, [path], stop="last_tap")[key]
+            assert torch.equal(early, model.run(subject.images, [path], stop="end")[key]), path
+
+    def test_an_early_tap_does_not_run_later_modules(self, subject: Subject) -> None:
+        model, ran = subject.model, []
+        paths = natives(model)
+        last_module = model.family.visual
+        handle = last_module.register_forward_hook(lambda *a: ran.append(1))
+        model.run(subject.images, [paths[0]])
+        handle.remove()
+        assert not ran
+
+    def test_setting_a_site_to_its_own_value_changes_nothing(self, subject: Subject) -> None:
+        model = subject.model
+        everything = canonical(model.facts)
+        last = everything[-1] if not everything[-1].startswith("module:") else "embedding"
+        last = "embedding" if "embedding" in everything else last
+        plain = model.run(subject.images, [last])
+        for path in self.editable(model):
+            value = model.run(subject.images, [path])[str(model.sites([path])[0])]
+            again = model.run(subject.images, [last], [Edit(Site(path=path), "set", value)])
+            assert subject.close(again[last], plain[last]), path
+
+    def test_an_edited_tap_returns_the_edited_value_and_raw_the_original(self, subject: Subject) -> None:
+        model = subject.model
+        for path in self.editable(model)[:: max(1, len(self.editable(model)) // 8)]:
+            key = str(model.sites([path])[0])
+            plain = model.run(subject.images, [path])[key]
+            out = model.run(subject.images, [path], [Edit(Site(path=path), "scale", 2.0)], raw=[path])
+            assert subject.close(out[key], 2 * plain), path
+            assert subject.close(out[f"{key}!raw"], plain), path
+
+    def test_an_edit_reaches_the_output(self, subject: Subject) -> None:
+        model = subject.model
+        plain = model.run(subject.images, ["embedding"])["embedding"]
+        for path in self.editable(model):
+            site = model.facts.site(path)
+            out = model.run(subject.images, ["embedding"], [Edit(Site(path=path), "scale", 0.5)])["embedding"]
+            moved = float((out - plain).abs().max())
+            # Keys may be scaled without effect only where there is nothing to choose between.
+            assert moved > 10 * subject.tolerance or site.width == 0, path
+
+    def test_gradients_equal_finite_differences(self, subject: Subject) -> None:
+        model = subject.model
+        if subject.images.dtype != torch.float64:
+            pytest.skip("finite differences need float64")
+        torch.manual_seed(0)
+        direction = torch.randn(model.facts.embed_dim, dtype=torch.float64)
+
+        def scalar(embedding: Tensor) -> Tensor:
+            return embedding @ direction
+
+        sites = self.differentiable(model)
+        found = activation_gradient(model, subject.images, sites, scalar)
+        for path in sites:
+            key = str(model.sites([path])[0])
+            probe, step = torch.randn_like(found[key].value), 1e-7  # small: a ReLU may sit near its kink
+            moved = [
+                scalar(
+                    model.run(subject.images, ["embedding"], [Edit(Site(path=path), "add", sign * step * probe)])[
+                        "embedding"
+                    ]
+                )
+                for sign in (1, -1)
+            ]
+            numeric = (moved[0] - moved[1]) / (2 * step)
+            analytic = (found[key].gradient * probe).flatten(1).sum(1)
+            assert torch.allclose(numeric, analytic, rtol=1e-4, atol=1e-6), path
+
+    def test_one_bright_patch_changes_exactly_that_place(self, subject: Subject) -> None:
+        model = subject.model
+        site = model.facts.site(subject.patch_site)
+        assert site.grid is not None
+        rows, columns = site.grid
+        height, width = model.facts.input_hw
+        for row, column in {(0, 0), (rows - 1, 0), (rows // 2, columns - 1)}:
+            changed = torch.zeros_like(subject.images[:1]).repeat(2, 1, 1, 1)
+            top, left = row * height // rows, column * width // columns
+            changed[1, :, top : top + height // rows, left : left + width // columns] = 3.0
+            name = f"{subject.patch_site}@map"
+            out = model.run(changed, [name])[name]
+            difference = (out[1] - out[0]).abs().flatten(0, -3).sum(0)
+            assert divmod(int(difference.argmax()), columns) == (row, column)
+
+    def test_rows_and_widths_are_as_planned(self, subject: Subject) -> None:
+        from miclip_core.zoo.select import as_rows
+
+        model = subject.model
+        for facts in model.facts.sites:
+            for tokens in facts.selectors or (None,):
+                for ending in ("", ":mean", ":sample(2,7)"):
+                    if ending and (tokens in (None, "cls")):
+                        continue
+                    text = facts.path + (f"@{tokens}" if tokens else "") + ending
+                    try:
+                        (site,) = model.sites([text])
+                    except UnknownSite:
+                        assert "sample" in ending  # fewer than two positions
+                        continue
+                    out = model.run(subject.images, [site], image_ids=subject.image_ids)[str(site)]
+                    rows, positions = as_rows(facts, site, out, subject.image_ids)
+                    assert rows.shape == (
+                        len(subject.images),
+                        rows_per_image(model.facts, site),
+                        site_width(model.facts, site),
+                    )
+                    assert positions.shape[-1] == rows.shape[1]
+
+    def test_training_mode_and_wrong_sizes_are_refused(self, subject: Subject) -> None:
+        model = subject.model
+        with pytest.raises(GeometryMismatch, match="expected"):
+            model.run(subject.images[..., 1:], ["embedding"])
+        model.module.train()
+        try:
+            with pytest.raises(NotInEval):
+                model.run(subject.images, ["embedding"])
+        finally:
+            model.module.eval()
+
+    def test_unknown_names_are_answered_with_what_exists(self, subject: Subject) -> None:
+        with pytest.raises(UnknownSite, match="did you mean embedding"):
+            subject.model.sites(["embeding"])
+
+    def test_the_activation_function_is_what_the_facts_say(self, subject: Subject) -> None:
+        act = subject.model.facts.act_kind
+        module = self.activation_module(subject.model)
+        if module is None:
+            return
+        x = torch.linspace(-4, 4, 33, dtype=torch.float64)
+        assert torch.allclose(module(x.clone()), FORMULAS[act](x), atol=1e-9)
+
+    def test_geometry_and_normalisation_are_the_librarys(self, subject: Subject) -> None:
+        facts: Geometry = subject.model.facts.geometry
+        pixels = torch.randint(0, 256, (3, *facts.crop_hw), dtype=torch.uint8)
+        x = subject.model.normalise(pixels).float().cpu()
+        expected = (pixels / 255 - torch.tensor(facts.mean)[:, None, None]) / torch.tensor(facts.std)[:, None, None]
+        assert torch.allclose(x, expected, atol=1e-6)
+
+    # -- what a family may narrow
+
+    def editable(self, model: VisionModel) -> list[str]:
+        """Paths whose edits are exercised: all that accept one."""
+        names = ("q", "k", "v", "pattern", "z", "head_result")
+        inner = [
+            p
+            for p in canonical(model.facts)
+            if p.split(".")[0] in names and model.family.blocks and model.family.blocks[0].math
+        ]
+        return [path for path in natives(model) if model.entry(path).editable] + inner
+
+    def differentiable(self, model: VisionModel) -> list[str]:
+        return self.editable(model)
+
+    def activation_module(self, model: VisionModel) -> nn.Module | None:
+        """The module that computes the MLP's nonlinearity, if there is one of its own."""
+        return None
+
+
+class TransformerBlocks:
+    """The exact sums and weight identities of models with attention blocks."""
+
+    def test_branches_add_up_to_the_residual(self, subject: Subject) -> None:
+        for layer in range(subject.model.facts.n_blocks):
+            out = self.run(subject, layer, "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+            assert subject.close(out["resid_pre"] + out["attn_out"], out["resid_mid"])
+            assert subject.close(out["resid_mid"] + out["mlp_out"], out["resid_post"])
+
+    def test_patterns_sum_to_one_and_mix_values_into_z(self, subject: Subject) -> None:
+        out = self.run(subject, 0, "pattern", "v", "z")
+        assert subject.close(out["pattern"].sum(-1), torch.ones_like(out["pattern"][..., 0]))
+        assert subject.close(torch.einsum("bhqk,bhkx->bqhx", out["pattern"], out["v"]), out["z"])
+
+    def test_head_results_and_the_bias_give_the_attention_output(self, subject: Subject) -> None:
+        for layer in range(subject.model.facts.n_blocks):
+            out, w = self.run(subject, layer, "head_result", "attn_out"), subject.model.weights(layer)
+            assert subject.close((out["head_result"].sum(2) + w.b_O) * w.ls1, out["attn_out"])
+
+    def test_neurons_and_the_output_matrix_give_the_mlp_output(self, subject: Subject) -> None:
+        for layer in range(subject.model.facts.n_blocks):
+            out, w = self.run(subject, layer, "mlp_act", "mlp_out"), subject.model.weights(layer)
+            assert subject.close((out["mlp_act"] @ w.W_out.T + w.b_out) * w.ls2, out["mlp_out"])
+
+    def test_norm_statistics_rebuild_the_norms(self, subject: Subject) -> None:
+        layer = subject.model.facts.n_blocks - 1
+        out = self.run(
+            subject, layer, "resid_pre", "ln1_mean", "ln1_std", "ln1_out", "resid_mid", "ln2_mean", "ln2_std", "ln2_out"
+        )
+        w = subject.model.weights(layer)
+        for x, name, norm in (("resid_pre", "ln1", w.ln1), ("resid_mid", "ln2", w.ln2)):
+            scaled = (out[x] - out[f"{name}_mean"][..., None]) / out[f"{name}_std"][..., None]
+            assert subject.close(scaled * norm.gamma + norm.beta, out[f"{name}_out"])
+
+    def test_the_readout_rebuilds_the_embedding(self, subject: Subject) -> None:
+        model, r = subject.model, subject.model.readout()
+        if r.rho is None or r.norm is None:
+            pytest.skip("attention pooling is no fixed row")
+        out = model.run(subject.images, ["lnf_in", "lnf_mean", "lnf_std", "lnf_out", "embedding"])
+        out = {name.split("@")[0]: value for name, value in out.items()}
+        normed = (out["lnf_in"] - out["lnf_mean"][..., None]) / out["lnf_std"][..., None] * r.norm.gamma + r.norm.beta
+        assert subject.close(normed, out["lnf_out"])
+        pooled = normed if r.position == "after_pool" else torch.einsum("t,btd->bd", r.rho.to(normed), normed)
+        projected = pooled if r.projection is None else pooled @ r.projection
+        assert subject.close(projected if r.bias is None else projected + r.bias, out["embedding"])
+
+    def test_the_effective_row_carries_values_to_the_pooled_vector(self, subject: Subject) -> None:
+        """The attention output pooled with the readout weights equals the effective row mixed with the values."""
+        model, r = subject.model, subject.model.readout()
+        if "pattern_row.0" not in canonical(model.facts) or r.rho is None:
+            pytest.skip("no effective row")
+        layer = model.facts.n_blocks - 1
+        taps = [f"{name}.{layer}" for name in ("pattern_row", "v", "z")] + ["lnf_std"]
+        out = {key.split("@")[0]: value for key, value in model.run(subject.images, taps).items()}
+        rho = r.rho.to(out[f"z.{layer}"])
+        weight = rho / out["lnf_std"] if r.position == "before_pool" else rho.expand(len(subject.images), -1)
+        pooled = torch.einsum("bt,bthx->bhx", weight / weight.sum(-1, keepdim=True), out[f"z.{layer}"])
+        mixed = torch.einsum("bht,bhtx->bhx", out[f"pattern_row.{layer}"], out[f"v.{layer}"])
+        assert subject.close(mixed, pooled)
+
+    def test_weights_and_taps_agree_on_queries_keys_and_values(self, subject: Subject) -> None:
+        out, w = self.run(subject, 0, "ln1_out", "q", "k", "v"), subject.model.weights(0)
+        if not self.plain_queries(subject.model):
+            pytest.skip("queries and keys are normalised or rotated after the weights")
+        for name, W, b in (("q", w.W_Q, w.b_Q), ("k", w.W_K, w.b_K), ("v", w.W_V, w.b_V)):
+            expected = torch.einsum("btd,hxd->bhtx", out["ln1_out"], W) + b[:, None]
+            assert subject.close(out[name], expected), name
+
+    def test_one_row_computed_alone_equals_that_row_of_the_whole(self, subject: Subject) -> None:
+        if not subject.model.facts.has_cls:
+            pytest.skip("no class token")
+        for name, pick in (
+            ("pattern.0", lambda x: x[:, :, 0]),
+            ("z.0", lambda x: x[:, 0]),
+            ("head_result.0", lambda x: x[:, 0]),
+        ):
+            whole = subject.model.run(subject.images, [name])[f"{name}@all"]
+            alone = subject.model.run(subject.images, [f"{name}@cls"])[f"{name}@cls"]
+            assert alone.shape == pick(whole).shape and subject.close(alone, pick(whole)), name
+
+    def test_starting_late_equals_the_whole_pass(self, subject: Subject) -> None:
+        model = subject.model
+        last = model.facts.n_blocks - 1
+        wanted = ["embedding", f"resid_post.{last}@all", f"mlp_act.{last}@all"]
+        whole = model.run(subject.images, wanted)
+        for layer in range(model.facts.n_blocks):
+            for name in ("resid_pre", "resid_mid"):
+                cached = model.run(subject.images, [f"{name}.{layer}@all"])[f"{name}.{layer}@all"]
+                late = model.run(None, wanted, start=CachedBlock(f"{name}.{layer}", cached))
+                for key in wanted:
+                    assert subject.close(late[key], whole[key]), (name, layer, key)
+        assert "forward" not in vars(model.family.blocks[0].output.module)
+
+    def test_a_start_after_the_tap_is_refused(self, subject: Subject) -> None:
+        model = subject.model
+        cached = model.run(subject.images, ["resid_pre.1@all"])["resid_pre.1@all"]
+        with pytest.raises(UnknownSite, match="comes before the start"):
+            model.run(None, ["mlp_act.0"], start=CachedBlock("resid_pre.1", cached))
+
+    def test_zeroing_a_neuron_equals_removing_its_output_column(self, subject: Subject) -> None:
+        model = subject.model
+        weight = model.weights(0).W_out
+        edited = model.run(subject.images, ["embedding"], [Edit(Site(path="mlp_act.0"), "set", 0.0, channels=[1])])
+        kept = weight[:, 1].clone()
+        weight[:, 1] = 0
+        try:
+            removed = model.run(subject.images, ["embedding"])
+        finally:
+            weight[:, 1] = kept
+        assert subject.close(edited["embedding"], removed["embedding"])
+
+    def test_silencing_all_heads_leaves_the_bias(self, subject: Subject) -> None:
+        w = subject.model.weights(0)
+        out = subject.model.run(subject.images, ["attn_out.0@all"], [Edit(Site(path="z.0"), "set", 0.0)])
+        assert subject.close(out["attn_out.0@all"], (w.b_O * w.ls1).expand_as(out["attn_out.0@all"]))
+
+    def test_edits_apply_in_the_order_they_were_declared(self, subject: Subject) -> None:
+        site = Site(path="resid_post.0")
+        add, double = Edit(site, "add", 1.0), Edit(site, "scale", 2.0)
+        plain = subject.model.run(subject.images, ["resid_post.0@all"])["resid_post.0@all"]
+        for edits, expected in (([add, double], 2 * plain + 2), ([double, add], 2 * plain + 1)):
+            out = subject.model.run(subject.images, ["resid_post.0@all"], edits)["resid_post.0@all"]
+            assert subject.close(out, expected)
+
+    # -- what a family may narrow
+
+    def plain_queries(self, model: VisionModel) -> bool:
+        """Whether q and k are exactly W x + b."""
+        return True
+
+    def run(self, subject: Subject, layer: int, *names: str) -> dict[str, Tensor]:
+        """Whole tensors of one block by the first word of their site."""
+        out = subject.model.run(subject.images, [f"{name}.{layer}@all" for name in names])
+        return {key.split(".")[0]: value for key, value in out.items()}
