@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: one S3 server process for the session, and the environment that reaches it."""
+"""Fixtures shared by all tests: S3 server processes for the session, and the environment that reaches it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faultproxy import FaultProxy
+from tests.radosgw import radosgw, radosgw_root
 from tests.servers import CREDENTIALS, moto, plain_client
 
 _NUMBERS = itertools.count()
@@ -27,6 +28,15 @@ def moto_proxy(moto_url: str) -> Iterator[FaultProxy]:
         yield proxy
 
 
+@pytest.fixture(scope="session")
+def radosgw_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real Ceph S3 service that lives as long as the session; skips where Ceph is absent."""
+    if radosgw_root() is None:
+        pytest.skip("needs radosgw; python -m tests.radosgw FOLDER unpacks it")
+    with radosgw(tmp_path_factory.mktemp("ceph")) as url:
+        yield url
+
+
 @pytest.fixture
 def s3_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Credentials that moto accepts, no endpoint, and a short budget for faults."""
@@ -40,7 +50,17 @@ def s3_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.fixture
 def moto_bucket(moto_url: str, s3_environment: pytest.MonkeyPatch) -> str:
     """A bucket nobody else uses, on the session's server; AWS_ENDPOINT_URL leads there."""
-    s3_environment.setenv("AWS_ENDPOINT_URL", moto_url)
+    return _new_bucket(moto_url, s3_environment)
+
+
+@pytest.fixture
+def radosgw_bucket(radosgw_url: str, s3_environment: pytest.MonkeyPatch) -> str:
+    """The same on the Ceph service."""
+    return _new_bucket(radosgw_url, s3_environment)
+
+
+def _new_bucket(url: str, environment: pytest.MonkeyPatch) -> str:
+    environment.setenv("AWS_ENDPOINT_URL", url)
     bucket = f"bucket-{next(_NUMBERS)}"
-    plain_client(moto_url).create_bucket(Bucket=bucket)
+    plain_client(url).create_bucket(Bucket=bucket)
     return bucket

@@ -1,4 +1,4 @@
-"""Starts and stops the real S3 servers that tests talk to: moto as a process, radosgw from unpacked Debian packages."""
+"""Starts and stops the server processes that tests talk to on loopback."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def moto() -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     url = f"http://127.0.0.1:{port}"
-    with _process(command, f"{url}/moto-api/", {**os.environ, **CREDENTIALS}):
+    with process(command, {**os.environ, **CREDENTIALS}, ready_url=f"{url}/moto-api/"):
         yield url
 
 
@@ -52,22 +52,24 @@ def plain_client(url: str) -> Any:
 
 
 @contextmanager
-def _process(command: list[str], ready_url: str, env: dict[str, str]) -> Iterator[subprocess.Popen]:
+def process(command: list[str], env: dict[str, str], ready_url: str | None = None) -> Iterator[subprocess.Popen]:
+    """A server process that answers at `ready_url` when the block begins and is killed when it ends."""
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command, env=env, stdout=quiet, stderr=quiet, start_new_session=True)
+    server = subprocess.Popen(command, env=env, stdout=quiet, stderr=quiet, start_new_session=True)
     try:
-        _wait_until_ready(process, ready_url)
-        yield process
+        if ready_url:
+            _wait_until_ready(server, ready_url)
+        yield server
     finally:
-        process.kill()
-        process.wait()
+        server.kill()
+        server.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen, url: str, seconds: float = 60) -> None:
+def _wait_until_ready(server: subprocess.Popen, url: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"the server ended with code {process.returncode} before it answered at {url}")
+        if server.poll() is not None:
+            raise RuntimeError(f"the server ended with code {server.returncode} before it answered at {url}")
         try:
             urllib.request.urlopen(url, timeout=5).close()
         except urllib.error.HTTPError:

@@ -224,6 +224,43 @@ def _caught(call) -> object:
         return error
 
 
+@pytest.mark.slow
+def test_a_wrong_secret_is_denied_by_a_service_that_checks_it(
+    radosgw_bucket: str, radosgw_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultProxy(radosgw_url) as proxy:
+        make_store(f"s3://{radosgw_bucket}", endpoint=proxy.url).create("k", b"signed and forwarded")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-9c1d")
+        store = make_store(f"s3://{radosgw_bucket}", endpoint=proxy.url)
+        for call in (
+            store.get,
+            store.list,
+            store.exists,
+            lambda key: store.create(key, b""),
+            lambda _: check_writable(store),
+        ):
+            with proxy.breaking(), pytest.raises(StoreDenied, match=r"403.*check the credentials") as caught:
+                call("k")
+            assert len(proxy.log) == 1 and "wrong-secret" not in str(caught.value)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        with pytest.raises(StoreDenied, match="InvalidAccessKeyId"):
+            check_writable(make_store(f"s3://{radosgw_bucket}"))
+
+
+@pytest.mark.slow
+def test_a_lost_answer_and_a_torn_upload_on_a_real_service(radosgw_bucket: str, radosgw_url: str) -> None:
+    body = os.urandom(3_000_000)
+    with FaultProxy(radosgw_url) as proxy:
+        store = make_store(f"s3://{radosgw_bucket}", endpoint=proxy.url)
+        with proxy.breaking(Rule("lose_answer", method="PUT")):
+            assert store.create("k", body) is False
+        with proxy.breaking(Rule("tear_upload", method="PUT", times=3)):
+            assert store.create("torn", body) is True
+        with proxy.breaking(Rule("cut_body", method="GET", times=3)):
+            assert store.get("torn") == store.get("k") == body
+        assert store.list("") == ["k", "torn"]
+
+
 def test_without_credentials_the_store_is_denied_at_once(store: Store, moto_proxy: FaultProxy, monkeypatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
