@@ -45,6 +45,9 @@ class Scope(NamedTuple):
     all: bool = False
 
 
+DEFAULT_SCOPE = Scope()
+
+
 @dataclass(frozen=True)
 class Catalog:
     """The published stages in scope."""
@@ -85,7 +88,7 @@ class Catalog:
         return pa.Table.from_pylist(rows, schema=STAGES)
 
 
-def open_catalog(store: Store, scope: Scope = Scope()) -> Catalog:
+def open_catalog(store: Store, scope: Scope = DEFAULT_SCOPE) -> Catalog:
     """Load what is published in scope.
 
     Raises:

@@ -38,12 +38,19 @@ class EventLog:
     def planned(self, board: Board) -> None:
         """What is left, per work."""
         for key, work in board.works.items():
-            left = sum(1 for task in board.ready() if task.work == key)
-            shards = work.plans[0].rounds[0].n_shards if work.plans[0].rounds else 0
-            rows = work.plans[0].rounds[0].rows if work.plans[0].rounds else 0
+            ready = list(board.waiting(key).values())
+            first = work.plans[0].rounds[0] if work.plans[0].rounds else None
             self.emit(
-                "planned", work=key, title=work.title, kind=work.kind, stages=[p.digest for p in work.plans],
-                shards=shards, rows=rows, ready=left,
+                "planned",
+                work=key,
+                title=work.title,
+                kind=work.kind,
+                stages=[p.digest for p in work.plans],
+                shards=first.n_shards if first else 0,
+                rows=first.rows if first else 0,
+                rows_left=sum(t.shard.stop - t.shard.start for t in ready if t.shard.round == 0),
+                ready=len(ready),
+                workers=min(work.resources.workers, len(ready)),
             )
 
     def outcome(self, outcome: Outcome, board: Board) -> None:
@@ -52,9 +59,15 @@ class EventLog:
         work = board.works[task.work]
         plan = next(plan for plan in work.plans if plan.digest == task.stages[0])
         record: Event = {
-            "work": task.work, "title": work.title, "shard": task.shard.number, "round": task.shard.round,
-            "round_name": plan.rounds[task.shard.round].name, "attempt": task.attempt + 1,
-            "stages": list(task.stages), "items": outcome.items, "rows": outcome.rows,
+            "work": task.work,
+            "title": work.title,
+            "shard": task.shard.number,
+            "round": task.shard.round,
+            "round_name": plan.rounds[task.shard.round].name,
+            "attempt": task.attempt + 1,
+            "stages": list(task.stages),
+            "items": outcome.items,
+            "rows": outcome.rows,
             "seconds": {k: round(v, 3) for k, v in outcome.seconds.items()},
         }
         if outcome.notes:
@@ -69,7 +82,12 @@ class EventLog:
         rows = {table: published.rows(table) for table in published.tables}
         size = sum(part.bytes for parts in published.tables.values() for part in parts)
         self.emit(
-            "published", stage=stage.digest, kind=stage.kind, subject=stage.subject, output=stage.output, rows=rows,
+            "published",
+            stage=stage.digest,
+            kind=stage.kind,
+            subject=stage.subject,
+            output=stage.output,
+            rows=rows,
             bytes=size,
         )
 

@@ -90,8 +90,24 @@ def load_state(store: Store, run: str) -> RunState:
     try:
         return load_json(RunState, store.get(layout.run_key(run, "state.json")))
     except KeyMissing:
-        runs = list_runs(store)
-        raise UnknownRun(f"run {run!r} is not in {store.uri}; there are {', '.join(runs[-5:]) or 'none yet'}") from None
+        raise _unknown(store, run) from None
+
+
+def load_spec(store: Store, run: str) -> str:
+    """The spec of a run, as it was given.
+
+    Raises:
+        UnknownRun: there is no such run.
+    """
+    try:
+        return store.get(layout.run_key(run, "spec.yaml")).decode()
+    except KeyMissing:
+        raise _unknown(store, run) from None
+
+
+def _unknown(store: Store, run: str) -> UnknownRun:
+    runs = list_runs(store)
+    return UnknownRun(f"run {run!r} is not in {store.uri}; there are {', '.join(runs[-5:]) or 'none yet'}")
 
 
 def save_tables(store: Store, tables: RunTables) -> None:

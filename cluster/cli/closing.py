@@ -1,0 +1,84 @@
+"""The last words of a run: what was published where, what failed and how to see more, what to type next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from cluster.cli.common import count, duration, errors, make_table, screen, short
+from cluster.ledger import load_published
+from cluster.pipeline import RunReport
+from cluster.stores import Store, prefetch
+from schemas.plans import Published
+
+
+def tables_of(report: RunReport, store: Store) -> dict[str, dict[str, Any]]:
+    """Table -> rows, bytes, stages and folder, of everything the run stands for."""
+    digests = dict.fromkeys(s.digest for s in report.state.stages if s.state in ("cached", "published"))
+    tables: dict[str, dict[str, Any]] = {}
+    for _, published in prefetch(lambda digest: load_published(store, digest), digests):
+        _add(tables, published, store)
+    return tables
+
+
+def _add(tables: dict[str, dict[str, Any]], published: Published | None, store: Store) -> None:
+    for name, parts in published.tables.items() if published else ():
+        table = tables.setdefault(name, {"rows": 0, "bytes": 0, "stages": 0, "folder": store.url(f"tables/{name}")})
+        table["rows"] += sum(part.rows for part in parts)
+        table["bytes"] += sum(part.bytes for part in parts)
+        table["stages"] += 1
+
+
+def report_json(report: RunReport, store: Store) -> dict[str, Any]:
+    """The report for machines."""
+    return {
+        **report.state.model_dump(mode="json"),
+        "exit_code": report.exit_code,
+        "store": store.uri,
+        "tables": tables_of(report, store),
+        "failures": report.failures,
+    }
+
+
+def show_report(report: RunReport, store: Store, log_file: Path) -> None:
+    """The report for people: tables on stdout, failures on stderr."""
+    state = report.state
+    console = screen()
+    tables = tables_of(report, store)
+    if tables:
+        table = make_table("table", "rows", "size", "stages", "folder", right=("rows", "size", "stages"))
+        for name, row in tables.items():
+            if row["rows"] or name != "bad_inputs":
+                table.add_row(name, count(row["rows"]), short(row["bytes"], "B"), count(row["stages"]), row["folder"])
+        console.print(table)
+    if tables.get("bad_inputs", {}).get("rows"):
+        console.print(Text("some images were set aside: miclip sql \"SELECT DISTINCT uri, reason FROM bad_inputs\"", "yellow"))
+    done = report.exit_code == 0
+    published = sum(s.state in ("cached", "published") for s in state.stages)
+    words = "done" if done else f"failed: {len(report.failures)} of {count(len(state.stages))} stages are not published"
+    trial = "  (trial: read it with --run)" if state.limited else ""
+    line = Text.assemble((f"{state.run} {words}", "bold green" if done else "bold red"))
+    console.print(line.append(f"  {count(published)} stages published, {duration(state.seconds)}{trial}"), soft_wrap=True)
+    show_failures(report, store, log_file)
+    scope = f" --run {state.run}" if state.limited else ""
+    if done:
+        biggest = max(tables, key=lambda name: tables[name]["rows"], default="stages")
+        console.print(Text(f'next: miclip sql --store {store.uri}{scope} "SELECT * FROM {biggest} LIMIT 5"', "dim"), soft_wrap=True)
+
+
+def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8) -> None:
+    """Each failure in a line, and the commands that show more."""
+    if not report.failures:
+        return
+    console = errors()
+    unique = list(dict.fromkeys(report.failures))
+    for failure in unique[:most]:
+        console.print(Text.assemble(("  ✗ ", "red"), failure.strip().replace("\n", " ")), soft_wrap=True)
+    if len(unique) > most:
+        console.print(f"  and {len(unique) - most} more")
+    run = report.state.run
+    console.print(Text(f"tracebacks: miclip logs {run} --failed --store {store.uri}", "dim"), soft_wrap=True)
+    console.print(Text(f"what workers printed: {log_file}", "dim"), soft_wrap=True)
+    console.print(Text(f"go on: miclip retry {run} --store {store.uri}", "dim"), soft_wrap=True)

@@ -1,0 +1,203 @@
+"""What all verbs share: options, the way to a store, clean errors, and printing for people and for machines."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from schemas.errors import MiclipError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from cluster.stores import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+debug = False
+"""Set by --debug: errors keep their Python traceback."""
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="Folder or s3://bucket/prefix; else $MICLIP_STORE.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+SpecArgument = Annotated[Path, typer.Argument(metavar="SPEC", help="A YAML spec.", show_default=False)]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Override one field; may be repeated.", show_default=False),
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="Only the first images of every image set; never mistaken for the real thing."),
+]
+PipelineOption = Annotated[str | None, typer.Option("--pipeline", help="Only this pipeline's newest finished run.")]
+RunOption = Annotated[str | None, typer.Option("--run", help="This run, by name (small trials are read only so).")]
+AllOption = Annotated[bool, typer.Option("--all", help="Every published stage in the store.")]
+
+
+@dataclass
+class Verbs:
+    """The verbs of one module, in order, to be added to the app."""
+
+    panel: str
+    verbs: list[tuple[str, Callable[..., Any], str]] = field(default_factory=list)
+    groups: list[tuple[typer.Typer, str]] = field(default_factory=list)
+
+    def verb(self, name: str, example: str) -> Callable[[F], F]:
+        """Register a function as a verb; `example` is shown under --help."""
+
+        def register(function: F) -> F:
+            self.verbs.append((name, clean(function), example))
+            return function
+
+        return register
+
+    def add_to(self, app: typer.Typer) -> None:
+        """Add them all."""
+        for name, function, example in self.verbs:
+            app.command(name, epilog=f"Example: [bold]{example}[/bold]", rich_help_panel=self.panel)(function)
+        for group, name in self.groups:
+            app.add_typer(group, name=name, rich_help_panel=self.panel)
+
+
+def clean(function: F) -> F:
+    """Errors become one sentence and their exit code."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        as_json = bool(kwargs.get("as_json"))
+        try:
+            return function(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; say nothing more, not even at exit
+            raise typer.Exit(0) from None
+        except KeyboardInterrupt:
+            _fail("interrupted", "Interrupted", 130, as_json)
+        except MiclipError as error:
+            if debug:
+                raise
+            _fail(str(error), type(error).__name__, error.exit_code, as_json)
+        except Exception as error:
+            if debug:
+                raise
+            text = f"{type(error).__name__}: {error}\nThis is a fault of miclip, not of your spec; --debug before the verb shows where"
+            _fail(text, type(error).__name__, 1, as_json)
+
+    return run  # type: ignore[return-value]
+
+
+def _fail(message: str, kind: str, code: int, as_json: bool) -> NoReturn:
+    if as_json:
+        print_json({"error": kind, "message": message, "exit_code": code})
+    else:
+        from rich.text import Text
+
+        lines = message.splitlines() or [kind]
+        label = "interrupted" if code == 130 else "error"
+        console = errors()
+        if len(lines) == 1 or label == "interrupted":
+            console.print(Text.assemble((f"{label}: ", "bold red"), message), soft_wrap=True)
+        else:
+            console.print(Text(f"{label}:", "bold red"))
+            console.print(Text("\n".join(f"  {line}" for line in lines)), soft_wrap=True)
+    raise typer.Exit(code)
+
+
+# ---------------------------------------------------------------- stores
+
+
+def open_store(store: str | None, spec_store: str | None = None) -> Store:
+    """The store of --store, else of the spec, else of $MICLIP_STORE.
+
+    Raises:
+        UsageError: none of them names one.
+    """
+    from cluster.stores import make_store
+
+    uri = store or spec_store or os.environ.get("MICLIP_STORE")
+    if not uri:
+        raise UsageError("no store: give --store DIR (or s3://bucket/prefix), set MICLIP_STORE, or write store: in the spec")
+    return make_store(uri)
+
+
+def open_existing(store: str | None) -> Store:
+    """As `open_store`, for reading: a local folder must be there.
+
+    Raises:
+        StoreMissing: it is not.
+    """
+    from schemas.errors import StoreMissing
+
+    found = open_store(store)
+    if "://" not in found.uri and not os.path.isdir(found.uri):
+        raise StoreMissing(f"{found.uri} is not there; expected a store that a run has written to")
+    return found
+
+
+# ---------------------------------------------------------------- printing
+
+
+def screen() -> Console:
+    """The console on stdout."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False)
+
+
+def errors() -> Console:
+    """The console on stderr."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr, highlight=False)
+
+
+def print_json(data: Any) -> None:
+    """Indented JSON on stdout."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def make_table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:
+    """A quiet table: a header, no box around."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def count(number: float) -> str:
+    """1234567 -> 1,234,567."""
+    return f"{number:,.0f}"
+
+
+def short(number: float, unit: str = "", base: float = 1000.0) -> str:
+    """1234567 -> 1.2 M; bytes and FLOPs by their SI prefix."""
+    if not number:
+        return "-"
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(number) < base or prefix == "P":
+            return f"{number:.0f} {unit}".strip() if prefix == "" else f"{number:.3g} {prefix}{unit}"
+        number /= base
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """75.2 -> 1m15s."""
+    if seconds < 60:
+        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"

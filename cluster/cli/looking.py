@@ -1,0 +1,193 @@
+"""The verbs that look at runs: status, logs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.cli.common import (
+    JsonOption,
+    StoreOption,
+    Verbs,
+    count,
+    duration,
+    make_table,
+    open_existing,
+    print_json,
+    screen,
+)
+
+if TYPE_CHECKING:
+    from cluster.runs import RunState
+    from cluster.stores import Store
+
+VERBS = Verbs("Runs")
+COLOURS = {
+    "DONE": "green", "RUNNING": "cyan", "FAILED": "red", "INTERRUPTED": "yellow", "STOPPED": "red",
+    "published": "green", "cached": "green", "failed": "red", "to do": "cyan",
+}  # fmt: skip
+MAX_RUNS = 20
+
+
+@VERBS.verb("status", "miclip status zoo-00003 --store /data/lake")
+def status(
+    run: Annotated[str | None, typer.Argument(help="A run, by name; all runs if left out.", show_default=False)] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show runs, or the stages of one run with the first error of each."""
+    from cluster.runs import list_runs, load_state
+
+    where = open_existing(store)
+    if run is not None:
+        _status_of(load_state(where, run), where, as_json)
+        return
+    states = [state for state in (_state(where, name) for name in list_runs(where)[-MAX_RUNS:]) if state]
+    if as_json:
+        print_json([state.model_dump(mode="json", exclude={"stages"}) for state in states])
+        return
+    if not states:
+        screen().print(f"no runs in {where.uri} yet; [bold]miclip run SPEC --store {where.uri}[/bold]")
+        return
+    table = make_table("run", "status", "stages", "time", "", right=("stages", "time"))
+    for state in states:
+        done = sum(s.state in ("published", "cached") for s in state.stages)
+        trial = "trial" if state.limited else ""
+        table.add_row(
+            state.run, f"[{COLOURS[state.status]}]{state.status}[/]", f"{count(done)}/{count(len(state.stages))}",
+            duration(state.seconds), " ".join(filter(None, [trial, _first_line(state.message)])),
+        )
+    screen().print(table)
+
+
+def _state(store: Store, run: str) -> RunState | None:
+    from cluster.runs import load_state
+    from schemas.errors import UnknownRun
+
+    try:
+        return load_state(store, run)
+    except UnknownRun:  # its driver has only just begun, or ended before it wrote a state
+        return None
+
+
+def _status_of(state: RunState, store: Store, as_json: bool) -> None:
+    from rich.text import Text
+
+    if as_json:
+        print_json(state.model_dump(mode="json"))
+        return
+    console = screen()
+    message = f"  {_first_line(state.message)}" if state.message else ""
+    console.print(
+        Text.assemble((f"{state.run} ", "bold"), (state.status, COLOURS[state.status]), f"  {duration(state.seconds)}{message}"),
+        soft_wrap=True,
+    )
+    if state.status == "RUNNING":
+        console.print(f"[dim]last sign of life: {_last_sign(store, state.run)}[/dim]")
+    table = make_table("cell", "output", "state", "shards", "", right=("shards",))
+    for stage in state.stages:
+        table.add_row(
+            Text(stage.cell), Text(f"{stage.output} {stage.detail}".rstrip()), f"[{COLOURS[stage.state]}]{stage.state}[/]",
+            f"{count(stage.shards_done)}/{count(stage.shards)}", Text(_first_line(stage.error), "red"),
+        )
+    console.print(table)
+    if state.status not in ("DONE", "RUNNING"):
+        console.print(f"[dim]more: miclip logs {state.run} --failed; go on: miclip retry {state.run}[/dim]")
+
+
+def _last_sign(store: Store, run: str) -> str:
+    from cluster.events import read_events
+
+    events = read_events(store, run)
+    return f"{duration(max(0.0, time.time() - events[-1]['time']))} ago" if events else "none yet"
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else ""
+
+
+# ---------------------------------------------------------------- logs
+
+
+@VERBS.verb("logs", "miclip logs zoo-00003 --failed")
+def logs(
+    run: Annotated[str, typer.Argument(help="A run, by name.", show_default=False)],
+    stage: Annotated[str | None, typer.Option("--stage", help="Only this stage: a digest (or its start) or a cell.")] = None,
+    shard: Annotated[int | None, typer.Option("--shard", min=0, help="Only this shard.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Tracebacks of the shards that failed and are still missing.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what happened in a run, in order; or the tracebacks of its failures."""
+    from cluster.runs import load_state
+
+    where = open_existing(store)
+    state = load_state(where, run)
+    digests = {s.digest for s in state.stages if stage is None or s.digest.startswith(stage) or s.cell.startswith(stage)}
+    if failed:
+        _show_failures(where, state, digests, shard, as_json)
+        return
+    for event in _events(where, run, follow):
+        stages = {event["stage"]} if "stage" in event else set(event.get("stages", ()))
+        if (stage is not None and not stages & digests) or (shard is not None and event.get("shard") != shard):
+            continue
+        if as_json:
+            import json
+
+            typer.echo(json.dumps(event, ensure_ascii=False))
+        else:
+            typer.echo(_line(event))
+
+
+def _show_failures(store: Store, state: RunState, digests: set[str], shard: int | None, as_json: bool) -> None:
+    from cluster.ledger import load_failures
+
+    seen: dict[str, Any] = {}
+    for stage in state.stages:
+        for failure in load_failures(store, stage.digest) if stage.digest in digests else ():
+            if shard in (None, failure.shard):
+                seen.setdefault(failure.traceback, (stage, failure))
+    if as_json:
+        print_json([{"cell": s.cell, "stage": s.digest, **f.model_dump(mode="json")} for s, f in seen.values()])
+        return
+    for stage, failure in seen.values():
+        typer.echo(f"{stage.cell}  {stage.output} {stage.detail}  shard {failure.shard}  {failure.attempts} attempts")
+        typer.echo("  " + failure.traceback.rstrip().replace("\n", "\n  ") + "\n")
+    if not seen:
+        typer.echo("no shard of this run has failed and is still missing" if state.status != "STOPPED" else state.message)
+
+
+def _events(store: Store, run: str, follow: bool) -> Iterator[dict[str, Any]]:
+    from cluster.events import read_events
+    from cluster.runs import load_state
+
+    shown = 0
+    while True:
+        ended = load_state(store, run).status != "RUNNING"
+        events = read_events(store, run)
+        yield from events[shown:]
+        shown = len(events)
+        if not follow or ended:
+            return
+        time.sleep(1.0)
+
+
+_SKIP = {"time", "event", "work", "title", "stages", "seconds", "stage", "kind", "round", "final"}
+
+
+def _line(event: dict[str, Any]) -> str:
+    clock = time.strftime("%H:%M:%S", time.localtime(event["time"]))
+    what = event.get("title") or " ".join(str(event[k]) for k in ("kind", "subject") if event.get(k))
+    rest = " ".join(f"{k}={_short(v)}" for k, v in event.items() if k not in _SKIP and v not in ("", [], {}) and k != "subject")
+    spent = event.get("seconds")
+    times = " ".join(f"{k} {v}s" for k, v in spent.items()) if isinstance(spent, dict) else ""
+    return "  ".join(filter(None, [clock, f"{event['event']:<13}", what, rest, times]))
+
+
+def _short(value: Any) -> str:
+    text = str(value).strip().replace("\n", " ")
+    return text if len(text) <= 160 else text[:157] + "..."

@@ -1,0 +1,101 @@
+"""What a plan says in numbers: states, shards and estimates of stages, cells and the whole."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from cluster.board import group_siblings
+from cluster.pipeline import PlannedPipeline, stage_state, title
+from cluster.stores import Store, prefetch
+from jobs.kinds import get_kind
+from schemas.plans import Plan, Resources
+
+_SUMS = ("shards", "shards_left", "bytes", "memory")
+_MOST = ("images", "flops")
+
+
+def make_report(planned: PlannedPipeline, store: Store, tflops: float | None = None) -> dict[str, Any]:
+    """Every stage with its state and estimate, the cells that cannot be planned yet, and totals."""
+    everything = planned.plans()
+    shared = {plan.digest: work.key for work in group_siblings([(p, r) for _, p, r in everything]) for plan in work.plans}
+    states = (state for _, state in prefetch(lambda item: stage_state(store, item[0], item[1]), everything))
+    stages = []
+    for (cell, plan, resources), state in zip(everything, states):
+        estimate = get_kind(plan.stage.kind).estimate(plan, planned.known)
+        stages.append(
+            {
+                "cell": cell,
+                "stage": plan.digest,
+                "kind": plan.stage.kind,
+                "subject": plan.stage.subject,
+                "output": plan.stage.output,
+                "detail": state.detail,
+                "state": "cached" if state.state == "published" else state.state,
+                "error": state.error,
+                "shards": plan.n_shards,
+                "shards_left": plan.n_shards - state.shards_done,
+                "rounds": len(plan.rounds),
+                "forward": shared[plan.digest],
+                "workers": _workers(plan, resources),
+                **estimate._asdict(),
+            }
+        )
+    missing = [{"cell": title(cell), "why": cell.error} for cell in planned.cells if not cell.plans]
+    return {
+        "pipeline": planned.spec.name,
+        "store": store.uri,
+        "limited": planned.limited,
+        "stages": stages,
+        "not_planned": missing,
+        "total": _total(stages, tflops),
+    }
+
+
+def _workers(plan: Plan, resources: Resources) -> int:
+    return min(resources.workers, max((r.n_shards for r in plan.rounds), default=0))
+
+
+def _total(stages: list[dict[str, Any]], tflops: float | None) -> dict[str, Any]:
+    left = [stage for stage in stages if stage["state"] != "cached"]
+    flops = sum(max(s["flops"] for s in group) for group in _grouped(left, "forward").values())
+    total = {
+        "stages": len(stages),
+        "cached": len(stages) - len(left),
+        "to_do": len(left),
+        "shards_left": sum(s["shards_left"] for s in left),
+        "flops": flops,
+        "bytes": sum(s["bytes"] for s in left),
+    }
+    return total if tflops is None else {**total, "device_hours": flops / tflops / 3.6e15}
+
+
+def lines_of(report: dict[str, Any], by_stage: bool) -> list[dict[str, Any]]:
+    """One line per cell (or stage) for people; sibling stages share one forward, so its FLOPs count once."""
+    if by_stage:
+        lines = [{**s, "name": f"{s['cell']}  {s['output']} {s['detail']}".rstrip()} for s in report["stages"]]
+    else:
+        lines = [_line_of(cell, stages) for cell, stages in _grouped(report["stages"], "cell").items()]
+    empty = dict.fromkeys((*_SUMS, *_MOST), 0)
+    return lines + [{"name": m["cell"], "state": "not inspected yet", **empty} for m in report["not_planned"]]
+
+
+def _line_of(cell: str, stages: list[dict[str, Any]]) -> dict[str, Any]:
+    cached = sum(stage["state"] == "cached" for stage in stages)
+    failed = sum(stage["state"] == "failed" for stage in stages)
+    if cached == len(stages):
+        state = "cached"
+    else:
+        parts = [(cached, "cached"), (failed, "failed"), (len(stages) - cached - failed, "to do")]
+        state = "to do" if not cached and not failed else "to do: " + ", ".join(f"{n} {w}" for n, w in parts if n)
+    sums = {key: sum(stage[key] for stage in stages) for key in _SUMS}
+    most = {key: max(stage[key] for stage in stages) for key in _MOST}
+    name = cell if len(stages) == 1 else f"{cell}  ({len(stages)} stages)"
+    return {"name": name, "state": state, **sums, **most}
+
+
+def _grouped(stages: list[dict[str, Any]], key: str) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for stage in stages:
+        groups[stage[key]].append(stage)
+    return groups

@@ -1,0 +1,178 @@
+"""Shows a run as it goes, from its events: a bar per piece of work on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from cluster.cli.common import count, duration
+from cluster.events import Event
+
+LINE_SECONDS = 5.0
+"""Without a terminal each piece of work says where it is at most this often."""
+
+
+@dataclass
+class WorkView:
+    """What is known of one piece of work: sibling stages that share their passes."""
+
+    title: str
+    unit: str
+    total: int
+    stages: set[str]
+    workers: int
+    started: float
+    items: int = 0
+    before: int = 0
+    """Items that an earlier run had done."""
+    failures: int = 0
+    retried: int = 0
+    published: set[str] = field(default_factory=set)
+    said: float = 0.0
+    ended: bool = False
+
+    @property
+    def rate(self) -> float:
+        """Items per second since it was planned."""
+        return self.items / max(1e-3, time.monotonic() - self.started)
+
+    def status(self) -> str:
+        """Items, rate and what went wrong, in a few words."""
+        words = f"{count(self.before + self.items)}/{count(self.total)} {self.unit}  {self.rate:,.0f}/s  {self.workers} workers"
+        troubles = [f"{self.failures} failed"] * bool(self.failures) + [f"{self.retried} retried"] * bool(self.retried)
+        return "  ".join([words, *troubles])
+
+
+_UNITS = {"extract": "images", "index_images": "files", "inspect": "models"}
+_VERBS = {"extract": "extract", "index_images": "index", "inspect": "inspect"}
+
+
+class RunProgress:
+    """A listener for EventLog; use it as a context manager around the run."""
+
+    def __init__(self, stream: TextIO, quiet: bool = False) -> None:
+        self._console = Console(file=stream, highlight=False, markup=False, soft_wrap=not stream.isatty())
+        self._quiet = quiet
+        self._bars = self._make_bars() if stream.isatty() and not quiet else None
+        self._works: dict[str, WorkView] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self.cached = 0
+
+    def _make_bars(self) -> Progress:
+        return Progress(
+            SpinnerColumn(finished_text=Text("✓", "green")),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[status]}", markup=False, style="dim"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=self._console,
+            refresh_per_second=8,
+        )
+
+    def __enter__(self) -> RunProgress:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars:
+            for key, work in self._works.items():
+                if not work.ended:
+                    self._bars.stop_task(self._tasks[key])
+            self._bars.stop()
+
+    def say(self, text: str, style: str = "") -> None:
+        """One line, above the bars if there are any."""
+        if not self._quiet:
+            self._console.print(Text(text, style))
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def _on_cached(self, event: Event) -> None:
+        self.cached += 1
+
+    def _on_planned(self, event: Event) -> None:
+        key, kind = event["work"], event["kind"]
+        view = WorkView(
+            event["title"].replace(kind, _VERBS.get(kind, kind), 1), _UNITS.get(kind, "rows"), event["rows"],
+            set(event["stages"]), event["workers"], time.monotonic(), before=event["rows"] - event["rows_left"],
+            said=time.monotonic(),
+        )
+        self._works[key] = view
+        if self._bars:
+            self._tasks[key] = self._bars.add_task(view.title, total=max(1, view.total), completed=view.before, status="")
+        else:
+            again = f", {count(view.before)} done before" if view.before else ""
+            self.say(f"{view.title}: {count(view.total)} {view.unit}, {len(view.stages)} stages{again}")
+
+    def _on_shard_done(self, event: Event) -> None:
+        view = self._works[event["work"]]
+        if event["round"] == 0:
+            view.items = min(view.items + event["items"], view.total)
+        self._update(event["work"], view)
+
+    def _on_shard_failed(self, event: Event) -> None:
+        view = self._works[event["work"]]
+        view.failures += bool(event.get("final"))
+        view.retried += not event.get("final")
+        if event.get("final"):
+            self.say(f"{view.title}: shard {event['shard']} failed: {_first_line(event)}", "red")
+        self._update(event["work"], view)
+
+    _on_open_failed = _on_shard_failed
+
+    def _on_shard_lost(self, event: Event) -> None:
+        view = self._works[event["work"]]
+        again = "set aside" if event.get("final") else "trying again"
+        view.failures += bool(event.get("final"))
+        view.retried += not event.get("final")
+        self.say(f"{view.title}: shard {event['shard']} lost its worker, {again}: {_first_line(event)}", "yellow")
+        self._update(event["work"], view)
+
+    def _on_shard_fatal(self, event: Event) -> None:
+        self.say(_first_line(event), "red")
+
+    def _on_damaged(self, event: Event) -> None:
+        self.say(event["message"], "red")
+
+    def _on_error(self, event: Event) -> None:
+        self.say(f"{event['subject']}: {event['message']}", "red")
+
+    def _on_published(self, event: Event) -> None:
+        for key, view in self._works.items():
+            if event["stage"] in view.stages:
+                view.published.add(event["stage"])
+                if view.published == view.stages:
+                    view.ended = True
+                self._update(key, view)
+
+    def _update(self, key: str, view: WorkView) -> None:
+        if self._bars:
+            task = self._tasks[key]
+            status = view.status() if not view.ended else f"{count(view.total)} {view.unit}  {view.rate:,.0f}/s"
+            done = view.before + view.items
+            # a last step is left until the stages are published: merging follows the pass over the images
+            self._bars.update(task, completed=max(1, view.total) if view.ended else min(done, max(0, view.total - 1)), status=status)
+            return
+        if view.ended:
+            took = duration(time.monotonic() - view.started)
+            self.say(f"{view.title}: {len(view.stages)} stages published in {took} ({view.rate:,.0f} {view.unit}/s)")
+        elif time.monotonic() - view.said > LINE_SECONDS:
+            view.said = time.monotonic()
+            left = view.total - view.before - view.items
+            eta = f"  ETA {duration(left / view.rate)}" if view.items and left else ""
+            self.say(f"{view.title}: {view.status()}{eta}")
+
+
+def _first_line(event: Event) -> str:
+    message = str(event.get("message", "")).strip().splitlines()
+    return f"{event.get('error', '')}: {message[0] if message else ''}".strip(": ")

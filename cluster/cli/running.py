@@ -1,0 +1,163 @@
+"""The verbs that work: demo, run, retry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.cli.common import (
+    JsonOption,
+    LimitOption,
+    SetOption,
+    SpecArgument,
+    StoreOption,
+    Verbs,
+    open_existing,
+    open_store,
+    print_json,
+)
+from cluster.cli.options import AddressOption, CpusOption, ExecutorName, ExecutorOption, GpusOption, WorkersOption
+
+if TYPE_CHECKING:
+    from cluster.spec_file import SpecFile
+    from cluster.stores import Store
+    from schemas.specs import PipelineSpec
+
+VERBS = Verbs("Work")
+
+
+@VERBS.verb("run", "miclip run zoo.yaml --limit 64 --store /tmp/lake")
+def run(
+    spec: SpecArgument,
+    overrides: SetOption = None,
+    limit: LimitOption = None,
+    store: StoreOption = None,
+    executor: ExecutorOption = ExecutorName.ray,
+    workers: WorkersOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = 0,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a spec here; the same command again goes on where it stopped, and does nothing once it is done."""
+    from cluster.spec_file import read_spec_file
+
+    file = read_spec_file(spec, overrides or (), limit)
+    where = open_store(store, file.pipeline.store)
+    raise typer.Exit(execute(file, where, executor, workers, cpus, gpus, address, as_json))
+
+
+@VERBS.verb("retry", "miclip retry zoo-00003")
+def retry(
+    run: Annotated[str, typer.Argument(help="A run, by name.", show_default=False)],
+    store: StoreOption = None,
+    executor: ExecutorOption = ExecutorName.ray,
+    workers: WorkersOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = 0,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the spec of an earlier run again: only what failed or is left."""
+    from cluster.runs import load_spec
+    from cluster.spec_file import parse_spec
+
+    where = open_existing(store)
+    file = parse_spec(load_spec(where, run), f"{run}/spec.yaml")
+    raise typer.Exit(execute(file, where, executor, workers, cpus, gpus, address, as_json))
+
+
+def execute(
+    file: SpecFile,
+    store: Store,
+    executor: ExecutorName,
+    workers: int | None = None,
+    cpus: int | None = None,
+    gpus: int = 0,
+    address: str | None = None,
+    as_json: bool = False,
+) -> int:
+    """Run a spec in a session of its own and say what came of it; returns the exit code."""
+    from cluster.cli.closing import report_json, show_report
+    from cluster.cli.session import Session
+    from cluster.pipeline import PipelineRun
+    from cluster.runs import new_run
+    from cluster.stores.probe import check_writable
+
+    pipeline = with_workers(file.pipeline, workers)
+    check_before_work(pipeline, store)
+    check_writable(store)
+    name = new_run(store, pipeline.name, file.text)
+    session = Session(store, executor, run=name, address=address, cpus=cpus, gpus=gpus, quiet=as_json)
+    with session:
+        session.progress.say(f"run {name}  store {store.uri}", "dim")
+        report = PipelineRun(pipeline, name, store, session.executor, session.log, session.stop).run()
+    if as_json:
+        print_json(report_json(report, store))
+    else:
+        show_report(report, store, session.log_file)
+    return report.exit_code
+
+
+def check_before_work(pipeline: PipelineSpec, store: Store) -> None:
+    """Refuse what is known to be impossible before a run is begun.
+
+    Raises:
+        UnknownModel: no such demo model or local checkpoint. UnknownSite, BadSpec: with what is inspected already.
+        EmptyImageSet, BadRef: an image set is empty or not there.
+    """
+    from cluster.pipeline import plan_pipeline
+    from schemas.errors import UnknownModel
+
+    planned = plan_pipeline(pipeline, store)
+    if planned.facts.errors:
+        raise UnknownModel("\n".join(planned.facts.errors.values()))
+
+
+def with_workers(pipeline: PipelineSpec, workers: int | None) -> PipelineSpec:
+    """The same pipeline with another number of workers everywhere: effort, so no digest changes."""
+    from schemas.plans import Resources
+
+    if workers is None:
+        return pipeline
+    update: dict[str, Any] = {"workers": workers}
+    stages = {
+        name: stage.model_copy(update={"resources": stage.resources.model_copy(update=update)})
+        if "resources" in stage.model_fields_set
+        else stage
+        for name, stage in pipeline.stages.items()
+    }
+    resources = (pipeline.resources or Resources()).model_copy(update=update)
+    return pipeline.model_copy(update={"stages": stages, "resources": resources})
+
+
+@VERBS.verb("demo", "miclip demo --folder miclip-demo")
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where images, spec and store go.")] = Path("miclip-demo"),
+    images: Annotated[int, typer.Option("--images", min=100, help="How many image files to write.")] = 2400,
+    executor: ExecutorOption = ExecutorName.ray,
+    as_json: JsonOption = False,
+) -> None:
+    """Make image files, run five small models over them, and ask one question in SQL. Needs no download."""
+    from cluster.catalog import open_catalog
+    from cluster.cli.answers import show_answer
+    from cluster.cli.common import count, errors, screen
+    from cluster.demo import QUERY, QUESTION, DemoPaths, prepare
+    from cluster.spec_file import read_spec_file
+    from cluster.sql import run_sql
+
+    paths = DemoPaths(folder)
+    written = prepare(paths, images)
+    errors().print(f"{count(images)} image files in {paths.world}/images ({count(written)} new); spec {paths.spec}", style="dim")
+    file = read_spec_file(paths.spec)
+    store = open_store(None, file.pipeline.store)
+    code = execute(file, store, executor, as_json=as_json)
+    if code or as_json:
+        raise typer.Exit(code)
+    console = screen()
+    console.print(f"\n[bold]{QUESTION}[/bold]\n")
+    console.print(QUERY, style="dim", markup=False, soft_wrap=True)
+    show_answer(run_sql(open_catalog(store), QUERY))
+    console.print(f"Ask your own: [bold]miclip sql --store {store.uri} \"SELECT ...\"[/bold]", soft_wrap=True)

@@ -1,0 +1,153 @@
+"""The verbs before work: validate, plan, schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.cli.common import (
+    JsonOption,
+    LimitOption,
+    SetOption,
+    SpecArgument,
+    StoreOption,
+    Verbs,
+    count,
+    make_table,
+    open_store,
+    print_json,
+    screen,
+    short,
+)
+from cluster.cli.options import AddressOption, ExecutorName, ExecutorOption
+
+if TYPE_CHECKING:
+    from cluster.pipeline import PlannedPipeline
+    from cluster.stores import Store
+
+VERBS = Verbs("Specs")
+
+
+@VERBS.verb("validate", "miclip validate zoo.yaml --set stages.acts.batch_size=64")
+def validate(
+    spec: SpecArgument,
+    overrides: SetOption = None,
+    limit: LimitOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a spec: file, line, field, found and expected; sites too, once its models are inspected. Schedules nothing."""
+    from cluster.spec_file import read_spec_file
+    from cluster.stores import make_store
+
+    file = read_spec_file(spec, overrides or (), limit)
+    uri = store or file.pipeline.store
+    waiting: list[str] = []
+    if uri:
+        from cluster.pipeline import plan_pipeline, title
+        from schemas.errors import UnknownModel
+
+        planned = plan_pipeline(file.pipeline, make_store(uri))
+        if planned.facts.errors:
+            raise UnknownModel("\n".join(planned.facts.errors.values()))
+        waiting = [f"{title(cell)}: {cell.error}" for cell in planned.cells if not cell.plans]
+    if as_json:
+        print_json({"valid": True, "pipeline": file.pipeline.name, "stages": list(file.pipeline.stages), "unchecked": waiting})
+        return
+    stages = ", ".join(file.pipeline.stages)
+    screen().print(f"[green]valid[/green]  {file.pipeline.name}: {len(file.pipeline.stages)} stages ({stages})")
+    if not uri:
+        screen().print("[dim]no store given: models, images and sites were not looked up[/dim]")
+    for line in waiting:
+        screen().print(f"[dim]not checked yet  {line}[/dim]")
+
+
+@VERBS.verb("plan", "miclip plan zoo.yaml --inspect --tflops 60")
+def plan(
+    spec: SpecArgument,
+    inspect: Annotated[bool, typer.Option("--inspect", help="Inspect models and index images first.")] = False,
+    verbose: Annotated[bool, typer.Option("--stages", help="One line per stage instead of per cell.")] = False,
+    tflops: Annotated[
+        float | None, typer.Option("--tflops", min=0.001, help="TFLOP/s that one device reaches; adds device hours.")
+    ] = None,
+    overrides: SetOption = None,
+    limit: LimitOption = None,
+    store: StoreOption = None,
+    executor: ExecutorOption = ExecutorName.serial,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a run would do: cached or to do, shards, images, FLOPs, bytes, memory. Computes nothing but --inspect."""
+    from cluster.cli.planning import lines_of, make_report
+    from cluster.pipeline import plan_pipeline
+    from cluster.spec_file import read_spec_file
+
+    file = read_spec_file(spec, overrides or (), limit)
+    where = open_store(store, file.pipeline.store)
+    if inspect:
+        _inspect(file.pipeline, where, executor, address)
+    report = make_report(plan_pipeline(file.pipeline, where), where, tflops)
+    if as_json:
+        print_json(report)
+        return
+    console = screen()
+    table = make_table(
+        "stage", "state", "shards", "images", "FLOPs", "stored", "memory",
+        *(["device hours"] if tflops else []), right=("shards", "images", "FLOPs", "stored", "memory", "device hours"),
+    )
+    for line in lines_of(report, by_stage=verbose):
+        hours = [f"{line['flops'] / tflops / 3.6e15:.2f}"] if tflops else []
+        table.add_row(
+            line["name"], _state(line), f"{count(line['shards_left'])}/{count(line['shards'])}", short(line["images"]),
+            short(line["flops"], "FLOP"), short(line["bytes"], "B"), short(line["memory"], "B"), *hours,
+        )
+    console.print(table)
+    total = report["total"]
+    hours = f", {total['flops'] / tflops / 3.6e15:.2f} device hours at {tflops:g} TFLOP/s" if tflops else ""
+    console.print(
+        f"{count(total['stages'])} stages: {count(total['cached'])} cached, {count(total['to_do'])} to do "
+        f"({count(total['shards_left'])} shards, {short(total['flops'], 'FLOP')}, {short(total['bytes'], 'B')}{hours})"
+    )
+    if report["not_planned"]:
+        console.print(
+            f"[yellow]{len(report['not_planned'])} cells are not inspected or indexed yet[/yellow]; "
+            f"[bold]miclip plan {spec} --inspect[/bold] does only that"
+        )
+
+
+def _state(line: dict[str, Any]) -> str:
+    colours = {"cached": "green", "to do": "cyan", "not inspected yet": "yellow", "failed": "red"}
+    word = line["state"].split(":")[0]
+    return f"[{colours.get(word, 'cyan')}]{line['state']}[/]"
+
+
+def _inspect(pipeline: Any, store: Store, executor: ExecutorName, address: str | None) -> None:
+    from cluster.cli.session import Session
+    from cluster.pipeline import plan_pipeline
+    from cluster.run import run_stages
+    from schemas.errors import WorkFailed
+    from schemas.plans import Resources
+
+    planned: PlannedPipeline = plan_pipeline(pipeline, store)
+    with Session(store, executor, address=address) as session:
+        board = run_stages(
+            planned.facts.with_resources(pipeline.resources or Resources()), store, session.executor, session.log, session.stop
+        )
+    if board.failed:
+        first = next(iter(board.failed.values()))
+        raise WorkFailed(first.message or first.error)
+
+
+@VERBS.verb("schema", "miclip schema > miclip.schema.json")
+def schema(output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None) -> None:
+    """Print the JSON Schema of specs; with `# yaml-language-server: $schema=FILE` an editor completes and checks them."""
+    import json
+
+    from cluster.spec_file import json_schema
+
+    if output is None:
+        print_json(json_schema())
+    else:
+        output.write_text(json.dumps(json_schema(), indent=2) + "\n")

@@ -1,0 +1,166 @@
+"""The verbs that read: tables, sql, views, verify."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster.cli.common import (
+    AllOption,
+    JsonOption,
+    PipelineOption,
+    RunOption,
+    StoreOption,
+    Verbs,
+    count,
+    errors,
+    make_table,
+    open_existing,
+    print_json,
+    screen,
+    short,
+)
+
+if TYPE_CHECKING:
+    from cluster.catalog import Catalog
+
+VERBS = Verbs("Tables")
+
+
+def _catalog(store: str | None, pipeline: str | None, run: str | None, every: bool) -> Catalog:
+    from cluster.catalog import Scope, open_catalog
+
+    return open_catalog(open_existing(store), Scope(pipeline, run, every))
+
+
+@VERBS.verb("tables", "miclip tables activations")
+def tables(
+    table: Annotated[str | None, typer.Argument(help="Document the columns of this table.", show_default=False)] = None,
+    store: StoreOption = None,
+    pipeline: PipelineOption = None,
+    run: RunOption = None,
+    every: AllOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the tables: what a row is, and how many there are in a store; with a name, its columns."""
+    import os
+
+    from schemas.tables import TABLES, get_table
+
+    if table is not None:
+        _document(get_table(table), as_json)
+        return
+    looked = store or os.environ.get("MICLIP_STORE")
+    rows = _catalog(store, pipeline, run, every).tables if looked else {}
+    if as_json:
+        print_json([{"table": t.name, "row": t.row, "rows": rows.get(t.name), "columns": t.schema.names} for t in TABLES.values()])
+        return
+    view = make_table("table", *(["rows"] if looked else []), "one row is", right=("rows",))
+    for known in TABLES.values():
+        if not looked or known.name in rows:
+            view.add_row(known.name, *([count(rows[known.name])] if looked else []), known.row)
+    console = screen()
+    console.print(view)
+    console.print("[dim]columns: miclip tables NAME; what each stage published: SELECT * FROM stages[/dim]")
+
+
+def _document(table: Any, as_json: bool) -> None:
+    columns = [
+        {"name": c.name, "type": str(c.type), "null": c.nullable, "meaning": c.meaning, "unit": c.unit} for c in table.columns
+    ]
+    if as_json:
+        print_json({"table": table.name, "row": table.row, "columns": columns})
+        return
+    view = make_table("column", "type", "null", "meaning", "unit")
+    for column in columns:
+        kind = str(column["type"]).replace("element: ", "").replace(" not null", "")
+        view.add_row(str(column["name"]), kind, "yes" if column["null"] else "", str(column["meaning"]), str(column["unit"]))
+    console = screen()
+    console.print(f"[bold]{table.name}[/bold]: one row is {table.row}")
+    console.print(view)
+
+
+@VERBS.verb("sql", "miclip sql 'SELECT model, site, count(*) FROM top_images GROUP BY ALL'")
+def sql(
+    query: Annotated[str, typer.Argument(help="One DuckDB query over the published tables and `stages`.", show_default=False)],
+    store: StoreOption = None,
+    pipeline: PipelineOption = None,
+    run: RunOption = None,
+    every: AllOption = False,
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    parquet: Annotated[Path | None, typer.Option("--parquet", metavar="FILE", help="Write a Parquet file.")] = None,
+) -> None:
+    """Ask in SQL: published parts only, by default of the newest finished run of every pipeline."""
+    from cluster.cli.answers import show_answer, write_csv, write_json, write_parquet
+    from cluster.sql import run_sql
+
+    reader = run_sql(_catalog(store, pipeline, run, every), query)
+    if parquet is not None:
+        rows = write_parquet(reader, parquet)
+        errors().print(f"{count(rows)} rows in {parquet}")
+    elif as_json:
+        write_json(reader)
+    elif as_csv:
+        write_csv(reader)
+    else:
+        show_answer(reader)
+
+
+class EngineName(StrEnum):
+    """Engines that `views` writes for."""
+
+    duckdb = "duckdb"
+    spark = "spark"
+    trino = "trino"
+    polars = "polars"
+    datafusion = "datafusion"
+
+
+@VERBS.verb("views", "miclip views --engine spark --store s3://lab/lake > views.sql")
+def views(
+    engine: Annotated[EngineName, typer.Option("--engine", help="Who will read.")] = EngineName.duckdb,
+    store: StoreOption = None,
+    pipeline: PipelineOption = None,
+    run: RunOption = None,
+    every: AllOption = False,
+) -> None:
+    """Print the statements with which another engine reads the same parts."""
+    from cluster.views import make_views
+
+    typer.echo(make_views(_catalog(store, pipeline, run, every), engine.value), nl=False)
+
+
+@VERBS.verb("verify", "miclip verify --store /data/lake --all")
+def verify(
+    store: StoreOption = None,
+    pipeline: PipelineOption = None,
+    run: RunOption = None,
+    every: AllOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every published part and artifact again and compare its sha256; exit 1 and name what is damaged."""
+    from rich.text import Text
+
+    from cluster.catalog import verify as verify_all
+
+    catalog = _catalog(store, pipeline, run, every)
+    checked, size, damaged = 0, 0, []
+    with errors().status("") as line:
+        for verdict in verify_all(catalog):
+            checked, size = checked + 1, size + verdict.bytes
+            damaged += [verdict] if verdict.problem else []
+            line.update(f"{count(checked)} objects, {short(size, 'B')}")
+    if as_json:
+        print_json({"objects": checked, "bytes": size, "damaged": [v._asdict() for v in damaged]})
+    else:
+        for verdict in damaged:
+            screen().print(Text.assemble(("damaged  ", "red"), f"{verdict.key}: {verdict.problem}"), soft_wrap=True)
+        word = "[green]whole[/green]" if not damaged else f"[red]{len(damaged)} damaged[/red]"
+        screen().print(f"{count(checked)} objects of {len(catalog.stages)} stages, {short(size, 'B')}: {word}")
+        if damaged:
+            screen().print("[dim]restore these objects, or run the spec again with a new store[/dim]")
+    raise typer.Exit(1 if damaged else 0)
