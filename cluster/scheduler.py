@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from cluster.board import Work
+from cluster.board import Board, Work
 
 WINDOW = 2
 """Tasks a worker may hold at once: the second one hides the way there and back."""
@@ -80,6 +80,12 @@ class Demand:
     def of(cls, work: Work, waiting: int) -> Demand:
         """`resources.workers` counts members, so a gang of n is n of them."""
         return cls(work.key, Slot.of(work), max(1, work.resources.workers // work.gang), waiting)
+
+
+def get_demands(board: Board) -> list[Demand]:
+    """The demands of all works that have something waiting, in board order."""
+    waiting = ((work, len(board.waiting(key))) for key, work in board.works.items())
+    return [Demand.of(work, n) for work, n in waiting if n]
 
 
 @dataclass(frozen=True)
@@ -235,19 +241,22 @@ class _Desk:
 
 
 def _share_room(nodes: tuple[Node, ...], held: Counter[Slot], wanted: dict[Slot, int]) -> Counter[Slot]:
-    """How many workers of each slot to start: one at a time, to the slot with the most need per worker it has."""
+    """How many workers of each slot to start, one at a time: first to slots that have none, then by need per worker."""
     left = list(_pack(nodes, _frozen(held)))
     started: Counter[Slot] = Counter()
-    heap = [(-n / (held[slot] + 1), slot) for slot, n in wanted.items()]
+
+    def turn(slot: Slot) -> tuple[bool, float, Slot]:
+        have = held[slot] + started[slot]
+        return have > 0, -(wanted[slot] - started[slot]) / (have + 1), slot
+
+    heap = [turn(slot) for slot in wanted]
     heapq.heapify(heap)
     while heap:
-        _, slot = heapq.heappop(heap)
-        if not _place(left, slot):
-            continue
-        started[slot] += 1
-        remaining = wanted[slot] - started[slot]
-        if remaining > 0:
-            heapq.heappush(heap, (-remaining / (held[slot] + started[slot] + 1), slot))
+        *_, slot = heapq.heappop(heap)
+        if _place(left, slot):
+            started[slot] += 1
+            if started[slot] < wanted[slot]:
+                heapq.heappush(heap, turn(slot))
     return started
 
 

@@ -14,7 +14,7 @@ from cluster.executor import StopFlag
 from cluster.on_ray.session import join, start_local
 from cluster.on_ray.team import Died, Team
 from cluster.on_ray.watch import PATIENCE, ClusterWatch
-from cluster.scheduler import Assign, Demand, Node, Slot, Start, Stop, View, count_fitting, decide
+from cluster.scheduler import Assign, Node, Slot, Start, Stop, View, count_fitting, decide, get_demands
 from schemas.errors import ClusterUnreachable, Infeasible
 
 TICK = 0.2
@@ -80,8 +80,7 @@ class RayExecutor:
             self._end([team for team in self._teams.values() if team.state.in_flight])
 
     def _act(self, board: Board, works: dict[str, Any]) -> None:
-        demands = [Demand.of(work, len(board.waiting(key))) for key, work in board.works.items()]
-        view = View(demands, [team.state for team in self._teams.values()], self._watch.nodes)
+        view = View(get_demands(board), [team.state for team in self._teams.values()], self._watch.nodes)
         for action in decide(view):
             if isinstance(action, Start):
                 for team_id in (next(self._ids) for _ in range(action.count)):

@@ -1,0 +1,185 @@
+"""Every task ends exactly once, as done or failed, whatever happens to the workers that had it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.board import MAX_ATTEMPTS, MAX_FAILED_SHARDS, Board, Outcome, Task, group_siblings
+from schemas.plans import Resources
+from tests.corridor import selftest, selftest_works
+
+
+def take(board: Board) -> Task:
+    task = next(iter(board.ready()))
+    board.hand_out(task)
+    return task
+
+
+def finish_all(board: Board) -> list[Task]:
+    done = []
+    while not board.finished:
+        task = take(board)
+        board.record(Outcome(task, "done"))
+        done.append(task)
+    return done
+
+
+def test_siblings_share_a_task_per_shard_and_the_second_round_waits_for_the_first() -> None:
+    (work,) = selftest_works(1, 3, variants=("a", "b"))
+    board = Board([work], {})
+    assert [(t.shard.number, len(t.stages)) for t in board.ready()] == [(0, 2), (1, 2), (2, 2)]
+    assert [t.shard.number for t in finish_all(board)] == [0, 1, 2, 3]
+    assert board.counts() == (8, 8)
+
+
+def test_finished_shards_are_not_given_again() -> None:
+    (work,) = selftest_works(1, 4)
+    board = Board([work], {work.plans[0].digest: {0, 2}})
+    assert [t.shard.number for t in board.ready()] == [1, 3]
+
+
+def test_a_shard_that_one_sibling_has_is_done_for_the_other_alone() -> None:
+    (work,) = selftest_works(1, 2, variants=("a", "b"))
+    a, b = (plan.digest for plan in work.plans)
+    board = Board([work], {a: {1}})
+    assert [(t.shard.number, t.stages) for t in board.ready()] == [(0, (a, b)), (1, (b,))]
+
+
+def test_siblings_that_reach_their_second_round_at_different_times_do_not_mix_up_their_tasks() -> None:
+    (work,) = selftest_works(1, 2, variants=("a", "b"))
+    a, b = work.plans
+    board = Board([work], {a.digest: {1}})
+    first, second = take(board), take(board)
+    board.record(Outcome(first, "done"))
+    merge_of_a = take(board)
+    board.record(Outcome(second, "done"))
+    merge_of_b = take(board)
+    assert (merge_of_a.shard, merge_of_a.stages) == (merge_of_b.shard, (a.digest,))
+    assert board.record(Outcome(merge_of_a, "done")) == [a]
+    assert board.record(Outcome(merge_of_b, "done")) == [b]
+    assert board.finished
+
+
+def test_a_lost_shard_comes_back_first_and_counts_its_attempts() -> None:
+    (work,) = selftest_works(1, 3)
+    board = Board([work], {})
+    board.record(Outcome(take(board), "lost"))
+    again = take(board)
+    assert (again.shard.number, again.attempt) == (0, 1)
+
+
+def test_a_shard_that_loses_its_worker_three_times_is_set_aside_and_the_rest_goes_on() -> None:
+    (work,) = selftest_works(1, 3)
+    board = Board([work], {})
+    for _ in range(MAX_ATTEMPTS):
+        board.record(Outcome(take(board), "lost"))
+    assert [t.shard.number for t in finish_all(board)] == [1, 2]
+    (failed,) = board.failed.values()
+    assert (failed.task.shard.number, failed.task.attempt) == (0, 2)
+    assert board.incomplete() == list(work.plans)
+
+
+def test_a_task_queued_behind_a_lost_one_costs_no_attempt() -> None:
+    (work,) = selftest_works(1, 3)
+    board = Board([work], {})
+    for _ in range(MAX_ATTEMPTS):
+        lost, queued = take(board), take(board)
+        board.take_back(queued)
+        board.record(Outcome(lost, "lost"))
+    assert {t.shard.number: t.attempt for t in finish_all(board)} == {1: 0, 2: 0}
+
+
+def test_an_application_error_is_final_at_once_but_a_passing_one_is_tried_again() -> None:
+    (work,) = selftest_works(1, 2)
+    board = Board([work], {})
+    board.record(Outcome(take(board), "failed", error="ValueError"))
+    board.record(Outcome(take(board), "failed", error="ConnectionError", retry=True))
+    assert [t.shard.number for t in finish_all(board)] == [1]
+    assert [o.error for o in board.failed.values()] == ["ValueError"]
+
+
+def test_a_worker_that_cannot_open_stops_its_own_work_only() -> None:
+    bad, good = selftest_works(2, 3)
+    board = Board([bad, good], {})
+    board.record(Outcome(take(board), "open_failed"))
+    assert {t.work for t in finish_all(board)} == {good.key}
+    assert board.incomplete() == list(bad.plans)
+
+
+def test_a_work_in_which_every_shard_fails_is_stopped_after_ten() -> None:
+    (work,) = selftest_works(1, 100)
+    board = Board([work], {})
+    n = 0
+    while not board.finished:
+        board.record(Outcome(take(board), "failed"))
+        n += 1
+    assert n == MAX_FAILED_SHARDS
+
+
+def test_after_a_fatal_outcome_nothing_more_is_ready() -> None:
+    (work,) = selftest_works(1, 3)
+    board = Board([work], {})
+    board.record(Outcome(take(board), "fatal"))
+    assert board.finished
+    assert list(board.ready()) == []
+
+
+def test_an_empty_plan_is_complete_at_once_but_for_its_merge() -> None:
+    todo = selftest(rows=0)
+    board = Board(group_siblings(todo), {})
+    assert [(t.shard.round, t.shard.number) for t in finish_all(board)] == [(1, 0)]
+
+
+def test_cells_that_differ_in_resources_are_different_works() -> None:
+    one, two = selftest(Resources(gpus=0.5), variants=("a",)), selftest(Resources(gpus=1.0), variants=("b",))
+    assert len(group_siblings([*one, *two])) == 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_whatever_happens_every_task_ends_exactly_once_and_nothing_hangs(data: st.DataObject) -> None:
+    works = selftest_works(data.draw(st.integers(1, 3)), data.draw(st.integers(0, 6)), variants=("a", "b"))
+    digests = [plan.digest for work in works for plan in work.plans]
+    before = {d: data.draw(st.sets(st.integers(0, 6), max_size=4), label="done before") for d in digests}
+    before = {d: {n for n in s if n < works[0].plans[0].n_shards} for d, s in before.items()}
+    board = Board(works, before)
+    ends: Counter[tuple[str, int]] = Counter()
+    out: list[Task] = []
+    stopped: set[str] = set()
+    for _ in range(2000):
+        if board.finished:
+            break
+        may_start = next(iter(board.ready()), None)
+        if may_start is not None and (not out or data.draw(st.booleans(), label="start")):
+            board.hand_out(may_start)
+            out.append(may_start)
+            continue
+        task = out.pop(data.draw(st.integers(0, len(out) - 1), label="which"))
+        what = data.draw(
+            st.sampled_from(["done", "done", "done", "lost", "failed", "retry", "take_back", "open_failed"])
+        )
+        if what == "take_back":
+            board.take_back(task)
+            continue
+        state = "failed" if what == "retry" else what
+        complete = board.record(Outcome(task, state, retry=what == "retry"))  # type: ignore[arg-type]
+        if state == "open_failed":
+            stopped.add(task.work)
+        if state == "done" or task.id in board.failed:
+            ends.update((stage, task.shard.number) for stage in task.stages)
+        assert all(plan not in board.incomplete() for plan in complete)
+    assert board.finished
+    assert not out and board.running == 0
+    assert set(ends.values()) <= {1}
+    for work in works:
+        if work.key in stopped:
+            continue
+        for plan in work.plans:
+            failed = {o.task.shard.number for o in board.failed.values() if plan.digest in o.task.stages}
+            first_round = {s.number for s in plan.shards(0)}
+            over = before[plan.digest] | {n for (d, n) in ends if d == plan.digest}
+            assert first_round <= over
+            assert (plan in board.complete()) == (not failed)
