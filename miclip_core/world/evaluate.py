@@ -11,7 +11,7 @@ from torch import Tensor
 
 from miclip_core.world.captions import sentences, value_claims
 from miclip_core.world.recipes import MEAN, STD
-from miclip_core.world.render import render_scenes, to_tensor_range
+from miclip_core.world.render import render_scenes, normalise
 from miclip_core.world.scene import HELD_OUT_INDICES, PLANTED, SHAPES, Scenes, World, attributes
 from miclip_core.world.tokens import encode
 
@@ -27,7 +27,7 @@ def held_out(n: int, world: World = ONE_OBJECT) -> Scenes:
 
 def pixels_of(scenes: Scenes) -> Tensor:
     """The images of `scenes` as the members take them: (B, 3, 64, 64) float32."""
-    return torch.from_numpy(to_tensor_range(render_scenes(scenes)[0], MEAN, STD))
+    return torch.from_numpy(normalise(render_scenes(scenes)[0], MEAN, STD))
 
 
 @torch.no_grad()

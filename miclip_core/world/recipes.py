@@ -44,6 +44,20 @@ class Recipe:
     patch: int = 8  # pixels on a side of what one dense head sees
     background_pixels: int | None = None
 
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        if self.family == "resnet":
+            biased = self.labels is not None and self.labels.world.watermark_shape is not None
+            return "supervised ResNet" + (", biased by a watermark" if biased else "")
+        if self.family == "vit":
+            return "ViT without names, transformers format"
+        vision = self.architecture["vision_cfg"]
+        patch = vision.get("patch_size")
+        body = f"ViT, patch {patch}" if patch else "ResNet"
+        reads = ", reads rendered words" if self.reads_words else ""
+        return f"{'SigLIP' if self.loss == 'siglip' else 'CLIP'} {body}{reads}"
+
 
 def _clip(vision: dict[str, Any], width: int = 96, **scale: float) -> dict[str, Any]:
     text = {"context_length": CONTEXT, "vocab_size": len(VOCABULARY), "hf_tokenizer_name": "demo-world"}

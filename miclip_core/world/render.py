@@ -108,7 +108,7 @@ def _background(which: int, phase: int) -> np.ndarray:
     return frame
 
 
-def to_tensor_range(images: Any, mean: float, std: float) -> np.ndarray:
+def normalise(images: Any, mean: float, std: float) -> np.ndarray:
     """uint8 images (B, H, W, C) as normalised float32 (B, C, H, W), as the towers' preprocessing does."""
     scaled = images.astype(np.float32) / np.float32(255)
     return np.ascontiguousarray(((scaled - np.float32(mean)) / np.float32(std)).transpose(0, 3, 1, 2))

@@ -20,7 +20,7 @@ from miclip_core.world.card import write_card
 from miclip_core.world.evaluate import measure
 from miclip_core.world.losses import PatchHeads, clip_loss, siglip_loss
 from miclip_core.world.recipes import MEAN, RECIPES, STD, Recipe, Schedule
-from miclip_core.world.render import render_scenes, to_tensor_range
+from miclip_core.world.render import render_scenes, normalise
 from miclip_core.world.scene import SHAPES, TRAINING_INDICES, Scenes, attributes
 from miclip_core.world.tokens import encode
 from miclip_core.world.towers import DenseView, load_model, make_model, save_model
@@ -103,7 +103,7 @@ def _batches(schedule: Schedule, seed: int) -> Iterator[tuple[Scenes, Tensor, np
         start = schedule.first + step * schedule.batch
         scenes = attributes(world, np.arange(start, start + schedule.batch))
         images, labels = render_scenes(scenes)
-        yield scenes, torch.from_numpy(to_tensor_range(images, MEAN, STD)), labels
+        yield scenes, torch.from_numpy(normalise(images, MEAN, STD)), labels
 
 
 def _classes(recipe: Recipe, scenes: Scenes, labels: np.ndarray) -> dict[str, np.ndarray]:

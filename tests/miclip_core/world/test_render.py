@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from miclip_core.world import atlas
-from miclip_core.world.render import render, render_scenes, to_tensor_range
+from miclip_core.world.render import render, render_scenes, normalise
 from miclip_core.world.scene import COLOURS, JITTER, POSITIONS, TEXTURES, World, attributes
 
 PINNED = {
@@ -107,6 +107,6 @@ def test_the_mark_is_the_same_25_magenta_pixels_everywhere():
 
 def test_normalised_pixels_are_what_the_usual_formula_gives():
     image, _ = render(World(), 0)
-    got = to_tensor_range(image[None], 0.45, 0.27)
+    got = normalise(image[None], 0.45, 0.27)
     assert got.shape == (1, 3, 64, 64) and got.dtype == np.float32
     assert got[0, 2, 10, 20] == pytest.approx((image[10, 20, 2] / 255 - 0.45) / 0.27, abs=1e-6)
