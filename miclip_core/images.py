@@ -67,7 +67,7 @@ class Description(NamedTuple):
 def decode(data: bytes, orientation: Orientation = "upright") -> Image.Image:
     """The pixels of an encoded image as an RGB image, by the rules in this module's table.
 
-    May be called from several threads. Memory is bounded by MAX_PIXELS: at most about 8 bytes for each.
+    May be called from several threads. Memory is bounded by MAX_PIXELS: at most about 12 bytes for each.
 
     Raises:
         ImageUndecodable: with the reason.

@@ -52,7 +52,7 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     """Images where a block is one image, the bytes of their rows, and the memory of the largest accepted image."""
     source = ImageSetRef.parse(plan.stage.subject).source
     images = plan.rounds[READ].rows if source in ("folder", "glob") else 0
-    return Estimate(images=images, bytes=images * _ROW_BYTES, memory=8 * MAX_PIXELS)
+    return Estimate(images=images, bytes=images * _ROW_BYTES, memory=12 * MAX_PIXELS)
 
 
 def image_facts(published: Published, content: bytes) -> ImageFacts:
