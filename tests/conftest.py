@@ -64,3 +64,15 @@ def _new_bucket(url: str, environment: pytest.MonkeyPatch) -> str:
     bucket = f"bucket-{next(_NUMBERS)}"
     plain_client(url).create_bucket(Bucket=bucket)
     return bucket
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """The one Ray session of this process: 4 CPUs that may be shared, the smallest object store; `host:port` to join it."""
+    import ray
+
+    from cluster.on_ray.session import start_local
+
+    start_local(cpus=4, object_store_bytes=80 << 20)
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()

@@ -18,7 +18,7 @@ _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR
 
 
 def start_local(cpus: int | None = None, gpus: int = 0, object_store_bytes: int = OBJECT_STORE_BYTES) -> None:
-    """Start Ray on this machine: loopback only, with its token, without dashboard and telemetry.
+    """Start Ray on this machine: open to holders of its token only, without dashboard and telemetry.
 
     cpus: how many workers of one CPU may run at once; all of this machine's if None. gpus are stated, never sniffed.
     """
@@ -29,7 +29,6 @@ def start_local(cpus: int | None = None, gpus: int = 0, object_store_bytes: int 
         num_gpus=gpus,
         include_dashboard=False,
         object_store_memory=object_store_bytes,
-        _node_ip_address="127.0.0.1",
         **_QUIET,
     )
 
