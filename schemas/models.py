@@ -164,7 +164,7 @@ def selected_range(site: SiteFacts, tokens: Tokens | None) -> tuple[int, int]:
         case "cls":
             return 0, 1
         case "reg":
-            return 1, site.prefix
+            return int("cls" in site.selectors), site.prefix
         case "patch" | "map":
             return site.prefix, site.positions
         case _:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from miclip_core.zoo.residual import residual_sites
 from miclip_core.zoo.sitemap import Derived, Entry, Family, Native, promote
 
 STAGES = (1, 2, 3, 4)
@@ -46,22 +47,9 @@ def _sites(visual: Any, grid: tuple[int, int]) -> dict[str, Entry]:
     for s in STAGES:
         stage = getattr(visual, f"layer{s}")
         for b, block in enumerate(stage):
-            sites |= _block_sites(block, f"conv.{s}.{b}")
+            sites |= residual_sites(block, f"conv.{s}.{b}")
         sites[f"stage.{s}"] = Native(stage, layout="map")
     return sites | _pool_sites(visual.attnpool, grid) | {"embedding": Native(visual, layout="vector")}
-
-
-def _block_sites(block: Any, name: str) -> dict[str, Entry]:
-    """act1 and act2 after their ReLU, and the block's output; OpenAI's copies name them relu1.. or share one `relu`."""
-    shared = getattr(block, "relu", None)
-    sites: dict[str, Entry] = {}
-    for number in (1, 2):
-        own = getattr(block, f"act{number}", None) or getattr(block, f"relu{number}", None)
-        module, call, calls = (own, 0, 1) if own is not None else (shared, number - 1, 3)
-        assert module is not None, f"{name}: no ReLU after convolution {number}"
-        # A shared in-place ReLU writes into its own earlier outputs' successors only; a copy costs little and is safe.
-        sites[f"{name}.act{number}"] = Native(module, layout="map", call=call, calls=calls, clone=own is None)
-    return sites | {f"{name}.out": Native(block, layout="map")}
 
 
 # ---------------------------------------------------------------- the attention pool, computed from its input

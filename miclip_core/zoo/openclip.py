@@ -167,7 +167,7 @@ def _recipe(
 
 def built(name: str, config: dict[str, Any], preprocess: dict[str, Any], folder: Path | None = None) -> Built:
     """The model of a config in eval mode, with its geometry and text tower; weights are the library's random ones."""
-    root = build_from_config(config).eval()
+    root: Any = build_from_config(config).eval()
     return Built(
         root=root,
         visual=root.visual,
@@ -221,7 +221,8 @@ def _fill(name: str, weights: Path | None, built: Built) -> None:
 
 
 def _text(root: Any, name: str, folder: Path | None, device: torch.device) -> TextTower:
-    return TextTower(partial(_tokeniser, name, folder), root.encode_text, device)
+    # CoCa normalises unless told otherwise.
+    return TextTower(partial(_tokeniser, name, folder), partial(root.encode_text, normalize=False), device)
 
 
 def _tokeniser(name: str, folder: Path | None) -> Tokeniser:
