@@ -58,8 +58,11 @@ def attention_sites(layer: int, math: AttentionMath, source: str) -> dict[str, D
     def take(x: Tensor, axis: int, rows: Tensor | None) -> Tensor:
         return x if rows is None else x.index_select(axis, rows)
 
-    def projected(which: int) -> Callable[..., Tensor]:
-        return lambda x_BTD, rows: math.qkv(x_BTD)[which]
+    def all_three(x_BTD: Tensor, rows: Tensor | None) -> Tensor:
+        return torch.stack(math.qkv(x_BTD))
+
+    def one(which: int) -> Callable[..., Tensor]:
+        return lambda qkv, rows: qkv[which]
 
     def pattern(q_BHTX: Tensor, k_BHTX: Tensor, rows: Tensor | None) -> Tensor:
         return math.pattern(take(q_BHTX, 2, rows), k_BHTX)
@@ -72,9 +75,10 @@ def attention_sites(layer: int, math: AttentionMath, source: str) -> dict[str, D
 
     q, k, v = f"q.{layer}", f"k.{layer}", f"v.{layer}"
     return {
-        q: Derived((source,), projected(0), "heads"),
-        k: Derived((source,), projected(1), "heads"),
-        v: Derived((source,), projected(2), "heads"),
+        f"_qkv.{layer}": Derived((source,), all_three, "heads"),  # one projection serves all three
+        q: Derived((f"_qkv.{layer}",), one(0), "heads"),
+        k: Derived((f"_qkv.{layer}",), one(1), "heads"),
+        v: Derived((f"_qkv.{layer}",), one(2), "heads"),
         f"pattern.{layer}": Derived((q, k), pattern, "heads", by_rows=True),
         f"z.{layer}": Derived((q, k, v), z, "tokens", by_rows=True),
         f"head_result.{layer}": Derived((q, k, v), head_result, "tokens", by_rows=True),

@@ -21,6 +21,7 @@ from miclip_core.zoo.attention import (
 from miclip_core.zoo.pooling import pooling_row
 from miclip_core.zoo.sitemap import AttentionMath, Block, BlockWeights, Derived, Entry, Family, Native, Readout
 from schemas.errors import UnsupportedBlock
+from schemas.models import Pool
 
 
 def matches(visual: nn.Module) -> bool:
@@ -37,7 +38,7 @@ def describe(visual: Any) -> Family:
     blocks, grid = visual.transformer.resblocks, tuple(visual.grid_size)
     attention = blocks[0].attn
     width = visual.class_embedding.shape[0]
-    per_image = "tok" if not hasattr(visual, "pool_type") else visual.pool_type
+    per_image: Pool = getattr(visual, "pool_type", "tok")
     after_pool = bool(getattr(visual, "final_ln_after_pool", False))
     weights = partial(block_weights, visual)
     return Family(
@@ -47,7 +48,7 @@ def describe(visual: Any) -> Family:
         forward=visual,
         n_blocks=len(blocks),
         width=width,
-        grid=grid,  # type: ignore[arg-type]
+        grid=grid,
         input_hw=(grid[0] * visual.conv1.kernel_size[0], grid[1] * visual.conv1.kernel_size[1]),
         norm_eps=blocks[0].ln_1.eps,
         act_kind=activation_kind(blocks[0].mlp.gelu),
@@ -106,7 +107,7 @@ def _sites(visual: Any, pool: str, after_pool: bool) -> dict[str, Entry]:
     last = len(visual.transformer.resblocks) - 1
     for layer in range(last + 1):
         sites |= _block_sites(visual, layer)
-    sites |= _final_sites(visual, pool, after_pool, f"resid_post.{last}")
+    sites |= _final_sites(visual, pool, after_pool)
     if pool in ("tok", "avg"):
         std = None if after_pool else "lnf_std"
         rows = {
@@ -143,15 +144,14 @@ def _block_sites(visual: Any, layer: int) -> dict[str, Entry]:
     return sites
 
 
-def _final_sites(visual: Any, pool: str, after_pool: bool, last: str) -> dict[str, Entry]:
+def _final_sites(visual: Any, pool: str, after_pool: bool) -> dict[str, Entry]:
     """The final norm sees all tokens, or (after pooling) one vector; `pooled` is what P multiplies."""
     norm = visual.ln_post
     if after_pool:
-        stats = norm_sites("lnf", "lnf_in", norm.eps, layout="vector")
-        return {"lnf_in": Native(norm, "input", "vector"), **stats} | {
-            "lnf_out": Native(norm, layout="vector"),
-            "pooled": Native(norm, layout="vector"),
-        }
+        after = Native(norm, layout="vector")
+        entries: dict[str, Entry] = {"lnf_in": Native(norm, "input", "vector")}
+        entries |= norm_sites("lnf", "lnf_in", norm.eps, layout="vector")
+        return entries | {"lnf_out": after, "pooled": after}
     stats = norm_sites("lnf", "lnf_in", norm.eps)
     sites: dict[str, Entry] = {"lnf_in": Native(norm, "input"), **stats, "lnf_out": Native(norm)}
     if pool == "tok":

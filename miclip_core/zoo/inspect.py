@@ -36,7 +36,7 @@ def describe_model(
     sites = [
         _site_facts(family, path, entry, observed.shapes[path])
         for path, entry in family.sites.items()
-        if path in observed.shapes
+        if path in observed.shapes and not path.startswith("_")
     ]
     sites += [_module_facts(name, built.root, family, path) for path in modules]
     embedding = next(site for site in sites if site.path in ("embedding", "logits"))

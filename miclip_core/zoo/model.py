@@ -251,6 +251,8 @@ class _Collect:
             self.taps[site.path].append(site)
         self.keep: set[str] = set()
         self.whole: dict[str, Tensor] = {}
+        self.computed: dict[str, Tensor] = {}
+        self.block: int | None = None
         self.out: dict[str, Tensor] = {}
         self.done: set[str] = set()
 
@@ -274,8 +276,11 @@ class _Collect:
         """Compute the derived sites, each source once, and only the rows that are wanted where that is possible."""
         for path in self.model.family.sites:
             entry = self.model.family.sites[path]
-            if not isinstance(entry, Derived):
+            if not isinstance(entry, Derived) or not (self.taps[path] or self.raw[path]):
                 continue
+            if (block := split_block(path)[1]) != self.block:
+                self.computed.clear()  # what another block needed; long models would fill the memory otherwise
+                self.block = block
             if self.raw[path]:
                 self._give_raw(path, self.get(path))
             for site in [site for site in self.taps[path] if str(site) not in self.done]:
@@ -287,12 +292,14 @@ class _Collect:
                     self._give(site, value.squeeze(position_axis(self.model.facts.site(path)) or 0))
 
     def get(self, path: str) -> Tensor:
-        """The whole tensor of a source, in fp32 or better; computed on first use."""
-        if path not in self.whole:
+        """The whole tensor of a source, in fp32 or better; computed on first use, kept while its block is worked on."""
+        if path in self.whole:
+            return promote(self.whole[path])
+        if path not in self.computed:
             entry = self.model.entry(path)
             assert isinstance(entry, Derived), f"{path} was not captured"
-            self.whole[path] = entry.compute(*(self.get(need) for need in entry.needs), None)
-        return promote(self.whole[path])
+            self.computed[path] = entry.compute(*(self.get(need) for need in entry.needs), None)
+        return promote(self.computed[path])
 
     def _rows(self, entry: Derived, site: Site) -> Tensor | None:
         if entry.by_rows and site.tokens == "cls":
@@ -338,7 +345,7 @@ def _skipping(family: Family, start: CachedBlock | None) -> Iterator[None]:
     if start.site.startswith("resid_mid"):
         skipped.append(family.blocks[block].attention)
     for part in skipped:
-        part.module.forward = _passes_through(part)  # type: ignore[method-assign]
+        part.module.forward = _passes_through(part)
     try:
         yield
     finally:

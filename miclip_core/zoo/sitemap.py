@@ -170,7 +170,8 @@ class Readout:
 class Family:
     """Everything the engine knows of one model.
 
-    sites: canonical path -> entry, in the order in which a forward produces them.
+    sites: canonical path -> entry, in the order in which a forward produces them; a path that starts with `_` is a step
+        that derived sites share, and nobody's site.
     forward: images [B, 3, h, w] -> whatever; only its hooks are read.
     sums: site -> (what comes in, what is added): an edit of the sum is made to the second term, because the residual
         stream itself is no module's output there.

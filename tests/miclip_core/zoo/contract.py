@@ -325,8 +325,7 @@ class TransformerBlocks:
     """The exact sums and weight identities of models with attention blocks."""
 
     def test_branches_add_up_to_the_residual(self, subject: Subject) -> None:
-        for layer in range(subject.model.facts.n_blocks):
-            out = self.run(subject, layer, "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
+        for out in self.all_blocks(subject, "resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"):
             assert subject.close(out["resid_pre"] + out["attn_out"], out["resid_mid"])
             assert subject.close(out["resid_mid"] + out["mlp_out"], out["resid_post"])
 
@@ -336,13 +335,13 @@ class TransformerBlocks:
         assert subject.close(torch.einsum("bhqk,bhkx->bqhx", out["pattern"], out["v"]), out["z"])
 
     def test_head_results_and_the_bias_give_the_attention_output(self, subject: Subject) -> None:
-        for layer in range(subject.model.facts.n_blocks):
-            out, w = self.run(subject, layer, "head_result", "attn_out"), subject.model.weights(layer)
+        for layer, out in enumerate(self.all_blocks(subject, "head_result", "attn_out")):
+            w = subject.model.weights(layer)
             assert subject.close((out["head_result"].sum(2) + w.b_O) * w.ls1, out["attn_out"])
 
     def test_neurons_and_the_output_matrix_give_the_mlp_output(self, subject: Subject) -> None:
-        for layer in range(subject.model.facts.n_blocks):
-            out, w = self.run(subject, layer, "mlp_act", "mlp_out"), subject.model.weights(layer)
+        for layer, out in enumerate(self.all_blocks(subject, "mlp_act", "mlp_out")):
+            w = subject.model.weights(layer)
             assert subject.close((out["mlp_act"] @ w.W_out.T + w.b_out) * w.ls2, out["mlp_out"])
 
     def test_norm_statistics_rebuild_the_norms(self, subject: Subject) -> None:
@@ -455,3 +454,8 @@ class TransformerBlocks:
         """Whole tensors of one block by the first word of their site."""
         out = subject.model.run(subject.images, [f"{name}.{layer}@all" for name in names])
         return {key.split(".")[0]: value for key, value in out.items()}
+
+    def all_blocks(self, subject: Subject, *names: str) -> list[dict[str, Tensor]]:
+        """The same for every block, from one pass."""
+        out = subject.model.run(subject.images, [f"{name}.*@all" for name in names])
+        return [{name: out[f"{name}.{layer}@all"] for name in names} for layer in range(subject.model.facts.n_blocks)]

@@ -144,7 +144,7 @@ class TestRealSize(OpenAIActivation):
     test_sums = TransformerBlocks.test_branches_add_up_to_the_residual
     test_readout = TransformerBlocks.test_the_readout_rebuilds_the_embedding
     test_mlp = TransformerBlocks.test_neurons_and_the_output_matrix_give_the_mlp_output
-    run = TransformerBlocks.run
+    all_blocks = TransformerBlocks.all_blocks
 
     def test_one_image_alone_gives_what_it_gives_in_a_batch(self, subject: Subject) -> None:
         taps = ["embedding", "mlp_act.11@cls", "resid_post.6@patch:mean"]
