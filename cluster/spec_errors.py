@@ -41,7 +41,9 @@ def _written_path(loc: tuple[Any, ...], data: Any) -> Path:
     path: list[Any] = []
     inside = data
     for position, part in enumerate(loc):
-        if (isinstance(inside, dict) and part in inside) or (isinstance(inside, list) and isinstance(part, int) and part < len(inside)):
+        if (isinstance(inside, dict) and part in inside) or (
+            isinstance(inside, list) and isinstance(part, int) and part < len(inside)
+        ):
             path.append(part)
             inside = inside[part]
         elif isinstance(inside, dict) and position == len(loc) - 1 and part not in (inside.get("kind"), "[key]"):

@@ -9,7 +9,9 @@ def look_at_torch() -> list[tuple[str, bool | None, str]]:
         import torch
     except ImportError as error:
         return [("torch import", False, str(error))]
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    devices = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     found: list[tuple[str, bool | None, str]] = [
         ("torch devices", None, ", ".join(devices) or f"CPU, {torch.get_num_threads()} threads"),
     ]

@@ -18,3 +18,12 @@ def export_images(
 
     directory.mkdir(parents=True, exist_ok=True)
     return export_world(directory, n=n, by_class=by_class, progress=progress).written
+
+
+def list_members() -> dict[str, str]:
+    """Name -> what it is, of every member of the demo zoo that is on this machine."""
+    from miclip_core import world
+    from miclip_core.world.recipes import RECIPES
+
+    zoo = Path(world.__file__).parent / "zoo"
+    return {name: recipe.title for name, recipe in RECIPES.items() if (zoo / name / "card.json").is_file()}

@@ -123,7 +123,7 @@ class ExtractSpec(Cell):
 
     @field_validator("sites", "model", "texts", "outputs", "trust_remote_code", mode="before")
     @classmethod
-    def _one_is_a_list_of_one(cls, value: object, info: object) -> object:
+    def _texts_are_lists(cls, value: object, info: object) -> object:
         one_is_fine = isinstance(value, str) and getattr(info, "field_name", "") == "model"
         return value if one_is_fine else _as_tuple(value)
 

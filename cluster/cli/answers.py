@@ -23,7 +23,9 @@ MAX_TEXT = 60
 
 def show_answer(reader: pa.RecordBatchReader, most: int = MAX_ROWS) -> None:
     """The first rows as a table, vectors and long texts abbreviated."""
-    numbers = [field.name for field in reader.schema if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)]
+    numbers = [
+        field.name for field in reader.schema if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+    ]
     table = make_table(*reader.schema.names, right=numbers)
     rows = _rows(reader)
     shown = 0
@@ -42,7 +44,9 @@ def write_json(reader: pa.RecordBatchReader) -> None:
     names = reader.schema.names
     sys.stdout.write("[")
     for number, row in enumerate(_rows(reader)):
-        sys.stdout.write((",\n" if number else "\n") + json.dumps(dict(zip(names, map(_plain, row))), ensure_ascii=False))
+        sys.stdout.write(
+            (",\n" if number else "\n") + json.dumps(dict(zip(names, map(_plain, row))), ensure_ascii=False)
+        )
     sys.stdout.write("\n]\n")
     sys.stdout.flush()
 

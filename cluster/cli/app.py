@@ -9,6 +9,7 @@ from cluster.cli import common, doctor, looking, models, running, specs, tables
 app = typer.Typer(
     name="miclip",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,

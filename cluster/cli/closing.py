@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from cluster.cli.common import count, duration, errors, make_table, screen, short
+from cluster.cli.common import count, duration, errors, make_table, screen, short, some
 from cluster.ledger import load_published
 from cluster.pipeline import RunReport
 from cluster.stores import Store, prefetch
@@ -42,8 +42,8 @@ def report_json(report: RunReport, store: Store) -> dict[str, Any]:
     }
 
 
-def show_report(report: RunReport, store: Store, log_file: Path) -> None:
-    """The report for people: tables on stdout, failures on stderr."""
+def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0) -> None:
+    """The report for people: tables on stdout, failures on stderr. `cached` stages were published before this run."""
     state = report.state
     console = screen()
     tables = tables_of(report, store)
@@ -54,18 +54,26 @@ def show_report(report: RunReport, store: Store, log_file: Path) -> None:
                 table.add_row(name, count(row["rows"]), short(row["bytes"], "B"), count(row["stages"]), row["folder"])
         console.print(table)
     if tables.get("bad_inputs", {}).get("rows"):
-        console.print(Text("some images were set aside: miclip sql \"SELECT DISTINCT uri, reason FROM bad_inputs\"", "yellow"))
+        console.print(
+            Text('some images were set aside: miclip sql "SELECT DISTINCT uri, reason FROM bad_inputs"', "yellow")
+        )
     done = report.exit_code == 0
     published = sum(s.state in ("cached", "published") for s in state.stages)
-    words = "done" if done else f"failed: {len(report.failures)} of {count(len(state.stages))} stages are not published"
+    words = "done" if done else f"failed: {len(report.failures)} of {some(len(state.stages), 'stage')} not published"
+    before = f", {'all' if cached == published else count(cached)} of them before" if cached else ""
     trial = "  (trial: read it with --run)" if state.limited else ""
     line = Text.assemble((f"{state.run} {words}", "bold green" if done else "bold red"))
-    console.print(line.append(f"  {count(published)} stages published, {duration(state.seconds)}{trial}"), soft_wrap=True)
+    console.print(
+        line.append(f"  {some(published, 'stage')} published{before}, {duration(state.seconds)}{trial}"), soft_wrap=True
+    )
     show_failures(report, store, log_file)
     scope = f" --run {state.run}" if state.limited else ""
     if done:
         biggest = max(tables, key=lambda name: tables[name]["rows"], default="stages")
-        console.print(Text(f'next: miclip sql --store {store.uri}{scope} "SELECT * FROM {biggest} LIMIT 5"', "dim"), soft_wrap=True)
+        console.print(
+            Text(f'next: miclip sql --store {store.uri}{scope} "SELECT * FROM {biggest} LIMIT 5"', "dim"),
+            soft_wrap=True,
+        )
 
 
 def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8) -> None:

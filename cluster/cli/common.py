@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
 
 import typer
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 debug = False
 """Set by --debug: errors keep their Python traceback."""
+
+WIDE = 240
+"""Columns where no terminal says how many there are, so that nothing is folded in a file or a pipe."""
 
 StoreOption = Annotated[
     str | None,
@@ -127,7 +130,9 @@ def open_store(store: str | None, spec_store: str | None = None) -> Store:
 
     uri = store or spec_store or os.environ.get("MICLIP_STORE")
     if not uri:
-        raise UsageError("no store: give --store DIR (or s3://bucket/prefix), set MICLIP_STORE, or write store: in the spec")
+        raise UsageError(
+            "no store: give --store DIR (or s3://bucket/prefix), set MICLIP_STORE, or write store: in the spec"
+        )
     return make_store(uri)
 
 
@@ -150,16 +155,18 @@ def open_existing(store: str | None) -> Store:
 
 def screen() -> Console:
     """The console on stdout."""
-    from rich.console import Console
-
-    return Console(file=sys.stdout, highlight=False)
+    return _console(sys.stdout)
 
 
 def errors() -> Console:
     """The console on stderr."""
+    return _console(sys.stderr)
+
+
+def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
-    return Console(file=sys.stderr, highlight=False)
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else WIDE)
 
 
 def print_json(data: Any) -> None:
@@ -168,15 +175,23 @@ def print_json(data: Any) -> None:
     sys.stdout.flush()
 
 
-def make_table(*columns: str, right: Sequence[str] = (), title: str | None = None) -> Table:
-    """A quiet table: a header, no box around."""
+def make_table(*columns: str, right: Sequence[str] = (), keep: Sequence[str] = ()) -> Table:
+    """A quiet table: a header, no box around. Numbers (`right`) and the columns `keep` are never folded."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, header_style="bold")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        number = column in right
+        table.add_column(
+            column, justify="right" if number else "left", overflow="fold", no_wrap=number or column in keep
+        )
     return table
+
+
+def some(number: int, noun: str) -> str:
+    """1, "stage" -> 1 stage; 2, "stage" -> 2 stages."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def count(number: float) -> str:

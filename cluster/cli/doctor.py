@@ -14,7 +14,19 @@ import typer
 from cluster.cli.common import JsonOption, StoreOption, Verbs, make_table, print_json, screen
 
 VERBS = Verbs("This machine")
-PACKAGES = ("miclip", "ray", "torch", "torchvision", "open_clip_torch", "transformers", "timm", "pyarrow", "duckdb", "s3fs", "pydantic")
+PACKAGES = (
+    "miclip",
+    "ray",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "transformers",
+    "timm",
+    "pyarrow",
+    "duckdb",
+    "s3fs",
+    "pydantic",
+)
 SELFTEST = "kind: selftest\nname: doctor\nrows: 400\nshard_rows: 50\n"
 
 
@@ -29,7 +41,9 @@ class Finding(NamedTuple):
 @VERBS.verb("doctor", "miclip doctor --store s3://lab/lake --cluster")
 def doctor(
     store: StoreOption = None,
-    cluster: Annotated[bool, typer.Option("--cluster", help="Start Ray (or join --address) and run the selftest.")] = False,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Start Ray (or join --address) and run the selftest.")
+    ] = False,
     address: Annotated[str | None, typer.Option("--address", help="A running Ray cluster.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -77,7 +91,13 @@ def _token() -> list[Finding]:
     if not os.path.exists(path):
         return [Finding("ray token", None, f"{path} is not there yet; a local run makes it")]
     mode = os.stat(path).st_mode & 0o777
-    return [Finding("ray token", not mode & 0o077, f"{path} has mode {mode:o}" + (", expected 600: chmod 600 it" if mode & 0o077 else ""))]
+    return [
+        Finding(
+            "ray token",
+            not mode & 0o077,
+            f"{path} has mode {mode:o}" + (", expected 600: chmod 600 it" if mode & 0o077 else ""),
+        )
+    ]
 
 
 def _store(uri: str) -> list[Finding]:

@@ -57,8 +57,11 @@ def status(
         done = sum(s.state in ("published", "cached") for s in state.stages)
         trial = "trial" if state.limited else ""
         table.add_row(
-            state.run, f"[{COLOURS[state.status]}]{state.status}[/]", f"{count(done)}/{count(len(state.stages))}",
-            duration(state.seconds), " ".join(filter(None, [trial, _first_line(state.message)])),
+            state.run,
+            f"[{COLOURS[state.status]}]{state.status}[/]",
+            f"{count(done)}/{count(len(state.stages))}",
+            duration(state.seconds),
+            " ".join(filter(None, [trial, _first_line(state.message)])),
         )
     screen().print(table)
 
@@ -82,7 +85,9 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
     console = screen()
     message = f"  {_first_line(state.message)}" if state.message else ""
     console.print(
-        Text.assemble((f"{state.run} ", "bold"), (state.status, COLOURS[state.status]), f"  {duration(state.seconds)}{message}"),
+        Text.assemble(
+            (f"{state.run} ", "bold"), (state.status, COLOURS[state.status]), f"  {duration(state.seconds)}{message}"
+        ),
         soft_wrap=True,
     )
     if state.status == "RUNNING":
@@ -90,8 +95,11 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
     table = make_table("cell", "output", "state", "shards", "", right=("shards",))
     for stage in state.stages:
         table.add_row(
-            Text(stage.cell), Text(f"{stage.output} {stage.detail}".rstrip()), f"[{COLOURS[stage.state]}]{stage.state}[/]",
-            f"{count(stage.shards_done)}/{count(stage.shards)}", Text(_first_line(stage.error), "red"),
+            Text(stage.cell),
+            Text(f"{stage.output} {stage.detail}".rstrip()),
+            f"[{COLOURS[stage.state]}]{stage.state}[/]",
+            f"{count(stage.shards_done)}/{count(stage.shards)}",
+            Text(_first_line(stage.error), "red"),
         )
     console.print(table)
     if state.status not in ("DONE", "RUNNING"):
@@ -115,9 +123,13 @@ def _first_line(text: str) -> str:
 @VERBS.verb("logs", "miclip logs zoo-00003 --failed")
 def logs(
     run: Annotated[str, typer.Argument(help="A run, by name.", show_default=False)],
-    stage: Annotated[str | None, typer.Option("--stage", help="Only this stage: a digest (or its start) or a cell.")] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Only this stage: a digest (or its start) or a cell.")
+    ] = None,
     shard: Annotated[int | None, typer.Option("--shard", min=0, help="Only this shard.")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Tracebacks of the shards that failed and are still missing.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Tracebacks of the shards that failed and are still missing.")
+    ] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -127,7 +139,9 @@ def logs(
 
     where = open_existing(store)
     state = load_state(where, run)
-    digests = {s.digest for s in state.stages if stage is None or s.digest.startswith(stage) or s.cell.startswith(stage)}
+    digests = {
+        s.digest for s in state.stages if stage is None or s.digest.startswith(stage) or s.cell.startswith(stage)
+    }
     if failed:
         _show_failures(where, state, digests, shard, as_json)
         return
@@ -158,7 +172,9 @@ def _show_failures(store: Store, state: RunState, digests: set[str], shard: int 
         typer.echo(f"{stage.cell}  {stage.output} {stage.detail}  shard {failure.shard}  {failure.attempts} attempts")
         typer.echo("  " + failure.traceback.rstrip().replace("\n", "\n  ") + "\n")
     if not seen:
-        typer.echo("no shard of this run has failed and is still missing" if state.status != "STOPPED" else state.message)
+        typer.echo(
+            "no shard of this run has failed and is still missing" if state.status != "STOPPED" else state.message
+        )
 
 
 def _events(store: Store, run: str, follow: bool) -> Iterator[dict[str, Any]]:
@@ -182,7 +198,9 @@ _SKIP = {"time", "event", "work", "title", "stages", "seconds", "stage", "kind",
 def _line(event: dict[str, Any]) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(event["time"]))
     what = event.get("title") or " ".join(str(event[k]) for k in ("kind", "subject") if event.get(k))
-    rest = " ".join(f"{k}={_short(v)}" for k, v in event.items() if k not in _SKIP and v not in ("", [], {}) and k != "subject")
+    rest = " ".join(
+        f"{k}={_short(v)}" for k, v in event.items() if k not in _SKIP and v not in ("", [], {}) and k != "subject"
+    )
     spent = event.get("seconds")
     times = " ".join(f"{k} {v}s" for k, v in spent.items()) if isinstance(spent, dict) else ""
     return "  ".join(filter(None, [clock, f"{event['event']:<13}", what, rest, times]))

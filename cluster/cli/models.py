@@ -46,7 +46,9 @@ def models(store: StoreOption = None, as_json: JsonOption = False) -> None:
     members = list_members()
     inspected = _inspected(open_existing(store)) if store or os.environ.get("MICLIP_STORE") else []
     if as_json:
-        print_json({"demo": members, "inspected": [facts.model_dump(mode="json", exclude={"sites"}) for facts in inspected]})
+        print_json(
+            {"demo": members, "inspected": [facts.model_dump(mode="json", exclude={"sites"}) for facts in inspected]}
+        )
         return
     console = screen()
     table = make_table("demo zoo", "what it is")
@@ -58,8 +60,14 @@ def models(store: StoreOption = None, as_json: JsonOption = False) -> None:
                            right=("blocks", "width", "parameters", "FLOPs an image"))  # fmt: skip
         for facts in inspected:
             table.add_row(
-                facts.model, facts.family, count(facts.n_blocks), count(facts.width), f"{facts.grid[0]}x{facts.grid[1]}",
-                short(facts.params), short(facts.flops, "FLOP"), "yes" if facts.has_text else "",
+                facts.model,
+                facts.family,
+                count(facts.n_blocks),
+                count(facts.width),
+                f"{facts.grid[0]}x{facts.grid[1]}",
+                short(facts.params),
+                short(facts.flops, "FLOP"),
+                "yes" if facts.has_text else "",
             )
         console.print(table)
     console.print("[bold]others[/bold]")
@@ -95,7 +103,9 @@ def sites(
         with tempfile.TemporaryDirectory(prefix="miclip-sites-") as folder:
             facts = _facts(model, make_store(folder))
     if as_json:
-        print_json({"model": facts.model, "family": facts.family, "sites": [s.model_dump(mode="json") for s in facts.sites]})
+        print_json(
+            {"model": facts.model, "family": facts.family, "sites": [s.model_dump(mode="json") for s in facts.sites]}
+        )
         return
     table = make_table("site", "one position", "positions", "tokens", right=("positions",))
     for site in facts.sites:
@@ -108,7 +118,9 @@ def sites(
         f"[bold]{facts.model}[/bold]  {facts.family}, {facts.n_blocks} blocks, input {facts.input_hw[0]}x{facts.input_hw[1]}"
     )
     console.print(table)
-    console.print("[dim]write name[.block][@tokens][:reduce]; block -1 is the last, * all; reduce is mean, max or sample(n,seed)[/dim]")
+    console.print(
+        "[dim]write name[.block][@tokens][:reduce]; block -1 is the last, * all; reduce is mean, max or sample(n,seed)[/dim]"
+    )
 
 
 def _facts(model: str, store: Store) -> ModelFacts:
@@ -150,7 +162,9 @@ VERBS.groups.append((world, "world"))
 def export(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder for the files.", show_default=False)],
     images: Annotated[int, typer.Option("--images", min=1, help="How many images.")] = 2400,
-    by_class: Annotated[bool, typer.Option("--by-class", help="One folder per class, as image classifiers expect.")] = False,
+    by_class: Annotated[
+        bool, typer.Option("--by-class", help="One folder per class, as image classifiers expect.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write PNG files with captions, labels, per-pixel masks and the truth of every image."""
@@ -161,10 +175,18 @@ def export(
     with Progress(console=errors(), transient=True, disable=as_json or not errors().is_terminal) as bars:
         task = bars.add_task("images", total=images)
         written = export_images(
-            directory, images, by_class=by_class, progress=lambda done, total: bars.update(task, completed=done, total=total)
+            directory,
+            images,
+            by_class=by_class,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
     if as_json:
         print_json({"folder": str(directory), "images": images, "written": written})
     else:
-        screen().print(f"{count(images)} images in {directory}/images ({count(written)} new), truth in {directory}/labels.parquet")
-        screen().print(f'[dim]images: {{ref: "folder:{directory.resolve()}/images", labels: "file:{directory.resolve()}/labels.parquet"}}[/dim]', soft_wrap=True)
+        screen().print(
+            f"{count(images)} images in {directory}/images ({count(written)} new), truth in {directory}/labels.parquet"
+        )
+        screen().print(
+            f'[dim]images: {{ref: "folder:{directory.resolve()}/images", labels: "file:{directory.resolve()}/labels.parquet"}}[/dim]',
+            soft_wrap=True,
+        )

@@ -19,6 +19,10 @@ ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="Ray ac
 AddressOption = Annotated[
     str | None, typer.Option("--address", help="A running Ray cluster (auto, host:port); else Ray starts here.")
 ]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Workers per stage, whatever the spec says.")]
-CpusOption = Annotated[int | None, typer.Option("--cpus", min=1, help="CPUs that a local Ray may use; all if left out.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Workers per stage, whatever the spec says.")
+]
+CpusOption = Annotated[
+    int | None, typer.Option("--cpus", min=1, help="CPUs that a local Ray may use; all if left out.")
+]
 GpusOption = Annotated[int, typer.Option("--gpus", min=0, help="GPUs that a local Ray may use.")]

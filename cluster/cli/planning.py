@@ -18,7 +18,9 @@ _MOST = ("images", "flops")
 def make_report(planned: PlannedPipeline, store: Store, tflops: float | None = None) -> dict[str, Any]:
     """Every stage with its state and estimate, the cells that cannot be planned yet, and totals."""
     everything = planned.plans()
-    shared = {plan.digest: work.key for work in group_siblings([(p, r) for _, p, r in everything]) for plan in work.plans}
+    shared = {
+        plan.digest: work.key for work in group_siblings([(p, r) for _, p, r in everything]) for plan in work.plans
+    }
     states = (state for _, state in prefetch(lambda item: stage_state(store, item[0], item[1]), everything))
     stages = []
     for (cell, plan, resources), state in zip(everything, states):

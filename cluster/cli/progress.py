@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cluster.cli.common import count, duration
+from cluster.cli.common import count, duration, some
 from cluster.events import Event
 
 LINE_SECONDS = 5.0
@@ -43,7 +43,7 @@ class WorkView:
 
     def status(self) -> str:
         """Items, rate and what went wrong, in a few words."""
-        words = f"{count(self.before + self.items)}/{count(self.total)} {self.unit}  {self.rate:,.0f}/s  {self.workers} workers"
+        words = f"{count(self.before + self.items)}/{count(self.total)} {self.unit}  {self.rate:,.3g}/s  {some(self.workers, 'worker')}"
         troubles = [f"{self.failures} failed"] * bool(self.failures) + [f"{self.retried} retried"] * bool(self.retried)
         return "  ".join([words, *troubles])
 
@@ -103,16 +103,23 @@ class RunProgress:
     def _on_planned(self, event: Event) -> None:
         key, kind = event["work"], event["kind"]
         view = WorkView(
-            event["title"].replace(kind, _VERBS.get(kind, kind), 1), _UNITS.get(kind, "rows"), event["rows"],
-            set(event["stages"]), event["workers"], time.monotonic(), before=event["rows"] - event["rows_left"],
+            event["title"].replace(kind, _VERBS.get(kind, kind), 1),
+            _UNITS.get(kind, "rows"),
+            event["rows"],
+            set(event["stages"]),
+            event["workers"],
+            time.monotonic(),
+            before=event["rows"] - event["rows_left"],
             said=time.monotonic(),
         )
         self._works[key] = view
         if self._bars:
-            self._tasks[key] = self._bars.add_task(view.title, total=max(1, view.total), completed=view.before, status="")
+            self._tasks[key] = self._bars.add_task(
+                view.title, total=max(1, view.total), completed=view.before, status=""
+            )
         else:
             again = f", {count(view.before)} done before" if view.before else ""
-            self.say(f"{view.title}: {count(view.total)} {view.unit}, {len(view.stages)} stages{again}")
+            self.say(f"{view.title}: {count(view.total)} {view.unit}, {some(len(view.stages), 'stage')}{again}")
 
     def _on_shard_done(self, event: Event) -> None:
         view = self._works[event["work"]]
@@ -158,14 +165,18 @@ class RunProgress:
     def _update(self, key: str, view: WorkView) -> None:
         if self._bars:
             task = self._tasks[key]
-            status = view.status() if not view.ended else f"{count(view.total)} {view.unit}  {view.rate:,.0f}/s"
+            status = view.status() if not view.ended else f"{count(view.total)} {view.unit}  {view.rate:,.3g}/s"
             done = view.before + view.items
             # a last step is left until the stages are published: merging follows the pass over the images
-            self._bars.update(task, completed=max(1, view.total) if view.ended else min(done, max(0, view.total - 1)), status=status)
+            self._bars.update(
+                task, completed=max(1, view.total) if view.ended else min(done, max(0, view.total - 1)), status=status
+            )
             return
         if view.ended:
             took = duration(time.monotonic() - view.started)
-            self.say(f"{view.title}: {len(view.stages)} stages published in {took} ({view.rate:,.0f} {view.unit}/s)")
+            self.say(
+                f"{view.title}: {some(len(view.stages), 'stage')} published in {took} ({view.rate:,.3g} {view.unit}/s)"
+            )
         elif time.monotonic() - view.said > LINE_SECONDS:
             view.said = time.monotonic()
             left = view.total - view.before - view.items

@@ -97,7 +97,7 @@ def execute(
     if as_json:
         print_json(report_json(report, store))
     else:
-        show_report(report, store, session.log_file)
+        show_report(report, store, session.log_file, session.progress.cached)
     return report.exit_code
 
 
@@ -150,7 +150,9 @@ def demo(
 
     paths = DemoPaths(folder)
     written = prepare(paths, images)
-    errors().print(f"{count(images)} image files in {paths.world}/images ({count(written)} new); spec {paths.spec}", style="dim")
+    errors().print(
+        f"{count(images)} image files in {paths.world}/images ({count(written)} new); spec {paths.spec}", style="dim"
+    )
     file = read_spec_file(paths.spec)
     store = open_store(None, file.pipeline.store)
     code = execute(file, store, executor, as_json=as_json)
@@ -160,4 +162,4 @@ def demo(
     console.print(f"\n[bold]{QUESTION}[/bold]\n")
     console.print(QUERY, style="dim", markup=False, soft_wrap=True)
     show_answer(run_sql(open_catalog(store), QUERY))
-    console.print(f"Ask your own: [bold]miclip sql --store {store.uri} \"SELECT ...\"[/bold]", soft_wrap=True)
+    console.print(f'Ask your own: [bold]miclip sql --store {store.uri} "SELECT ..."[/bold]', soft_wrap=True)

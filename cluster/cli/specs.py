@@ -20,6 +20,7 @@ from cluster.cli.common import (
     print_json,
     screen,
     short,
+    some,
 )
 from cluster.cli.options import AddressOption, ExecutorName, ExecutorOption
 
@@ -54,10 +55,12 @@ def validate(
             raise UnknownModel("\n".join(planned.facts.errors.values()))
         waiting = [f"{title(cell)}: {cell.error}" for cell in planned.cells if not cell.plans]
     if as_json:
-        print_json({"valid": True, "pipeline": file.pipeline.name, "stages": list(file.pipeline.stages), "unchecked": waiting})
+        print_json(
+            {"valid": True, "pipeline": file.pipeline.name, "stages": list(file.pipeline.stages), "unchecked": waiting}
+        )
         return
     stages = ", ".join(file.pipeline.stages)
-    screen().print(f"[green]valid[/green]  {file.pipeline.name}: {len(file.pipeline.stages)} stages ({stages})")
+    screen().print(f"[green]valid[/green]  {file.pipeline.name}: {some(len(file.pipeline.stages), 'stage')} ({stages})")
     if not uri:
         screen().print("[dim]no store given: models, images and sites were not looked up[/dim]")
     for line in waiting:
@@ -94,25 +97,40 @@ def plan(
         return
     console = screen()
     table = make_table(
-        "stage", "state", "shards", "images", "FLOPs", "stored", "memory",
-        *(["device hours"] if tflops else []), right=("shards", "images", "FLOPs", "stored", "memory", "device hours"),
+        "stage",
+        "state",
+        "shards",
+        "images",
+        "FLOPs",
+        "stored",
+        "memory",
+        *(["device hours"] if tflops else []),
+        right=("shards", "images", "FLOPs", "stored", "memory", "device hours"),
+        keep=("state",),
     )
     for line in lines_of(report, by_stage=verbose):
         hours = [f"{line['flops'] / tflops / 3.6e15:.2f}"] if tflops else []
         table.add_row(
-            line["name"], _state(line), f"{count(line['shards_left'])}/{count(line['shards'])}", short(line["images"]),
-            short(line["flops"], "FLOP"), short(line["bytes"], "B"), short(line["memory"], "B"), *hours,
+            line["name"],
+            _state(line),
+            f"{count(line['shards_left'])}/{count(line['shards'])}",
+            short(line["images"]),
+            short(line["flops"], "FLOP"),
+            short(line["bytes"], "B"),
+            short(line["memory"], "B"),
+            *hours,
         )
     console.print(table)
     total = report["total"]
     hours = f", {total['flops'] / tflops / 3.6e15:.2f} device hours at {tflops:g} TFLOP/s" if tflops else ""
+    left = [some(total["shards_left"], "shard"), short(total["flops"], "FLOP"), short(total["bytes"], "B")]
+    work = f" ({', '.join(word for word in left if word != '-')}{hours})" if total["to_do"] else ""
     console.print(
-        f"{count(total['stages'])} stages: {count(total['cached'])} cached, {count(total['to_do'])} to do "
-        f"({count(total['shards_left'])} shards, {short(total['flops'], 'FLOP')}, {short(total['bytes'], 'B')}{hours})"
+        f"{some(total['stages'], 'stage')}: {count(total['cached'])} cached, {count(total['to_do'])} to do{work}"
     )
     if report["not_planned"]:
         console.print(
-            f"[yellow]{len(report['not_planned'])} cells are not inspected or indexed yet[/yellow]; "
+            f"[yellow]{some(len(report['not_planned']), 'cell')} not inspected or indexed yet[/yellow]; "
             f"[bold]miclip plan {spec} --inspect[/bold] does only that"
         )
 
@@ -133,7 +151,11 @@ def _inspect(pipeline: Any, store: Store, executor: ExecutorName, address: str |
     planned: PlannedPipeline = plan_pipeline(pipeline, store)
     with Session(store, executor, address=address) as session:
         board = run_stages(
-            planned.facts.with_resources(pipeline.resources or Resources()), store, session.executor, session.log, session.stop
+            planned.facts.with_resources(pipeline.resources or Resources()),
+            store,
+            session.executor,
+            session.log,
+            session.stop,
         )
     if board.failed:
         first = next(iter(board.failed.values()))
@@ -141,7 +163,9 @@ def _inspect(pipeline: Any, store: Store, executor: ExecutorName, address: str |
 
 
 @VERBS.verb("schema", "miclip schema > miclip.schema.json")
-def schema(output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None) -> None:
+def schema(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file instead of stdout.")] = None,
+) -> None:
     """Print the JSON Schema of specs; with `# yaml-language-server: $schema=FILE` an editor completes and checks them."""
     import json
 

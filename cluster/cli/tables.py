@@ -56,7 +56,12 @@ def tables(
     looked = store or os.environ.get("MICLIP_STORE")
     rows = _catalog(store, pipeline, run, every).tables if looked else {}
     if as_json:
-        print_json([{"table": t.name, "row": t.row, "rows": rows.get(t.name), "columns": t.schema.names} for t in TABLES.values()])
+        print_json(
+            [
+                {"table": t.name, "row": t.row, "rows": rows.get(t.name), "columns": t.schema.names}
+                for t in TABLES.values()
+            ]
+        )
         return
     view = make_table("table", *(["rows"] if looked else []), "one row is", right=("rows",))
     for known in TABLES.values():
@@ -69,7 +74,8 @@ def tables(
 
 def _document(table: Any, as_json: bool) -> None:
     columns = [
-        {"name": c.name, "type": str(c.type), "null": c.nullable, "meaning": c.meaning, "unit": c.unit} for c in table.columns
+        {"name": c.name, "type": str(c.type), "null": c.nullable, "meaning": c.meaning, "unit": c.unit}
+        for c in table.columns
     ]
     if as_json:
         print_json({"table": table.name, "row": table.row, "columns": columns})
@@ -77,7 +83,9 @@ def _document(table: Any, as_json: bool) -> None:
     view = make_table("column", "type", "null", "meaning", "unit")
     for column in columns:
         kind = str(column["type"]).replace("element: ", "").replace(" not null", "")
-        view.add_row(str(column["name"]), kind, "yes" if column["null"] else "", str(column["meaning"]), str(column["unit"]))
+        view.add_row(
+            str(column["name"]), kind, "yes" if column["null"] else "", str(column["meaning"]), str(column["unit"])
+        )
     console = screen()
     console.print(f"[bold]{table.name}[/bold]: one row is {table.row}")
     console.print(view)
@@ -85,7 +93,9 @@ def _document(table: Any, as_json: bool) -> None:
 
 @VERBS.verb("sql", "miclip sql 'SELECT model, site, count(*) FROM top_images GROUP BY ALL'")
 def sql(
-    query: Annotated[str, typer.Argument(help="One DuckDB query over the published tables and `stages`.", show_default=False)],
+    query: Annotated[
+        str, typer.Argument(help="One DuckDB query over the published tables and `stages`.", show_default=False)
+    ],
     store: StoreOption = None,
     pipeline: PipelineOption = None,
     run: RunOption = None,

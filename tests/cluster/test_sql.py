@@ -1,0 +1,144 @@
+"""SQL over published parts: the right rows, only reading, and errors that say what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.catalog import Catalog, open_catalog
+from cluster.sql import run_sql
+from cluster.stores import Store, make_store
+from cluster.views import make_views
+from jobs.selftest.work import get_value
+from schemas.errors import DamagedPart, UsageError
+from tests.published import publish_numbers, run_spec
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return publish_numbers(tmp_path_factory.mktemp("lake with 'quotes'"))
+
+
+@pytest.fixture(scope="module")
+def catalog(store: Store) -> Catalog:
+    return open_catalog(store)
+
+
+def test_rows_are_those_that_were_computed(catalog: Catalog) -> None:
+    rows = run_sql(catalog, "SELECT row, value FROM selftest JOIN stages USING (stage) "
+                            "WHERE table_name = 'selftest' AND params LIKE '%\"a\"%' ORDER BY row").read_all()  # fmt: skip
+    assert rows["row"].to_pylist() == list(range(250))
+    assert rows["value"].to_pylist() == [get_value(0, "a", row) for row in range(250)]
+
+
+def test_the_summary_agrees_with_the_sum_of_its_rows(catalog: Catalog) -> None:
+    query = (
+        "SELECT s.total, (SELECT sum(value) FROM selftest t WHERE t.stage = s.stage) AS again FROM selftest_summary s"
+    )
+    for row in run_sql(catalog, query).read_all().to_pylist():
+        assert row["total"] == pytest.approx(row["again"], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "query", ["SHOW TABLES", "DESCRIBE selftest", "FROM selftest LIMIT 1", "EXPLAIN SELECT 1", "SUMMARIZE stages"]
+)
+def test_reading_statements_of_every_form_work(catalog: Catalog, query: str) -> None:
+    assert run_sql(catalog, query).read_all().num_rows >= 1
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "DROP VIEW selftest",
+        "COPY (SELECT 1) TO '/tmp/x.csv'",
+        "SELECT 1; SELECT 2",
+        "ATTACH 'x.db'",
+        "CREATE TABLE x(a INT)",
+        "",
+    ],
+)
+def test_only_one_reading_statement_is_accepted(catalog: Catalog, query: str) -> None:
+    with pytest.raises(UsageError, match="expected one SELECT"):
+        run_sql(catalog, query)
+
+
+def test_a_wrong_column_is_answered_with_the_columns_there_are(catalog: Catalog) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_sql(catalog, "SELECT valu FROM selftest")
+    assert 'Candidate bindings: "value"' in str(caught.value)
+    assert "columns of selftest: stage, row, value, vector" in str(caught.value)
+
+
+def test_a_wrong_table_is_answered_with_the_tables_there_are(catalog: Catalog) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_sql(catalog, "SELECT * FROM selftests")
+    assert "tables: stages, selftest, selftest_summary" in str(caught.value)
+    assert "pg_" not in str(caught.value)
+
+
+def test_a_table_without_parts_is_an_empty_view_with_its_types(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path))
+    run_spec(store, "kind: selftest\nname: none\nrows: 0\n")
+    catalog = open_catalog(store)
+    assert run_sql(catalog, "SELECT count(*) AS n FROM selftest").read_all().to_pylist() == [{"n": 0}]
+    types = {
+        row["column_name"]: row["column_type"] for row in run_sql(catalog, "DESCRIBE selftest").read_all().to_pylist()
+    }
+    assert types == {"stage": "VARCHAR", "row": "BIGINT", "value": "DOUBLE", "vector": "FLOAT[]"}
+
+
+def test_a_damaged_table_is_an_error_only_for_queries_that_mention_it(tmp_path: Path) -> None:
+    catalog = open_catalog(publish_numbers(tmp_path))
+    (tmp_path / catalog.parts("selftest")[0].key).unlink()
+    assert run_sql(catalog, "SELECT * FROM selftest_summary").read_all().num_rows == 2
+    with pytest.raises(DamagedPart):
+        run_sql(catalog, "SELECT count(*) FROM selftest")
+
+
+def test_sql_reads_from_a_bucket(moto_bucket: str) -> None:
+    store = make_store(f"s3://{moto_bucket}/lake")
+    assert run_spec(store).exit_code == 0
+    answer = run_sql(
+        open_catalog(store), "SELECT count(*) AS n, count(DISTINCT stage) AS stages FROM selftest"
+    ).read_all()
+    assert answer.to_pylist() == [{"n": 500, "stages": 2}]
+
+
+# ---------------------------------------------------------------- views for others
+
+
+def test_the_duckdb_views_give_the_same_answer_elsewhere(catalog: Catalog) -> None:
+    import duckdb
+
+    connection = duckdb.connect()
+    connection.execute(make_views(catalog, "duckdb"))
+    assert connection.execute("SELECT count(*), sum(row) FROM selftest").fetchall() == [(500, 2 * sum(range(250)))]
+
+
+def test_the_polars_script_gives_the_same_rows(catalog: Catalog) -> None:
+    pytest.importorskip("polars")
+    names: dict[str, object] = {}
+    exec(make_views(catalog, "polars"), names)
+    assert names["selftest"].collect().shape == (500, 4)  # type: ignore[attr-defined]
+
+
+def test_the_datafusion_script_gives_the_same_rows(catalog: Catalog) -> None:
+    pytest.importorskip("datafusion")
+    names: dict[str, object] = {}
+    exec(make_views(catalog, "datafusion"), names)
+    rows = names["ctx"].sql("SELECT count(*) AS n, sum(row) AS s FROM selftest").to_pylist()  # type: ignore[attr-defined]
+    assert rows == [{"n": 500, "s": 2 * sum(range(250))}]
+
+
+def test_trino_tables_are_folders_of_one_stage_with_declared_types(catalog: Catalog) -> None:
+    text = make_views(catalog, "trino")
+    stage = catalog.stages[0].stage
+    assert f"s={stage.digest}/" in text and '"vector" array(real)' in text and '"row" bigint' in text
+    assert text.count("CREATE TABLE") == 4 and text.count("CREATE OR REPLACE VIEW") == 2
+
+
+def test_spark_views_name_every_part_once(catalog: Catalog) -> None:
+    text = make_views(catalog, "spark")
+    for part in catalog.parts("selftest"):
+        assert text.count(part.key) == 1
