@@ -25,6 +25,7 @@ def start_local(cpus: int | None = None, gpus: int = 0, object_store_bytes: int 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     keep_token_private()
     ray.init(
+        address="local",  # never a cluster that happens to run here; that is what `join` is for
         num_cpus=cpus,
         num_gpus=gpus,
         include_dashboard=False,
