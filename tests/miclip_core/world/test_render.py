@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from miclip_core.world import atlas
-from miclip_core.world.render import render, render_scenes, normalise
+from miclip_core.world.render import normalise, render, render_scenes
 from miclip_core.world.scene import COLOURS, JITTER, POSITIONS, TEXTURES, World, attributes
 
 PINNED = {

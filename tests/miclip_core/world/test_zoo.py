@@ -6,11 +6,23 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from miclip_core.images import decode
 from miclip_core.world.card import read_card
-from miclip_core.world.evaluate import accuracies, held_out, measure, pixels_of, typographic_attack, watermark_bias
+from miclip_core.world.evaluate import (
+    ONE_OBJECT,
+    accuracies,
+    held_out,
+    measure,
+    pixels_of,
+    typographic_attack,
+    watermark_bias,
+)
+from miclip_core.world.export import export_world
 from miclip_core.world.recipes import RECIPES
 from miclip_core.world.towers import load_model
+from miclip_core.zoo import load as zoo
 from miclip_core.zoo.demo import FOLDER, names
+from schemas.refs import ModelRef
 
 MEMBERS = [name for name in RECIPES if name != "quick"]
 CLIPS = [name for name in MEMBERS if RECIPES[name].family == "clip"]
@@ -75,3 +87,12 @@ def test_the_tower_without_names_still_separates_the_backgrounds():
     truth = torch.from_numpy(scenes.background)
     centres = torch.stack([tokens[:200][truth[:200] == k].mean(0) for k in range(6)])
     assert (torch.cdist(tokens[200:], centres).argmin(1) == truth[200:]).float().mean() > 0.9
+
+
+@torch.no_grad()
+def test_an_exported_file_reaches_the_model_as_the_pixels_of_training(tmp_path):
+    export_world(tmp_path, ONE_OBJECT, 8)
+    model = zoo.load_model(ModelRef.parse("demo:clip-p8"))
+    files = sorted((tmp_path / "images").iterdir())
+    pixels = torch.stack([model.preprocess(decode(file.read_bytes())) for file in files])
+    torch.testing.assert_close(pixels, pixels_of(held_out(8)), atol=1e-6, rtol=0)
