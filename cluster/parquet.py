@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import TableMismatch
@@ -17,6 +18,7 @@ from schemas.tables import Table
 ROW_GROUP_BYTES = 16 << 20
 PART_BYTES = 128 << 20
 MAX_ROW_GROUP = 65536
+SAMPLE_ROWS = 256
 
 
 def _settings(table: Table) -> dict[str, object]:
@@ -38,13 +40,15 @@ def _settings(table: Table) -> dict[str, object]:
 class PartEncoder:
     """Encodes batches of one table in a thread of its own; `finish` gives the bytes of each part.
 
-    Row groups are cut by row count alone, so the bytes depend on the rows and not on how they arrived. `capacity`
-    bounds the batches waiting to be encoded.
+    Row groups hold a number of rows that follows from the values of the first rows, so the bytes depend on the rows
+    and not on how they arrived. `capacity` bounds the batches waiting to be encoded; a part ends with the row group
+    that leaves no room for another one below `part_bytes`.
     """
 
-    def __init__(self, table: Table, capacity: int = 4) -> None:
+    def __init__(self, table: Table, capacity: int = 4, part_bytes: int = PART_BYTES) -> None:
         self._table = table
         self._schema = table.schema
+        self._full = part_bytes - ROW_GROUP_BYTES
         self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(maxsize=capacity)
         self._parts: list[tuple[bytes, int]] = []
         self._error: BaseException | None = None
@@ -95,7 +99,7 @@ class PartEncoder:
                 writer = pq.ParquetWriter(sink, self._schema, **_settings(self._table))
             writer.write_table(group, row_group_size=MAX_ROW_GROUP)
             rows += group.num_rows
-            if sink.tell() >= PART_BYTES:
+            if sink.tell() >= self._full:
                 writer.close()
                 self._parts.append((sink.getvalue(), rows))
                 sink, writer, rows = io.BytesIO(), None, 0
@@ -105,23 +109,41 @@ class PartEncoder:
 
 
 def _row_groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The same rows in groups of equal size, each in one piece: the writer cuts pages at the joints of its input."""
     waiting: list[pa.RecordBatch] = []
     rows, limit = 0, 0
     for batch in batches:
-        if batch.num_rows == 0:
-            continue
-        if limit == 0:
-            limit = max(1, min(MAX_ROW_GROUP, int(ROW_GROUP_BYTES * batch.num_rows / max(1, batch.nbytes))))
-            limit = 1 << (limit.bit_length() - 1)
         waiting.append(batch)
         rows += batch.num_rows
-        while rows >= limit:
+        if limit == 0 and rows >= SAMPLE_ROWS:
+            limit = _group_rows(pa.Table.from_batches(waiting, schema))
+        while limit and rows >= limit:
             table = pa.Table.from_batches(waiting, schema)
-            yield table.slice(0, limit)
+            yield table.slice(0, limit).combine_chunks()
             rest = table.slice(limit)
             waiting, rows = rest.to_batches(), rest.num_rows
     if rows:
-        yield pa.Table.from_batches(waiting, schema)
+        yield pa.Table.from_batches(waiting, schema).combine_chunks()
+
+
+def _group_rows(table: pa.Table) -> int:
+    """A power of two of rows that hold at most ROW_GROUP_BYTES, judged by the first ones."""
+    sample = table.slice(0, SAMPLE_ROWS)
+    size = sum(_value_bytes(column) for column in sample.columns) / sample.num_rows
+    limit = max(1, min(MAX_ROW_GROUP, int(ROW_GROUP_BYTES / max(1, size))))
+    return 1 << (limit.bit_length() - 1)
+
+
+def _value_bytes(column: pa.ChunkedArray) -> float:
+    """Bytes of the values alone: the memory that Arrow holds for them also depends on how they are chunked."""
+    kind = column.type
+    if pa.types.is_map(kind):
+        return sum(len(key) + len(value) for row in column.to_pylist() for key, value in row)
+    if pa.types.is_list(kind):
+        return _value_bytes(pc.list_flatten(column))
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        return pc.sum(pc.binary_length(column)).as_py() or 0
+    return len(column) * kind.bit_width / 8
 
 
 def sha256(data: bytes) -> str:

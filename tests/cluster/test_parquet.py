@@ -1,0 +1,181 @@
+"""Rows to Parquet bytes: what the bytes depend on, where parts end, what is refused, which settings are in the file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster import parquet
+from cluster.parquet import PartEncoder, read_part
+from schemas.errors import TableMismatch
+from schemas.tables import TABLES, get_table
+from tests.rows import make_rows
+
+SELFTEST = get_table("selftest")
+
+
+def encode(table: str, batches: Sequence[pa.RecordBatch], **options: int) -> list[tuple[bytes, int]]:
+    encoder = PartEncoder(get_table(table), **options)
+    for batch in batches:
+        encoder.add(batch)
+    return encoder.finish()
+
+
+def cut(batch: pa.RecordBatch, sizes: Sequence[int]) -> list[pa.RecordBatch]:
+    """The same rows in batches of these sizes; the last takes what is left."""
+    edges = [0, *np.cumsum(sizes).tolist()]
+    return [batch.slice(a, b - a) for a, b in zip(edges, edges[1:])] + [batch.slice(edges[-1])]
+
+
+def fresh(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Equal rows in memory of their own, as another worker would have made them."""
+    return pa.RecordBatch.from_pylist(batch.to_pylist(), schema=batch.schema)
+
+
+# -- the bytes
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_table_reads_back_row_for_row_with_its_schema(table):
+    rows = make_rows(table, 50)
+    ((data, n),) = encode(table, [rows])
+    back = read_part(data)
+    assert n == 50 and back.schema.equals(get_table(table).schema)
+    assert back.to_pylist() == rows.to_pylist()
+
+
+@pytest.mark.parametrize("table", ["selftest", "images", "activations", "models"])
+def test_the_bytes_depend_on_the_rows_and_not_on_how_they_arrived(table):
+    rows = make_rows(table, 1200)
+    ((whole, _),) = encode(table, [rows])
+    sizes = np.random.default_rng(0).integers(0, 400, 3).tolist()
+    for pieces in ([1], [255], [256], [0, 1000, 0], sizes, [1] * 100):
+        ((data, n),) = encode(table, [fresh(piece) for piece in cut(rows, pieces)])
+        assert n == 1200 and data == whole, pieces
+
+
+def test_the_bytes_do_not_depend_on_the_batches_where_many_row_groups_are_cut(monkeypatch):
+    """A row is 9 to 11 bytes of stage, 8 + 8 + 16 of numbers: 16,384 bytes have room for some 390, 256 as a power of two."""
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 16384)
+    rows = make_rows("selftest", 1000)
+    results = []
+    for pieces in ([], [300, 300], [999], [100] * 9):
+        ((data, _),) = encode("selftest", cut(rows, pieces), part_bytes=1 << 20)
+        results.append(data)
+    meta = pq.read_metadata(io.BytesIO(results[0]))
+    assert [meta.row_group(i).num_rows for i in range(meta.num_row_groups)] == [256, 256, 256, 232]
+    assert len(set(results)) == 1
+
+
+def test_a_second_part_begins_where_another_row_group_might_not_fit(monkeypatch):
+    """256 rows of a row group fill the smallest part that is allowed, so each group becomes a part."""
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 16384)
+    rows = make_rows("selftest", 600)
+    parts = encode("selftest", [rows], part_bytes=16384)
+    assert [n for _, n in parts] == [256, 256, 88]
+    assert [row["row"] for data, _ in parts for row in read_part(data).to_pylist()] == list(range(600))
+    assert [n for _, n in encode("selftest", [rows], part_bytes=1 << 20)] == [600]
+
+
+def test_no_part_is_larger_than_its_limit(monkeypatch):
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 1 << 18)
+    limit = 1 << 20
+    rng = np.random.default_rng(0)
+    batches = [
+        pa.RecordBatch.from_pydict(
+            {
+                "stage": [f"{i:020d}"] * 1000,
+                "row": np.arange(1000),
+                "value": rng.random(1000),
+                "vector": rng.random((1000, 4)).tolist(),
+            },
+            schema=SELFTEST.schema,
+        )
+        for i in range(80)
+    ]
+    parts = encode("selftest", batches, part_bytes=limit)
+    assert len(parts) > 2 and max(len(data) for data, _ in parts) <= limit
+    assert sum(n for _, n in parts) == 80_000
+
+
+def test_no_rows_make_no_part():
+    assert encode("selftest", []) == []
+    assert encode("selftest", [make_rows("selftest", 0)]) == []
+
+
+# -- what is refused
+
+
+def test_a_batch_of_another_schema_is_refused_and_the_table_named():
+    encoder = PartEncoder(SELFTEST)
+    with pytest.raises(TableMismatch, match="table selftest: expected"):
+        encoder.add(make_rows("selftest_summary", 1))
+    nullable = pa.schema([field.with_nullable(True) for field in SELFTEST.schema])
+    with pytest.raises(TableMismatch, match="expected"):
+        encoder.add(make_rows("selftest", 1).cast(nullable))
+    encoder.abandon()
+
+
+def test_a_null_where_none_may_be_is_refused_and_the_column_named():
+    rows = make_rows("images", 3)
+    uri = rows.schema.get_field_index("uri")
+    columns = [*rows.columns[:uri], pa.array(["a", None, "c"]), *rows.columns[uri + 1 :]]
+    encoder = PartEncoder(get_table("images"))
+    with pytest.raises(TableMismatch, match="column uri holds nulls"):
+        encoder.add(pa.RecordBatch.from_arrays(columns, schema=rows.schema))
+    encoder.abandon()
+
+
+def test_a_null_where_one_may_be_stays_a_null():
+    rows = make_rows("images", 4)
+    ((data, _),) = encode("images", [rows])
+    assert read_part(data, ["label"])["label"].to_pylist() == rows["label"].to_pylist()
+    assert None in rows["label"].to_pylist()
+
+
+def test_an_encoder_that_is_abandoned_ends_its_thread_and_takes_nothing_more():
+    encoder = PartEncoder(SELFTEST, capacity=2)
+    encoder.add(make_rows("selftest", 10))
+    encoder.abandon()
+    assert not encoder._thread.is_alive()
+    with pytest.raises(TableMismatch):
+        encoder.add(make_rows("selftest", 10))
+
+
+# -- the settings, as the file tells them
+
+
+def columns_of(table: str, rows: int = 2000) -> dict[str, pq.ColumnChunkMetaData]:
+    ((data, _),) = encode(table, [make_rows(table, rows)])
+    group = pq.read_metadata(io.BytesIO(data)).row_group(0)
+    return {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+
+
+def test_vectors_are_split_by_byte_without_dictionary_or_statistics():
+    column = columns_of("activations")["act.list.element"]
+    assert column.compression == "ZSTD" and "BYTE_STREAM_SPLIT" in column.encodings
+    assert not column.has_dictionary_page and not column.is_stats_set
+
+
+def test_ids_are_in_a_dictionary_and_numbers_have_statistics():
+    columns = columns_of("activations")
+    assert columns["image_id"].has_dictionary_page and not columns["image_index"].has_dictionary_page
+    statistics = columns["image_index"].statistics
+    assert (statistics.min, statistics.max) == (0, 1999)
+
+
+def test_a_row_group_of_768_wide_vectors_is_4096_rows():
+    """One row holds 3,072 bytes of vector and about 100 of ids; 16 MiB have room for 5,000, 4,096 as a power of two."""
+    vectors = pa.ListArray.from_arrays(
+        pa.array(np.arange(6001, dtype=np.int32) * 768), pa.array(np.zeros(6000 * 768, np.float32))
+    )
+    rows = make_rows("activations", 6000)
+    columns = [*rows.columns[:-1], vectors.cast(rows.schema.field("act").type)]
+    ((data, _),) = encode("activations", [pa.RecordBatch.from_arrays(columns, schema=rows.schema)])
+    meta = pq.read_metadata(io.BytesIO(data))
+    assert [meta.row_group(i).num_rows for i in range(meta.num_row_groups)] == [4096, 6000 - 4096]
