@@ -108,7 +108,9 @@ class PipelineRun:
         try:
             self._run_all()
         except BaseException as error:
-            status: RunStatus = "INTERRUPTED" if type(error).__name__ in ("Interrupted", "KeyboardInterrupt") else "STOPPED"
+            status: RunStatus = (
+                "INTERRUPTED" if type(error).__name__ in ("Interrupted", "KeyboardInterrupt") else "STOPPED"
+            )
             self._try_save(status, str(error))
             raise
         return self._finish()
@@ -121,18 +123,19 @@ class PipelineRun:
             self._log.emit("error", subject=model, message=error)
         if planned.facts.errors and not planned.facts.models:
             raise UsageError("; ".join(planned.facts.errors.values()))
-        self._run_wave(planned.facts.with_resources(self._spec.resources or Resources()))
+        _refuse_wrong_names(self._run_wave(planned.facts.with_resources(self._spec.resources or Resources())))
         self._planned = planned = plan_pipeline(self._spec, self._store)
         self._save("RUNNING")
         for wave in self._spec.waves():
             cells = [c for c in planned.cells if c.cell.name in wave]
             self._run_wave([(plan, c.cell.resources) for c in cells for plan in c.plans])
 
-    def _run_wave(self, plans: list[tuple[Plan, Resources]]) -> None:
+    def _run_wave(self, plans: list[tuple[Plan, Resources]]) -> Board:
         ready = [(plan, needs) for plan, needs in plans if not self._misses_input(plan)]
         board = run_stages(ready, self._store, self._executor, self._log, self._stop)
         self._note_failures(board)
         self._save("RUNNING")
+        return board
 
     def _misses_input(self, plan: Plan) -> bool:
         """A stage whose input failed cannot run; the input's failure is the one that is reported."""
@@ -165,7 +168,9 @@ class PipelineRun:
         save_tables(
             self._store,
             RunTables(
-                run=self._run, pipeline=self._spec.name, limited=state.limited,
+                run=self._run,
+                pipeline=self._spec.name,
+                limited=state.limited,
                 stages={cell: tuple(digests) for cell, digests in tables.items()},
             ),
         )
@@ -185,9 +190,14 @@ class PipelineRun:
         planned = self._planned
         stages = tuple(self._stage_states(planned.plans())) if planned else ()
         return RunState(
-            run=self._run, pipeline=self._spec.name, number=int(self._run.rpartition("-")[2]), status=status,
-            limited=bool(planned and planned.limited), message=message,
-            seconds=round(time.monotonic() - self._started, 1), stages=stages,
+            run=self._run,
+            pipeline=self._spec.name,
+            number=int(self._run.rpartition("-")[2]),
+            status=status,
+            limited=bool(planned and planned.limited),
+            message=message,
+            seconds=round(time.monotonic() - self._started, 1),
+            stages=stages,
         )
 
     def _stage_states(self, plans: Iterable[tuple[str, Plan, Resources]]) -> Iterable[StageState]:
@@ -204,6 +214,16 @@ class PipelineRun:
             self._log.emit("error", subject=self._run, message=f"state not saved: {error}")
 
 
+def _refuse_wrong_names(board: Board) -> None:
+    """A model or image set that does not exist is a fault of the spec: say so before any work, as for a wrong site.
+
+    What exists and fails (a damaged checkpoint, a file that went away) fails alone, and the rest of the zoo goes on.
+    """
+    wrong = [outcome.message for outcome in board.failed.values() if outcome.exit_code == UsageError.exit_code]
+    if wrong:
+        raise UsageError("\n".join(dict.fromkeys(wrong)))
+
+
 def stage_state(store: Store, cell: str, plan: Plan, error: str = "") -> StageState:
     """Where a stage stands, read from the store."""
     published = load_published(store, plan.digest) is not None
@@ -212,8 +232,14 @@ def stage_state(store: Store, cell: str, plan: Plan, error: str = "") -> StageSt
         error = f"shard {failed[0].shard}: {failed[0].error}: {failed[0].message}"
     stage = plan.stage
     return StageState(
-        digest=plan.digest, cell=cell, kind=stage.kind, subject=stage.subject, output=stage.output,
+        digest=plan.digest,
+        cell=cell,
+        kind=stage.kind,
+        subject=stage.subject,
+        output=stage.output,
         detail=str(stage.params.get("site") or stage.params.get("variant") or ""),
         state="published" if published else "failed" if error else "to do",
-        shards_done=done, shards=plan.n_shards, error=error,
+        shards_done=done,
+        shards=plan.n_shards,
+        error=error,
     )

@@ -59,7 +59,7 @@ def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0
         )
     done = report.exit_code == 0
     published = sum(s.state in ("cached", "published") for s in state.stages)
-    words = "done" if done else f"failed: {len(report.failures)} of {some(len(state.stages), 'stage')} not published"
+    words = "done" if done else "failed"
     before = f", {'all' if cached == published else count(cached)} of them before" if cached else ""
     trial = "  (trial: read it with --run)" if state.limited else ""
     line = Text.assemble((f"{state.run} {words}", "bold green" if done else "bold red"))
@@ -69,9 +69,9 @@ def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0
     show_failures(report, store, log_file)
     scope = f" --run {state.run}" if state.limited else ""
     if done:
-        biggest = max(tables, key=lambda name: tables[name]["rows"], default="stages")
+        last = [name for name in tables if name not in ("models", "images", "bad_inputs")] or ["stages"]
         console.print(
-            Text(f'next: miclip sql --store {store.uri}{scope} "SELECT * FROM {biggest} LIMIT 5"', "dim"),
+            Text(f'next: miclip sql --store {store.uri}{scope} "SELECT * FROM {last[-1]} LIMIT 5"', "dim"),
             soft_wrap=True,
         )
 
@@ -81,7 +81,8 @@ def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8
     if not report.failures:
         return
     console = errors()
-    unique = list(dict.fromkeys(report.failures))
+    # a model that fails is said once, not again for each cell that waits for it
+    unique = list({failure.rpartition("shard ")[2]: failure for failure in reversed(report.failures)}.values())[::-1]
     for failure in unique[:most]:
         console.print(Text.assemble(("  ✗ ", "red"), failure.strip().replace("\n", " ")), soft_wrap=True)
     if len(unique) > most:
