@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,7 +30,16 @@ def encode(table: str, batches: Sequence[pa.RecordBatch], **options: int) -> lis
 def cut(batch: pa.RecordBatch, sizes: Sequence[int]) -> list[pa.RecordBatch]:
     """The same rows in batches of these sizes; the last takes what is left."""
     edges = [0, *np.cumsum(sizes).tolist()]
-    return [batch.slice(a, b - a) for a, b in zip(edges, edges[1:])] + [batch.slice(edges[-1])]
+    return [batch.slice(a, b - a) for a, b in itertools.pairwise(edges)] + [batch.slice(edges[-1])]
+
+
+def wide_rows(n: int, width: int) -> pa.RecordBatch:
+    """Rows of `activations` with random vectors of this width."""
+    rows = make_rows("activations", n)
+    numbers = np.random.default_rng(0).standard_normal(n * width, np.float32)
+    vectors = pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * width), pa.array(numbers))
+    columns = [*rows.columns[:-1], vectors.cast(rows.schema.field("act").type)]
+    return pa.RecordBatch.from_arrays(columns, schema=rows.schema)
 
 
 def fresh(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -57,6 +67,14 @@ def test_the_bytes_depend_on_the_rows_and_not_on_how_they_arrived(table):
     for pieces in ([1], [255], [256], [0, 1000, 0], sizes, [1] * 100):
         ((data, n),) = encode(table, [fresh(piece) for piece in cut(rows, pieces)])
         assert n == 1200 and data == whole, pieces
+
+
+def test_pages_of_wide_vectors_do_not_end_where_batches_did():
+    """4,000 vectors of 96 random numbers are 1.5 MB: more than one page of 1 MiB."""
+    rows = wide_rows(4000, 96)
+    whole, *others = (encode("activations", cut(rows, pieces)) for pieces in ([], [100] * 39, [1500, 1500], [77]))
+    assert len(whole[0][0]) > 1 << 20
+    assert all(other == whole for other in others)
 
 
 def test_the_bytes_do_not_depend_on_the_batches_where_many_row_groups_are_cut(monkeypatch):
@@ -171,11 +189,6 @@ def test_ids_are_in_a_dictionary_and_numbers_have_statistics():
 
 def test_a_row_group_of_768_wide_vectors_is_4096_rows():
     """One row holds 3,072 bytes of vector and about 100 of ids; 16 MiB have room for 5,000, 4,096 as a power of two."""
-    vectors = pa.ListArray.from_arrays(
-        pa.array(np.arange(6001, dtype=np.int32) * 768), pa.array(np.zeros(6000 * 768, np.float32))
-    )
-    rows = make_rows("activations", 6000)
-    columns = [*rows.columns[:-1], vectors.cast(rows.schema.field("act").type)]
-    ((data, _),) = encode("activations", [pa.RecordBatch.from_arrays(columns, schema=rows.schema)])
+    ((data, _),) = encode("activations", [wide_rows(6000, 768)])
     meta = pq.read_metadata(io.BytesIO(data))
     assert [meta.row_group(i).num_rows for i in range(meta.num_row_groups)] == [4096, 6000 - 4096]
