@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from cluster.board import Board, Work
@@ -106,6 +106,8 @@ class View:
     demands: Sequence[Demand]
     workers: Sequence[WorkerState]
     nodes: tuple[Node, ...]
+    most: Mapping[Slot, int] = field(default_factory=dict)
+    """Slots of which only so many workers may live, because more of them ran out of memory."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,8 @@ class _Desk:
             needs[demand.slot] += max(0, self._wants(demand.work))
         needs.subtract(self._starting)
         held = Counter(w.slot for w in self._view.workers)
-        wanted = {slot: n for slot, n in needs.items() if n > 0}
+        allowed = {slot: min(n, self._view.most.get(slot, n + held[slot]) - held[slot]) for slot, n in needs.items()}
+        wanted = {slot: n for slot, n in allowed.items() if n > 0}
         if not wanted:
             return
         started = _share_room(self._view.nodes, held, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
@@ -49,6 +50,7 @@ class RayExecutor:
         self._watch = ClusterWatch(patience)
         self._ids = count()
         self._teams: dict[int, Team] = {}
+        self._most: Counter[Slot] = Counter()
         self._failed_starts = 0
 
     # -- before work
@@ -80,7 +82,7 @@ class RayExecutor:
             self._end([team for team in self._teams.values() if team.state.in_flight])
 
     def _act(self, board: Board, works: dict[str, Any]) -> None:
-        view = View(get_demands(board), [team.state for team in self._teams.values()], self._watch.nodes)
+        view = View(get_demands(board), [team.state for team in self._teams.values()], self._watch.nodes, self._most)
         for action in decide(view):
             if isinstance(action, Start):
                 for team_id in (next(self._ids) for _ in range(action.count)):
@@ -112,6 +114,9 @@ class RayExecutor:
         try:
             outcome = team.advance(refs)
         except Died as death:
+            if death.out_of_memory:
+                together = sum(other.slot == team.slot for other in self._teams.values())
+                self._most[team.slot] = max(1, together - 1)
             del self._teams[team.id]
             for task in reversed(death.queued):
                 board.take_back(task)

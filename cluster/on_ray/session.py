@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,25 @@ def join(address: str) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
+        _knock(address)
         ray.init(address=address, **_QUIET)
     except ray.exceptions.AuthenticationError as error:
         raise ClusterUnreachable(
             f"the Ray cluster at {address} refused our token ({_first_line(error)}); put the cluster's token into "
             f"{token_path()} or set RAY_AUTH_TOKEN_PATH"
         ) from error
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterUnreachable(f"no Ray cluster answers at {address!r}: {_first_line(error)}") from error
+
+
+def _knock(address: str) -> None:
+    """Fail within seconds where nobody listens; Ray would try for minutes."""
+    if address == "auto":
+        from ray._private.services import canonicalize_bootstrap_address_or_die
+
+        address = canonicalize_bootstrap_address_or_die(address)
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
 
 
 def token_path() -> Path:

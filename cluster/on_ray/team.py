@@ -23,11 +23,12 @@ Steps = Generator[Refs, list[Any], None]
 class Died(Exception):
     """A team lost a member, or fell out of step, and was ended: what became of its task, and what only waited."""
 
-    def __init__(self, outcome: Outcome | None, queued: list[Task], cause: str) -> None:
+    def __init__(self, outcome: Outcome | None, queued: list[Task], cause: str, out_of_memory: bool) -> None:
         super().__init__(cause)
         self.outcome = outcome
         self.queued = queued
         self.cause = cause
+        self.out_of_memory = out_of_memory
 
 
 class Team:
@@ -43,8 +44,9 @@ class Team:
         self._opened: str | None = None
         self.started = False
         self._answers: dict[Any, Any] = {}
-        self._steps: Steps | None = self._start()
-        self._step_refs: Refs = next(self._steps)
+        self._steps: Steps | None = None
+        self._step_refs: Refs = []
+        self._begin(self._start())
 
     @property
     def state(self) -> WorkerState:
@@ -81,8 +83,13 @@ class Team:
     def prove_alive(self) -> None:
         """An idle team must answer once before it is given more; nobody would notice otherwise that it is gone."""
         if self._steps is None and not self._tasks:
-            self._steps = (refs for refs in [self._ask("hello")])
-            self._step_refs = next(self._steps)
+            self._begin(self._greet())
+
+    def _begin(self, steps: Steps) -> None:
+        self._steps, self._step_refs = steps, next(steps)
+
+    def _greet(self) -> Steps:
+        yield self._ask("hello")
 
     def _ask(self, method: str) -> Refs:
         return [getattr(actor, method).remote() for actor in self._actors]
@@ -114,11 +121,9 @@ class Team:
                 self._answers[ref] = ray.get(ref)
                 self._check_in_step(self._answers[ref])
         except ray.exceptions.RayTaskError as error:
-            if self._tasks:
-                raise self._die(str(error.cause), _unable(self._tasks[0][0], error)) from error
-            raise self._die(describe(error)) from error
+            raise self._die(str(error.cause), outcome=self._unable(error)) from error
         except ray.exceptions.RayError as error:
-            raise self._die(describe(error)) from error
+            raise self._die(describe(error), is_out_of_memory(error)) from error
         if self.awaited:
             return None
         answers = [self._answers[ref] for ref in self._current]
@@ -136,28 +141,39 @@ class Team:
     def _check_in_step(self, answer: Any) -> None:
         """One failed member ends a gang, because the others may wait for it for ever."""
         if self.slot.gang > 1 and isinstance(answer, Outcome) and answer.state != "done":
-            raise self._die(f"a member of the gang failed: {answer.message}", answer)
+            raise self._die(f"a member of the gang failed: {answer.message}", outcome=answer)
 
-    def _die(self, cause: str, outcome: Outcome | None = None) -> Died:
+    def _die(self, cause: str, out_of_memory: bool = False, outcome: Outcome | None = None) -> Died:
         tasks = [task for task, _ in self._tasks]
         if tasks and outcome is None:
             outcome = Outcome(tasks[0], "lost", error="WorkerLost", message=cause)
         self.end()
-        return Died(outcome, tasks[1:], cause)
+        return Died(outcome, tasks[1:], cause, out_of_memory)
+
+    def _unable(self, error: ray.exceptions.RayTaskError) -> Outcome | None:
+        """The worker could not even take its task, for example because it has another version of this package."""
+        if not self._tasks:
+            return None
+        name, message = type(error.cause).__name__, str(error.cause)
+        return Outcome(self._tasks[0][0], "failed", error=name, message=message, traceback=str(error))
 
 
-def _unable(task: Task, error: ray.exceptions.RayTaskError) -> Outcome:
-    """The worker could not even take the task, for example because it has another version of this package."""
-    return Outcome(task, "failed", error=type(error.cause).__name__, message=str(error.cause), traceback=str(error))
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Ray's memory monitor ended the process."""
+    return isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error)
 
 
 def describe(error: BaseException) -> str:
     """Why a process ended, in one sentence for people."""
-    text = " ".join(str(error).split())
-    lowered = text.lower()
-    if "oom" in lowered or "out of memory" in lowered or "memory pressure" in lowered:
-        return f"probably out of memory: Ray's memory monitor or the kernel ended the worker; use fewer workers ({text[:400]})"
-    return f"the worker's process ended ({text[:400]})"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\t")]
+    if getattr(error, "actor_init_failed", False):
+        return lines[-1]  # a traceback ends with its error
+    said = " ".join(lines)
+    if is_out_of_memory(error):
+        return f"the worker was probably out of memory, it is tried again with fewer workers: {said[:300]}"
+    if "node has died" in said:
+        return "the machine that the worker was on has died"
+    return f"the worker's process ended: {said[:300]}"
 
 
 def _bundle(slot: Slot) -> dict[str, float]:

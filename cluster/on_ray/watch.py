@@ -13,7 +13,7 @@ import ray
 from cluster.scheduler import Node
 from schemas.errors import ClusterUnreachable
 
-PATIENCE = 30.0
+PATIENCE = 20.0
 """Seconds without an answer after which the cluster is given up; Ray itself ends the whole process after 60."""
 MAX_GROWTH = 1000
 """At most so many machines are planned for, however far a cluster may grow."""

@@ -190,6 +190,13 @@ def test_a_cluster_that_grows_gets_more_workers() -> None:
     assert starts(plan(demand, busy, DGX, DGX)) == {GPU: 8}
 
 
+def test_a_slot_that_ran_out_of_memory_gets_fewer_workers() -> None:
+    busy = [WorkerState(0, CPU, ("a",), "a")]
+    actions = decide(View([Demand("a", CPU, 8, 3)], busy, (DGX,), most={CPU: 2}))
+    assert starts(actions) == {CPU: 1}
+    assert decide(View([Demand("a", CPU, 8, 3)], busy, (DGX,), most={CPU: 1})) == []
+
+
 def test_decode_threads_count_as_cpus_of_the_worker() -> None:
     (work,) = selftest_works(1, 1, Resources(cpus=1, decode_threads=4, gpus=0.25, memory_gb=2.0, workers=6))
     assert Demand.of(work, 7) == Demand(work.key, Slot(4.0, 0.25, 2.0, 1), 6, 7)
