@@ -91,3 +91,20 @@ def load_complete(module: nn.Module, tensors: Mapping[str, Tensor], name: str, o
                 "the checkpoint belongs to another architecture"
             )
     module.load_state_dict({key: tensors[key] for key in known if key in tensors}, strict=False)
+
+
+def tensor_names(path: Path) -> list[str]:
+    """Names of a checkpoint's tensors, without reading their values where the format allows.
+
+    Raises:
+        What `read_checkpoint` raises.
+    """
+    if path.suffix != ".safetensors":
+        return list(read_checkpoint(path))
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except SafetensorError as error:
+        raise WeightsMissing(f"{path}: damaged safetensors file: {error}") from error

@@ -10,9 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from miclip_core.zoo.activations import activation_kind
-from miclip_core.zoo.attention import PlainAttention, attention_sites, norm_sites, row_site
-from miclip_core.zoo.clip_vit import norm, rho
-from miclip_core.zoo.map_pool import map_pool_sites
+from miclip_core.zoo.attention import PlainAttention, attention_sites, norm_numbers, norm_sites, row_site
+from miclip_core.zoo.pooling import (
+    QueryPool,
+    first_query,
+    pooling_row,
+    put_first_query,
+    query_pool_sites,
+    torch_pool_weights,
+)
 from miclip_core.zoo.sitemap import Block, BlockWeights, Entry, Family, Native, Readout
 from schemas.errors import TokenOrderUnknown, UnsupportedBlock
 from schemas.models import ActKind
@@ -49,8 +55,6 @@ def describe(visual: Any) -> Family:
             f"{type(visual).__name__} has neither class token nor pooling head (vision_use_head: false), so it has no "
             "image embedding; use a checkpoint with its head"
         )
-    patch = _patch_size(tower)
-    height, width = input_size(tower)
     heads = _part(attention, _HEADS)
     return Family(
         name=f"hf_{visual.config.model_type.removesuffix('_vision_model')}",
@@ -59,8 +63,8 @@ def describe(visual: Any) -> Family:
         forward=_forward(visual, tower),
         n_blocks=len(blocks),
         width=attention.q_proj.in_features,
-        grid=(height // patch[0], width // patch[1]),
-        input_hw=(height, width),
+        grid=_grid(tower),
+        input_hw=input_size(tower),
         norm_eps=_part(blocks[0], _NORM1).eps,
         act_kind=_act_kind(blocks[0].mlp),
         pool=pool,
@@ -70,7 +74,7 @@ def describe(visual: Any) -> Family:
         n_heads=heads,
         head_dim=attention.q_proj.out_features // heads,
         mlp_width=_down(blocks[0].mlp).in_features,
-        patch=patch[0],
+        patch=_patch_size(tower)[0],
         has_ln_pre=hasattr(tower, "pre_layrnorm"),
         has_layerscale=hasattr(blocks[0], "layer_scale1"),
         blocks=tuple(
@@ -147,6 +151,11 @@ def _patch_size(tower: Any) -> tuple[int, int]:
     return (embeddings.patch_embeddings.projection if convolution is None else convolution).kernel_size
 
 
+def _grid(tower: Any) -> tuple[int, int]:
+    (height, width), patch = input_size(tower), _patch_size(tower)
+    return height // patch[0], width // patch[1]
+
+
 # ---------------------------------------------------------------- forward
 
 
@@ -187,7 +196,10 @@ def _sites(visual: Any, tower: Any) -> dict[str, Entry]:
     sites |= _final_sites(tower)
     if _has_cls(tower):
         std = None if after_pool else "lnf_std"
-        sites |= {f"pattern_row.{layer}": row_site(layer, partial(rho, "tok"), std) for layer in range(len(blocks))}
+        sites |= {
+            f"pattern_row.{layer}": row_site(layer, partial(pooling_row, "tok", prefix=_n_prefix(tower)), std)
+            for layer in range(len(blocks))
+        }
     return sites | _output_sites(visual, tower)
 
 
@@ -227,19 +239,21 @@ def _final_sites(tower: Any) -> dict[str, Entry]:
         **norm_sites("lnf", "lnf_in", final.eps, layout=layout),
         "lnf_out": Native(final, layout=layout),
     }
-    return sites | (map_pool_sites(tower.head) if not _has_cls(tower) else {"pooled": _pooled_token(tower)})
+    return sites | ({"pooled": _pooled_token(tower)} if _has_cls(tower) else _head_sites(tower.head))
+
+
+def _head_sites(head: Any) -> dict[str, Entry]:
+    """SigLIP's head: a learned query attends over the tokens (`pool_out`), then an MLP of that is added (`pooled`)."""
+    pool = QueryPool(lambda: torch_pool_weights(head.attention, head.probe[0, 0]))
+    out = Native(head.attention, layout="vector", pick=0, read=first_query, write=put_first_query)
+    return {**query_pool_sites(pool, "lnf_out"), "pool_out": out, "pooled": Native(head, layout="vector")}
 
 
 def _pooled_token(tower: Any) -> Native:
     final = _part(tower, _FINAL)
     if _norm_after_pool(tower):
         return Native(final, layout="vector")
-    return Native(
-        final,
-        layout="vector",
-        read=lambda x_BTD: x_BTD[:, 0],
-        write=lambda x_BTD, new_BD: torch.cat([new_BD[:, None], x_BTD[:, 1:]], 1),
-    )
+    return Native(final, layout="vector", read=first_query, write=put_first_query)
 
 
 def _output_sites(visual: Any, tower: Any) -> dict[str, Entry]:
@@ -282,8 +296,8 @@ def block_weights(block: Any) -> BlockWeights:
         b_out=down.bias,
         ls1=_scale(block, "layer_scale1"),
         ls2=_scale(block, "layer_scale2"),
-        ln1=norm(_part(block, _NORM1)),
-        ln2=norm(_part(block, _NORM2)),
+        ln1=norm_numbers(_part(block, _NORM1)),
+        ln2=norm_numbers(_part(block, _NORM2)),
     )
 
 
@@ -306,18 +320,13 @@ def _readout(visual: Any, tower: Any) -> Callable[[], Readout] | None:
         return None
 
     def readout() -> Readout:
-        tokens = _n_prefix(tower) + int(torch.tensor(_grid(tower)).prod())
+        rows, columns = _grid(tower)
         projection = visual.visual_projection.weight.T if hasattr(visual, "visual_projection") else None
         return Readout(
-            norm=norm(_part(tower, _FINAL)),
-            rho=rho("tok", tokens) if _has_cls(tower) else None,
+            norm=norm_numbers(_part(tower, _FINAL)),
+            rho=pooling_row("tok", _n_prefix(tower) + rows * columns, _n_prefix(tower)) if _has_cls(tower) else None,
             position="after_pool" if _norm_after_pool(tower) else "before_pool",
             projection=projection,
         )
 
     return readout
-
-
-def _grid(tower: Any) -> tuple[int, int]:
-    (height, width), patch = input_size(tower), _patch_size(tower)
-    return height // patch[0], width // patch[1]

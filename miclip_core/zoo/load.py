@@ -24,12 +24,21 @@ from schemas.refs import ModelRef
 # Who builds the models of a source: a module with `recipe(ref, locate) -> Recipe`.
 SOURCES: dict[str, str] = {
     "open_clip": "miclip_core.zoo.openclip",
+    "hf": "miclip_core.zoo.hf",
+    "timm": "miclip_core.zoo.timm_models",
     "demo": "miclip_core.zoo.demo",
 }
 # Who knows the sites of a vision tower: modules with `matches(visual) -> bool` and `describe(visual) -> Family`.
 FAMILIES: tuple[str, ...] = (
     "miclip_core.zoo.clip_vit",
+    "miclip_core.zoo.coca_vit",
     "miclip_core.zoo.modified_resnet",
+    "miclip_core.zoo.hf_vit",
+    "miclip_core.zoo.hf_resnet",
+    "miclip_core.zoo.timm_vit",
+    "miclip_core.zoo.timm_resnet",
+    "miclip_core.zoo.timm_convnext",
+    "miclip_core.zoo.raw",
 )
 
 
@@ -89,16 +98,16 @@ def recipe(ref: ModelRef, locate: Locate) -> Recipe:
 
 
 def find_family(name: str, built: Built) -> Family:
-    """The first family whose structure the vision tower has.
+    """The first family whose structure the vision tower has; the last one, `raw`, takes any.
 
     Raises:
-        UnsupportedBlock: none has it.
+        UnsupportedBlock: the model lacks what its family needs.
     """
-    for path in FAMILIES:
-        family = import_module(path)
-        if family.matches(built.visual):
-            return family.describe(built.visual)
-    raise UnsupportedBlock(f"{name}: no family knows a {type(built.visual).__name__}; known are {', '.join(FAMILIES)}")
+    family = next(family for family in map(import_module, FAMILIES) if family.matches(built.visual))
+    try:
+        return family.describe(built.visual)
+    except UnsupportedBlock as error:
+        raise UnsupportedBlock(f"{name}: {error}") from error
 
 
 def _inspect(ref: ModelRef, made: Recipe, digest: str, modules: Sequence[str]) -> ModelFacts:

@@ -304,14 +304,14 @@ class AnyModel:
     # -- what a family may narrow
 
     def editable(self, model: VisionModel) -> list[str]:
-        """Paths whose edits are exercised: all that accept one."""
+        """Paths whose edits are exercised: all that accept one and come before the embedding."""
         names = ("q", "k", "v", "pattern", "z", "head_result")
         inner = [
             p
             for p in canonical(model.facts)
             if p.split(".")[0] in names and model.family.blocks and model.family.blocks[0].math
         ]
-        return [path for path in natives(model) if model.entry(path).editable] + inner
+        return [path for path in natives(model) if model.entry(path).editable and path != "logits"] + inner
 
     def differentiable(self, model: VisionModel) -> list[str]:
         return self.editable(model)
