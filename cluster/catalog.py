@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -194,15 +194,15 @@ class Verdict(NamedTuple):
 
 def verify(catalog: Catalog) -> Iterator[Verdict]:
     """Read every part and artifact again and compare its sha256 with what was published."""
-    named: list[tuple[str, StoredPart | StoredArtifact]] = [
-        (p.stage.digest, stored) for p in catalog.stages for stored in (*_all_parts(p), *p.artifacts)
-    ]
+    named = [(p.stage.digest, stored) for p in catalog.stages for stored in _all_objects(p)]
     for (stage, stored), problem in prefetch(lambda item: _problem(catalog.store, item[1]), named, width=4):
         yield Verdict(stage, stored.key, stored.bytes, problem)
 
 
-def _all_parts(published: Published) -> Iterable[StoredPart]:
-    return (part for parts in published.tables.values() for part in parts)
+def _all_objects(published: Published) -> Iterator[StoredPart | StoredArtifact]:
+    for parts in published.tables.values():
+        yield from parts
+    yield from published.artifacts
 
 
 def _problem(store: Store, stored: StoredPart | StoredArtifact) -> str:

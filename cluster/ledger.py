@@ -87,8 +87,10 @@ def publish(store: Store, plan: Plan, tables: Iterable[str]) -> Published:
     markers = [load_done(store, plan.digest, shard.number) for shard in plan.all_shards()]
     parts = [part for marker in markers for part in marker.parts]
     artifacts = tuple(a for marker in markers for a in marker.artifacts)
-    for stored in (*parts, *artifacts):
-        _check_size(store, plan, stored)
+    for part in parts:
+        _check_size(store, plan, part)
+    for artifact in artifacts:
+        _check_size(store, plan, artifact)
     by_table = {t: tuple(p for p in parts if p.table == t) for t in tables}
     published = Published(stage=plan.stage, tables=by_table, artifacts=artifacts, content=_content(parts, artifacts))
     if store.create(layout.published_key(plan.digest), published.canonical_json().encode()):

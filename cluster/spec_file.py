@@ -126,7 +126,8 @@ def _override(document: Document, override: str) -> None:
         raise BadSpec(f"{place}: {'.'.join(map(str, path[:-1]))} is a list of {len(inside)}; there is no item {last!r}")
     if not isinstance(inside, (dict, list)):
         raise BadSpec(f"{place}: {'.'.join(map(str, path[:-1]))} is a single value and has no field {last!r}")
-    inside[last if isinstance(inside, list) else str(last)] = value
+    key: Any = last if isinstance(inside, list) else str(last)
+    inside[key] = value
     document.places[tuple(p if isinstance(p, int) else str(p) for p in path)] = place
 
 
@@ -143,7 +144,7 @@ def _step(inside: Any, path: tuple[Any, ...], part: Any, place: Place) -> Any:
 
 def _set_limit(document: Document, limit: int) -> None:
     data = document.data if isinstance(document.data, dict) else {}
-    stages = data.get("stages") if isinstance(data.get("stages"), dict) else {}
+    stages: dict[str, Any] = data["stages"] if isinstance(data.get("stages"), dict) else {}
     holders = [data, *(s for s in stages.values() if isinstance(s, dict))]
     found = [holder["images"] for holder in holders if isinstance(holder.get("images"), dict)]
     if not found:

@@ -54,7 +54,10 @@ class ImageBytes(NamedTuple):
 class Inputs(Protocol):
     """What a worker may read; implemented by `cluster`."""
 
-    files: Files
+    @property
+    def files(self) -> Files:
+        """Read access to where people keep images."""
+        ...
 
     def images(self, index: str, start: int, stop: int) -> Iterator[ImageBytes]:
         """Usable images among rows [start, stop) of the index stage `index`, in order: no duplicates, no bad inputs.

@@ -43,7 +43,7 @@ class ModelRef(Frozen):
         where = match["where"]
         at_location = where is not None and where.startswith(("file:/", "s3://"))
         return cls(
-            source=match["source"],  # type: ignore[arg-type]
+            source=match["source"],
             name=match["name"],
             revision=None if at_location else where,
             location=where if at_location else None,
@@ -115,13 +115,13 @@ class Site(Frozen):
             raise BadSite(f"site {text!r}: tokens {tokens!r} is not one of {', '.join(TOKENS)}")
         reduce: Literal["mean", "max"] | Sample | None = None
         if match["reduce"] in ("mean", "max"):
-            reduce = match["reduce"]
+            reduce = "mean" if match["reduce"] == "mean" else "max"
         elif match["reduce"]:
             n, seed = re.findall(r"\d+", match["reduce"])
             if int(n) == 0:
                 raise BadSite(f"site {text!r}: sample(0,...) keeps nothing; ask for at least one position")
             reduce = Sample(n=int(n), seed=int(seed))
-        return cls(path=match["head"], tokens=tokens, reduce=reduce)  # type: ignore[arg-type]
+        return cls(path=match["head"], tokens=tokens, reduce=reduce)
 
     @property
     def is_module(self) -> bool:
@@ -170,7 +170,7 @@ class ImageSetRef(Frozen):
                 f"images {text!r}: expected source:location with source one of {', '.join(IMAGE_SOURCES)}; "
                 "for example folder:/data/photos, glob:s3://bucket/val/**/*.jpg or world:seed=0,n=2000"
             )
-        return cls(source=source, location=location)  # type: ignore[arg-type]
+        return cls(source=source, location=location)
 
     def __str__(self) -> str:
         return f"{self.source}:{self.location}"

@@ -8,13 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from jobs.protocol import ImageBytes
-from miclip_core.images import decode
+from miclip_core.images import Orientation, decode
 from schemas.errors import ImageChanged, ImageUndecodable
 
-ToPixels = Callable[[object], Tensor]
+ToPixels = Callable[[Image.Image], Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def iter_pixels(
     *,
     batch_size: int,
     threads: int,
-    orientation: str,
+    orientation: Orientation,
     on_changed: str,
 ) -> Iterator[PixelBatch]:
     """Batches in image order; the last may hold problems alone. Decoding runs at most two batches ahead.
@@ -65,7 +66,7 @@ def iter_pixels(
         yield from batch.rest()
 
 
-def _decode(image: ImageBytes, to_pixels: ToPixels, orientation: str, on_changed: str) -> Tensor | Problem:
+def _decode(image: ImageBytes, to_pixels: ToPixels, orientation: Orientation, on_changed: str) -> Tensor | Problem:
     if image.data is None:
         reason = image.problem or "missing"
         words = "its bytes differ from the index" if reason == "checksum" else "it is gone"

@@ -63,7 +63,7 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
 
 
 def _image_plans(
-    cell: Cell, spec: ExtractSpec, facts: ModelFacts, images: ImageFacts, outputs: list[str]
+    cell: Cell, spec: ExtractSpec, facts: ModelFacts, images: ImageFacts, outputs: Sequence[str]
 ) -> Iterator[Plan]:
     assert cell.images is not None
     rows = min(images.rows, cell.images.limit or images.rows)
@@ -93,7 +93,7 @@ def _image_plans(
         yield Plan(stage=stage, rounds=tuple(rounds), worker=worker, effort=effort)
 
 
-def _products(spec: ExtractSpec, facts: ModelFacts, outputs: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _products(spec: ExtractSpec, facts: ModelFacts, outputs: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(output, its own params) of every stage that reads images, in the spec's order."""
     for output in outputs:
         if output in SITE_OUTPUTS:
@@ -106,7 +106,8 @@ def _products(spec: ExtractSpec, facts: ModelFacts, outputs: list[str]) -> Itera
 
 
 def _site_params(spec: ExtractSpec, output: str) -> dict[str, Any]:
-    return {"activations": {"round_to": spec.round_to}, "top_images": {"k": spec.top_k}}.get(output, {})
+    params: dict[str, dict[str, Any]] = {"activations": {"round_to": spec.round_to}, "top_images": {"k": spec.top_k}}
+    return params.get(output, {})
 
 
 def _classes(spec: ExtractSpec, facts: ModelFacts) -> dict[str, Any]:
@@ -133,18 +134,19 @@ def _text_plan(model: str, spec: ExtractSpec, facts: ModelFacts) -> Plan:
         raise BadSpec(f"text_embeddings of {model}: it has no text tower; leave text_embeddings out for this model")
     texts = [text.strip() for text in spec.texts]
     classes = list(spec.classes.names) if spec.classes else []
+    params: dict[str, Any] = {
+        "texts": texts,
+        "classes": classes,
+        "templates": _templates(spec) if classes else [],
+        "dtype": spec.dtype,
+        "round_to": spec.round_to,
+    }
     stage = StageSpec(
         kind="extract",
         method=METHODS["text_embeddings"],
         subject=facts.model,
         output="text_embeddings",
-        params={
-            "texts": texts,
-            "classes": classes,
-            "templates": _templates(spec) if classes else [],
-            "dtype": spec.dtype,
-            "round_to": spec.round_to,
-        },
+        params=params,
         inputs={"model": _model_digest(facts)},
     )
     return Plan(

@@ -198,7 +198,8 @@ class Reduced:
         if self._reducer.is_empty:
             return
         buffer = io.BytesIO()
-        np.savez(buffer, **self._reducer.state())
+        arrays: dict[str, Any] = self._reducer.state()
+        np.savez(buffer, **arrays)
         yield Artifact(self._plan.digest, PARTIAL, buffer.getvalue())
 
 

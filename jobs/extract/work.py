@@ -24,6 +24,7 @@ from jobs.extract.products import (
     round_values,
     top_images_table,
 )
+from jobs.locate import locate_through
 from jobs.protocol import Artifact, ImageBytes, Inputs, Keep, Part, Setting
 from miclip_core.zoo.geometry import square_view, to_pixels
 from miclip_core.zoo.load import load_model
@@ -246,7 +247,7 @@ def open_model(plan: Plan, inputs: Inputs, device: str, sites: Sequence[str]) ->
     modules = tuple(sorted({Site.parse(site).path for site in sites if site.startswith("module:")}))
     model = load_model(
         ModelRef.parse(plan.stage.subject),
-        locate=inputs.local_path,
+        locate=locate_through(inputs),
         device=device,
         dtype=DTYPES[str(plan.stage.params["dtype"])],
         modules=modules,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files as package_files
+from typing import Any
 
 from jobs.protocol import Cell, Estimate, Files, Known
 from schemas.errors import KeyMissing, UnknownModel
@@ -17,8 +18,11 @@ LIBRARIES = ("torch", "open_clip_torch", "transformers", "timm")
 
 def make_inspect_plan(model: str, stamp: list[str], modules: tuple[str, ...] = (), trusted: bool = False) -> Plan:
     """The plan that inspects one model; `modules` are raw module sites whose shape must be recorded."""
-    params = {
-        "model": model, "stamp": list(stamp), "modules": list(modules), "trusted": trusted,
+    params: dict[str, Any] = {
+        "model": model,
+        "stamp": list(stamp),
+        "modules": list(modules),
+        "trusted": trusted,
         "libraries": [f"{name} {_version(name)}" for name in LIBRARIES],
     }
     return Plan(

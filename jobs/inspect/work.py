@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.locate import locate_through
 from jobs.protocol import Inputs, Keep, Part, Setting
 from miclip_core.zoo.load import inspect_model
 from schemas.models import ModelFacts
@@ -26,7 +27,7 @@ class InspectWorker:
         for stage in stages:
             params: dict[str, Any] = self._plans[stage].stage.params
             facts = inspect_model(
-                ModelRef.parse(params["model"]), locate=inputs.local_path, modules=tuple(params["modules"])
+                ModelRef.parse(params["model"]), locate=locate_through(inputs), modules=tuple(params["modules"])
             )
             yield Part(stage, "models", make_row(stage, facts))
 
@@ -34,13 +35,30 @@ class InspectWorker:
 def make_row(stage: str, facts: ModelFacts) -> pa.RecordBatch:
     """The facts as a row; `facts` holds them all as JSON for planning."""
     row = {
-        "stage": stage, "model": facts.model, "family": facts.family, "revision": facts.revision,
-        "weights_sha256": facts.weights_sha256, "library_versions": list(facts.library_versions.items()),
-        "n_layers": facts.n_blocks, "n_heads": facts.n_heads, "head_dim": facts.head_dim, "width": facts.width,
-        "mlp_width": facts.mlp_width, "embed_dim": facts.embed_dim, "n_prefix": facts.n_prefix,
-        "grid_h": facts.grid[0], "grid_w": facts.grid[1], "input_h": facts.input_hw[0], "input_w": facts.input_hw[1],
-        "act_kind": facts.act_kind, "pool": facts.pool, "has_text": facts.has_text, "parameters": facts.params,
-        "flops": facts.flops, "sites": [site.path for site in facts.sites], "facts": facts.canonical_json(),
+        "stage": stage,
+        "model": facts.model,
+        "family": facts.family,
+        "revision": facts.revision,
+        "weights_sha256": facts.weights_sha256,
+        "library_versions": list(facts.library_versions.items()),
+        "n_layers": facts.n_blocks,
+        "n_heads": facts.n_heads,
+        "head_dim": facts.head_dim,
+        "width": facts.width,
+        "mlp_width": facts.mlp_width,
+        "embed_dim": facts.embed_dim,
+        "n_prefix": facts.n_prefix,
+        "grid_h": facts.grid[0],
+        "grid_w": facts.grid[1],
+        "input_h": facts.input_hw[0],
+        "input_w": facts.input_hw[1],
+        "act_kind": facts.act_kind,
+        "pool": facts.pool,
+        "has_text": facts.has_text,
+        "parameters": facts.params,
+        "flops": facts.flops,
+        "sites": [site.path for site in facts.sites],
+        "facts": facts.canonical_json(),
     }
     return pa.RecordBatch.from_pylist([row], schema=TABLES["models"].schema)
 
