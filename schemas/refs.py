@@ -13,7 +13,7 @@ MODEL_SOURCES: tuple[ModelSource, ...] = ("open_clip", "hf", "timm", "demo")
 
 _MODEL = re.compile(
     r"^(?P<source>[a-z_]+):(?P<name>[A-Za-z0-9][\w.\-]*(?:/[\w.\-]+(?:\(\d+\))?)*)"
-    r"(?:@(?P<where>(?:file:/|s3://)[^\s]+|[\w.\-]+))?$"
+    r"(?:@(?P<where>(?:file:/|s3://)[^\s]+|[\w.\-]+))?\Z"
 )
 
 
@@ -76,7 +76,7 @@ Tokens = Literal["cls", "reg", "patch", "all", "map"]
 TOKENS: tuple[Tokens, ...] = ("cls", "reg", "patch", "all", "map")
 _SITE = re.compile(
     r"^(?P<head>module:[A-Za-z_][\w.]*|[a-z_][a-z0-9_]*(?:\.(?:-?\d+|\*|[a-z][a-z0-9_]*))*)"
-    r"(?:@(?P<tokens>[a-z]+))?(?::(?P<reduce>mean|max|sample\(\d+,\s*\d+\)))?$"
+    r"(?:@(?P<tokens>[a-z]+))?(?::(?P<reduce>mean|max|sample\(\d+,\s*\d+\)))?\Z"
 )
 
 

@@ -1,0 +1,390 @@
+"""The command line as a person and as a script see it: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from cluster.cli.app import app
+from cluster.runs import load_state
+from cluster.stores import make_store
+from tests.published import SPEC, publish_numbers, run_spec
+
+VERBS = [
+    ["demo"], ["run"], ["retry"], ["validate"], ["plan"], ["schema"], ["status"], ["logs"], ["tables"], ["sql"], ["views"],
+    ["verify"], ["models"], ["sites"], ["world", "export"], ["doctor"],
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("MICLIP_STORE", raising=False)
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("lake")
+    publish_numbers(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "numbers.yaml"
+    path.write_text(SPEC + "store: lake\n")
+    return path
+
+
+def miclip(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+# ---------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_explains_itself_with_an_example(verb: list[str]) -> None:
+    result = miclip(*verb, "--help")
+    assert result.exit_code == 0
+    assert f"Example: miclip {' '.join(verb)}" in " ".join(result.stdout.split())
+
+
+def test_help_lists_every_verb_and_the_exit_codes() -> None:
+    text = miclip("--help").stdout
+    assert all(verb[0] in text for verb in VERBS)
+    assert "2 bad spec or usage" in text
+
+
+def test_an_unknown_verb_or_option_is_a_usage_error() -> None:
+    assert miclip("rum").exit_code == 2
+    assert miclip("run", "x.yaml", "--worker", "3").exit_code == 2
+
+
+# ---------------------------------------------------------------- before work
+
+
+def test_validate_says_valid_or_names_every_mistake(spec: Path) -> None:
+    assert "valid  numbers: 1 stage (selftest)" in miclip("validate", spec).stdout
+    spec.write_text(SPEC.replace("rows", "rosw") + "variant: [a]\n")
+    result = miclip("validate", spec)
+    assert result.exit_code == 2 and result.stdout == ""
+    assert f"{spec}:3:1  rosw: unknown field; did you mean 'rows'?" in result.stderr
+    assert f"{spec}:6:1  variant: unknown field; did you mean 'variants'?" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_errors_are_json_for_machines(spec: Path) -> None:
+    result = miclip("validate", spec, "--set", "rows=-1", "--json")
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["exit_code"], found["error"]) == (2, 2, "BadSpec")
+    assert "--set rows  rows: found -1, expected greater than or equal to 0" in found["message"]
+
+
+def test_plan_shows_what_is_left_and_what_is_cached(spec: Path) -> None:
+    first = json.loads(miclip("plan", spec, "--json").stdout)
+    assert first["total"] == {"stages": 2, "cached": 0, "to_do": 2, "shards_left": 8, "flops": 0, "bytes": 2 * 250 * 40}
+    assert [(s["state"], s["shards"], s["shards_left"]) for s in first["stages"]] == [("to do", 4, 4)] * 2
+    run_spec(make_store(str(spec.parent / "lake")))
+    second = miclip("plan", spec)
+    assert "2 stages: 2 cached, 0 to do" in second.stdout and "0/8" in second.stdout
+
+
+def test_device_hours_are_shown_only_for_a_stated_rate(spec: Path) -> None:
+    assert "device_hours" not in json.loads(miclip("plan", spec, "--json").stdout)["total"]
+    assert json.loads(miclip("plan", spec, "--json", "--tflops", "10").stdout)["total"]["device_hours"] == 0
+
+
+def test_planning_computes_nothing(spec: Path) -> None:
+    miclip("plan", spec)
+    assert not (spec.parent / "lake" / "stages").exists() and not (spec.parent / "lake" / "runs").exists()
+
+
+def test_the_schema_is_valid_json(tmp_path: Path) -> None:
+    assert json.loads(miclip("schema").stdout)["title"] == "miclip spec"
+    assert miclip("schema", "-o", tmp_path / "s.json").exit_code == 0
+    assert json.loads((tmp_path / "s.json").read_text())["discriminator"]["propertyName"] == "kind"
+
+
+# ---------------------------------------------------------------- work
+
+
+def test_a_run_publishes_says_where_and_the_same_run_again_does_nothing(spec: Path) -> None:
+    first = miclip("run", spec, "--executor", "serial")
+    assert first.exit_code == 0, first.output
+    folder = spec.parent / "lake" / "tables" / "selftest"
+    assert str(folder) in first.stdout and folder.is_dir()
+    assert "numbers-00001 done" in first.stdout and "500" in first.stdout
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    assert len(files) == 6
+    second = miclip("run", spec, "--executor", "serial")
+    assert "numbers-00002 done  2 stages published, all of them before" in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == files
+
+
+def test_json_of_a_run_is_all_that_is_on_stdout(spec: Path) -> None:
+    report = json.loads(miclip("run", spec, "--executor", "serial", "--json").stdout)
+    assert (report["run"], report["status"], report["exit_code"]) == ("numbers-00001", "DONE", 0)
+    assert report["tables"]["selftest"]["rows"] == 500 and report["failures"] == []
+
+
+def test_the_spec_is_kept_with_its_overrides_and_retry_uses_it(spec: Path) -> None:
+    overrides = ("--set", "rows=60", "--set", "error_shards=[0]")
+    failed = miclip("run", spec, "--executor", "serial", *overrides)
+    assert failed.exit_code == 1
+    assert "ValueError: shard 0 was told to fail" in failed.stderr
+    assert "miclip retry numbers-00001" in failed.stderr and "miclip logs numbers-00001 --failed" in failed.stderr
+    kept = (spec.parent / "lake/runs/numbers-00001/spec.yaml").read_text()
+    assert "rows: 60" in kept and "error_shards" in kept
+    again = miclip("retry", "numbers-00001", "--executor", "serial", "--store", spec.parent / "lake")
+    assert again.exit_code == 1 and "numbers-00002 failed" in again.stdout
+
+
+def test_workers_change_no_digest(spec: Path) -> None:
+    one = json.loads(miclip("run", spec, "--executor", "serial", "--workers", "1", "--json").stdout)
+    many = json.loads(miclip("run", spec, "--executor", "serial", "--workers", "7", "--json").stdout)
+    assert [s["digest"] for s in one["stages"]] == [s["digest"] for s in many["stages"]]
+
+
+def test_progress_off_a_terminal_is_plain_lines_on_stderr(spec: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", "run", str(spec), "--executor", "serial"], capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("run numbers-00001  store ")
+    assert lines[1] == "selftest selftest: 250 rows, 2 stages"
+    assert lines[2].startswith("selftest selftest: 2 stages published in ")
+    assert len(lines) == 3 and "\x1b" not in result.stderr + result.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_cleanly_and_the_same_command_goes_on(spec: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "cluster.cli", "run", str(spec), "--executor", "serial", "--set", "shard_rows=50"]
+    slow = subprocess.Popen(
+        [*command, "--set", "sleep_ms=400"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    shards = spec.parent / "lake" / "stages"
+    deadline = time.monotonic() + 60
+    while not list(shards.rglob("*.done.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    slow.send_signal(number)
+    _, stderr = slow.communicate(timeout=60)
+    assert slow.returncode == 130, stderr
+    assert "interrupted: stopped" in stderr and "Traceback" not in stderr
+    store = make_store(str(spec.parent / "lake"))
+    assert load_state(store, "numbers-00001").status == "INTERRUPTED"
+    done = {path: path.stat().st_mtime_ns for path in shards.rglob("*.done.json")}
+    assert 0 < len(done) < 12
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+# ---------------------------------------------------------------- one clear sentence before any work
+
+EXTRACT = """\
+kind: extract
+store: lake
+model: "demo:clip-p8"
+images: {ref: "folder:images"}
+outputs: embeddings
+"""
+
+
+def refused(spec: Path, *options: object) -> tuple[int, str]:
+    result = miclip("run", spec, "--executor", "serial", *options)
+    assert "Traceback" not in result.output and result.stdout == ""
+    assert not (spec.parent / "lake" / "stages").exists(), "nothing may be scheduled"
+    assert not (spec.parent / "lake" / "runs").exists(), "no run may begin"
+    return result.exit_code, result.stderr
+
+
+def test_an_unknown_demo_model_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    spec = tmp_path / "s.yaml"
+    spec.write_text(EXTRACT)
+    code, said = refused(spec, "--set", "model=demo:clip-p9", "--set", "images.ref=world:seed=0,n=4")
+    assert code == 2 and "demo:clip-p9: no such demo model; there are demo:clip-p8" in said
+
+
+def test_a_missing_local_checkpoint_names_its_path(tmp_path: Path) -> None:
+    spec = tmp_path / "s.yaml"
+    spec.write_text(EXTRACT)
+    code, said = refused(
+        spec, "--set", "model=open_clip:ViT-B-32@file:/no/such/weights.pt", "--set", "images.ref=world:seed=0,n=4"
+    )
+    assert code == 2 and "nothing at /no/such/weights.pt" in said
+
+
+@pytest.mark.parametrize(("there", "said"), [(True, "no files that end in .jpg"), (False, "is not a file or folder")])
+def test_an_empty_or_absent_image_set_is_named(tmp_path: Path, there: bool, said: str) -> None:
+    spec = tmp_path / "s.yaml"
+    spec.write_text(EXTRACT)
+    if there:
+        (tmp_path / "images").mkdir()
+    code, text = refused(spec)
+    assert code == 2 and said in text and str(tmp_path / "images") in text
+
+
+def test_gpus_that_are_not_there_are_refused_with_the_field(tmp_path: Path) -> None:
+    spec = tmp_path / "s.yaml"
+    spec.write_text("kind: selftest\nstore: lake\nresources: {gpus: 1}\n")
+    result = miclip("run", spec, "--executor", "serial")
+    assert result.exit_code == 2 and "resources.gpus is 1.0, the serial executor has none" in result.stderr
+
+
+def test_a_spec_without_a_store_says_how_to_give_one(tmp_path: Path) -> None:
+    spec = tmp_path / "s.yaml"
+    spec.write_text("kind: selftest\n")
+    code, said = refused(spec)
+    assert code == 2 and "--store DIR" in said and "MICLIP_STORE" in said
+
+
+def test_an_unwritable_store_is_code_3_and_one_sentence(tmp_path: Path) -> None:
+    spec = tmp_path / "s.yaml"
+    spec.write_text("kind: selftest\n")
+    code, said = refused(spec, "--store", "/proc/no/lake")
+    assert code == 3 and said.count("\n") == 1 and "/proc/no/lake" in said
+
+
+def test_missing_credentials_are_code_3_and_name_the_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    spec = tmp_path / "s.yaml"
+    spec.write_text("kind: selftest\n")
+    code, said = refused(spec, "--store", "s3://some-bucket/lake")
+    assert code == 3 and "AWS_ACCESS_KEY_ID" in said
+
+
+def test_a_planted_credential_is_found_nowhere_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = "MARKER7f3a"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", marker)
+    monkeypatch.setenv("HF_TOKEN", marker)
+    spec = tmp_path / "s.yaml"
+    spec.write_text("kind: selftest\nstore: lake\nrows: 20\n")
+    outputs = [miclip("run", spec, "--executor", "serial").output]
+    spec.write_text(f"kind: selftest\nstore: lake\nsecret: {marker}\n")
+    outputs.append(miclip("run", spec, "--executor", "serial").output)
+    outputs.append(miclip("run", spec, "--executor", "serial", "--store", f"s3://me:{marker}@bucket/x").output)
+    assert marker not in "".join(outputs)
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path != spec:
+            assert marker.encode() not in path.read_bytes(), path
+
+
+def test_debug_shows_the_traceback_of_an_error(tmp_path: Path) -> None:
+    result = miclip("--debug", "validate", tmp_path / "no.yaml")
+    assert type(result.exception).__name__ == "BadSpec"
+    assert miclip("validate", tmp_path / "no.yaml").exit_code == 2
+
+
+# ---------------------------------------------------------------- looking and reading
+
+
+def test_status_lists_runs_and_the_stages_of_one(lake: str) -> None:
+    assert "numbers-00001" in miclip("status", "--store", lake).stdout
+    stages = json.loads(miclip("status", "numbers-00001", "--store", lake, "--json").stdout)["stages"]
+    assert [(s["state"], s["shards_done"]) for s in stages] == [("published", 4)] * 2
+    missing = miclip("status", "numbers-00007", "--store", lake)
+    assert missing.exit_code == 2 and "there are numbers-00001" in missing.stderr
+
+
+def test_logs_show_events_in_order_and_filter_by_shard(lake: str) -> None:
+    events = [
+        json.loads(line) for line in miclip("logs", "numbers-00001", "--store", lake, "--json").stdout.splitlines()
+    ]
+    assert [e["event"] for e in events] == ["planned", *["shard_done"] * 4, "published", "published", "finished"]
+    shard = miclip("logs", "numbers-00001", "--store", lake, "--shard", "2").stdout.splitlines()
+    assert len(shard) == 1 and "shard=2" in shard[0]
+    assert miclip("logs", "numbers-00001", "--store", lake, "-f").exit_code == 0
+
+
+def test_logs_failed_shows_the_traceback_of_each_missing_shard_once(tmp_path: Path) -> None:
+    run_spec(make_store(str(tmp_path)), SPEC, "error_shards=[1]")
+    text = miclip("logs", "numbers-00001", "--failed", "--store", tmp_path).stdout
+    assert text.count("ValueError: shard 1 was told to fail") == 1 and "Traceback" in text
+
+
+def test_sql_prints_tables_json_csv_and_parquet(lake: str, tmp_path: Path) -> None:
+    query = "SELECT row, vector FROM selftest WHERE row < 2 ORDER BY row, stage"
+    assert "row" in miclip("sql", query, "--store", lake).stdout
+    as_json = json.loads(miclip("sql", query, "--store", lake, "--json").stdout)
+    assert [row["row"] for row in as_json] == [0, 0, 1, 1] and len(as_json[0]["vector"]) == 4
+    as_csv = list(csv.DictReader(io.StringIO(miclip("sql", query, "--store", lake, "--csv").stdout)))
+    assert [json.loads(row["vector"]) for row in as_csv] == [row["vector"] for row in as_json]
+    assert miclip("sql", query, "--store", lake, "--parquet", tmp_path / "a.parquet").exit_code == 0
+    assert pq.read_table(tmp_path / "a.parquet")["vector"].to_pylist() == [row["vector"] for row in as_json]
+
+
+def test_long_answers_are_cut_for_people_and_say_so(lake: str) -> None:
+    assert "100 of 500 rows" in miclip("sql", "SELECT row FROM selftest", "--store", lake).stdout
+
+
+def test_a_wrong_query_is_code_2_with_the_columns(lake: str) -> None:
+    result = miclip("sql", "SELECT nothing FROM selftest", "--store", lake)
+    assert result.exit_code == 2 and "columns of selftest: stage, row, value, vector" in result.stderr
+
+
+def test_the_store_may_come_from_the_environment(lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MICLIP_STORE", lake)
+    assert json.loads(miclip("sql", "SELECT count(*) AS n FROM selftest", "--json").stdout) == [{"n": 500}]
+
+
+def test_a_store_that_is_not_there_is_code_3(tmp_path: Path) -> None:
+    result = miclip("sql", "SELECT 1", "--store", tmp_path / "none")
+    assert result.exit_code == 3 and "is not there" in result.stderr
+
+
+def test_tables_documents_every_column(lake: str) -> None:
+    assert "500" in miclip("tables", "--store", lake).stdout
+    columns = json.loads(miclip("tables", "top_images", "--json").stdout)["columns"]
+    assert {
+        "name": "rank",
+        "type": "int32",
+        "null": False,
+        "meaning": "0 is the strongest; ties by image_id",
+        "unit": "",
+    } in columns
+    assert miclip("tables", "nothing").exit_code == 2
+
+
+def test_views_are_printed_for_each_engine(lake: str) -> None:
+    for engine in ("duckdb", "spark", "trino", "polars", "datafusion"):
+        result = miclip("views", "--engine", engine, "--store", lake)
+        assert result.exit_code == 0 and "selftest" in result.stdout
+
+
+def test_verify_is_code_1_and_names_the_damaged_object(tmp_path: Path) -> None:
+    publish_numbers(tmp_path)
+    assert "8 objects of 2 stages" in miclip("verify", "--store", tmp_path).stdout
+    part = sorted((tmp_path / "tables" / "selftest").rglob("*.parquet"))[0]
+    part.write_bytes(part.read_bytes()[:-4])
+    result = miclip("verify", "--store", tmp_path)
+    assert result.exit_code == 1 and str(part.relative_to(tmp_path)) in result.stdout and "1 damaged" in result.stdout
+
+
+def test_models_lists_the_demo_zoo_and_how_to_name_others() -> None:
+    text = miclip("models").stdout
+    assert "demo:clip-p8" in text and "open_clip:ARCH/TAG" in text and "/random(SEED)" in text
+
+
+def test_doctor_probes_the_store_by_writing(tmp_path: Path) -> None:
+    found = json.loads(miclip("doctor", "--store", tmp_path, "--json").stdout)["findings"]
+    checks = {f["what"]: f["ok"] for f in found}
+    assert checks["store: create-only race"] is True and checks["torchvision import"] is True
+    assert "python" in checks and "ray" in checks

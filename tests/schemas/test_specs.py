@@ -1,0 +1,158 @@
+"""What of a spec decides the result, and what combinations are refused."""
+
+from __future__ import annotations
+
+import json
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from schemas.base import canonical_json, digest
+from schemas.specs import (
+    AnySpec,
+    Classes,
+    ExtractFile,
+    ExtractSpec,
+    Images,
+    JobSpec,
+    OneJob,
+    PipelineSpec,
+    SelftestFile,
+    SelftestSpec,
+    as_pipeline,
+)
+
+ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
+    ExtractSpec: {
+        "result": {
+            "kind", "reads", "model", "images", "sites", "outputs", "classes", "texts", "top_k", "predictions_k", "round_to",
+            "dtype", "geometry", "on_nonfinite", "on_changed", "trust_remote_code",
+        },
+        "effort": {"resources", "batch_size", "shard_rows"},
+    },
+    SelftestSpec: {
+        "result": {"kind", "reads", "subject", "rows", "seed", "nan_rows", "variants"},
+        "effort": {
+            "resources", "shard_rows", "sleep_ms", "poison_shards", "crash_once_dir", "error_shards", "oom_above", "batch_rows",
+            "gang",
+        },
+    },
+    Images: {"result": {"ref", "labels", "orientation", "limit"}, "effort": set()},
+    Classes: {"result": {"names", "templates"}, "effort": set()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", ROLES, ids=lambda spec: spec.__name__)
+def test_every_field_is_declared_result_or_effort_as_listed_here(spec: type[BaseModel]) -> None:
+    roles = spec.roles()  # type: ignore[attr-defined]
+    assert {n for n, r in roles.items() if r == "result"} == ROLES[spec]["result"]
+    assert {n for n, r in roles.items() if r == "effort"} == ROLES[spec]["effort"]
+    assert set(roles) == set(spec.model_fields)
+
+
+def test_every_job_kind_is_listed_here() -> None:
+    assert set(get_args(JobSpec)) <= set(ROLES)
+
+
+@pytest.mark.parametrize("standing", [ExtractFile, SelftestFile])
+def test_a_job_alone_in_a_file_adds_only_its_name_and_store(standing: type[BaseModel]) -> None:
+    plain = standing.__mro__[1]
+    assert set(standing.model_fields) - set(plain.model_fields) == set(OneJob.model_fields) == {"name", "store"}  # type: ignore[attr-defined]
+
+
+def test_effort_does_not_enter_the_result_fields() -> None:
+    slow = SelftestSpec(rows=5)
+    fast = SelftestSpec(rows=5, shard_rows=1, sleep_ms=7, batch_rows=3, gang=2)
+    assert slow.result_fields() == fast.result_fields()
+    assert slow.result_fields() != SelftestSpec(rows=6).result_fields()
+
+
+def load(text: str) -> object:
+    return TypeAdapter(AnySpec).validate_json(text)
+
+
+def extract(**fields: object) -> str:
+    return json.dumps({"kind": "extract", "model": "demo:x", "images": {"ref": "folder:/a"}, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"outputs": ["activations"]}, "outputs activations need sites"),
+        ({"outputs": ["embeddings"], "sites": ["resid_post.1"]}, "sites are given but no output uses them"),
+        ({"outputs": ["text_embeddings"]}, "needs texts or classes"),
+        ({"outputs": ["embeddings"], "model": []}, "an empty list of models"),
+        ({"outputs": ["embeddings"], "model": "clip"}, "expected source:name"),
+        ({"outputs": ["embeddings"], "images": None}, "no images; give images"),
+        ({"outputs": ["embeddings"], "model": None}, "no model; give model"),
+        ({"outputs": ["embeddings"], "images": {"ref": "folder:/a", "labels": "folders"}}, "expected none, from_folders or file:PATH"),
+        ({"outputs": ["predictions"], "classes": {"names": ["a", "b"], "templates": ["no place"]}}, "must contain {} exactly once"),
+        ({"outputs": ["predictions"], "classes": {"names": ["a"]}}, "at least 2 items"),
+        ({"outputs": ["embeddings"], "top_k": 0}, "greater than or equal to 1"),
+        ({"outputs": ["embeddings"], "batch_size": "8"}, "valid integer"),
+        ({"outputs": ["embeddings"], "batch_size": True}, "valid integer"),
+    ],
+)  # fmt: skip
+def test_impossible_combinations_are_refused(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        load(extract(**fields))
+    assert said in str(caught.value)
+
+
+def pipeline(**fields: object) -> str:
+    stage = {"kind": "selftest"}
+    return json.dumps({"kind": "pipeline", "name": "p", "stages": {"a": stage}, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"stages": {}}, "at least 1 item"),
+        ({"stages": {"a": {"kind": "selftest", "reads": "b"}}}, "no stage 'b'; there are a"),
+        (
+            {"stages": {"a": {"kind": "selftest", "reads": ["b"]}, "b": {"kind": "selftest", "reads": ["a"]}}},
+            "stages a, b read each other in a circle",
+        ),
+        ({"stages": {"a": {"kind": "extract", "outputs": ["embeddings"]}}}, "stages.a: no model"),
+        ({"matrix": {"model": []}}, "an empty list of models"),
+        ({"matrix": {"model": ["demo:x", "demo:x"]}}, "the same model twice"),
+        ({"name": "../up"}, "pattern"),
+        ({"stages": {"A/b": {"kind": "selftest"}}}, "pattern"),
+    ],
+)
+def test_impossible_pipelines_are_refused(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        load(pipeline(**fields))
+    assert said in str(caught.value)
+
+
+def test_waves_follow_reads() -> None:
+    one = {"kind": "selftest"}
+    stages = {"c": {**one, "reads": ["a", "b"]}, "a": one, "b": {**one, "reads": "a"}, "d": one}
+    spec = load(pipeline(stages=stages))
+    assert isinstance(spec, PipelineSpec)
+    assert spec.waves() == [["a", "d"], ["b"], ["c"]]
+
+
+def test_a_value_that_is_written_down_reads_back_equal() -> None:
+    spec = load(extract(outputs=["embeddings"], resources={"gpus": 0.5}))
+    again = load(spec.model_dump_json())  # type: ignore[attr-defined]
+    assert again == spec
+    assert as_pipeline(again).stages["extract"].resources.gpus == 0.5  # type: ignore[arg-type]
+
+
+def test_values_are_frozen_and_unknown_fields_are_refused() -> None:
+    spec = SelftestSpec()
+    with pytest.raises(ValidationError):
+        spec.rows = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        load('{"kind": "selftest", "rosw": 3}')
+
+
+def test_canonical_json_does_not_depend_on_the_order_of_fields() -> None:
+    assert canonical_json({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
+    assert len(digest({})) == 20
+    with pytest.raises(ValueError):
+        canonical_json(float("nan"))

@@ -1,0 +1,79 @@
+"""Published schemas are a promise: changing one is a decision that is made here too."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from schemas.base import digest
+from schemas.errors import UnknownTable
+from schemas.tables import ATTRIBUTES, TABLES, VECTOR, get_table
+
+COLUMNS = {
+    "models": "stage model family revision? weights_sha256 library_versions n_layers n_heads? head_dim? width mlp_width? embed_dim? "
+    "n_prefix grid_h? grid_w? input_h input_w act_kind pool has_text parameters flops sites facts",
+    "images": "stage image_id image_index uri bytes sha256 width height format mode label? caption? attributes duplicate_of? thumbnail",
+    "bad_inputs": "stage image_id? image_index uri reason detail",
+    "activations": "stage model site image_id image_index token act",
+    "embeddings": "stage model image_id image_index norm embedding",
+    "predictions": "stage model image_id image_index rank class_id class_name score probability",
+    "text_embeddings": "stage model text_id text embedding",
+    "activation_moments": "stage model site unit n mean variance min max positive",
+    "top_images": "stage model site unit rank image_id image_index value token",
+    "selftest": "stage row value vector",
+    "selftest_summary": "stage rows total",
+}  # fmt: skip
+TYPES = {
+    "string": {"stage", "model", "site", "image_id", "uri", "sha256"},
+    "int64": {"image_index", "bytes", "n", "parameters", "flops", "row", "rows"},
+    "int32": {"unit", "rank", "token", "class_id", "text_id"},
+}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_columns_and_their_order_are_frozen(name: str) -> None:
+    found = " ".join(c.name + "?" * c.nullable for c in TABLES[name].columns)
+    assert found == COLUMNS[name]
+
+
+def test_every_table_is_frozen_here() -> None:
+    assert set(TABLES) == set(COLUMNS)
+
+
+def test_all_types_together_are_frozen() -> None:
+    types = {name: [str(field) for field in table.schema] for name, table in TABLES.items()}
+    assert digest(types) == "eb5ac7eab97e17c2f0d9"
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_column_name_has_one_type_in_every_table(kind: str) -> None:
+    for table in TABLES.values():
+        for column in table.columns:
+            if column.name in TYPES[kind]:
+                assert str(column.type) == kind, f"{table.name}.{column.name}"
+
+
+def test_integers_are_signed_and_vectors_are_lists_of_float32_without_nulls() -> None:
+    for table in TABLES.values():
+        for column in table.columns:
+            assert not pa.types.is_unsigned_integer(column.type)
+            assert not pa.types.is_fixed_size_list(column.type) and column.type != pa.float16()
+            if column.name in ("act", "embedding", "vector"):
+                assert column.type == VECTOR and not column.nullable and not column.type.value_field.nullable
+    assert TABLES["images"].schema.field("attributes").type == ATTRIBUTES
+
+
+def test_no_table_holds_runs_times_hosts_or_attempts() -> None:
+    for table in TABLES.values():
+        assert not {"run", "time", "host", "duration", "attempt", "worker"} & set(table.schema.names)
+
+
+def test_every_table_names_its_stage_and_says_what_a_row_and_a_column_are() -> None:
+    for table in TABLES.values():
+        assert table.columns[0].name == "stage" and table.row
+        assert all(column.meaning for column in table.columns)
+
+
+def test_an_unknown_table_is_refused_with_the_list() -> None:
+    with pytest.raises(UnknownTable, match="there are models, images"):
+        get_table("activation")
