@@ -17,6 +17,7 @@ from cluster.runs import new_run
 from cluster.stores.base import make_store
 from jobs.world import export_images
 from schemas.specs import ExtractSpec, PipelineSpec, SelftestSpec, as_pipeline
+from schemas.tables import get_table
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "heart")
 
@@ -49,7 +50,7 @@ class Lake:
             published = load_published(self.store, state.digest)
             if published is not None and published.tables.get(table):
                 found += list(inputs.table(state.digest, table))
-        rows = pa.Table.from_batches(found)
+        rows = pa.Table.from_batches(found) if found else get_table(table).schema.empty_table()
         for name, value in where.items():
             rows = rows.filter(pa.compute.equal(rows[name], value))
         return rows

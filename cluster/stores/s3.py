@@ -103,6 +103,7 @@ class PatientS3(s3fs.S3FileSystem):
         self.budget = _budget()
         self.silence = min(20.0, self.budget / 3)  # seconds without a byte after which a request is sent again
         self.resent = 0
+        self.given_up = False
         self.where = _endpoint(endpoint)
         config: dict[str, Any] = {
             "retries": {"total_max_attempts": 1, "mode": "standard"},
@@ -137,7 +138,8 @@ class PatientS3(s3fs.S3FileSystem):
         """Repeat an attempt with growing, jittered pauses while the service is busy or away, within the budget.
 
         The last attempt may begin just before the budget ends, so the whole takes at most a third more when the
-        service is silent, and longer only while bytes flow.
+        service is silent, and longer only while bytes flow. Once a budget is spent every request has one attempt,
+        until one succeeds: a command that gives up does not wait again for each thing it would still like to write.
 
         Raises:
             StoreUnreachable: the budget is spent. StoreDenied, StoreMissing: at once, waiting would not help.
@@ -146,12 +148,15 @@ class PatientS3(s3fs.S3FileSystem):
         begun = time.monotonic()
         for tried in range(1, 1_000_000):
             try:
-                return await attempt()
+                answer = await attempt()
+                self.given_up = False
+                return answer
             except (*_NETWORK, *_NO_CREDENTIALS, ClientError, BotoCoreError) as error:
                 self._raise_if_final(error, name, arguments)
                 pause = min(5.0, 0.1 * 2 ** min(tried, 10)) * random.uniform(0.5, 1.0)
                 spent = time.monotonic() - begun
-                if spent + pause > self.budget:
+                if self.given_up or spent + pause > self.budget:
+                    self.given_up = True
                     raise StoreUnreachable(
                         f"{name}: no usable answer from {self.where or 'AWS'} in {spent:.0f} s and {tried} attempts "
                         f"(the budget is {self.budget:g} s, MICLIP_STORE_BUDGET_S); the last was: {_say(error)}"
@@ -185,6 +190,7 @@ class PatientS3(s3fs.S3FileSystem):
                 f"{name}: there is no such bucket at {self.where or 'AWS'}; create it or correct the uri"
             )
         if status not in _BUSY_STATUS and code not in _BUSY_CODE:
+            self.given_up = False  # an answer like any other: no such key, already there
             raise error
 
     async def _send(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -85,6 +85,20 @@ def test_a_store_down_for_ever_ends_within_its_budget_and_says_so(
     assert seen_by_server(moto_url, hasty) == {}
 
 
+def test_after_a_spent_budget_every_request_has_one_attempt_until_the_store_answers(
+    hasty: Store, moto_proxy: FaultProxy
+) -> None:
+    with moto_proxy.breaking(Rule("status", times=1e9)):
+        for attempts in (None, 1, 1):
+            del moto_proxy.log[:]
+            with pytest.raises(StoreUnreachable):
+                hasty.create("k", b"x")
+            assert attempts in (None, len(moto_proxy.log))
+    assert hasty.exists("k") is False  # an answer; patience is back
+    with moto_proxy.breaking(Rule("status", times=2)):
+        assert hasty.create("k", b"x") is True
+
+
 def test_nobody_listening_is_unreachable(moto_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MICLIP_STORE_BUDGET_S", "1")
     store = make_store(f"s3://{moto_bucket}", endpoint=f"http://127.0.0.1:{free_port()}")
