@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import count
 from typing import Any
 
 import ray
@@ -48,10 +47,11 @@ class RayExecutor:
         self._store_uri = store_uri
         self._start_timeout = start_timeout
         self._watch = ClusterWatch(patience)
-        self._ids = count()
+        self._next_id = 0
         self._teams: dict[int, Team] = {}
         self._most: Counter[Slot] = Counter()
         self._failed_starts = 0
+        self._counted = 0
 
     # -- before work
 
@@ -85,8 +85,9 @@ class RayExecutor:
         view = View(get_demands(board), [team.state for team in self._teams.values()], self._watch.nodes, self._most)
         for action in decide(view):
             if isinstance(action, Start):
-                for team_id in (next(self._ids) for _ in range(action.count)):
+                for team_id in range(self._next_id, self._next_id + action.count):
                     self._teams[team_id] = Team(team_id, action.slot, self._store_uri)
+                self._next_id += action.count
             elif isinstance(action, Assign):
                 task = next(iter(board.waiting(action.work).values()))
                 board.hand_out(task)
@@ -128,10 +129,14 @@ class RayExecutor:
         return outcome
 
     def _count_failed_start(self, team: Team, death: Died) -> None:
-        self._failed_starts += not team.started
+        """Workers that were starting together and end together, as on a machine that dies, count once."""
+        if team.started or team.id < self._counted:
+            return
+        self._counted = self._next_id
+        self._failed_starts += 1
         if self._failed_starts >= MAX_FAILED_STARTS:
             raise ClusterUnreachable(
-                f"{MAX_FAILED_STARTS} workers in a row could not start: {death.cause}. Every node needs the same "
+                f"workers could not start {MAX_FAILED_STARTS} times in a row: {death.cause}. Every node needs the same "
                 "version of miclip installed and access to the store"
             )
 

@@ -61,15 +61,15 @@ def test_a_machine_that_dies_changes_nothing(tmp_path: Path, nodes: Cluster) -> 
 def test_a_head_that_dies_ends_the_driver_with_code_three_and_a_sentence_and_a_rerun_goes_on(
     tmp_path: Path, nodes: Cluster
 ) -> None:
-    store = tmp_path / "s"
-    process = driver.start(str(store), nodes.address, FIELDS, patience=5.0)
+    store, head = tmp_path / "s", nodes.address
+    process = driver.start(str(store), head, FIELDS, patience=5.0)
     wait_for_markers(store, 8)
     nodes.head_node.kill_gcs_server(check_alive=False)
     started = time.monotonic()
     code, _, err = driver.finish(process)
     assert code == 3
     assert time.monotonic() - started < 60
-    assert f"ClusterUnreachable: the Ray cluster is gone: its head at {nodes.address} has not answered for" in err
+    assert f"ClusterUnreachable: the Ray cluster is gone: its head at {head} has not answered for" in err
     assert not list(store.rglob("published.json"))
     before = {n for _, n in markers(str(store), selftest(**FIELDS))}
     code, counts, _ = driver.finish(driver.start(str(store), "serial", FIELDS))
