@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from cluster.spec_errors import Problem, explain
 from cluster.yaml_text import Document, Place, read_value, read_yaml, write_yaml
-from schemas.errors import BadSpec
+from schemas.errors import BadSpec, UsageError
 from schemas.specs import AnySpec, PipelineSpec, as_pipeline
 
 _SECRET_FIELD = re.compile(
@@ -39,6 +40,23 @@ class SpecFile:
 
     pipeline: PipelineSpec
     text: str
+    document: Document
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """What is only found out later about a model, site or image set of this file is refused with its place too."""
+        try:
+            yield
+        except UsageError as error:
+            raise type(error)("\n".join(map(self._with_place, str(error).splitlines()))) from error
+
+    def _with_place(self, message: str) -> str:
+        """Errors open with the text they are about; the field that holds this text is the place."""
+        about = message.removeprefix("images ").split(": ")[0]
+        for path, value in _leaves(self.document.data, ()):
+            if isinstance(value, str) and value.startswith(about):
+                return f"{self.document.place(path)}  {'.'.join(map(str, path))}: {message}"
+        return message
 
 
 @cache
@@ -85,7 +103,7 @@ def parse_spec(
         document.data = _make_absolute(document.data, folder)
     spec = _validate(document)
     changed = json.dumps(document.data, sort_keys=True) != given
-    return SpecFile(spec, write_yaml(document.data) if changed else text)
+    return SpecFile(spec, write_yaml(document.data) if changed else text, document)
 
 
 def _validate(document: Document) -> PipelineSpec:

@@ -16,6 +16,9 @@ from cluster.events import Event
 LINE_SECONDS = 5.0
 """Without a terminal each piece of work says where it is at most this often."""
 
+MAX_LINE = 160
+"""Failures are shown in full at the end."""
+
 
 @dataclass
 class WorkView:
@@ -48,6 +51,7 @@ class WorkView:
         return "  ".join([words, *troubles])
 
 
+_WAITING = "waiting for a worker"
 _UNITS = {"extract": "images", "index_images": "files", "inspect": "models"}
 _VERBS = {"extract": "extract", "index_images": "index", "inspect": "inspect"}
 
@@ -186,4 +190,5 @@ class RunProgress:
 
 def _first_line(event: Event) -> str:
     message = str(event.get("message", "")).strip().splitlines()
-    return f"{event.get('error', '')}: {message[0] if message else ''}".strip(": ")
+    text = f"{event.get('error', '')}: {message[0] if message else ''}".strip(": ")
+    return text if len(text) <= MAX_LINE else text[: MAX_LINE - 1] + "…"

@@ -87,11 +87,12 @@ def execute(
     from cluster.stores.probe import check_writable
 
     pipeline = with_workers(file.pipeline, workers)
-    check_before_work(pipeline, store)
+    with file.placed():
+        check_before_work(pipeline, store)
     check_writable(store)
     name = new_run(store, pipeline.name, file.text)
     session = Session(store, executor, run=name, address=address, cpus=cpus, gpus=gpus, quiet=as_json)
-    with session:
+    with file.placed(), session:
         session.progress.say(f"run {name}  store {store.uri}", "dim")
         report = PipelineRun(pipeline, name, store, session.executor, session.log, session.stop).run()
     if as_json:

@@ -13,7 +13,7 @@ from typing import Any
 from cluster.cli.options import ExecutorName
 from cluster.cli.progress import RunProgress
 from cluster.events import EventLog, StoreEvents
-from cluster.executor import Executor, SerialExecutor, StopFlag
+from cluster.executor import DeferredExecutor, Executor, SerialExecutor, StopFlag
 from cluster.on_ray.terminal import own_the_terminal
 from cluster.stores import Store
 
@@ -65,6 +65,9 @@ class Session:
         name, address, cpus, gpus = self._choice
         if name == ExecutorName.serial:
             return SerialExecutor(self.store.uri)
+        return DeferredExecutor(lambda: self._open_ray(address, cpus, gpus))
+
+    def _open_ray(self, address: str | None, cpus: int | None, gpus: int) -> Executor:
         from cluster.on_ray.executor import RayExecutor
 
         self.progress.say(f"joining Ray at {address}" if address else "starting Ray here", "dim")

@@ -50,9 +50,10 @@ def validate(
         from cluster.pipeline import plan_pipeline, title
         from schemas.errors import UnknownModel
 
-        planned = plan_pipeline(file.pipeline, make_store(uri))
-        if planned.facts.errors:
-            raise UnknownModel("\n".join(planned.facts.errors.values()))
+        with file.placed():
+            planned = plan_pipeline(file.pipeline, make_store(uri))
+            if planned.facts.errors:
+                raise UnknownModel("\n".join(planned.facts.errors.values()))
         waiting = [f"{title(cell)}: {cell.error}" for cell in planned.cells if not cell.plans]
     if as_json:
         print_json(
@@ -83,33 +84,28 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a run would do: cached or to do, shards, images, FLOPs, bytes, memory. Computes nothing but --inspect."""
-    from cluster.cli.planning import lines_of, make_report
+    from cluster.cli.planning import make_report
     from cluster.pipeline import plan_pipeline
     from cluster.spec_file import read_spec_file
 
     file = read_spec_file(spec, overrides or (), limit)
     where = open_store(store, file.pipeline.store)
-    if inspect:
-        _inspect(file.pipeline, where, executor, address)
-    report = make_report(plan_pipeline(file.pipeline, where), where, tflops)
+    with file.placed():
+        if inspect:
+            _inspect(file.pipeline, where, executor, address)
+        report = make_report(plan_pipeline(file.pipeline, where), where, tflops)
     if as_json:
         print_json(report)
-        return
-    console = screen()
-    table = make_table(
-        "stage",
-        "state",
-        "shards",
-        "images",
-        "FLOPs",
-        "stored",
-        "memory",
-        *(["device hours"] if tflops else []),
-        right=("shards", "images", "FLOPs", "stored", "memory", "device hours"),
-        keep=("state",),
-    )
+    else:
+        _show(report, verbose, tflops, spec)
+
+
+def _show(report: dict[str, Any], verbose: bool, tflops: float | None, spec: Path) -> None:
+    from cluster.cli.planning import lines_of
+
+    right = ["shards", "images", "FLOPs", "stored", "memory", *(["device hours"] if tflops else [])]
+    table = make_table("stage", "state", *right, right=right, keep=("state",))
     for line in lines_of(report, by_stage=verbose):
-        hours = [f"{line['flops'] / tflops / 3.6e15:.2f}"] if tflops else []
         table.add_row(
             line["name"],
             _state(line),
@@ -118,20 +114,22 @@ def plan(
             short(line["flops"], "FLOP"),
             short(line["bytes"], "B"),
             short(line["memory"], "B"),
-            *hours,
+            *([f"{line['flops'] / tflops / 3.6e15:.2f}"] if tflops else []),
         )
+    console = screen()
     console.print(table)
     total = report["total"]
-    hours = f", {total['flops'] / tflops / 3.6e15:.2f} device hours at {tflops:g} TFLOP/s" if tflops else ""
     left = [some(total["shards_left"], "shard"), short(total["flops"], "FLOP"), short(total["bytes"], "B")]
-    work = f" ({', '.join(word for word in left if word != '-')}{hours})" if total["to_do"] else ""
+    left += [f"{total['device_hours']:.2f} device hours at {tflops:g} TFLOP/s"] if tflops else []
+    work = f" ({', '.join(word for word in left if word != '-')})" if total["to_do"] else ""
     console.print(
         f"{some(total['stages'], 'stage')}: {count(total['cached'])} cached, {count(total['to_do'])} to do{work}"
     )
     if report["not_planned"]:
         console.print(
             f"[yellow]{some(len(report['not_planned']), 'cell')} not inspected or indexed yet[/yellow]; "
-            f"[bold]miclip plan {spec} --inspect[/bold] does only that"
+            f"[bold]miclip plan {spec} --inspect[/bold] does only that",
+            soft_wrap=True,
         )
 
 

@@ -57,7 +57,7 @@ def test_random_weights_have_a_seed_and_a_base_name() -> None:
     ],
 )
 def test_what_is_no_model_ref_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(BadRef, match="expected source:name|is not one of"):
+    with pytest.raises(BadRef, match=r"expected source:name|is not one of"):
         ModelRef.parse(text)
 
 
