@@ -229,7 +229,7 @@ class _Desk:
         started = _share_room(self._view.nodes, held, wanted)
         yield from (Start(slot, n) for slot, n in started.items())
         held.update(started)
-        spare = [w for w in (*self._idle, *self._pending()) if needs[w.slot] <= 0]
+        spare = [*self._idle, *self._pending()]  # whoever is idle after assigning is of no use to its own slot
         for slot, n in wanted.items():
             if started[slot] < n and spare:
                 stopped = _make_room(self._view.nodes, held, slot, n - started[slot], spare)
