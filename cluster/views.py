@@ -31,11 +31,11 @@ def make_views(catalog: Catalog, engine: Engine) -> str:
 
 
 _HEADS = {
-    "duckdb": "-- tables published in {store}; on S3: LOAD httpfs and CREATE SECRET first",
-    "spark": "-- Spark SQL over {store}; on S3 the session needs the hadoop-aws package",
-    "trino": "-- Trino (Hive connector) over {store}; one external table per stage; not tested by us",
-    "polars": "# Polars over {store}; run this file, or copy what you need\nimport polars as pl",
-    "datafusion": "# DataFusion over {store}; run this file, or copy what you need\nfrom datafusion import SessionContext\n\nctx = SessionContext()",
+    "duckdb": "-- tables published in {store} (on S3: LOAD httpfs and CREATE SECRET first)",
+    "spark": "-- Spark SQL over {store} (on S3 the session needs the hadoop-aws package)",
+    "trino": "-- Trino (Hive connector) over {store}, one external table per stage, not tested by us",
+    "polars": "# Polars over {store} (run this file, or copy what you need)\nimport polars as pl",
+    "datafusion": "# DataFusion over {store} (run this file, or copy what you need)\nfrom datafusion import SessionContext\n\nctx = SessionContext()",
 }
 
 
