@@ -140,7 +140,7 @@ def _from_files(name: str, get: Get) -> Recipe:
     config = json.loads(config_path.read_text())
     _refuse_code(name, "config.json", config)
     kind = _class(name, config)
-    processor_path, processor = _processor(get)
+    processor = _processor(get)
     folder = _tokeniser_folder(name, get) if "text_config" in config else None
     weights = _weights(name, get)
     arguments = {}
@@ -151,7 +151,7 @@ def _from_files(name: str, get: Get) -> Recipe:
     plan = Blueprint(name, kind, settings, processor, arguments, folder)
     return Recipe(
         architecture=name,
-        files=(*weights, config_path, *([] if processor_path is None else [processor_path])),
+        files=weights,
         revision=revision_of(config_path),
         libraries=_LIBRARIES,
         build=plan.build,
@@ -185,13 +185,13 @@ def _optional(get: Get, file: str) -> Path | None:
         return None
 
 
-def _processor(get: Get) -> tuple[Path | None, dict[str, Any]]:
-    """The image processor's file and content; newer checkpoints keep it inside that of the whole processor."""
+def _processor(get: Get) -> dict[str, Any]:
+    """What the image processor's file says; newer checkpoints keep it inside that of the whole processor."""
     if (path := _optional(get, "preprocessor_config.json")) is not None:
-        return path, json.loads(path.read_text())
+        return json.loads(path.read_text())
     if (path := _optional(get, "processor_config.json")) is not None:
-        return path, json.loads(path.read_text()).get("image_processor", {})
-    return None, {}
+        return json.loads(path.read_text()).get("image_processor", {})
+    return {}
 
 
 def _weights(name: str, get: Get) -> tuple[Path, ...]:

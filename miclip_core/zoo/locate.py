@@ -54,30 +54,49 @@ def locate(request: Request) -> Path:
 
 
 def _from_hub(request: HubFile) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HfHubHTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     where = f"{request.repo}" + (f" at {request.revision}" if request.revision else "")
     try:
         return Path(hf_hub_download(request.repo, request.file, revision=request.revision))
     except LocalEntryNotFoundError as error:
+        known = try_to_load_from_cache(request.repo, request.file, revision=request.revision)
+        if known is not None and not isinstance(known, str):  # the cache remembers that there is no such file
+            raise FileNotFoundError(f"{where} has no file {request.file}") from error
         raise UnknownModel(
             f"{where}: {request.file} is not in the local cache and the hub cannot be reached; "
             "fetch it on a machine with a network, or point the model at a folder with @file:/dir"
         ) from error
     except RepositoryNotFoundError as error:
         raise UnknownModel(
-            f"{where}: the hub has no such repository, or it is gated: check the name, or log in (HF_TOKEN)"
+            f"{where}: the hub has no such repository, or it is private or gated: check the name; {_token_advice()}"
         ) from error
+    except RevisionNotFoundError as error:
+        raise UnknownModel(f"{request.repo}: the repository has no revision {request.revision}") from error
     except EntryNotFoundError as error:
         raise FileNotFoundError(f"{where} has no file {request.file}") from error
-    except (HfHubHTTPError, OSError) as error:
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        advice = f"; {_token_advice()}" if status in (401, 403) else ""
+        raise UnknownModel(f"{where}: the hub refuses {request.file} with status {status}{advice}") from error
+    except OSError as error:
         raise UnknownModel(f"{where}: {request.file} could not be fetched: {error}") from error
+
+
+def _token_advice() -> str:
+    """What to do about a login; tells whether there is a token, never which."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        return "the environment variable HF_TOKEN is not set, put a token there that may read it"
+    return "the token of HF_TOKEN (or of the stored login) may not read it"
 
 
 def _from_web(request: WebFile) -> Path:
