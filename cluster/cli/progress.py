@@ -41,19 +41,29 @@ class WorkView:
 
     @property
     def rate(self) -> float:
-        """Items per second since it was planned."""
+        """Items per second since its first shard began."""
         return self.items / max(1e-3, time.monotonic() - self.started)
 
     def status(self) -> str:
         """Items, rate and what went wrong, in a few words."""
-        words = f"{count(self.before + self.items)}/{count(self.total)} {self.unit}  {self.rate:,.3g}/s  {some(self.workers, 'worker')}"
+        words = [some(self.workers, "worker")]
+        if self.unit:
+            words = [
+                f"{count(self.before + self.items)}/{count(self.total)} {self.unit}",
+                f"{self.rate:,.3g}/s",
+                *words,
+            ]
         troubles = [f"{self.failures} failed"] * bool(self.failures) + [f"{self.retried} retried"] * bool(self.retried)
-        return "  ".join([words, *troubles])
+        return "  ".join([*words, *troubles])
+
+    def result(self) -> str:
+        """Items and rate of the whole."""
+        return f"{count(self.total)} {self.unit}  {self.rate:,.3g}/s" if self.unit else ""
 
 
 _WAITING = "waiting for a worker"
-_UNITS = {"extract": "images", "index_images": "files", "inspect": "models"}
-_VERBS = {"extract": "extract", "index_images": "index", "inspect": "inspect"}
+_UNITS = {"extract": "images", "index_images": "files", "inspect": ""}
+"""What the rows of the first round are; inspection is one row for all models of a pass, so its stages are counted."""
 
 
 class RunProgress:
@@ -107,7 +117,7 @@ class RunProgress:
     def _on_planned(self, event: Event) -> None:
         key, kind = event["work"], event["kind"]
         view = WorkView(
-            event["title"].replace(kind, _VERBS.get(kind, kind), 1),
+            _title(event),
             _UNITS.get(kind, "rows"),
             event["rows"],
             set(event["stages"]),
@@ -119,15 +129,18 @@ class RunProgress:
         self._works[key] = view
         if self._bars:
             self._tasks[key] = self._bars.add_task(
-                view.title, total=max(1, view.total), completed=view.before, status=""
+                view.title, total=max(1, view.total), completed=view.before, status=_WAITING
             )
         else:
             again = f", {count(view.before)} done before" if view.before else ""
-            self.say(f"{view.title}: {count(view.total)} {view.unit}, {some(len(view.stages), 'stage')}{again}")
+            items = f"{count(view.total)} {view.unit}, " if view.unit else ""
+            self.say(f"{view.title}: {items}{some(len(view.stages), 'stage')}{again}")
 
     def _on_shard_done(self, event: Event) -> None:
         view = self._works[event["work"]]
         if event["round"] == 0:
+            if view.items == 0:  # it may have waited for others; the clock of its rate starts with its first shard
+                view.started = max(view.started, time.monotonic() - sum(event["seconds"].values()))
             view.items = min(view.items + event["items"], view.total)
         self._update(event["work"], view)
 
@@ -169,7 +182,7 @@ class RunProgress:
     def _update(self, key: str, view: WorkView) -> None:
         if self._bars:
             task = self._tasks[key]
-            status = view.status() if not view.ended else f"{count(view.total)} {view.unit}  {view.rate:,.3g}/s"
+            status = view.result() if view.ended else view.status()
             done = view.before + view.items
             # a last step is left until the stages are published: merging follows the pass over the images
             self._bars.update(
@@ -178,14 +191,19 @@ class RunProgress:
             return
         if view.ended:
             took = duration(time.monotonic() - view.started)
-            self.say(
-                f"{view.title}: {some(len(view.stages), 'stage')} published in {took} ({view.rate:,.3g} {view.unit}/s)"
-            )
+            self.say(f"{view.title}: {some(len(view.stages), 'stage')} published in {took}  {view.result()}".rstrip())
         elif time.monotonic() - view.said > LINE_SECONDS:
             view.said = time.monotonic()
             left = view.total - view.before - view.items
             eta = f"  ETA {duration(left / view.rate)}" if view.items and left else ""
             self.say(f"{view.title}: {view.status()}{eta}")
+
+
+def _title(event: Event) -> str:
+    models = len(event["stages"])
+    if event["kind"] == "inspect" and models > 1:
+        return f"inspect {models} models"
+    return str(event["title"]).replace("index_images", "index", 1)
 
 
 def _first_line(event: Event) -> str:

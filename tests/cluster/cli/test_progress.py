@@ -1,0 +1,82 @@
+"""What a person sees while a run goes, given its events."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from cluster.cli.common import count, duration, short, some
+from cluster.cli.progress import RunProgress
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def planned(work: str = "w", kind: str = "extract", **fields: Any) -> dict[str, Any]:
+    base = {
+        "event": "planned",
+        "work": work,
+        "kind": kind,
+        "title": f"{kind} demo:x",
+        "stages": ["s1", "s2"],
+        "shards": 4,
+    }
+    return {**base, "rows": 400, "rows_left": 300, "ready": 3, "workers": 2, **fields}
+
+
+def shard(state: str = "done", work: str = "w", **fields: Any) -> dict[str, Any]:
+    base = {"event": f"shard_{state}", "work": work, "shard": 1, "round": 0, "items": 100, "seconds": {"process": 2.0}}
+    return {**base, "error": "ValueError", "message": "no\nmore", "final": True, **fields}
+
+
+def show(*events: dict[str, Any], stream: io.StringIO | None = None, quiet: bool = False) -> str:
+    stream = stream or io.StringIO()
+    with RunProgress(stream, quiet) as progress:
+        for event in events:
+            progress(event)
+    return stream.getvalue()
+
+
+def test_plain_lines_say_what_is_left_what_failed_and_what_was_published() -> None:
+    done = [{"event": "published", "stage": stage} for stage in ("s1", "s2")]
+    lines = show(planned(), shard(), shard("failed"), *done).splitlines()
+    assert lines[0] == "extract demo:x: 400 images, 2 stages, 100 done before"
+    assert lines[1] == "extract demo:x: shard 1 failed: ValueError: no"
+    assert lines[2].startswith("extract demo:x: 2 stages published in ")
+    assert len(lines) == 3
+
+
+def test_a_failure_that_is_tried_again_is_not_announced_as_final() -> None:
+    assert "failed" not in show(planned(), shard("failed", final=False))
+    assert "shard 1 lost its worker, trying again: " in show(planned(), shard("lost", final=False))
+    assert "shard 1 lost its worker, set aside: " in show(planned(), shard("lost"))
+
+
+def test_several_models_of_one_inspection_are_counted() -> None:
+    assert show(planned(kind="inspect", rows=1, rows_left=1)) == "inspect 2 models: 2 stages\n"
+
+
+def test_a_terminal_shows_a_bar_for_each_work_with_items_and_workers() -> None:
+    text = show(planned(), planned("v", title="extract demo:y"), shard(), stream=Terminal())
+    assert "extract demo:x" in text and "extract demo:y" in text and "━" in text
+    assert "200/400 images" in text and "2 workers" in text and "waiting for a worker" in text
+
+
+def test_messages_are_shown_as_they_are_and_never_as_markup() -> None:
+    assert "[red]x[/red]" in show({"event": "error", "subject": "m", "message": "[red]x[/red]"})
+
+
+def test_quiet_says_nothing() -> None:
+    assert show(planned(), shard("failed"), quiet=True) == ""
+
+
+def test_numbers_for_people() -> None:
+    assert [count(1234567), short(0), short(999), short(1_234_567, "B"), short(4.9e12, "FLOP")] == [
+        "1,234,567", "-", "999", "1.23 MB", "4.9 TFLOP",
+    ]  # fmt: skip
+    assert [duration(0.25), duration(59), duration(75), duration(3700)] == ["0.2s", "59s", "1m15s", "1h01m"]
+    assert [some(1, "stage"), some(2000, "stage")] == ["1 stage", "2,000 stages"]
