@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from jobs.protocol import Cell
 from schemas.plans import Plan, Resources, StageSpec
+from schemas.refs import Site
 from schemas.specs import ExtractSpec, Images, JobSpec, PipelineSpec
 
 
@@ -65,8 +66,8 @@ def find_needs(spec: PipelineSpec) -> Needs:
         for cell in spread(spec, name):
             if cell.model is not None:
                 modules = models.setdefault(cell.model, [])
-                sites = getattr(cell.spec, "sites", ())
-                modules += [s for s in (t.split("@")[0].split(":mean")[0] for t in sites) if s.startswith("module:")]
+                sites = [Site.parse(text) for text in getattr(cell.spec, "sites", ())]
+                modules += [site.path for site in sites if site.is_module]
             if isinstance(cell.spec, ExtractSpec):
                 trusted.update(cell.spec.trust_remote_code)
                 if set(cell.spec.outputs) - {"text_embeddings"} and cell.images not in (None, *images):

@@ -1,0 +1,109 @@
+"""A pipeline spread over its matrix: which cells there are, what each inherits and reads, what must be known first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.cells import CellPlans, find_needs, spread, with_reads
+from jobs.protocol import Known
+from jobs.selftest.plan import make_plans
+from schemas.plans import Resources
+from schemas.specs import Images, PipelineSpec
+
+A, B, C = "demo:clip-p8", "demo:clip-rn", "demo:resnet-sup"
+ACTS = {"kind": "extract", "sites": ["resid_post.0@cls"], "outputs": ["activations"]}
+PHOTOS = {"ref": "folder:/photos"}
+
+
+def pipeline(stages: dict[str, Any], **fields: Any) -> PipelineSpec:
+    return PipelineSpec.model_validate({"name": "x", "stages": stages, **fields}, strict=False)
+
+
+def test_a_stage_without_a_model_has_a_cell_for_each_model_of_the_matrix():
+    spec = pipeline({"acts": ACTS}, matrix={"model": [A, B]}, images=PHOTOS)
+    assert [cell.model for cell in spread(spec, "acts")] == [A, B]
+
+
+def test_the_models_of_a_stage_win_over_the_matrix():
+    stages = {"one": {**ACTS, "model": C}, "two": {**ACTS, "model": [C, B]}}
+    spec = pipeline(stages, matrix={"model": [A, B]}, images=PHOTOS)
+    assert [cell.model for cell in spread(spec, "one")] == [C]
+    assert [cell.model for cell in spread(spec, "two")] == [C, B]
+
+
+def test_a_kind_without_models_is_one_cell_whatever_the_matrix():
+    spec = pipeline({"check": {"kind": "selftest"}}, matrix={"model": [A, B]})
+    assert [cell.model for cell in spread(spec, "check")] == [None]
+
+
+def test_images_and_resources_are_inherited_unless_the_stage_states_its_own():
+    stages = {"acts": ACTS, "own": {**ACTS, "images": {"ref": "folder:/mine"}, "resources": {"workers": 1}}}
+    spec = pipeline(stages, matrix={"model": [A]}, images=PHOTOS, resources={"workers": 8, "cpus": 2.0})
+    (acts,), (own,) = spread(spec, "acts"), spread(spec, "own")
+    assert (acts.images, acts.resources) == (Images(ref="folder:/photos"), Resources(workers=8, cpus=2.0))
+    assert (own.images, own.resources) == (Images(ref="folder:/mine"), Resources(workers=1))
+
+
+def test_resources_are_inherited_whole_and_never_mixed():
+    spec = pipeline({"check": {"kind": "selftest", "resources": {"cpus": 0.5}}}, resources={"workers": 8})
+    (cell,) = spread(spec, "check")
+    assert cell.resources == Resources(cpus=0.5)
+
+
+def test_a_cell_reads_all_stages_of_what_it_names_and_its_digest_follows_them():
+    stages = {
+        "first": {"kind": "selftest", "variants": ["a", "b"]},
+        "second": {"kind": "selftest", "subject": "second", "reads": "first"},
+    }
+
+    def digests(seed: int) -> tuple[list[str], dict[str, str], str]:
+        spec = pipeline({**stages, "first": {**stages["first"], "seed": seed}})
+        (first,), (second,) = spread(spec, "first"), spread(spec, "second")
+        made = make_plans(first, Known({}, {}))
+        second = with_reads(second, {"first": [CellPlans(first, made)]})
+        (plan,) = make_plans(second, Known({}, {}))
+        return [p.digest for p in made], dict(plan.stage.inputs), plan.digest
+
+    first, inputs, digest = digests(seed=0)
+    assert inputs == {"first.0": first[0], "first.1": first[1]}
+    assert digests(seed=0)[2] == digest != digests(seed=1)[2]
+
+
+def test_a_cell_reads_the_stage_of_its_own_model_where_there_is_one_per_model():
+    acts = {"kind": "extract", "sites": ["resid_post.0@cls"], "outputs": ["activations"]}
+    spec = pipeline({"acts": acts, "more": {**acts, "reads": "acts"}}, matrix={"model": [A, B]}, images=PHOTOS)
+    (check,) = spread(pipeline({"check": {"kind": "selftest"}}), "check")
+    (one,) = make_plans(check, Known({}, {}))
+    planned = {
+        "acts": [CellPlans(cell, (one,)) if cell.model == B else CellPlans(cell) for cell in spread(spec, "acts")]
+    }
+    of_a, of_b = (with_reads(cell, planned) for cell in spread(spec, "more"))
+    assert of_a.reads == {"acts": ()} and of_b.reads == {"acts": (one.stage,)}
+
+
+# -- needs
+
+
+def test_every_model_is_inspected_once_and_every_image_set_indexed_once():
+    stages = {"acts": ACTS, "again": {**ACTS, "model": A}, "own": {**ACTS, "model": C, "images": {"ref": "folder:/b"}}}
+    needs = find_needs(pipeline(stages, matrix={"model": [A, B]}, images=PHOTOS))
+    assert list(needs.models) == [A, B, C]
+    assert [images.ref for images in needs.images] == ["folder:/photos", "folder:/b"]
+
+
+def test_module_sites_are_recorded_by_their_path_whatever_is_selected_and_reduced():
+    sites = ["module:visual.ln_post", "module:visual.conv1@map:max", "module:visual.ln_post@all:sample(4,0)"]
+    needs = find_needs(
+        pipeline({"acts": {**ACTS, "sites": [*sites, "resid_post.0@cls"]}}, matrix={"model": [A]}, images=PHOTOS)
+    )
+    assert needs.models == {A: ("module:visual.conv1", "module:visual.ln_post")}
+
+
+def test_text_embeddings_need_no_images():
+    texts = {"kind": "extract", "outputs": ["text_embeddings"], "texts": ["a red circle"]}
+    assert find_needs(pipeline({"texts": texts}, matrix={"model": [A]}, images=PHOTOS)).images == ()
+
+
+def test_remote_code_is_trusted_for_the_models_that_are_named():
+    needs = find_needs(pipeline({"acts": {**ACTS, "trust_remote_code": [B]}}, matrix={"model": [A, B]}, images=PHOTOS))
+    assert needs.trusted == {B}

@@ -1,0 +1,118 @@
+"""Runs: numbered names that two drivers never share, and which run a reader sees by default."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from cluster import runs
+from cluster.runs import RunState, RunTables
+from cluster.stores.base import Store, make_store
+from schemas.errors import UnknownRun
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return make_store(str(tmp_path))
+
+
+def finish(store: Store, pipeline: str, *digests: str, limited: bool = False) -> str:
+    """A run that has finished and stands for these stages."""
+    run = runs.new_run(store, pipeline, "kind: selftest\n")
+    runs.save_tables(store, RunTables(run=run, pipeline=pipeline, limited=limited, stages={"cell": digests}))
+    return run
+
+
+def test_runs_are_numbered_from_one_within_each_pipeline(store):
+    names = [runs.new_run(store, pipeline, "") for pipeline in ("zoo", "zoo", "other", "zoo")]
+    assert names == ["zoo-00001", "zoo-00002", "other-00001", "zoo-00003"]
+    assert runs.list_runs(store) == ["other-00001", "zoo-00001", "zoo-00002", "zoo-00003"]
+    assert runs.list_runs(store, "zoo") == ["zoo-00001", "zoo-00002", "zoo-00003"]
+
+
+def test_a_pipeline_whose_name_ends_in_a_number_is_not_taken_for_another(store):
+    assert runs.new_run(store, "zoo-2", "") == "zoo-2-00001"
+    assert runs.new_run(store, "zoo", "") == "zoo-00001"
+    assert runs.list_runs(store, "zoo") == ["zoo-00001"]
+
+
+def test_drivers_that_start_at_the_same_moment_get_different_numbers(store):
+    names: list[str] = []
+    start = threading.Barrier(8)
+
+    def take() -> None:
+        start.wait()
+        names.append(runs.new_run(store, "zoo", "spec"))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(names) == [f"zoo-{n:05d}" for n in range(1, 9)]
+
+
+def test_the_spec_of_a_run_is_kept_as_it_was_given(store):
+    text = "# mine\nkind: selftest   # größer\n"
+    assert runs.load_spec(store, runs.new_run(store, "zoo", text)) == text
+
+
+def test_the_state_of_a_run_is_replaced_as_it_goes_on(store):
+    run = runs.new_run(store, "zoo", "")
+    for status in ("RUNNING", "DONE"):
+        runs.save_state(store, RunState(run=run, pipeline="zoo", number=1, status=status))
+    assert runs.load_state(store, run).status == "DONE"
+
+
+def test_what_a_run_stands_for_is_written_once(store):
+    run = finish(store, "zoo", "d1", "d2")
+    runs.save_tables(store, RunTables(run=run, pipeline="zoo", stages={"cell": ("d3",)}))
+    found = runs.load_tables(store, run)
+    assert found is not None and found.digests == ("d1", "d2")
+
+
+def test_a_stage_that_two_cells_share_is_named_once():
+    tables = RunTables(run="r", pipeline="p", stages={"a": ("d1", "d2"), "b": ("d2", "d3")})
+    assert tables.digests == ("d1", "d2", "d3")
+
+
+def test_the_newest_finished_run_of_each_pipeline_is_read(store):
+    finish(store, "zoo", "old")
+    finish(store, "zoo", "new")
+    runs.new_run(store, "zoo", "")  # not finished
+    finish(store, "nightly", "n")
+    assert {tables.run: tables.digests for tables in runs.latest_runs(store)} == {
+        "zoo-00002": ("new",),
+        "nightly-00001": ("n",),
+    }
+    assert [tables.run for tables in runs.latest_runs(store, "zoo")] == ["zoo-00002"]
+
+
+def test_a_small_trial_is_never_the_newest_run(store):
+    finish(store, "zoo", "whole")
+    finish(store, "zoo", "some", limited=True)
+    assert [tables.digests for tables in runs.latest_runs(store)] == [("whole",)]
+    finish(store, "only-trials", "some", limited=True)
+    assert runs.latest_runs(store, "only-trials") == []
+
+
+def test_runs_are_counted_as_numbers_beyond_five_digits(store):
+    for number in (2, 99999, 100000):
+        run = f"zoo-{number:05d}"
+        store.create(f"runs/{run}/spec.yaml", b"")
+        runs.save_tables(store, RunTables(run=run, pipeline="zoo", stages={"cell": (str(number),)}))
+    assert [tables.digests for tables in runs.latest_runs(store)] == [("100000",)]
+    assert runs.new_run(store, "zoo", "") == "zoo-100001"
+
+
+def test_an_unknown_run_or_pipeline_is_refused_with_what_there_is(store):
+    with pytest.raises(UnknownRun, match="there are none yet"):
+        runs.load_state(store, "zoo-00001")
+    finish(store, "zoo", "d")
+    with pytest.raises(UnknownRun, match=r"run 'zoo-00002' is not in .*; there are zoo-00001"):
+        runs.load_state(store, "zoo-00002")
+    with pytest.raises(UnknownRun, match="run 'zoo-00002'"):
+        runs.load_spec(store, "zoo-00002")
+    with pytest.raises(UnknownRun, match=r"pipeline 'zo' has no run in .*; there are zoo"):
+        runs.latest_runs(store, "zo")
