@@ -70,7 +70,7 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     """What a folder's config.json says about building the model."""
     found: dict[str, Any] = {key: config[key] for key in ("num_classes", "global_pool") if key in config}
     if "pretrained_cfg" in config:
-        found["pretrained_cfg"] = {"label_names": config.get("label_names"), **config["pretrained_cfg"]}
+        found["pretrained_cfg_overlay"] = {"label_names": config.get("label_names"), **config["pretrained_cfg"]}
     return {**found, **config.get("model_args", {})}
 
 
