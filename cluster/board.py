@@ -6,7 +6,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 from schemas.base import digest
 from schemas.plans import Plan, Resources, Shard
@@ -15,6 +15,17 @@ MAX_ATTEMPTS = 3
 """A shard that loses its worker this often is set aside: it is the shard, not the worker."""
 MAX_FAILED_SHARDS = 10
 """After so many application errors in one work the rest would fail alike; what is running still finishes."""
+
+
+class Need(Protocol):
+    """What a place is asked to hold: a work, or a cell of which nothing is known yet but this."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def resources(self) -> Resources: ...
+    @property
+    def gang(self) -> int: ...
 
 
 @dataclass(frozen=True)

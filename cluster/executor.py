@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from cluster.board import Board, Outcome, Work
+from cluster.board import Board, Need, Outcome
 from cluster.shard_host import ShardHost
 from schemas.errors import Infeasible, Interrupted
 
@@ -33,7 +33,7 @@ class StopFlag:
 class Executor(Protocol):
     """Runs tasks somewhere. The board decides what may start and what is tried again; the executor only where."""
 
-    def check(self, works: Sequence[Work]) -> None:
+    def check(self, works: Sequence[Need]) -> None:
         """Refuse before any work what can never run here. Raises Infeasible."""
         ...
 
@@ -56,7 +56,7 @@ class SerialExecutor:
     def __init__(self, store_uri: str) -> None:
         self._host = ShardHost(store_uri)
 
-    def check(self, works: Sequence[Work]) -> None:
+    def check(self, works: Sequence[Need]) -> None:
         """GPUs and gangs need an executor with processes of their own."""
         for work in works:
             if work.gang > 1:
@@ -90,7 +90,7 @@ class DeferredExecutor:
         self._made = self._made or self._make()
         return self._made
 
-    def check(self, works: Sequence[Work]) -> None:
+    def check(self, works: Sequence[Need]) -> None:
         """As the executor that is made does."""
         if works:
             self._get().check(works)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cluster.board import Board
 from cluster.cells import CellPlans, Needs, find_needs, spread, with_reads
@@ -87,6 +88,14 @@ class RunReport:
         return 0 if self.state.status == "DONE" else 1
 
 
+class _Unplanned(NamedTuple):
+    """A cell as an executor can check it before its models and images are known."""
+
+    title: str
+    resources: Resources
+    gang: int = 1
+
+
 class PipelineRun:
     """One submission of a pipeline: keeps `state.json` and `tables.json` true whatever happens."""
 
@@ -123,6 +132,9 @@ class PipelineRun:
             self._log.emit("error", subject=model, message=error)
         if planned.facts.errors and not planned.facts.models:
             raise UsageError("; ".join(planned.facts.errors.values()))
+        # what needs facts first is checked before they cost anything; the rest is, when its wave begins
+        unplanned = [c for c in planned.cells if not c.plans and c.cell.model not in planned.facts.errors]
+        self._executor.check([_Unplanned(title(c), c.cell.resources) for c in unplanned])
         _refuse_wrong_names(self._run_wave(planned.facts.with_resources(self._spec.resources or Resources())))
         self._planned = planned = plan_pipeline(self._spec, self._store)
         self._save("RUNNING")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from cluster.board import Board, Work
+from cluster.board import Board, Need, Work
 
 WINDOW = 2
 """Tasks a worker may hold at once: the second one hides the way there and back."""
@@ -28,7 +28,7 @@ class Slot:
     gang: int = 1
 
     @classmethod
-    def of(cls, work: Work) -> Slot:
+    def of(cls, work: Need) -> Slot:
         """What a worker of this work holds; threads that decode share the CPUs that are stated."""
         needs = work.resources
         return cls(max(needs.cpus, float(needs.decode_threads)), needs.gpus, needs.memory_gb or 0.0, work.gang)

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from cluster.board import Board, Outcome, Work
+from cluster.board import Board, Need, Outcome
 from cluster.executor import StopFlag
 from cluster.on_ray.session import join, start_local
 from cluster.on_ray.team import Died, Team
@@ -55,7 +55,7 @@ class RayExecutor:
 
     # -- before work
 
-    def check(self, works: Sequence[Work]) -> None:
+    def check(self, works: Sequence[Need]) -> None:
         """Refuse what no machine of this cluster can hold, because Ray would wait for it for ever."""
         for work in works:
             _check_fits(work, self._watch.nodes)
@@ -173,7 +173,7 @@ class RayExecutor:
             ray.shutdown()
 
 
-def _check_fits(work: Work, nodes: tuple[Node, ...]) -> None:
+def _check_fits(work: Need, nodes: tuple[Node, ...]) -> None:
     """Raise Infeasible, naming the field and both numbers."""
     slot, needs = Slot.of(work), work.resources
     if needs.gpus > 1 and needs.gpus != int(needs.gpus):
