@@ -28,7 +28,7 @@ def make_inspect_plan(model: str, stamp: list[str], modules: tuple[str, ...] = (
     return Plan(
         stage=StageSpec(kind="inspect", method=METHOD, subject=model, output="models", params=params),
         rounds=(Round(name="inspect", rows=1, shard_rows=1),),
-        worker="inspect",
+        worker=f"inspect {model}",  # not shared: a model that cannot be inspected must not fail the others
     )
 
 

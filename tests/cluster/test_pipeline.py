@@ -1,0 +1,194 @@
+"""A pipeline from spec to tables: facts first, waves in order, one failure at a time, and what the run says of itself."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.catalog import Scope, open_catalog
+from cluster.events import EventLog, StoreEvents, read_events
+from cluster.executor import SerialExecutor, StopFlag
+from cluster.pipeline import PipelineRun, plan_pipeline
+from cluster.runs import load_state, load_tables, new_run
+from cluster.stores.base import make_store
+from schemas.errors import EmptyImageSet, Interrupted, UsageError
+from schemas.specs import PipelineSpec
+from tests.lakes import Lake, export, make_extract
+
+CLIP = "demo:clip-p8"
+
+
+def pipeline(stages: dict[str, Any], **fields: Any) -> PipelineSpec:
+    stages = {
+        name: {"kind": "selftest", "subject": name, "rows": 20, "shard_rows": 10, **s} for name, s in stages.items()
+    }
+    return PipelineSpec.model_validate({"name": "test", "stages": stages, **fields}, strict=False)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(tmp_path_factory.mktemp("world"), 8)
+
+
+def states(lake: Lake, run: str = "test-00001") -> dict[str, str]:
+    return {state.subject: state.state for state in load_state(lake.store, run).stages}
+
+
+# -- facts before plans
+
+
+def test_a_model_that_is_not_inspected_cannot_be_planned_and_says_so(lake, world):
+    spec = make_extract(world, (CLIP,), sites=[], outputs=["embeddings"])
+    (cell,) = plan_pipeline(spec, lake.store).cells
+    assert cell.plans == () and cell.error == f"{CLIP} is not inspected yet"
+
+
+def test_with_facts_published_a_plan_needs_no_work_and_runs_none(lake, world):
+    spec = make_extract(world, (CLIP,), sites=[], outputs=["embeddings"])
+    assert lake.run(spec).exit_code == 0
+    before = lake.store.list("")
+    more = make_extract(world, (CLIP,), sites=["resid_post.*@cls"], outputs=["activations", "embeddings"])
+    (cell,) = plan_pipeline(more, lake.store).cells
+    assert len(cell.plans) == 6 and cell.error == ""
+    assert lake.store.list("") == before
+
+
+def test_facts_come_first_in_a_run_and_are_found_again_by_the_next(lake, world):
+    spec = make_extract(world, (CLIP,), sites=[], outputs=["embeddings"])
+    assert lake.run(spec).exit_code == 0
+    kinds = [e["kind"] for e in lake.events if e["event"] == "published"]
+    assert sorted(kinds[:2]) == ["index_images", "inspect"] and kinds[2:] == ["extract"]
+    assert lake.run(spec).exit_code == 0
+    assert lake.count("published") == 0 and lake.count("cached") == 3
+
+
+def test_a_model_that_cannot_be_inspected_fails_alone(lake, world, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(str(files("miclip_core") / "world" / "zoo" / "clip-p8"), broken)
+    (broken / "open_clip_config.json").write_text("{")
+    models = (f"open_clip:clip-p8@file:{broken}", CLIP)
+    report = lake.run(make_extract(world, models, sites=[], outputs=["embeddings"]))
+    assert report.exit_code == 1
+    assert report.failures and [f for f in report.failures if models[0] not in f] == []
+    assert set(lake.table(report, "embeddings")["model"].to_pylist()) == {CLIP}
+
+
+def test_a_model_that_is_not_there_fails_alone_too(lake, world):
+    report = lake.run(make_extract(world, ("demo:nobody", CLIP), sites=[], outputs=["embeddings"]))
+    assert report.exit_code == 1 and "no such demo model" in report.failures[0]
+    assert set(lake.table(report, "embeddings")["model"].to_pylist()) == {CLIP}
+
+
+def test_no_model_at_all_and_no_images_at_all_are_refused_before_any_work(lake, world, tmp_path):
+    with pytest.raises(UsageError, match="no such demo model"):
+        lake.run(make_extract(world, ("demo:nobody",), sites=[], outputs=["embeddings"]))
+    (tmp_path / "empty").mkdir()
+    images = {"ref": f"folder:{tmp_path / 'empty'}"}
+    with pytest.raises(EmptyImageSet):
+        lake.run(make_extract(world, (CLIP,), sites=[], outputs=["embeddings"], images=images))
+    assert lake.store.list("stages") == [] and lake.store.list("tables") == []
+    assert load_state(lake.store, "test-00002").status == "STOPPED"
+
+
+# -- waves and failures
+
+
+def test_a_stage_runs_after_those_it_reads(lake):
+    report = lake.run(pipeline({"last": {"reads": ["one", "two"]}, "one": {}, "two": {}}))
+    assert report.exit_code == 0
+    order = [e["subject"] for e in lake.events if e["event"] == "published"]
+    assert order == ["one", "two", "last"]
+
+
+def test_a_failed_stage_stops_only_what_reads_it(lake):
+    spec = pipeline({"bad": {"error_shards": [1]}, "after": {"reads": "bad"}, "beside": {}})
+    report = lake.run(spec)
+    assert report.exit_code == 1
+    assert states(lake) == {"bad": "failed", "after": "failed", "beside": "published"}
+    assert [f.split(":")[0] for f in report.failures] == ["bad rows", "after rows"]
+    assert "shard 1: ValueError: shard 1 was told to fail" in report.failures[0]
+    assert "is not published" in report.failures[1]
+    lake.run(spec)
+    assert (lake.count("shard_done"), lake.count("shard_failed")) == (0, 1)  # only the failed shard is tried again
+
+
+def test_a_changed_stage_makes_what_reads_it_anew_and_nothing_else(lake):
+    spec = {"first": {}, "second": {"reads": "first"}, "beside": {}}
+    assert lake.run(pipeline(spec)).exit_code == 0
+    assert lake.run(pipeline({**spec, "first": {"seed": 5}})).exit_code == 0
+    assert [e["subject"] for e in lake.events if e["event"] == "published"] == ["first", "second"]
+
+
+# -- what a run says of itself
+
+
+def test_a_finished_run_stands_for_all_its_stages_new_and_old(lake):
+    lake.run(pipeline({"one": {}}))
+    report = lake.run(pipeline({"one": {}, "two": {}}))
+    tables = load_tables(lake.store, "test-00002")
+    assert tables is not None and set(tables.stages) == {"one", "two"}
+    assert tables.digests == tuple(stage.digest for stage in report.state.stages)
+    assert load_state(lake.store, "test-00002").status == "DONE"
+
+
+def test_a_run_with_failures_stands_for_what_it_published(lake):
+    lake.run(pipeline({"bad": {"error_shards": [0]}, "good": {}}))
+    tables = load_tables(lake.store, "test-00001")
+    assert tables is not None and set(tables.stages) == {"good"}
+    state = load_state(lake.store, "test-00001")
+    assert state.status == "FAILED" and state.message.startswith("bad rows: shard 0: ValueError")
+
+
+def test_a_run_over_some_images_is_limited_and_not_what_readers_see(lake, world):
+    spec = make_extract(world, (CLIP,), sites=[], outputs=["embeddings"])
+    limited = spec.model_copy(update={"images": spec.images.model_copy(update={"limit": 3})})
+    report = lake.run(limited)
+    assert report.state.limited and open_catalog(lake.store).tables == {}
+    assert open_catalog(lake.store, Scope(run="test-00001")).tables["embeddings"] == 3
+    lake.run(spec)
+    assert open_catalog(lake.store).tables["embeddings"] == 8
+
+
+def test_a_run_that_is_stopped_says_interrupted_and_the_next_goes_on(lake):
+    """The flag is set when the first shard is done; the two others, the merge and the pointer are left to the next run."""
+    spec, stop = pipeline({"one": {"rows": 30}}), StopFlag()
+    run = new_run(lake.store, "test", "")
+    log = EventLog(lambda event: stop.stop("SIGTERM") if event["event"] == "shard_done" else None)
+    with pytest.raises(Interrupted, match="finished shards are kept"):
+        PipelineRun(spec, run, lake.store, SerialExecutor(lake.uri), log, stop).run()
+    state = load_state(lake.store, run)
+    assert (state.status, state.stages[0].shards_done, state.stages[0].shards) == ("INTERRUPTED", 1, 4)
+    assert load_tables(lake.store, run) is None
+    assert lake.run(spec).exit_code == 0 and lake.count("shard_done") == 3
+
+
+# -- events
+
+
+def test_events_of_a_run_are_kept_in_order_across_segments(tmp_path):
+    store = make_store(str(tmp_path))
+    log = StoreEvents(store, "test-00001")
+    for number in range(450):
+        log({"event": "tick", "number": number})
+    log.flush()
+    log.flush()
+    assert len(store.list("runs/test-00001/events")) == 3  # two of 200, one of 50
+    assert [event["number"] for event in read_events(store, "test-00001")] == list(range(450))
+
+
+def test_two_writers_of_one_run_lose_no_event(tmp_path):
+    store = make_store(str(tmp_path))
+    first, second = StoreEvents(store, "test-00001"), StoreEvents(store, "test-00001")
+    for writer, name in ((first, "a"), (second, "b"), (first, "c")):
+        writer({"event": name})
+        writer.flush()
+    assert [event["event"] for event in read_events(store, "test-00001")] == ["a", "b", "c"]
