@@ -8,7 +8,7 @@ import math
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -27,6 +27,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config  
 
 CONFIG = "config.json"
 _LIBRARIES = ("torch", "timm")
+_RESIZES: dict[str, Literal["squash", "longest"]] = {"squash": "squash", "border": "longest"}
 # Files of a hub repository, best first.
 _HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -99,7 +100,7 @@ def _tags(arch: str) -> str:
 
 def _fetch(ref: ModelRef, locate: Locate) -> Path:
     """The checkpoint of a tag: from its hub repository, safetensors first, or from its address."""
-    published = timm.models.get_pretrained_cfg(ref.name, allow_unregistered=False)
+    published: Any = timm.models.get_pretrained_cfg(ref.name, allow_unregistered=False)
     if not published.hf_hub_id:
         return locate(WebFile(published.url))
     own = published.hf_hub_filename
@@ -134,7 +135,7 @@ def _recipe(
 
 def _build(name: str, arguments: dict[str, Any], published: bool) -> Built:
     """The model in eval mode, with its geometry and class names; weights are the library's random ones."""
-    root = timm.create_model(name, pretrained=False, **arguments).eval()
+    root: Any = timm.create_model(name, pretrained=False, **arguments).eval()
     return Built(root=root, visual=root, geometry=geometry_of(root.pretrained_cfg), classes=_classes(root, published))
 
 
@@ -147,7 +148,7 @@ def geometry_of(pretrained_cfg: dict[str, Any]) -> Geometry:
     height, width = config["input_size"][-2:]
     mean, std = config["mean"], config["std"]
     return Geometry(
-        resize={"squash": "squash", "border": "longest"}.get(config["crop_mode"], "shortest"),
+        resize=_RESIZES.get(config["crop_mode"], "shortest"),
         resize_hw=(math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"])),
         crop_hw=(height, width),
         interpolation=config["interpolation"],

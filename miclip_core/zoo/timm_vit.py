@@ -61,7 +61,7 @@ def describe(visual: Any) -> Family:
         forward=visual,
         n_blocks=len(trunk.blocks),
         width=trunk.embed_dim,
-        grid=grid,  # type: ignore[arg-type]
+        grid=grid,
         input_hw=hw,
         norm_eps=first.norm1.eps,
         act_kind=_act_kind(first.mlp),
@@ -84,7 +84,7 @@ def describe(visual: Any) -> Family:
 
 
 def _refuse_dropped_patches(trunk: Any) -> None:
-    drop = getattr(trunk, "patch_drop", None)
+    drop: Any = getattr(trunk, "patch_drop", None)
     if getattr(drop, "training", False) and getattr(drop, "prob", 0) > 0:
         raise TokenOrderUnknown(
             f"{type(trunk).__name__} drops {drop.prob:.0%} of its patches in training mode, so positions mean nothing; "
