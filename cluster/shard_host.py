@@ -99,7 +99,11 @@ class ShardHost:
         return Outcome(task, "done", rows, task.shard.stop - task.shard.start, seconds, notes=notes)
 
     def _store_shard(
-        self, plan: Plan, task: Task, parts: dict[str, list[tuple[bytes, int]]], artifacts: list[Artifact],
+        self,
+        plan: Plan,
+        task: Task,
+        parts: dict[str, list[tuple[bytes, int]]],
+        artifacts: list[Artifact],
         seconds: dict[str, float],
     ) -> DoneMarker:
         """Parts, then artifacts, then the marker that makes them count; an earlier marker of another try stands."""
@@ -115,8 +119,12 @@ class ShardHost:
             for key, data in [create_verified(self._store, _artifact_keys(plan, task, a.name), a.data, None)]
         )
         marker = DoneMarker(
-            shard=task.shard.number, round=task.shard.round, parts=stored_parts, artifacts=stored_artifacts,
-            seconds={k: round(v, 4) for k, v in seconds.items()}, attempt=task.attempt,
+            shard=task.shard.number,
+            round=task.shard.round,
+            parts=stored_parts,
+            artifacts=stored_artifacts,
+            seconds={k: round(v, 4) for k, v in seconds.items()},
+            attempt=task.attempt,
         )
         self._store.create(layout.done_key(plan.digest, task.shard.number), marker.canonical_json().encode())
         return marker
@@ -126,7 +134,9 @@ def _encoder_of(encoders: dict[tuple[str, str], PartEncoder], part: Part) -> Par
     try:
         return encoders[part.stage, part.table]
     except KeyError:
-        raise TableMismatch(f"the worker gave rows of {part.table} for stage {part.stage}, which declares none") from None
+        raise TableMismatch(
+            f"the worker gave rows of {part.table} for stage {part.stage}, which declares none"
+        ) from None
 
 
 def _part_keys(table: str, plan: Plan, task: Task, n: int) -> list[str]:
@@ -167,6 +177,11 @@ def can_retry(error: BaseException) -> bool:
 def _failed(task: Task, state: str, error: BaseException, retry: bool = False) -> Outcome:
     text = "".join(traceback.format_exception(error))
     return Outcome(
-        task, state, error=type(error).__name__, message=str(error), traceback=text, retry=retry,  # type: ignore[arg-type]
+        task,
+        state,  # type: ignore[arg-type]
+        error=type(error).__name__,
+        message=str(error),
+        traceback=text,
+        retry=retry,
         exit_code=error.exit_code if isinstance(error, MiclipError) else 1,
     )
