@@ -29,7 +29,7 @@ CLIPS = [name for name in MEMBERS if RECIPES[name].family == "clip"]
 FLOORS = {name: {"shape": 0.95, "colour": 0.95, "texture": 0.9, "background": 0.95} for name in CLIPS}
 FLOORS["clip-p16"] |= {"texture": 0.8}
 FLOORS["siglip-p8"] |= {"shape": 0.9}
-FLOORS |= {"resnet-sup": {"shape": 0.95, "colour": 0.95}, "resnet-sup-wm": {"shape": 0.9, "colour": 0.95}}
+FLOORS |= {"resnet-sup": {"shape": 0.95, "colour": 0.95}, "resnet-sup-wm": {"shape": 0.85, "colour": 0.95}}
 
 
 def _model(name):
