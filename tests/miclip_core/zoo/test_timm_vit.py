@@ -274,7 +274,7 @@ class TestRealSize(Timm):
         params=[
             "timm:vit_tiny_patch16_224",
             pytest.param("timm:eva02_tiny_patch14_224", marks=pytest.mark.slow),
-            pytest.param("timm:vit_small_patch14_reg4_dinov2", marks=pytest.mark.slow),
+            pytest.param("timm:vit_medium_patch16_reg4_gap_256", marks=pytest.mark.slow),
             pytest.param("timm:vit_small_patch16_dinov3", marks=pytest.mark.slow),
             pytest.param("open_clip:ViT-B-16-SigLIP", marks=pytest.mark.slow),
             pytest.param("open_clip:EVA02-B-16", marks=pytest.mark.slow),
