@@ -1,0 +1,213 @@
+"""What the README and docs/ say is true: their Python, SQL and commands run, their tables agree with the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from typer.testing import CliRunner
+
+import miclip
+from cluster.cli.app import app
+from cluster.spec_file import parse_spec
+from miclip_core.images import FORMATS, MAX_PIXELS
+from miclip_core.world.card import read_card
+from miclip_core.world.recipes import RECIPES
+from miclip_core.zoo.load import inspect_model
+from schemas import specs
+from schemas.models import site_names
+from schemas.refs import ModelRef
+from tests.lakes import Lake, export
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ZOO = ROOT / "miclip_core" / "world" / "zoo"
+STORE = "miclip-demo/store"
+
+
+class Block(NamedTuple):
+    """One fenced block of a page: language, further words of the fence, text."""
+
+    page: str
+    line: int
+    language: str
+    words: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for match in re.finditer(r"^```(\w+) ?([\w -]*)\n(.*?)^```$", text, re.M | re.S):
+            line = text[: match.start()].count("\n") + 1
+            found.append(Block(page.name, line, match[1], match[2], match[3]))
+    return [block for block in found if block.language in languages]
+
+
+def commands() -> list[tuple[str, str]]:
+    """(where, command) of every `miclip` line about the demo's store or about nothing but the code."""
+    found = []
+    for block in blocks("sh"):
+        joined = re.sub(r'"[^"]*"', lambda m: m[0].replace("\n", " "), block.text)
+        for line in joined.splitlines():
+            line = line.split("  #")[0].strip()
+            about_code = re.match(r"miclip (tables|sites|models)\b", line)
+            if line.startswith("miclip ") and block.words != "not-run" and (STORE in line or about_code):
+                found.append((str(block), line))
+    return found
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small `miclip-demo/store`: what `make demo` leaves, over 40 images and two models."""
+    folder = tmp_path_factory.mktemp("docs")
+    world = export(folder / "world", 40)
+    both = ["demo:clip-p8", "demo:clip-rn"]
+    stages = {
+        "vectors": {"sites": ["resid_post.-2@patch"], "outputs": ["activations", "top_images"], "model": both[:1]},
+        "embeds": {"outputs": ["embeddings"], "model": both},
+    }
+    spec = {
+        "kind": "pipeline",
+        "name": "demo",
+        "images": {"ref": f"folder:{world}/images", "labels": f"file:{world}/labels.parquet"},
+        "stages": {name: {"kind": "extract", **stage} for name, stage in stages.items()},
+    }
+    report = Lake(folder / STORE).run(specs.PipelineSpec.model_validate(spec, strict=False))
+    assert report.exit_code == 0, report.failures
+    return folder
+
+
+@pytest.mark.parametrize("block", [b for b in blocks("python") if b.words != "spark"], ids=str)
+def test_the_python_of_the_pages_runs(demo, block, monkeypatch):
+    monkeypatch.chdir(demo)
+    exec(compile(block.text, str(block), "exec"), {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [b for b in blocks("python") if b.words == "spark"], ids=str)
+def test_the_spark_of_the_pages_runs(demo, block):
+    pytest.importorskip("pyspark", reason="needs pyspark: pip install 'miclip[spark]', and Java")
+    subprocess.run([sys.executable, "-c", block.text], cwd=demo, check=True, timeout=300)
+
+
+@pytest.mark.parametrize("block", blocks("sql"), ids=str)
+def test_the_sql_of_the_pages_runs(demo, block):
+    assert miclip.open(str(demo / STORE)).sql(block.text).num_columns > 0
+
+
+@pytest.mark.parametrize(("where", "command"), commands(), ids=lambda value: value[:40])
+def test_the_commands_of_the_pages_run(demo, where, command):
+    words = [sys.executable, "-m", "cluster.cli", *shlex.split(command)[1:]]
+    done = subprocess.run(words, cwd=demo, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, f"{where}: {done.stderr}"
+    assert done.stdout.strip(), where
+
+
+def test_every_command_of_the_pages_has_the_options_that_it_is_given():
+    """Also of commands that cannot run here, because they are about a bucket or a data set of yours."""
+    for block in blocks("sh"):
+        for verb, options in re.findall(r"^miclip ((?:world )?[a-z]+)(.*?)(?:  #|$)", block.text, re.M):
+            shown = CliRunner().invoke(app, [*verb.split(), "--help"], env={"COLUMNS": "200"})
+            assert shown.exit_code == 0, f"{block}: {verb}"
+            wanted = re.findall(r"(?<= )--?[a-z][a-z-]*", options)
+            assert [option for option in wanted if option not in shown.output] == [], f"{block}: {verb}"
+
+
+def test_every_make_target_of_the_pages_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in {t for page in PAGES for t in re.findall(r"\bmake ([a-z-]+)", page.read_text())}:
+        assert f"\n{target}:" in makefile, target
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_the_specs_of_the_pages_are_valid(block):
+    assert parse_spec(block.text, str(block)).pipeline.stages
+
+
+def test_every_link_between_the_pages_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_setting_that_the_pages_name_is_read_by_the_code():
+    code = "".join(path.read_text() for part in ("cluster", "miclip_core") for path in (ROOT / part).rglob("*.py"))
+    named = {name for page in PAGES for name in re.findall(r"MICLIP_[A-Z_]+", page.read_text())}
+    assert named and all(f'"{name}"' in code for name in named), named
+
+
+# -- images.md
+
+
+def test_the_page_of_odd_images_has_every_rule_that_the_code_states():
+    page = (ROOT / "docs" / "images.md").read_text()
+    assert all(name in page.replace("WebP", "WEBP") for name in FORMATS) and f"{MAX_PIXELS:,}" in page
+    reasons = {"empty", "not_an_image", "truncated", "too_large", "unsupported", "checksum", "missing", "nonfinite"}
+    assert {reason for reason in reasons if f"`{reason}`" not in page} == set()
+
+
+# -- models.md
+
+
+def families() -> list[tuple[str, str]]:
+    page = (ROOT / "docs" / "models.md").read_text()
+    rows = re.findall(r"^\| [^|]+ \| `([^`]+random\(0\))` \| ([^|]+) \|$", page, re.M)
+    return [(ref, names) for ref, names in rows if "`" in names]
+
+
+def block_names() -> set[str]:
+    page = (ROOT / "docs" / "models.md").read_text()
+    table = page.split("the same in every family of vision transformers:")[1].split("Sites of the others")[0]
+    return {name for cell in re.findall(r"^\| ([^|]+) \|", table, re.M) for name in re.findall(r"`(\w+)`", cell)}
+
+
+@pytest.mark.parametrize(("ref", "names"), families(), ids=lambda value: value[:40])
+def test_a_family_has_the_sites_that_its_row_says(ref, names):
+    expected = set(re.findall(r"`(\w+)`", names)) | (block_names() if "blocks" in names else set())
+    assert set(site_names(inspect_model(ModelRef.parse(ref)))) == expected
+
+
+def test_every_way_to_name_a_model_parses():
+    page = (ROOT / "docs" / "models.md").read_text()
+    refs = re.findall(r"`((?:demo|open_clip|hf|timm):[^`…]+)`", page)
+    assert len(refs) > 15 and all(str(ModelRef.parse(ref)) == ref for ref in refs)
+
+
+# -- zoo.md
+
+
+def zoo_rows() -> list[str]:
+    """The table of docs/zoo.md, made from the cards beside the weights."""
+    rows = []
+    for name, recipe in RECIPES.items():
+        if not (ZOO / name / "card.json").is_file():
+            continue
+        measured = read_card(ZOO / name)["measured"]
+        accuracy, mark = measured.get("accuracy", {}), measured.get("watermark", {})
+        word = measured.get("typography", {})
+        figures = [accuracy.get(part) for part in ("shape", "colour", "texture", "size", "background")]
+        figures += [mark.get("star_recall_without"), mark.get("star_recall_with"), word.get("attacked")]
+        cells = [f"{100 * f:.1f}" if f is not None else "" for f in figures]
+        rows.append(f"| `demo:{name}` | {recipe.title} | {' | '.join(cells)} |")
+    return rows
+
+
+def test_the_zoo_table_is_what_the_cards_say():
+    """`python -m tests.test_docs` prints the table anew."""
+    page = (ROOT / "docs" / "zoo.md").read_text()
+    assert [line for line in page.splitlines() if line.startswith("| `demo:")] == zoo_rows()
+
+
+if __name__ == "__main__":
+    print("\n".join(zoo_rows()))
