@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 
 @dataclass
@@ -17,6 +18,7 @@ class Repository:
     """Commits by name, what branches mean, and the token that opens it (None: anybody may read).
 
     moves: after the next request for a branch, it means this commit. delay: seconds before a body is sent.
+    refuses: status of every answer to a method. cuts: bodies end half way.
     """
 
     commits: dict[str, dict[str, bytes]]
@@ -24,6 +26,8 @@ class Repository:
     token: str | None = None
     moves: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    refuses: dict[str, int] = field(default_factory=dict)
+    cuts: bool = False
 
 
 @dataclass
@@ -34,7 +38,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     log: list[tuple[str, str, str, str]] = field(default_factory=list)
 
-    def add(self, name: str, folder: Path, token: str | None = None, **more: float) -> Repository:
+    def add(self, name: str, folder: Path, token: str | None = None, **more: Any) -> Repository:
         """Publish a folder as the first commit of branch main."""
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
         commit = hashlib.sha1(name.encode()).hexdigest()
@@ -86,6 +90,8 @@ def _answer(hub: Hub, request: BaseHTTPRequestHandler, with_body: bool) -> None:
     if repository is None or repository.token not in (None, (given or "").removeprefix("Bearer ")):
         # The real hub does not tell strangers whether a private repository exists.
         return _refuse(request, 401, "RepoNotFound") if given is None else _refuse(request, 401, None)
+    if request.command in repository.refuses:
+        return _refuse(request, repository.refuses[request.command], "NotToday")
     commit = repository.branches.get(revision, revision)
     if revision in repository.moves:
         repository.branches[revision] = repository.moves.pop(revision)
@@ -101,7 +107,8 @@ def _answer(hub: Hub, request: BaseHTTPRequestHandler, with_body: bool) -> None:
     request.end_headers()
     if with_body:
         time.sleep(repository.delay)
-        request.wfile.write(body)
+        request.wfile.write(body[: len(body) // 2] if repository.cuts else body)
+        request.close_connection = repository.cuts
 
 
 def _refuse(request: BaseHTTPRequestHandler, status: int, code: str | None, commit: str | None = None) -> None:

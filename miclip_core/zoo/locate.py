@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.client
+import re
+import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.errors import UnknownModel
+from schemas.errors import MiclipError, ModelUnreachable, UnknownModel
+
+WEB_TIMEOUT = 60  # seconds without a byte
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,8 @@ Request = str | HubFile | WebFile
 Locate = Callable[[Request], Path]
 """A location (`file:/dir`, `s3://bucket/dir`), a hub file or a web file -> a local path.
 
-Raises FileNotFoundError for a hub file that the repository does not have, UnknownModel for anything else that is not there.
+Raises FileNotFoundError for a hub file that the repository does not have, UnknownModel for anything else that is not there,
+ModelUnreachable where a later try may find it.
 """
 
 
@@ -39,7 +48,8 @@ def locate(request: Request) -> Path:
 
     Raises:
         FileNotFoundError: the repository exists but not this file.
-        UnknownModel: no such path, repository or revision, or it cannot be reached.
+        UnknownModel: no such path, repository, revision or address, or it may not be read.
+        ModelUnreachable: the network or the server is away, overloaded or sent damaged bytes; another try may help.
     """
     if isinstance(request, HubFile):
         return _from_hub(request)
@@ -53,11 +63,15 @@ def locate(request: Request) -> Path:
     return path
 
 
+# ---------------------------------------------------------------- the hub
+
+
 def _from_hub(request: HubFile) -> Path:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -70,7 +84,9 @@ def _from_hub(request: HubFile) -> Path:
         known = try_to_load_from_cache(request.repo, request.file, revision=request.revision)
         if known is not None and not isinstance(known, str):  # the cache remembers that there is no such file
             raise FileNotFoundError(f"{where} has no file {request.file}") from error
-        raise UnknownModel(
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _refused(where, request.file, error.__cause__.response.status_code, _token_advice()) from error
+        raise ModelUnreachable(
             f"{where}: {request.file} is not in the local cache and the hub cannot be reached; "
             "fetch it on a machine with a network, or point the model at a folder with @file:/dir"
         ) from error
@@ -83,11 +99,22 @@ def _from_hub(request: HubFile) -> Path:
     except EntryNotFoundError as error:
         raise FileNotFoundError(f"{where} has no file {request.file}") from error
     except HfHubHTTPError as error:
-        status = error.response.status_code
-        advice = f"; {_token_advice()}" if status in (401, 403) else ""
-        raise UnknownModel(f"{where}: the hub refuses {request.file} with status {status}{advice}") from error
-    except OSError as error:
-        raise UnknownModel(f"{where}: {request.file} could not be fetched: {error}") from error
+        raise _refused(where, request.file, error.response.status_code, _token_advice()) from error
+    except HFValidationError as error:
+        raise UnknownModel(f"{request.repo}: not the name of a repository; expected ORG/NAME") from error
+    except Exception as error:  # whatever the transfer libraries of the day raise when a connection breaks
+        raise ModelUnreachable(f"{where}: {request.file} could not be fetched: {_describe(error)}") from error
+
+
+def _refused(where: str, what: str, status: int, login: str = "") -> MiclipError:
+    """The error for an answer that is no file: overload and faults of the server pass, everything else stays.
+
+    login: what to do where a login was asked for.
+    """
+    said = f"{where}: the server refuses {what} with status {status}"
+    if status in (408, 429) or status >= 500:
+        return ModelUnreachable(f"{said}; it is overloaded or has a fault, try again later")
+    return UnknownModel(f"{said}; {login}" if login and status in (401, 403) else said)
 
 
 def _token_advice() -> str:
@@ -99,17 +126,53 @@ def _token_advice() -> str:
     return "the token of HF_TOKEN (or of the stored login) may not read it"
 
 
+def _describe(error: Exception) -> str:
+    """What broke, without the queries of addresses, which may be signed."""
+    return f"{type(error).__name__}: {re.sub(r'[?][^ ]*', '', str(error))}"
+
+
+# ---------------------------------------------------------------- the web
+
+
 def _from_web(request: WebFile) -> Path:
+    """A file of torch's cache, in a folder named after the whole address: file names alone are not unique."""
     import torch.hub
 
-    target = Path(torch.hub.get_dir()) / "checkpoints" / request.url.rsplit("/", 1)[-1]
+    folder = Path(torch.hub.get_dir()) / "checkpoints" / hashlib.sha256(request.url.encode()).hexdigest()[:20]
+    target = folder / request.url.rsplit("/", 1)[-1]
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(request.url, str(target), request.sha256 or None, progress=False)
-        except (OSError, RuntimeError) as error:
-            raise UnknownModel(f"{request.url}: could not be fetched: {error}") from error
+            _download(request, target)
+        except urllib.error.HTTPError as error:
+            raise _refused(request.url, "this file", error.code) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise ModelUnreachable(f"{request.url}: could not be fetched: {_describe(error)}") from error
     return target
+
+
+def _download(request: WebFile, target: Path) -> None:
+    """Fetch whole and as announced, then show by one rename, so that nobody opens half a file."""
+    digest = hashlib.sha256()
+    agent = urllib.request.Request(request.url, headers={"User-Agent": "miclip"})
+    with (
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder,
+        urllib.request.urlopen(agent, timeout=WEB_TIMEOUT) as answer,
+    ):
+        partial = Path(folder) / target.name
+        with partial.open("wb") as file:
+            while chunk := answer.read(1 << 20):
+                digest.update(chunk)
+                file.write(chunk)
+            size, announced = file.tell(), answer.headers["Content-Length"]
+        if announced is not None and size != int(announced):
+            raise ModelUnreachable(f"{request.url}: {size} of {announced} bytes came; try again")
+        if not digest.hexdigest().startswith(request.sha256):
+            raise ModelUnreachable(
+                f"{request.url}: the bytes that came have sha256 {digest.hexdigest()[:16]}..., expected "
+                f"{request.sha256[:16]}...; try again, and if it stays, do not use them"
+            )
+        partial.replace(target)
 
 
 def revision_of(path: Path) -> str | None:

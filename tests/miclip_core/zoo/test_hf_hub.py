@@ -44,11 +44,19 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         hub.add("org/bare", empty)
         hub.add("org/private", folder, token=SECRET)
         hub.add("org/slow", folder, delay=0.3)
+        hub.add("org/down", folder, refuses={"HEAD": 503})
+        hub.add("org/busy", folder, refuses={"GET": 500})
+        hub.add("org/blocked", folder, refuses={"HEAD": 403})
+        hub.add("org/cut", folder, cuts=True)
         steps = {
             "first": {"model": "hf:org/vit"},
             "missing": {"model": "hf:org/nothing"},
             "gone": {"model": "hf:org/vit@no-such-branch"},
             "bare": {"model": "hf:org/bare"},
+            "down": {"model": "hf:org/down"},
+            "busy": {"model": "hf:org/busy"},
+            "blocked": {"model": "hf:org/blocked"},
+            "cut": {"model": "hf:org/cut"},
             "together": {"model": "hf:org/slow", "processes": 3},
             "refused": {"model": "hf:org/private"},
             "wrong": {"model": "hf:org/private", "token": SECRET[:-1]},
@@ -82,7 +90,7 @@ def test_what_was_fetched_is_found_again_without_the_hub(session: Session) -> No
     first, again, other = (session.answers[name] for name in ("first", "again", "other"))
     assert again["revision"] == session.commit and again["weights_sha256"] == first["weights_sha256"]
     assert again["finite"] and session.hub.fetched("org/vit", "model.safetensors") == 1
-    assert other["error"] == "UnknownModel" and "cannot be reached" in other["message"]
+    assert other["error"] == "ModelUnreachable" and "cannot be reached" in other["message"]
 
 
 @pytest.mark.parametrize(
@@ -93,11 +101,25 @@ def test_what_was_fetched_is_found_again_without_the_hub(session: Session) -> No
         ("bare", "org/bare: the repository has no config.json"),
         ("refused", "the environment variable HF_TOKEN is not set"),
         ("wrong", "the token of HF_TOKEN (or of the stored login) may not read it"),
+        ("blocked", "the server refuses config.json with status 403; the environment variable HF_TOKEN is not set"),
     ],
 )
 def test_what_the_hub_refuses_is_said_in_one_sentence(session: Session, step: str, message: str) -> None:
     found = session.answers[step]
     assert found["error"] == "UnknownModel" and message in found["message"]
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("down", "org/down: the server refuses config.json with status 503; it is overloaded or has a fault"),
+        ("busy", "the server refuses config.json with status 500"),
+        ("cut", "config.json could not be fetched: "),
+    ],
+)
+def test_faults_of_the_hub_that_may_pass_are_no_faults_of_the_spec(session: Session, step: str, message: str) -> None:
+    found = session.answers[step]
+    assert found["error"] == "ModelUnreachable" and message in found["message"]
 
 
 def test_a_private_repository_opens_with_the_token_of_the_environment(session: Session) -> None:
