@@ -126,7 +126,7 @@ def test_every_command_of_the_pages_has_the_options_that_it_is_given():
 
 def test_every_make_target_of_the_pages_exists():
     makefile = (ROOT / "Makefile").read_text()
-    for target in {t for page in PAGES for t in re.findall(r"\bmake ([a-z-]+)", page.read_text())}:
+    for target in {t for page in PAGES for t in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.M)}:
         assert f"\n{target}:" in makefile, target
 
 
