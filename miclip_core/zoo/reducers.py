@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 State = dict[str, np.ndarray]
+MANY_NAMES = 65_536  # from here on, names of images that no unit keeps are forgotten with every batch
 
 
 class Reducer(Protocol):
@@ -162,7 +163,7 @@ class TopK:
     @property
     def is_empty(self) -> bool:
         """Whether no image was seen."""
-        return self.values is None
+        return self._best is None
 
     def merge(self, other: TopK) -> None:
         """Join another summary of the same site (over other images) into this one."""
@@ -185,15 +186,22 @@ class TopK:
         return self._kept().positions
 
     def state(self) -> State:
-        """Arrays from which `from_state` makes an equal summary."""
-        return {"k": np.array(self.k), "values": self.values, "ids": self.ids, "positions": self.positions}
+        """Arrays from which `from_state` makes an equal summary: each image's name once, in UTF-8, and its number."""
+        best = self._kept().compact()
+        return {
+            "k": np.array(self.k),
+            "values": best.values,
+            "codes": best.codes.astype(np.int32),
+            "positions": best.positions,
+            "names": np.char.encode(best.names, "utf-8"),
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray]) -> TopK:
         """The summary that gave this state."""
-        names, codes = np.unique(state["ids"], return_inverse=True)
         values, positions = np.array(state["values"]), np.array(state["positions"])
-        return cls(int(state["k"]), _Ranked(values, codes.reshape(values.shape).astype(np.int64), positions, names))
+        names = np.char.decode(state["names"], "utf-8")
+        return cls(int(state["k"]), _Ranked(values, state["codes"].astype(np.int64), positions, names))
 
     def _kept(self) -> _Ranked:
         assert self._best is not None, "no images yet"
@@ -209,7 +217,7 @@ class TopK:
             return
         units = old.beaten_by(new)
         old.put(units, old.units(units).beside(new.units(units)).sorted(self.k))
-        self._best = old.compact()
+        self._best = old.compact() if len(old.names) >= MANY_NAMES else old
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,9 +258,7 @@ class _Ranked:
         return np.flatnonzero(wins.any(1))
 
     def compact(self) -> _Ranked:
-        """Forget names that no unit keeps, once they are many."""
-        if len(self.names) < 65_536:
-            return self
+        """Forget names that no unit keeps."""
         used, codes = np.unique(self.codes, return_inverse=True)
         return _Ranked(self.values, codes.reshape(self.codes.shape), self.positions, self.names[used])
 

@@ -100,6 +100,28 @@ def test_top_images_report_the_sampled_position() -> None:
     assert as_tuples(top) == [[(3.0, "b", 9)]]
 
 
+def test_a_summary_without_images_is_empty() -> None:
+    top = TopK(3)
+    assert top.is_empty
+    top.add(torch.zeros(1, 1, 2), POSITIONS[:1], ["a"])
+    assert not top.is_empty
+
+
+def test_the_state_of_top_images_names_each_kept_image_once() -> None:
+    ids = [f"{i:03d}ü" for i in range(50)]
+    rows = torch.arange(50.0)[:, None, None].expand(50, 1, 1000)  # every unit keeps the last two images
+    top = TopK(2)
+    top.add(rows, np.array([-1]), ids)
+    state = top.state()
+    assert [name.decode() for name in state["names"]] == ["048ü", "049ü"]
+    assert state["codes"].dtype == np.int32 and (state["codes"] == [1, 0]).all()
+    assert sum(array.nbytes for array in state.values()) < 3 * 1000 * 2 * 4 + 100
+    again = TopK.from_state(state)
+    assert again.ids[999].tolist() == ["049ü", "048ü"]
+    again.add(torch.full((1, 1, 1000), 48.5), np.array([-1]), ["new"])
+    assert again.ids[0].tolist() == ["049ü", "new"]
+
+
 def test_a_sink_hands_on_every_batch() -> None:
     seen = []
     fill(Sink(lambda rows, positions, ids: seen.append((rows.shape[0], len(ids)))), slice(0, 10))
