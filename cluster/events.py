@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cluster.board import Board, Outcome
-from cluster.stores.base import Store
+from cluster.stores.base import Store, get_many
 from schemas import layout
+from schemas.errors import KeyMissing, MiclipError
 from schemas.plans import Plan, Published
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 FLUSH_EVENTS = 200
-FLUSH_SECONDS = 2.0
+FIRST_PAUSE, LAST_PAUSE = 2.0, 60.0
+"""Seconds between two segments of a run that has just begun, and of one that takes hours."""
+ALIVE_SECONDS = 20.0
 
 
 class EventLog:
@@ -102,23 +106,46 @@ def _stage(plan: Plan) -> Event:
 
 
 class StoreEvents:
-    """Writes events of one run as numbered JSONL segments, because objects cannot be appended to."""
+    """Writes events of one run as numbered JSONL segments, because objects cannot be appended to.
+
+    Between `start` and `close` it also writes from time to time what waits while nothing happens, and a sign of life.
+    """
 
     def __init__(self, store: Store, run_id: str) -> None:
         self._store = store
         self._run_id = run_id
         self._lines: list[str] = []
-        self._segment = len(store.list(f"runs/{run_id}/events"))
+        self._segment = len(_segments(store, run_id))
+        self._pause = FIRST_PAUSE
         self._flushed = time.monotonic()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_flushing, name="miclip-events", daemon=True)
+
+    def start(self) -> None:
+        """Begin to show signs of life."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.flush()
 
     def __call__(self, event: Event) -> None:
-        """Take one event; a segment is written when it is large or old enough."""
-        self._lines.append(json.dumps(event, ensure_ascii=False, default=str))
-        if len(self._lines) >= FLUSH_EVENTS or time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
+        """Take one event; a segment is written when it is large or old enough, less often the longer the run."""
+        with self._lock:
+            self._lines.append(json.dumps(event, ensure_ascii=False, default=str))
+            if len(self._lines) >= FLUSH_EVENTS or time.monotonic() - self._flushed > self._pause:
+                self._flush()
 
     def flush(self) -> None:
         """Write what is waiting; a segment of that number written by another process is stepped over."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
         self._flushed = time.monotonic()
         if not self._lines:
             return
@@ -127,9 +154,43 @@ class StoreEvents:
             self._segment += 1
         self._segment += 1
         self._lines = []
+        self._pause = min(LAST_PAUSE, self._pause * 1.1)
+
+    def _keep_flushing(self) -> None:
+        due = 0.0
+        while True:
+            now = time.monotonic()
+            try:
+                if now >= due:
+                    due = now + ALIVE_SECONDS
+                    self._store.replace(layout.alive_key(self._run_id), json.dumps({"time": time.time()}).encode())
+                with self._lock:
+                    if now - self._flushed > self._pause:
+                        self._flush()
+            except MiclipError:  # the run itself meets this store too and says what is wrong with it
+                pass
+            if self._ended.wait(FIRST_PAUSE):
+                return
 
 
 def read_events(store: Store, run_id: str) -> list[Event]:
     """All events of a run, in order."""
-    keys = store.list(f"runs/{run_id}/events")
-    return [json.loads(line) for key in keys for line in store.get(key).decode().splitlines()]
+    return [event for segment in read_segments(store, run_id) for event in segment]
+
+
+def read_segments(store: Store, run_id: str, known: int = 0) -> Iterator[list[Event]]:
+    """The events of a run, segment by segment, in order; the first `known` segments are left out."""
+    for _, data in get_many(store, _segments(store, run_id)[known:]):
+        yield [json.loads(line) for line in data.decode().splitlines()]
+
+
+def last_sign(store: Store, run_id: str) -> float | None:
+    """When the driver of a run was last known to live, in seconds since the epoch; None if it never said."""
+    try:
+        return float(json.loads(store.get(layout.alive_key(run_id)))["time"])
+    except KeyMissing:
+        return None
+
+
+def _segments(store: Store, run_id: str) -> list[str]:
+    return [key for key in store.list(layout.events_prefix(run_id)) if key.endswith(".jsonl")]

@@ -8,11 +8,11 @@ from cluster.cells import Needs
 from cluster.files import Files
 from cluster.inputs import StoreInputs
 from cluster.ledger import load_published
-from cluster.listing import load_image_facts, plan_index
+from cluster.listing import IndexPlan, load_image_facts, plan_index
 from cluster.stores.base import Store
 from jobs.inspect.plan import make_inspect_plan, make_stamp
 from jobs.protocol import ImageFacts, Known
-from schemas.errors import MiclipError
+from schemas.errors import UnknownModel
 from schemas.models import ModelFacts
 from schemas.plans import Plan, Resources, load_json
 
@@ -21,33 +21,41 @@ INSPECT_RESOURCES = Resources(workers=1)
 
 @dataclass(frozen=True)
 class FactPlans:
-    """The stages that make facts, by what they are facts of; a model that is not there has an error instead."""
+    """The stages that make facts, by what they are facts of."""
 
     models: dict[str, Plan]
-    images: dict[str, Plan]
-    errors: dict[str, str]
+    images: dict[str, IndexPlan]
 
     def with_resources(self, index: Resources) -> list[tuple[Plan, Resources]]:
-        """All of them, ready to run."""
+        """All of them, and what their workers need."""
         models = [(plan, INSPECT_RESOURCES) for plan in self.models.values()]
-        return models + [(plan, index) for plan in self.images.values()]
+        return models + [(found.plan, index) for found in self.images.values()]
+
+    def freeze(self, store: Store, index: Resources) -> list[tuple[Plan, Resources]]:
+        """As `with_resources`, ready to run: what their shards read is in the store."""
+        for found in self.images.values():
+            if load_published(store, found.plan.digest) is None:
+                found.freeze(store)
+        return self.with_resources(index)
 
 
 def plan_facts(needs: Needs, store: Store) -> FactPlans:
-    """Plan inspection and indexing; lists the image sources, reads no image and no weights.
+    """Plan inspection and indexing; lists the image sources, reads no image and no weights, writes nothing.
 
     Raises:
+        UnknownModel: a demo model or local checkpoint is not there; every one of them is named.
         EmptyImageSet, BadRef, Unreachable: an image set cannot be listed.
     """
     files = Files()
-    models, errors = {}, {}
+    models, missing = {}, []
     for model, modules in needs.models.items():
         try:
-            models[model] = make_inspect_plan(model, make_stamp(model, files), modules, model in needs.trusted)
-        except MiclipError as error:
-            errors[model] = str(error)
-    images = {images.key: plan_index(store, files, images) for images in needs.images}
-    return FactPlans(models, images, errors)
+            models[model] = make_inspect_plan(model, make_stamp(model, files), modules)
+        except UnknownModel as error:
+            missing.append(str(error))
+    if missing:
+        raise UnknownModel("\n".join(missing))
+    return FactPlans(models, {images.key: plan_index(files, images) for images in needs.images})
 
 
 def load_known(plans: FactPlans, store: Store) -> Known:
@@ -58,7 +66,7 @@ def load_known(plans: FactPlans, store: Store) -> Known:
         if load_published(store, plan.digest) is not None:
             rows = list(StoreInputs(store).table(plan.digest, "models", ["facts"]))
             models[model] = load_json(ModelFacts, rows[0].column("facts")[0].as_py())
-    for key, plan in plans.images.items():
-        if (found := load_image_facts(store, plan.digest)) is not None:
+    for key, index in plans.images.items():
+        if (found := load_image_facts(store, index.plan.digest)) is not None:
             images[key] = found
     return Known(models, images)

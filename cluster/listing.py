@@ -1,9 +1,10 @@
-"""Image sets on the driver's side: the listing frozen in the store, the plan of the index, what a published one says."""
+"""Image sets on the driver's side: the listing and the plan of its index, the frozen listing, what an index says."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,8 +23,24 @@ from schemas.refs import ImageSetRef
 from schemas.specs import Images
 
 
-def plan_index(store: Store, files: Files, images: Images, shard_rows: int | None = None) -> Plan:
-    """List an image set, freeze the listing in the store, and plan its index; nothing else is written.
+class IndexPlan(NamedTuple):
+    """The plan of an image set's index, and the listing it speaks of, which its shards read from the store."""
+
+    plan: Plan
+    listing: pa.Table
+
+    def freeze(self, store: Store) -> Plan:
+        """Store the listing, so that the plan can run."""
+        key = layout.listing_key(str(self.plan.stage.params["listing"]))
+        if not store.exists(key):
+            out = io.BytesIO()
+            pq.write_table(self.listing, out, compression="zstd")
+            store.create(key, out.getvalue())
+        return self.plan
+
+
+def plan_index(files: Files, images: Images, shard_rows: int | None = None) -> IndexPlan:
+    """List an image set and plan its index; nothing is written.
 
     The digest follows the listing: a file that was added, removed or touched gives a new index, and only a change of
     bytes or order gives it another content.
@@ -39,19 +56,15 @@ def plan_index(store: Store, files: Files, images: Images, shard_rows: int | Non
         labels, labels_sha256 = read_labels(images.labels.removeprefix("file:"), files)
         blocks = (FileInfo(**row) for row in listing.to_pylist())
         labels.check_fits(open_source(ref, files).known_names(blocks), str(ref))
-    return make_plan(images, freeze_listing(store, listing), len(listing), labels_sha256, shard_rows)
+    return IndexPlan(make_plan(images, _sha256(listing), len(listing), labels_sha256, shard_rows), listing)
 
 
-def freeze_listing(store: Store, listing: pa.Table) -> str:
-    """Store a listing under the sha256 of its rows, which is returned; the same rows are stored once."""
+def _sha256(listing: pa.Table) -> str:
+    """Of the rows, a batch at a time: a listing may have millions."""
     hasher = hashlib.sha256()
-    for uri, size, stamp in zip(*listing.to_pydict().values(), strict=True):
-        hasher.update(f"{uri}\0{size}\0{stamp}\0".encode())
-    key = layout.listing_key(hasher.hexdigest())
-    if not store.exists(key):
-        out = io.BytesIO()
-        pq.write_table(listing, out, compression="zstd")
-        store.create(key, out.getvalue())
+    for batch in listing.to_batches(max_chunksize=65536):
+        for uri, size, stamp in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            hasher.update(f"{uri}\0{size}\0{stamp}\0".encode())
     return hasher.hexdigest()
 
 

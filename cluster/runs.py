@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from schemas.base import Frozen
 from schemas.errors import KeyMissing, UnknownRun
 from schemas.plans import load_json
 
+_RUN = re.compile(r"runs/([^/]+)-(\d{5,})/spec\.yaml")
 RunStatus = Literal["RUNNING", "DONE", "FAILED", "INTERRUPTED", "STOPPED"]
 
 
@@ -49,6 +51,8 @@ class RunTables(Frozen):
     run: str
     pipeline: str
     limited: bool = False
+    failed: int = 0
+    """Stages that it should stand for and does not."""
     stages: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
     @property
@@ -72,8 +76,8 @@ def list_runs(store: Store, pipeline: str | None = None) -> list[str]:
 
 
 def _all(store: Store) -> list[tuple[str, int]]:
-    ids = {key.split("/")[1] for key in store.list("runs") if key.endswith("/spec.yaml")}
-    return [(run.rpartition("-")[0], int(run.rpartition("-")[2])) for run in ids]
+    found = (_RUN.fullmatch(key) for key in store.list("runs"))  # what is not named like a run is somebody else's
+    return [(match[1], int(match[2])) for match in found if match]
 
 
 def save_state(store: Store, state: RunState) -> None:

@@ -70,10 +70,20 @@ def run_key(run_id: str, name: str) -> str:
     return f"runs/{run_id}/{name}"
 
 
+def events_prefix(run_id: str) -> str:
+    """Where a run's events are: beside `runs/`, which is listed whenever somebody reads."""
+    check_name(run_id)
+    return f"events/{run_id}/"
+
+
 def events_key(run_id: str, segment: int) -> str:
     """One numbered segment of a run's events, JSON lines."""
-    check_name(run_id)
-    return f"runs/{run_id}/events/{segment:06d}.jsonl"
+    return f"{events_prefix(run_id)}{segment:06d}.jsonl"
+
+
+def alive_key(run_id: str) -> str:
+    """The last sign of life of a run's driver."""
+    return f"{events_prefix(run_id)}alive.json"
 
 
 def check_name(name: str) -> None:

@@ -43,7 +43,7 @@ class Indexed:
 def index(folder: Path, ref: str, shard_rows: int | None = None, threads: int = 2, **images: Any) -> Indexed:
     """Index an image set into the store at `folder`; raises the error of the first shard that failed."""
     store = make_store(str(folder))
-    plan = plan_index(store, Files(), Images(ref=ref, **images), shard_rows)
+    plan = plan_index(Files(), Images(ref=ref, **images), shard_rows).freeze(store)
     events: list[dict[str, Any]] = []
     board = run_index(store, plan, threads, events)
     for outcome in board.failed.values():

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 VERBS = Verbs("Runs")
 COLOURS = {
-    "DONE": "green", "RUNNING": "cyan", "FAILED": "red", "INTERRUPTED": "yellow", "STOPPED": "red",
+    "DONE": "green", "RUNNING": "cyan", "FAILED": "red", "INTERRUPTED": "yellow", "STOPPED": "red", "LOST": "red",
     "published": "green", "cached": "green", "failed": "red", "to do": "cyan",
 }  # fmt: skip
 MAX_RUNS = 20
+LOST_SECONDS = 300.0
+"""A driver says that it lives every 20 seconds; after this long without a word it was killed, or its machine is gone."""
 
 
 @VERBS.verb("status", "miclip status zoo-00003 --store /data/lake")
@@ -46,8 +48,9 @@ def status(
         _status_of(load_state(where, run), where, as_json)
         return
     states = [state for state in (_state(where, name) for name in list_runs(where)[-MAX_RUNS:]) if state]
+    status_of = {state.run: _status_word(state, where) for state in states}
     if as_json:
-        print_json([state.model_dump(mode="json", exclude={"stages"}) for state in states])
+        print_json([{**s.model_dump(mode="json", exclude={"stages"}), "status": status_of[s.run]} for s in states])
         return
     if not states:
         screen().print(f"no runs in {where.uri} yet; [bold]miclip run SPEC --store {where.uri}[/bold]")
@@ -58,7 +61,7 @@ def status(
         trial = "trial" if state.limited else ""
         table.add_row(
             state.run,
-            f"[{COLOURS[state.status]}]{state.status}[/]",
+            f"[{COLOURS[status_of[state.run]]}]{status_of[state.run]}[/]",
             f"{count(done)}/{count(len(state.stages))}",
             duration(state.seconds),
             " ".join(filter(None, [trial, _first_line(state.message)])),
@@ -79,19 +82,18 @@ def _state(store: Store, run: str) -> RunState | None:
 def _status_of(state: RunState, store: Store, as_json: bool) -> None:
     from rich.text import Text
 
+    word = _status_word(state, store)
     if as_json:
-        print_json(state.model_dump(mode="json"))
+        print_json({**state.model_dump(mode="json"), "status": word})
         return
     console = screen()
     message = f"  {_first_line(state.message)}" if state.message else ""
     console.print(
-        Text.assemble(
-            (f"{state.run} ", "bold"), (state.status, COLOURS[state.status]), f"  {duration(state.seconds)}{message}"
-        ),
+        Text.assemble((f"{state.run} ", "bold"), (word, COLOURS[word]), f"  {duration(state.seconds)}{message}"),
         soft_wrap=True,
     )
     if state.status == "RUNNING":
-        console.print(f"[dim]last sign of life: {_last_sign(store, state.run)}[/dim]")
+        console.print(f"[dim]last sign of life: {_ago(_last_sign(store, state.run))}[/dim]")
     table = make_table("cell", "output", "state", "shards", "", right=("shards",))
     for stage in state.stages:
         table.add_row(
@@ -102,15 +104,26 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
             Text(_first_line(stage.error), "red"),
         )
     console.print(table)
-    if state.status not in ("DONE", "RUNNING"):
+    if word not in ("DONE", "RUNNING"):
         console.print(f"[dim]more: miclip logs {state.run} --failed; go on: miclip retry {state.run}[/dim]")
 
 
-def _last_sign(store: Store, run: str) -> str:
-    from cluster.events import read_events
+def _status_word(state: RunState, store: Store) -> str:
+    """The status as it was written, or LOST where the driver that wrote RUNNING does not live any more."""
+    if state.status != "RUNNING":
+        return state.status
+    sign = _last_sign(store, state.run)
+    return "LOST" if sign is None or time.time() - sign > LOST_SECONDS else "RUNNING"
 
-    events = read_events(store, run)
-    return f"{duration(max(0.0, time.time() - events[-1]['time']))} ago" if events else "none yet"
+
+def _last_sign(store: Store, run: str) -> float | None:
+    from cluster.events import last_sign
+
+    return last_sign(store, run)
+
+
+def _ago(moment: float | None) -> str:
+    return "none yet" if moment is None else f"{duration(max(0.0, time.time() - moment))} ago"
 
 
 def _first_line(text: str) -> str:
@@ -178,15 +191,15 @@ def _show_failures(store: Store, state: RunState, digests: set[str], shard: int 
 
 
 def _events(store: Store, run: str, follow: bool) -> Iterator[dict[str, Any]]:
-    from cluster.events import read_events
+    from cluster.events import read_segments
     from cluster.runs import load_state
 
     shown = 0
     while True:
         ended = load_state(store, run).status != "RUNNING"
-        events = read_events(store, run)
-        yield from events[shown:]
-        shown = len(events)
+        for segment in read_segments(store, run, shown):
+            yield from segment
+            shown += 1
         if not follow or ended:
             return
         time.sleep(1.0)

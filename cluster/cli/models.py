@@ -140,13 +140,10 @@ def _facts(model: str, store: Store) -> ModelFacts:
 
     ref = str(ModelRef.parse(model))
     plans = plan_facts(Needs({ref: ()}), store)
-    if plans.errors:
-        raise UnknownModel(plans.errors[ref])
     known = load_known(plans, store)
     if ref not in known.models:
         with errors().status(f"inspecting {ref}"), Session(store, ExecutorName.serial, quiet=True) as session:
-            inspect = plans.with_resources(Resources())
-            board = run_stages(inspect, store, session.executor, session.log, session.stop)
+            board = run_stages(plans.with_resources(Resources()), store, session.executor, session.log, session.stop)
         for outcome in board.failed.values():
             raise UnknownModel(f"{ref}: {outcome.message or outcome.error}")
         known = load_known(plans, store)

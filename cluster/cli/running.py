@@ -82,13 +82,13 @@ def execute(
     """Run a spec in a session of its own and say what came of it; returns the exit code."""
     from cluster.cli.closing import report_json, show_report
     from cluster.cli.session import Session
-    from cluster.pipeline import PipelineRun
+    from cluster.pipeline import PipelineRun, plan_pipeline
     from cluster.runs import new_run
     from cluster.stores.probe import check_writable
 
     pipeline = with_workers(file.pipeline, workers)
     with file.placed():
-        check_before_work(pipeline, store)
+        plan_pipeline(pipeline, store)  # refuses what is known to be impossible before a run is begun
     check_writable(store)
     name = new_run(store, pipeline.name, file.text)
     session = Session(store, executor, run=name, address=address, cpus=cpus, gpus=gpus, quiet=as_json)
@@ -100,21 +100,6 @@ def execute(
     else:
         show_report(report, store, session.log_file, session.progress.cached)
     return report.exit_code
-
-
-def check_before_work(pipeline: PipelineSpec, store: Store) -> None:
-    """Refuse what is known to be impossible before a run is begun.
-
-    Raises:
-        UnknownModel: no such demo model or local checkpoint. UnknownSite, BadSpec: with what is inspected already.
-        EmptyImageSet, BadRef: an image set is empty or not there.
-    """
-    from cluster.pipeline import plan_pipeline
-    from schemas.errors import UnknownModel
-
-    planned = plan_pipeline(pipeline, store)
-    if planned.facts.errors:
-        raise UnknownModel("\n".join(planned.facts.errors.values()))
 
 
 def with_workers(pipeline: PipelineSpec, workers: int | None) -> PipelineSpec:

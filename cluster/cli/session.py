@@ -51,7 +51,8 @@ class Session:
             stack.enter_context(_Signals(self.stop, self.progress))
             events = StoreEvents(self.store, self._run) if self._run else None
             if events:
-                stack.callback(_flush, events)
+                events.start()
+                stack.callback(_close, events)
             self.executor = self._open()
             stack.callback(self.executor.close)
             self.log = EventLog(*([events] if events else []), self.progress)
@@ -74,9 +75,9 @@ class Session:
         return RayExecutor(self.store.uri, address, cpus, gpus)
 
 
-def _flush(events: StoreEvents) -> None:
+def _close(events: StoreEvents) -> None:
     try:
-        events.flush()
+        events.close()
     except Exception as error:  # the store may be away, and then that is what is reported
         sys.stderr.write(f"events not saved: {error}\n")
 
@@ -106,4 +107,4 @@ class _Signals:
         if self._stop.reason:
             os._exit(130)
         self._stop.stop("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
-        self._progress.say("stopping after the current shards; once more leaves at once", "yellow")
+        self._progress.say("stopping; finished shards are kept, once more leaves at once", "yellow")

@@ -48,12 +48,9 @@ def validate(
     waiting: list[str] = []
     if uri:
         from cluster.pipeline import plan_pipeline, title
-        from schemas.errors import UnknownModel
 
         with file.placed():
             planned = plan_pipeline(file.pipeline, make_store(uri))
-            if planned.facts.errors:
-                raise UnknownModel("\n".join(planned.facts.errors.values()))
         waiting = [f"{title(cell)}: {cell.error}" for cell in planned.cells if not cell.plans]
     if as_json:
         print_json(
@@ -144,12 +141,11 @@ def _inspect(pipeline: Any, store: Store, executor: ExecutorName, address: str |
     from cluster.pipeline import plan_pipeline
     from cluster.run import run_stages
     from schemas.errors import WorkFailed
-    from schemas.plans import Resources
 
     planned: PlannedPipeline = plan_pipeline(pipeline, store)
     with Session(store, executor, address=address) as session:
         board = run_stages(
-            planned.facts.with_resources(pipeline.resources or Resources()),
+            planned.facts.freeze(store, pipeline.index_resources),
             store,
             session.executor,
             session.log,

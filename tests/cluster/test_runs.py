@@ -106,6 +106,13 @@ def test_runs_are_counted_as_numbers_beyond_five_digits(store):
     assert runs.new_run(store, "zoo", "") == "zoo-100001"
 
 
+def test_what_is_not_named_like_a_run_is_left_alone(store):
+    for folder in ("backup", "zoo-old", "zoo-1", "zoo-00001/copy"):
+        store.create(f"runs/{folder}/spec.yaml", b"")
+    assert runs.list_runs(store) == []
+    assert runs.new_run(store, "zoo", "") == "zoo-00001" and runs.list_runs(store) == ["zoo-00001"]
+
+
 def test_an_unknown_run_or_pipeline_is_refused_with_what_there_is(store):
     with pytest.raises(UnknownRun, match="there are none yet"):
         runs.load_state(store, "zoo-00001")

@@ -240,7 +240,7 @@ def test_labels_from_folders_are_refused_where_there_are_no_folders() -> None:
 def test_a_file_that_vanishes_after_listing_fails_its_shard_and_only_that(tmp_path: Path) -> None:
     root = fill_folder(tmp_path / "x", {"a.jpg": jpeg(1), "b.jpg": jpeg(2), "c.jpg": jpeg(3)})
     store = make_store(str(tmp_path / "s"))
-    plan = plan_index(store, Files(), Images(ref=f"folder:{root}"), shard_rows=1)
+    plan = plan_index(Files(), Images(ref=f"folder:{root}"), shard_rows=1).freeze(store)
     (root / "b.jpg").unlink()
     board = run_index(store, plan)
     assert [outcome.error for outcome in board.failed.values()] == ["KeyMissing"]
@@ -252,7 +252,7 @@ def test_a_file_that_vanishes_after_listing_fails_its_shard_and_only_that(tmp_pa
 def test_a_file_that_changes_its_size_after_listing_fails_its_shard(tmp_path: Path) -> None:
     root = fill_folder(tmp_path / "x", {"a.jpg": jpeg(1)})
     store = make_store(str(tmp_path / "s"))
-    plan = plan_index(store, Files(), Images(ref=f"folder:{root}"))
+    plan = plan_index(Files(), Images(ref=f"folder:{root}")).freeze(store)
     fill_folder(root, {"a.jpg": jpeg(1) + b"\0"})
     assert [outcome.error for outcome in run_index(store, plan).failed.values()] == ["ImageChanged"]
 
@@ -301,7 +301,7 @@ def test_the_plan_is_pure_and_its_digest_follows_only_what_decides_the_result() 
 def test_the_listing_is_frozen_once_by_its_content(tmp_path: Path) -> None:
     root = fill_folder(tmp_path / "x", {"b.jpg": jpeg(2), "a.png": encode(noise(1))})
     store = make_store(str(tmp_path / "s"))
-    plans = [plan_index(store, Files(), Images(ref=f"folder:{root}")) for _ in range(2)]
+    plans = [plan_index(Files(), Images(ref=f"folder:{root}")).freeze(store) for _ in range(2)]
     assert plans[0] == plans[1]
     assert len(store.list("listings")) == 1
     rows = load_listing(store, str(plans[0].stage.params["listing"])).to_pylist()
