@@ -97,11 +97,14 @@ def group_siblings(plans: Iterable[tuple[Plan, Resources]]) -> list[Work]:
     """Join plans that one worker can serve in one pass: same kind, worker key, effort, gang and first round."""
     groups: dict[str, list[Plan]] = defaultdict(list)
     resources: dict[str, Resources] = {}
+    seen: set[str] = set()
     for plan, needs in plans:
+        if plan.digest in seen:  # two cells may ask for one stage
+            continue
+        seen.add(plan.digest)
         first = plan.rounds[0].canonical_json() if plan.rounds else ""
         key = digest([plan.stage.kind, plan.worker, dict(plan.effort), plan.gang, first, needs.canonical_json()])
-        if plan.digest not in {p.digest for p in groups[key]}:
-            groups[key].append(plan)
+        groups[key].append(plan)
         resources[key] = needs
     return [Work(tuple(group), resources[key]) for key, group in groups.items()]
 
@@ -173,12 +176,12 @@ class Board:
             return self._finish(task)
         if outcome.state == "fatal":
             self.fatal = outcome
-        elif outcome.state == "open_failed":
-            self._fail(task, outcome, stop=True)
         else:
             self._attempts[task.id] += 1
             if (outcome.state == "lost" or outcome.retry) and self._attempts[task.id] < MAX_ATTEMPTS:
                 self._requeue(replace(task, attempt=self._attempts[task.id]))
+            elif outcome.state == "open_failed":
+                self._fail(task, outcome, stop=True)
             else:
                 self._fails[task.work] += 1
                 self._fail(task, outcome, stop=self._fails[task.work] >= MAX_FAILED_SHARDS)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from jobs.protocol import Cell
-from schemas.plans import Plan, Resources, StageSpec
+from schemas.plans import Plan, Resources
 from schemas.refs import Site
 from schemas.specs import ExtractSpec, Images, JobSpec, PipelineSpec
 
@@ -37,14 +37,19 @@ def _models(spec: PipelineSpec, stage: JobSpec) -> tuple[str | None, ...]:
     return (stage.model,) if isinstance(stage.model, str) else stage.model
 
 
-def with_reads(cell: Cell, planned: dict[str, list[CellPlans]]) -> Cell:
-    """The cell with the stages it reads: those of the same model where the other stage has cells per model."""
-    reads: dict[str, tuple[StageSpec, ...]] = {}
-    for name in cell.spec.reads:
-        others = planned[name]
-        same = [o for o in others if cell.model is None or o.cell.model in (None, cell.model)]
-        reads[name] = tuple(plan.stage for other in same for plan in other.plans)
-    return Cell(cell.name, cell.spec, cell.model, cell.images, cell.resources, reads)
+def cells_read(cell: Cell, planned: Mapping[str, Sequence[CellPlans]], name: str | None = None) -> list[CellPlans]:
+    """The cells that a cell reads (from one stage, or all): those of its model where the other stage has several."""
+    names = cell.spec.reads if name is None else (name,)
+    return [o for n in names for o in planned[n] if cell.model is None or o.cell.model in (None, cell.model)]
+
+
+def with_reads(cell: Cell, planned: Mapping[str, Sequence[CellPlans]]) -> Cell:
+    """The cell with the stages it reads."""
+    reads = {
+        name: tuple(plan.stage for other in cells_read(cell, planned, name) for plan in other.plans)
+        for name in cell.spec.reads
+    }
+    return replace(cell, reads=reads)
 
 
 @dataclass(frozen=True)
@@ -54,22 +59,19 @@ class Needs:
     models: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """model ref -> raw module sites that inspection must record the shape of."""
     images: tuple[Images, ...] = ()
-    trusted: frozenset[str] = frozenset()
 
 
 def find_needs(spec: PipelineSpec) -> Needs:
     """Models and image sets of every cell, without repeats."""
     models: dict[str, list[str]] = {}
     images: list[Images] = []
-    trusted: set[str] = set()
     for name in spec.stages:
         for cell in spread(spec, name):
             if cell.model is not None:
                 modules = models.setdefault(cell.model, [])
                 sites = [Site.parse(text) for text in getattr(cell.spec, "sites", ())]
                 modules += [site.path for site in sites if site.is_module]
-            if isinstance(cell.spec, ExtractSpec):
-                trusted.update(cell.spec.trust_remote_code)
-                if set(cell.spec.outputs) - {"text_embeddings"} and cell.images not in (None, *images):
-                    images.append(cell.images)  # type: ignore[arg-type]
-    return Needs({m: tuple(sorted(set(mods))) for m, mods in models.items()}, tuple(images), frozenset(trusted))
+            reads_images = isinstance(cell.spec, ExtractSpec) and set(cell.spec.outputs) - {"text_embeddings"}
+            if reads_images and cell.images is not None and cell.images not in images:
+                images.append(cell.images)
+    return Needs({m: tuple(sorted(set(mods))) for m, mods in models.items()}, tuple(images))

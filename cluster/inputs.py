@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +15,39 @@ from cluster.ledger import get_checked, load_artifact, load_done, load_published
 from cluster.listing import load_listing
 from cluster.parquet import read_part
 from cluster.stores.base import Store
-from jobs.protocol import ImageBytes
-from schemas.errors import KeyMissing
+from jobs.protocol import FileInfo, ImageBytes
+from schemas.errors import InputUnreadable, KeyMissing, Unreachable
 from schemas.tables import get_table
+
+
+class InputFiles:
+    """The user's files as a worker reads them: trouble with one of them fails its shard, not the whole run."""
+
+    def __init__(self) -> None:
+        self._files = Files()
+
+    def list(self, location: str) -> list[FileInfo]:
+        """As `Files.list`."""
+        with _own_trouble(location):
+            return self._files.list(location)
+
+    def read(self, uri: str) -> bytes:
+        """As `Files.read`."""
+        with _own_trouble(uri):
+            return self._files.read(uri)
+
+    def read_range(self, uri: str, start: int, length: int) -> bytes:
+        """As `Files.read_range`."""
+        with _own_trouble(uri):
+            return self._files.read_range(uri, start, length)
+
+
+@contextmanager
+def _own_trouble(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except Unreachable as error:
+        raise InputUnreadable(f"{uri} cannot be read: {error}") from error
 
 
 class StoreInputs:
@@ -24,7 +55,7 @@ class StoreInputs:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.files = Files()
+        self.files = InputFiles()
         self._images = ImageReader(store, self.files)
 
     def images(self, index: str, start: int, stop: int) -> Iterator[ImageBytes]:

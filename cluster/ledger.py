@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cluster.board import Outcome
 from cluster.parquet import sha256
-from cluster.stores.base import Store
+from cluster.stores.base import Store, prefetch
 from schemas import layout
 from schemas.errors import DamagedPart, KeyMissing
-from schemas.plans import DoneMarker, FailedMarker, Plan, Published, StoredArtifact, StoredPart, load_json
+from schemas.plans import DoneMarker, FailedMarker, Plan, Published, Resources, StoredArtifact, StoredPart, load_json
 
 
 def freeze_plan(store: Store, plan: Plan) -> Plan:
-    """Store the plan if it is the first for its stage, else return the stored one: the first plan holds."""
-    if store.create(layout.plan_key(plan.digest), plan.canonical_json().encode()):
+    """Store the plan if it is the first for its stage; the first one's rounds hold for everybody.
+
+    Only the cut into shards is frozen, because done markers speak of it. Where the images are now and how many fit into
+    a batch is this run's own: a folder that moved, or a batch that was too large, must not hold a stage up for ever.
+    """
+    created = store.create(layout.plan_key(plan.digest), plan.canonical_json().encode())
+    return plan if created else stored_plan(store, plan)
+
+
+def stored_plan(store: Store, plan: Plan) -> Plan:
+    """The plan with the rounds that are frozen in the store, if there are any yet."""
+    try:
+        return plan.model_copy(update={"rounds": load_plan(store, plan.digest).rounds})
+    except KeyMissing:
         return plan
-    return load_plan(store, plan.digest)
+
+
+def freeze_plans(store: Store, plans: Sequence[tuple[Plan, Resources]]) -> list[tuple[Plan, Resources]]:
+    """`freeze_plan` for many, each with what its workers need."""
+    return [(plan, needs) for (_, needs), plan in prefetch(lambda item: freeze_plan(store, item[0]), plans)]
+
+
+def find_published(store: Store, digests: Iterable[str]) -> set[str]:
+    """Those of the stages that are published."""
+    found = prefetch(lambda digest: store.exists(layout.published_key(digest)), digests)
+    return {digest for digest, there in found if there}
+
+
+def find_done(store: Store, digests: Iterable[str]) -> dict[str, set[int]]:
+    """Stage -> numbers of its shards that have a done marker."""
+    return dict(prefetch(lambda digest: done_shards(store, digest), digests))
 
 
 def load_plan(store: Store, digest: str) -> Plan:
@@ -84,13 +111,13 @@ def publish(store: Store, plan: Plan, tables: Iterable[str]) -> Published:
     Raises:
         DamagedPart: a part that a marker names is gone or has another size.
     """
-    markers = [load_done(store, plan.digest, shard.number) for shard in plan.all_shards()]
+    shards = [shard.number for shard in plan.all_shards()]
+    markers = [marker for _, marker in prefetch(lambda number: load_done(store, plan.digest, number), shards)]
     parts = [part for marker in markers for part in marker.parts]
     artifacts = tuple(a for marker in markers for a in marker.artifacts)
-    for part in parts:
-        _check_size(store, plan, part)
-    for artifact in artifacts:
-        _check_size(store, plan, artifact)
+    stored: list[StoredPart | StoredArtifact] = [*parts, *artifacts]
+    for _ in prefetch(lambda one: _check_size(store, plan, one), stored):
+        pass
     by_table = {t: tuple(p for p in parts if p.table == t) for t in tables}
     published = Published(stage=plan.stage, tables=by_table, artifacts=artifacts, content=_content(parts, artifacts))
     if store.create(layout.published_key(plan.digest), published.canonical_json().encode()):

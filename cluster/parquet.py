@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import io
 import queue
+import tempfile
 import threading
 from collections.abc import Iterator
+from itertools import chain, islice
+from typing import IO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import TableMismatch
-from schemas.tables import Table
+from schemas.tables import PART_BYTES, ROW_GROUP_BYTES, Table
 
-ROW_GROUP_BYTES = 16 << 20
-PART_BYTES = 128 << 20
 MAX_ROW_GROUP = 65536
 SAMPLE_ROWS = 256
+IN_MEMORY_BYTES = 8 << 20
+"""A part that grows beyond this waits in a temporary file, so that a shard of any size fits."""
 
 
 def _settings(table: Table) -> dict[str, object]:
@@ -37,20 +40,33 @@ def _settings(table: Table) -> dict[str, object]:
     }
 
 
-class PartEncoder:
-    """Encodes batches of one table in a thread of its own; `finish` gives the bytes of each part.
+class EncodedPart(NamedTuple):
+    """One finished part, in memory or in a temporary file until it is read."""
 
-    Row groups hold a number of rows that follows from the values of the first rows, so the bytes depend on the rows
-    and not on how they arrived. `capacity` bounds the batches waiting to be encoded; a part ends with the row group
-    that leaves no room for another one below `part_bytes`.
+    file: IO[bytes]
+    rows: int
+
+    def read(self) -> bytes:
+        """Its bytes."""
+        self.file.seek(0)
+        return self.file.read()
+
+
+class PartEncoder:
+    """Encodes batches of one table in a thread of its own; `finish` gives the parts.
+
+    Row groups hold a number of rows that follows from the values of the first rows, and a part a number of row groups,
+    so borders and bytes depend on the rows and not on how they arrived. `capacity` bounds the batches waiting to be
+    encoded; `part_bytes` counts rows before compression.
     """
 
     def __init__(self, table: Table, capacity: int = 4, part_bytes: int = PART_BYTES) -> None:
         self._table = table
         self._schema = table.schema
-        self._full = part_bytes - ROW_GROUP_BYTES
+        self._groups_per_part = max(1, part_bytes // ROW_GROUP_BYTES)
         self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(maxsize=capacity)
-        self._parts: list[tuple[bytes, int]] = []
+        self._parts: list[EncodedPart] = []
+        self._ended = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._encode_all, name=f"encode-{table.name}", daemon=True)
         self._thread.start()
@@ -70,8 +86,8 @@ class PartEncoder:
                 raise TableMismatch(f"table {self._table.name}: column {column.name} holds nulls")
         self._queue.put(batch)
 
-    def finish(self) -> list[tuple[bytes, int]]:
-        """(bytes, rows) of every part; no rows, no part."""
+    def finish(self) -> list[EncodedPart]:
+        """Every part, in order; no rows, no part."""
         self._queue.put(None)
         self._thread.join()
         if self._error is not None:
@@ -89,23 +105,28 @@ class PartEncoder:
             self._encode()
         except BaseException as error:
             self._error = error
-            while self._queue.get() is not None:
+            for _ in self._batches():  # whoever waits for room in the queue must get on
                 pass
 
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """What is handed over, until the end; after the end nothing more is waited for."""
+        while not self._ended:
+            batch = self._queue.get()
+            if batch is None:
+                self._ended = True
+            else:
+                yield batch
+
     def _encode(self) -> None:
-        sink, writer, rows = io.BytesIO(), None, 0
-        for group in _row_groups(iter(self._queue.get, None), self._schema):
-            if writer is None:
-                writer = pq.ParquetWriter(sink, self._schema, **_settings(self._table))
-            writer.write_table(group, row_group_size=MAX_ROW_GROUP)
-            rows += group.num_rows
-            if sink.tell() >= self._full:
-                writer.close()
-                self._parts.append((sink.getvalue(), rows))
-                sink, writer, rows = io.BytesIO(), None, 0
-        if writer is not None:
-            writer.close()
-            self._parts.append((sink.getvalue(), rows))
+        groups = _row_groups(self._batches(), self._schema)
+        while (first := next(groups, None)) is not None:
+            file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - read later
+            rows = 0
+            with pq.ParquetWriter(file, self._schema, **_settings(self._table)) as writer:
+                for group in chain([first], islice(groups, self._groups_per_part - 1)):
+                    writer.write_table(group, row_group_size=MAX_ROW_GROUP)
+                    rows += group.num_rows
+            self._parts.append(EncodedPart(file, rows))
 
 
 def _row_groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cluster.board import Board
-from cluster.cells import CellPlans, Needs, find_needs, spread, with_reads
+from cluster.cells import CellPlans, Needs, cells_read, find_needs, spread, with_reads
 from cluster.events import EventLog
 from cluster.executor import Executor, StopFlag
 from cluster.facts import FactPlans, load_known, plan_facts
-from cluster.ledger import done_shards, load_failures, load_published
+from cluster.ledger import done_shards, find_published, load_failures, stored_plan
 from cluster.run import run_stages
 from cluster.runs import RunState, RunStatus, RunTables, StageState, save_state, save_tables
-from cluster.stores.base import Store
+from cluster.stores.base import Store, prefetch
 from jobs.kinds import get_kind
 from jobs.protocol import Cell, Known
 from schemas.errors import NotInspected, UsageError
@@ -40,7 +40,7 @@ class PlannedPipeline:
 
     def plans(self) -> list[tuple[str, Plan, Resources]]:
         """(cell title, plan, resources) of facts and cells."""
-        facts = [(_fact_title(p), p, r) for p, r in self.facts.with_resources(self.spec.resources or Resources())]
+        facts = [(_fact_title(p), p, r) for p, r in self.facts.with_resources(self.spec.index_resources)]
         return facts + [(title(c), plan, c.cell.resources) for c in self.cells for plan in c.plans]
 
 
@@ -53,24 +53,28 @@ def _fact_title(plan: Plan) -> str:
     return f"{'models' if plan.stage.kind == 'inspect' else 'images'}/{plan.stage.subject}"
 
 
-def plan_pipeline(spec: PipelineSpec, store: Store) -> PlannedPipeline:
-    """Plan what can be planned with the facts that are published; pure but for reading the store and listing files."""
+def plan_pipeline(spec: PipelineSpec, store: Store, facts: FactPlans | None = None) -> PlannedPipeline:
+    """Plan what can be planned with what is published; pure but for reading the store and listing files.
+
+    facts: those of an earlier call, so that a file that arrives during a run does not change what the run is about.
+    """
     needs = find_needs(spec)
-    facts = plan_facts(needs, store)
+    facts = facts or plan_facts(needs, store)
     planned = PlannedPipeline(spec, needs, facts, load_known(facts, store))
     by_stage: dict[str, list[CellPlans]] = {}
     for wave in spec.waves():
         for name in wave:
-            by_stage[name] = [_plan_cell(planned, with_reads(cell, by_stage)) for cell in spread(spec, name)]
+            by_stage[name] = [_plan_cell(planned, cell, by_stage) for cell in spread(spec, name)]
     planned.cells = [cell for name in spec.stages for cell in by_stage[name]]
     return planned
 
 
-def _plan_cell(planned: PlannedPipeline, cell: Cell) -> CellPlans:
-    if cell.model in planned.facts.errors:
-        return CellPlans(cell, error=planned.facts.errors[cell.model])
+def _plan_cell(planned: PlannedPipeline, cell: Cell, earlier: dict[str, list[CellPlans]]) -> CellPlans:
+    read = cells_read(cell, earlier)
+    if unplanned := [title(other) for other in read if not other.plans]:
+        return CellPlans(cell, error=f"it reads {unplanned[0]}, which cannot be planned")
     try:
-        return CellPlans(cell, get_kind(cell.spec.kind).make_plans(cell, planned.known))
+        return CellPlans(cell, get_kind(cell.spec.kind).make_plans(with_reads(cell, earlier), planned.known))
     except NotInspected as error:
         return CellPlans(cell, error=str(error))
 
@@ -104,6 +108,7 @@ class PipelineRun:
         self._executor, self._log, self._stop = executor, log, stop
         self._started = time.monotonic()
         self._errors: dict[str, str] = {}
+        self._published: set[str] = set()
         self._planned: PlannedPipeline | None = None
 
     def run(self) -> RunReport:
@@ -125,37 +130,32 @@ class PipelineRun:
         return self._finish()
 
     def _run_all(self) -> None:
-        planned = plan_pipeline(self._spec, self._store)
-        self._planned = planned
-        for model, error in planned.facts.errors.items():
-            self._errors[model] = error
-            self._log.emit("error", subject=model, message=error)
-        if planned.facts.errors and not planned.facts.models:
-            raise UsageError("; ".join(planned.facts.errors.values()))
-        # what needs facts first is checked before they cost anything; the rest is, when its wave begins
-        unplanned = [c for c in planned.cells if not c.plans and c.cell.model not in planned.facts.errors]
-        self._executor.check([_Unplanned(title(c), c.cell.resources) for c in unplanned])
-        _refuse_wrong_names(self._run_wave(planned.facts.with_resources(self._spec.resources or Resources())))
         self._planned = planned = plan_pipeline(self._spec, self._store)
+        # what needs facts first is checked before they cost anything; the rest is, when its wave begins
+        unplanned = [cell for cell in planned.cells if not cell.plans]
+        self._executor.check([_Unplanned(title(c), c.cell.resources) for c in unplanned])
+        _refuse_wrong_names(self._run_wave(planned.facts.freeze(self._store, self._spec.index_resources)))
+        self._planned = planned = plan_pipeline(self._spec, self._store, planned.facts)
         self._save("RUNNING")
         for wave in self._spec.waves():
-            cells = [c for c in planned.cells if c.cell.name in wave]
+            cells = [c for c in planned.cells if c.cell.name in wave and not self._misses_input(c)]
             self._run_wave([(plan, c.cell.resources) for c in cells for plan in c.plans])
 
     def _run_wave(self, plans: list[tuple[Plan, Resources]]) -> Board:
-        ready = [(plan, needs) for plan, needs in plans if not self._misses_input(plan)]
-        board = run_stages(ready, self._store, self._executor, self._log, self._stop)
+        board = run_stages(plans, self._store, self._executor, self._log, self._stop)
+        self._published.update(plan.digest for plan in board.complete() if plan.digest not in board.damaged)
         self._note_failures(board)
         self._save("RUNNING")
         return board
 
-    def _misses_input(self, plan: Plan) -> bool:
-        """A stage whose input failed cannot run; the input's failure is the one that is reported."""
-        if plan.stage.kind in ("inspect", "index_images", "extract"):
-            return False
-        missing = [d for d in plan.stage.inputs.values() if load_published(self._store, d) is None]
-        if missing:
-            self._errors[plan.digest] = f"input stage {missing[0]} is not published"
+    def _misses_input(self, cell: CellPlans) -> bool:
+        """A cell whose input failed cannot run; the input's failure is the one that is reported."""
+        assert self._planned is not None
+        earlier = {name: [c for c in self._planned.cells if c.cell.name == name] for name in cell.cell.spec.reads}
+        read = [plan.digest for other in cells_read(cell.cell, earlier) for plan in other.plans]
+        missing = set(read) - find_published(self._store, read)
+        for plan in cell.plans if missing else ():
+            self._errors[plan.digest] = f"its input stage {min(missing)} is not published"
         return bool(missing)
 
     def _note_failures(self, board: Board) -> None:
@@ -183,6 +183,7 @@ class PipelineRun:
                 run=self._run,
                 pipeline=self._spec.name,
                 limited=state.limited,
+                failed=len(failures),
                 stages={cell: tuple(digests) for cell, digests in tables.items()},
             ),
         )
@@ -212,9 +213,16 @@ class PipelineRun:
             stages=stages,
         )
 
-    def _stage_states(self, plans: Iterable[tuple[str, Plan, Resources]]) -> Iterable[StageState]:
-        for cell, plan, _ in plans:
-            yield stage_state(self._store, cell, plan, self._errors.get(plan.digest, ""))
+    def _stage_states(self, plans: Sequence[tuple[str, Plan, Resources]]) -> Iterator[StageState]:
+        """In the order of the plans; what was seen published is not asked for again."""
+        self._published |= find_published(self._store, {p.digest for _, p, _ in plans} - self._published)
+        for _, state in prefetch(self._stage_state, plans):
+            yield state
+
+    def _stage_state(self, planned: tuple[str, Plan, Resources]) -> StageState:
+        cell, plan, _ = planned
+        known = plan.digest in self._published
+        return stage_state(self._store, cell, plan, self._errors.get(plan.digest, ""), published=known)
 
     def _save(self, status: RunStatus, message: str = "") -> None:
         save_state(self._store, self._state(status, message))
@@ -236,10 +244,13 @@ def _refuse_wrong_names(board: Board) -> None:
         raise UsageError("\n".join(dict.fromkeys(wrong)))
 
 
-def stage_state(store: Store, cell: str, plan: Plan, error: str = "") -> StageState:
-    """Where a stage stands, read from the store."""
-    published = load_published(store, plan.digest) is not None
+def stage_state(store: Store, cell: str, plan: Plan, error: str = "", published: bool | None = None) -> StageState:
+    """Where a stage stands, read from the store; `published` if that is known already."""
+    if published is None:
+        published = bool(find_published(store, [plan.digest]))
     done = plan.n_shards if published else len(done_shards(store, plan.digest))
+    if done and not published:
+        plan = stored_plan(store, plan)  # its shards are those that are done, whatever the spec says by now
     if not published and not error and (failed := load_failures(store, plan.digest)):
         error = f"shard {failed[0].shard}: {failed[0].error}: {failed[0].message}"
     stage = plan.stage

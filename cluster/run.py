@@ -10,7 +10,8 @@ from cluster.events import EventLog
 from cluster.executor import Executor, StopFlag
 from cluster.stores.base import Store
 from jobs.kinds import get_all_tables
-from schemas.errors import ClusterUnreachable, DamagedPart, StoreUnreachable
+from schemas import errors
+from schemas.errors import DamagedPart
 from schemas.plans import Plan, Resources
 
 
@@ -23,10 +24,10 @@ def run_stages(
         Infeasible: a stage asks for what this cluster can never give; nothing was started.
         Interrupted, StoreUnreachable, ClusterUnreachable: finished shards are kept, the same call goes on from there.
     """
-    todo = [(plan, needs) for plan, needs in plans if ledger.load_published(store, plan.digest) is None]
-    log.cached([plan for plan, _ in plans if plan not in [p for p, _ in todo]])
-    todo = [(ledger.freeze_plan(store, plan), needs) for plan, needs in todo]
-    board = Board(group_siblings(todo), {plan.digest: ledger.done_shards(store, plan.digest) for plan, _ in todo})
+    published = ledger.find_published(store, [plan.digest for plan, _ in plans])
+    log.cached([plan for plan, _ in plans if plan.digest in published])
+    todo = ledger.freeze_plans(store, [(plan, needs) for plan, needs in plans if plan.digest not in published])
+    board = Board(group_siblings(todo), ledger.find_done(store, [plan.digest for plan, _ in todo]))
     executor.check(list(board.works.values()))
     log.planned(board)
     _publish(board, board.complete(), store, log)
@@ -37,8 +38,7 @@ def run_stages(
             ledger.record_failure(store, outcome)
         _publish(board, complete, store, log)
     if board.fatal is not None:
-        away = StoreUnreachable if board.fatal.error != "ClusterUnreachable" else ClusterUnreachable
-        raise away(board.fatal.message)
+        raise getattr(errors, board.fatal.error, errors.StoreUnreachable)(board.fatal.message)
     return board
 
 

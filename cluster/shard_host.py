@@ -5,18 +5,22 @@ from __future__ import annotations
 import time
 import traceback
 from collections import defaultdict
+from collections.abc import Callable
+
+import pyarrow as pa
 
 from cluster.board import Outcome, Task, Work
 from cluster.inputs import StoreInputs
 from cluster.keep import StoreKeep
-from cluster.parquet import PartEncoder, read_part, sha256
+from cluster.parquet import EncodedPart, PartEncoder, read_part, sha256
+from cluster.secrets import redact
 from cluster.stores.base import Store, make_store
 from jobs.kinds import get_opener, get_tables
 from jobs.protocol import Artifact, Gang, Part, Setting, Worker
 from schemas import layout
-from schemas.errors import MiclipError, OutOfMemory, TableMismatch, Unreachable
+from schemas.errors import InputUnreadable, MiclipError, ModelUnreachable, OutOfMemory, TableMismatch, Unreachable
 from schemas.plans import DoneMarker, Plan, StoredArtifact, StoredPart
-from schemas.tables import get_table
+from schemas.tables import VECTOR, get_table
 
 MAX_KEY_ATTEMPTS = 8
 
@@ -38,7 +42,7 @@ class ShardHost:
         except Unreachable as error:
             return _failed(task, "fatal", error)
         except Exception as error:
-            return _failed(task, "open_failed", error)
+            return _failed(task, "open_failed", error, retry=can_retry(error))
         retries_before = self._store.retries
         try:
             outcome = self._process(work, task, seconds)
@@ -63,8 +67,7 @@ class ShardHost:
     def _process(self, work: Work, task: Task, seconds: dict[str, float]) -> Outcome:
         assert self._worker is not None
         plans = {plan.digest: plan for plan in work.plans}
-        # another driver, or a worker that died after its marker, may have been here
-        stages = [s for s in task.stages if not self._store.exists(layout.done_key(s, task.shard.number))]
+        stages = self._unmarked(task)
         if not stages:
             return Outcome(task, "done", seconds=seconds, notes=("already done",))
         keep = StoreKeep(self._store, stages[0], task.shard.number)
@@ -91,32 +94,40 @@ class ShardHost:
         started = time.monotonic()
         rows = 0
         for stage in stages:
-            parts = {table: data for (of, table), data in encoded.items() if of == stage}
+            parts = {table: some for (of, table), some in encoded.items() if of == stage}
             marker = self._store_shard(plans[stage], task, parts, artifacts[stage], seconds)
             rows += sum(part.rows for part in marker.parts)
         seconds["store"] = time.monotonic() - started
         notes = tuple(getattr(self._worker, "notes", ()))
         return Outcome(task, "done", rows, task.shard.stop - task.shard.start, seconds, notes=notes)
 
+    def _unmarked(self, task: Task) -> list[str]:
+        """Stages whose marker is not there yet; another driver, or a worker that died behind it, may have been here.
+
+        The members of a gang do not look, because a marker between two looks would set them apart.
+        """
+        if self._gang.size > 1:
+            return list(task.stages)
+        return [s for s in task.stages if not self._store.exists(layout.done_key(s, task.shard.number))]
+
     def _store_shard(
         self,
         plan: Plan,
         task: Task,
-        parts: dict[str, list[tuple[bytes, int]]],
+        parts: dict[str, list[EncodedPart]],
         artifacts: list[Artifact],
         seconds: dict[str, float],
     ) -> DoneMarker:
         """Parts, then artifacts, then the marker that makes them count; an earlier marker of another try stands."""
         stored_parts = tuple(
-            StoredPart(table=table, key=key, rows=n_rows, bytes=len(data), sha256=sha256(data))
+            self._store_part(table, _part_keys(table, plan, task, n), part)
             for table, numbered in parts.items()
-            for n, (data, n_rows) in enumerate(numbered)
-            for key, data in [create_verified(self._store, _part_keys(table, plan, task, n), data, n_rows)]
+            for n, part in enumerate(numbered)
         )
         stored_artifacts = tuple(
             StoredArtifact(name=a.name, key=key, bytes=len(data), sha256=sha256(data))
             for a in artifacts
-            for key, data in [create_verified(self._store, _artifact_keys(plan, task, a.name), a.data, None)]
+            for key, data in [create_verified(self._store, _artifact_keys(plan, task, a.name), a.data)]
         )
         marker = DoneMarker(
             shard=task.shard.number,
@@ -128,6 +139,11 @@ class ShardHost:
         )
         self._store.create(layout.done_key(plan.digest, task.shard.number), marker.canonical_json().encode())
         return marker
+
+    def _store_part(self, table: str, keys: list[str], part: EncodedPart) -> StoredPart:
+        with part.file:
+            key, data = create_verified(self._store, keys, part.read(), same_rows)
+        return StoredPart(table=table, key=key, rows=part.rows, bytes=len(data), sha256=sha256(data))
 
 
 def _encoder_of(encoders: dict[tuple[str, str], PartEncoder], part: Part) -> PartEncoder:
@@ -147,40 +163,48 @@ def _artifact_keys(plan: Plan, task: Task, name: str) -> list[str]:
     return [layout.artifact_key(plan.digest, task.shard.number, name, attempt) for attempt in range(MAX_KEY_ATTEMPTS)]
 
 
-def create_verified(store: Store, keys: list[str], data: bytes, rows: int | None) -> tuple[str, bytes]:
+def create_verified(
+    store: Store, keys: list[str], data: bytes, equivalent: Callable[[bytes, bytes], bool] | None = None
+) -> tuple[str, bytes]:
     """Store under the first key that then reads back whole; returns that key and what it holds.
 
-    A key that somebody (or our own lost answer) filled before is accepted if it holds the same bytes or, where
-    kernels differ in the last bit, a readable part with as many rows. What does not verify is left where it is and the
-    next key is used: nothing is ever deleted or overwritten.
+    A key that somebody (or our own lost answer) filled before is accepted if it holds the same bytes or, by
+    `equivalent`, the same rows. What is not accepted is left where it is and the next key is used: nothing is ever
+    deleted or overwritten.
     """
     for key in keys:
         store.create(key, data)
         found = store.get(key)
-        if found == data or (rows is not None and _readable(found, rows)):
+        if found == data or (equivalent is not None and equivalent(found, data)):
             return key, found
     raise TableMismatch(f"{keys[0]} and {len(keys) - 1} later keys all hold other bytes; the store damages objects")
 
 
-def _readable(data: bytes, rows: int) -> bool:
+def same_rows(found: bytes, ours: bytes) -> bool:
+    """Whether two parts agree in everything but numbers that a kernel may round another way."""
     try:
-        return read_part(data).num_rows == rows
-    except Exception:
+        there = read_part(found)
+    except Exception:  # whatever is wrong with it, it is not our part
         return False
+    here = read_part(ours)
+    exact = [f.name for f in here.schema if not (pa.types.is_floating(f.type) or f.type == VECTOR)]
+    return there.schema.equals(here.schema) and there.select(exact).equals(here.select(exact))
 
 
 def can_retry(error: BaseException) -> bool:
     """Whether another try may help: transient I/O and memory, never an application error."""
-    return isinstance(error, (OutOfMemory, ConnectionError, TimeoutError, MemoryError))
+    transient = (OutOfMemory, InputUnreadable, ModelUnreachable, ConnectionError, TimeoutError, MemoryError)
+    # torch is not imported here, and its error has no base class of the standard library that says memory
+    return isinstance(error, transient) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _failed(task: Task, state: str, error: BaseException, retry: bool = False) -> Outcome:
-    text = "".join(traceback.format_exception(error))
+    text = redact("".join(traceback.format_exception(error)))  # it is kept, and libraries speak of urls they signed
     return Outcome(
         task,
         state,  # type: ignore[arg-type]
         error=type(error).__name__,
-        message=str(error),
+        message=redact(str(error)),
         traceback=text,
         retry=retry,
         exit_code=error.exit_code if isinstance(error, MiclipError) else 1,

@@ -13,20 +13,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from cluster.secrets import holds_a_secret, names_a_secret
 from cluster.spec_errors import Problem, explain
 from cluster.yaml_text import Document, Place, read_value, read_yaml, write_yaml
 from schemas.errors import BadSpec, UsageError
 from schemas.specs import AnySpec, PipelineSpec, as_pipeline
 
-_SECRET_FIELD = re.compile(
-    r"(?:^|[_-])(secret|password|passwd|token|credentials?|api[_-]?key|access[_-]?key|private[_-]?key)s?(?:$|[_-])",
-    re.I,
-)
-_SECRET_TEXT = re.compile(
-    r"://[^\s/@:]+:[^\s/@]+@|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bhf_[A-Za-z0-9]{20,}\b|-----BEGIN [A-Z ]*PRIVATE KEY"
-    r"|(?:secret|password|passwd|api[_-]?key|access[_-]?key)\w*\s*[:=]\s*\S",
-    re.I,
-)
 _NO_SECRETS = (
     "looks like a credential, which would be kept with the run; take it out and set it in the environment "
     "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, HF_TOKEN) or use the machine's role"
@@ -53,10 +45,15 @@ class SpecFile:
     def _with_place(self, message: str) -> str:
         """Errors open with the text they are about; the field that holds this text is the place."""
         about = message.removeprefix("images ").split(": ")[0]
-        for path, value in _leaves(self.document.data, ()):
-            if isinstance(value, str) and value.startswith(about):
-                return f"{self.document.place(path)}  {'.'.join(map(str, path))}: {message}"
+        leaves = [(path, value) for path, value in _leaves(self.document.data, ()) if isinstance(value, str)]
+        for path in [p for p, v in leaves if v == about] + [p for p, v in leaves if about and _ref_of(v, about)]:
+            return f"{self.document.place(path)}  {'.'.join(map(str, path))}: {message}"
         return message
+
+
+def _ref_of(value: str, about: str) -> bool:
+    """Whether a message about `about` speaks of this value: all of it up to a part that the message leaves out."""
+    return value.startswith(about) and value[len(about) : len(about) + 1] in "@:/"
 
 
 @cache
@@ -94,6 +91,8 @@ def parse_spec(
     """`read_spec_file` of a text; `name` stands in messages, `folder` is where relative paths start."""
     document = read_yaml(text, name)
     given = json.dumps(document.data, sort_keys=True)
+    if folder is not None:
+        _name_after_file(document)
     for override in overrides:
         _override(document, override)
     if limit is not None:
@@ -123,6 +122,14 @@ def _line(document: Document, problem: Problem) -> str:
     place = document.place(problem.path)
     field = ".".join(map(str, problem.path))
     return f"{place}  {field}: {problem.text}" if field else f"{place}  {problem.text}"
+
+
+def _name_after_file(document: Document) -> None:
+    """A single job without a name is called as its file, so that two of them are two pipelines."""
+    data = document.data
+    stem = re.sub(r"[^a-z0-9_-]+", "-", Path(document.name).stem.lower()).strip("-_")[:41]
+    if isinstance(data, dict) and data.get("kind") != "pipeline" and "name" not in data and stem[:1].isalpha():
+        data["name"] = stem
 
 
 # ---------------------------------------------------------------- overrides
@@ -179,13 +186,18 @@ def _set_limit(document: Document, limit: int) -> None:
 def _refuse_secrets(document: Document, text: str) -> None:
     """Refuse what looks like a credential, without repeating it."""
     for path, value in _leaves(document.data, ()):
-        named = [p for p in path if isinstance(p, str) and _SECRET_FIELD.search(p)]
-        if named or (isinstance(value, str) and _SECRET_TEXT.search(value)):
-            where = path[: path.index(named[0]) + 1] if named else path
+        named = [n for n, p in enumerate(path) if isinstance(p, str) and names_a_secret(p) and not _is_stage(path, n)]
+        if named or (isinstance(value, str) and holds_a_secret(value)):
+            where = path[: named[0] + 1] if named else path
             raise BadSpec(f"{document.place(where)}  {'.'.join(map(str, where))}: this {_NO_SECRETS}")
     for number, line in enumerate(text.splitlines(), 1):
-        if _SECRET_TEXT.search(line):
+        if holds_a_secret(line):
             raise BadSpec(f"{document.name}:{number}:1  a text in this line {_NO_SECRETS}")
+
+
+def _is_stage(path: tuple[Any, ...], position: int) -> bool:
+    """Stages are named by people, and patch-tokens is a good name for one."""
+    return position == 1 and path[0] == "stages"
 
 
 def _leaves(data: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:

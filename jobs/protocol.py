@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -186,12 +186,16 @@ class Cell:
 
 
 class Estimate(NamedTuple):
-    """What a plan will cost, as far as it can be known: for people, never for decisions."""
+    """What a plan will cost, as far as it can be known: for people, never for decisions.
+
+    A worker that has sibling stages open takes the largest `worker_memory` and the sum of their `memory`, in bytes.
+    """
 
     images: int = 0
     flops: int = 0
     bytes: int = 0
     memory: int = 0
+    worker_memory: int = 0
 
 
 class Kind(Protocol):
@@ -207,6 +211,3 @@ class Kind(Protocol):
     def estimate(self, plan: Plan, known: Known) -> Estimate:
         """What the plan costs. Pure."""
         ...
-
-
-JsonDict = dict[str, Any]

@@ -67,7 +67,7 @@ class UnsafeCheckpoint(UsageError):
 
 
 class RemoteCodeRefused(UsageError):
-    """The checkpoint wants to run its own Python; refused unless the spec trusts that model by name."""
+    """The checkpoint wants to run its own Python; which is never done."""
 
 
 class MissingPackage(UsageError):
@@ -169,6 +169,14 @@ class ImageUndecodable(MiclipError):
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class ModelUnreachable(WorkFailed):
+    """The place that serves a checkpoint is away or refuses for now; this model waits, the others go on."""
+
+
+class InputUnreadable(WorkFailed):
+    """A file of the user could not be read for another reason than that it is gone; the shard can be tried again."""
 
 
 class OutOfMemory(WorkFailed):

@@ -64,12 +64,14 @@ class ModelFacts(Frozen):
     """The static facts of one model; a number that the family does not have is None.
 
     `sites` are in the order in which one forward produces them. `flops` counts multiply and add as two, for one image,
-    the vision tower alone. `classes` are the names of a classifier head, `embed_dim` the width of `embedding` or logits.
+    the vision tower alone. `weights_sha256` tells weights apart and is the same under any configuration; `files_sha256`
+    covers weights, configuration and tokeniser, all that decides what the model gives. `classes` are the names of a classifier head, `embed_dim` the width of `embedding` or logits.
     """
 
     model: str
     family: str
     weights_sha256: str
+    files_sha256: str
     revision: str | None
     library_versions: dict[str, str]
     n_blocks: int

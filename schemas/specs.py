@@ -116,12 +116,10 @@ class ExtractSpec(Cell):
     on_nonfinite: Annotated[Literal["stop", "quarantine"], RESULT] = "stop"
     on_changed: Annotated[Literal["stop", "quarantine"], RESULT] = "stop"
     """What to do with an image whose bytes differ from the index or that is gone."""
-    trust_remote_code: Annotated[tuple[str, ...], RESULT] = ()
-    """Model refs whose own Python may run; off for every model that is not named here."""
     batch_size: Annotated[int, Field(ge=1, le=65536), EFFORT] = 32
     shard_rows: Annotated[int, Field(ge=1), EFFORT] = 2048
 
-    @field_validator("sites", "model", "texts", "outputs", "trust_remote_code", mode="before")
+    @field_validator("sites", "model", "texts", "outputs", mode="before")
     @classmethod
     def _texts_are_lists(cls, value: object, info: object) -> object:
         one_is_fine = isinstance(value, str) and getattr(info, "field_name", "") == "model"
@@ -148,6 +146,8 @@ class ExtractSpec(Cell):
             raise ValueError(f"outputs {', '.join(of_sites)} need sites; add sites: [resid_post.-1@cls], for example")
         if self.sites and not of_sites:
             raise ValueError(f"sites are given but no output uses them; add one of {', '.join(SITE_OUTPUTS)}")
+        if self.reads:
+            raise ValueError(f"reads {', '.join(self.reads)}: extract reads images and models, no stage; leave it away")
         if "text_embeddings" in self.outputs and not (self.texts or self.classes):
             raise ValueError("output text_embeddings needs texts or classes")
         return self
@@ -192,8 +192,6 @@ class PipelineSpec(Frozen):
     store: str | None = None
     """A local folder or s3://bucket/prefix; the command line's --store wins."""
     images: Images | None = None
-    clip: str | None = None
-    """The model whose space concepts are named in."""
     matrix: dict[Literal["model"], tuple[str, ...]] = Field(default_factory=dict)
     stages: dict[Name, AnyJob] = Field(min_length=1)
     resources: Resources | None = None
@@ -227,6 +225,16 @@ class PipelineSpec(Frozen):
                     raise ValueError(f"stages.{name}: no images; give images: {{ref: folder:/path}}")
         return self
 
+    @property
+    def index_resources(self) -> Resources:
+        """What indexing takes: as many workers and decoding threads as the widest stage, and never a GPU."""
+        stated = [self.resources] if self.resources else []
+        stated += [stage.resources for stage in self.stages.values() if "resources" in stage.model_fields_set]
+        return Resources(
+            workers=max((r.workers for r in stated), default=Resources().workers),
+            decode_threads=max((r.decode_threads for r in stated), default=1),
+        )
+
     def waves(self) -> list[list[str]]:
         """Stage names in dependency order: each wave reads only earlier ones.
 
@@ -248,7 +256,7 @@ class OneJob(Frozen):
     """What a file with a single job may say beside it."""
 
     name: Name | None = None
-    """Names its runs; the kind if left out."""
+    """Names its runs; the name of the file if left out."""
     store: str | None = None
     """A local folder or s3://bucket/prefix; the command line's --store wins."""
 

@@ -9,6 +9,10 @@ import pyarrow as pa
 from schemas.errors import UnknownTable
 
 VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
+ROW_GROUP_BYTES = 16 << 20
+"""At most so many bytes of rows, before compression, in one row group."""
+PART_BYTES = 128 << 20
+"""At most so many bytes of rows, before compression, in one part."""
 ATTRIBUTES = pa.map_(pa.string(), pa.string())
 
 
@@ -125,7 +129,11 @@ TABLES: dict[str, Table] = {
                 ("image_id?", pa.string(), "as in images; null when the bytes could not be read whole"),
                 ("image_index", pa.int64(), "row in the index"),
                 ("uri", pa.string(), "where the bytes are"),
-                ("reason", pa.string(), "not_an_image, truncated, empty, too_large, unsupported, checksum, missing or nonfinite"),
+                (
+                    "reason",
+                    pa.string(),
+                    "not_an_image, truncated, empty, too_large, unsupported, checksum, missing or nonfinite",
+                ),
                 ("detail", pa.string(), "what was found"),
             ),
         ),

@@ -12,7 +12,7 @@ from jobs.kinds import get_kind
 from schemas.plans import Plan, Resources
 
 _SUMS = ("shards", "shards_left", "bytes", "memory")
-_MOST = ("images", "flops")
+_MOST = ("images", "flops", "worker_memory")
 
 
 def make_report(planned: PlannedPipeline, store: Store, tflops: float | None = None) -> dict[str, Any]:
@@ -35,8 +35,8 @@ def make_report(planned: PlannedPipeline, store: Store, tflops: float | None = N
                 "detail": state.detail,
                 "state": "cached" if state.state == "published" else state.state,
                 "error": state.error,
-                "shards": plan.n_shards,
-                "shards_left": plan.n_shards - state.shards_done,
+                "shards": state.shards,
+                "shards_left": state.shards - state.shards_done,
                 "rounds": len(plan.rounds),
                 "forward": shared[plan.digest],
                 "workers": _workers(plan, resources),
@@ -75,7 +75,14 @@ def _total(stages: list[dict[str, Any]], tflops: float | None) -> dict[str, Any]
 def lines_of(report: dict[str, Any], by_stage: bool) -> list[dict[str, Any]]:
     """One line per cell (or stage) for people; sibling stages share one forward, so its FLOPs count once."""
     if by_stage:
-        lines = [{**s, "name": f"{s['cell']}  {s['output']} {s['detail']}".rstrip()} for s in report["stages"]]
+        lines = [
+            {
+                **s,
+                "name": f"{s['cell']}  {s['output']} {s['detail']}".rstrip(),
+                "memory": s["memory"] + s["worker_memory"],
+            }
+            for s in report["stages"]
+        ]
     else:
         lines = [_line_of(cell, stages) for cell, stages in _grouped(report["stages"], "cell").items()]
     empty = dict.fromkeys((*_SUMS, *_MOST), 0)
@@ -93,6 +100,7 @@ def _line_of(cell: str, stages: list[dict[str, Any]]) -> dict[str, Any]:
     sums = {key: sum(stage[key] for stage in stages) for key in _SUMS}
     most = {key: max(stage[key] for stage in stages) for key in _MOST}
     name = cell if len(stages) == 1 else f"{cell}  ({len(stages)} stages)"
+    sums["memory"] += most["worker_memory"]
     return {"name": name, "state": state, **sums, **most}
 
 

@@ -12,6 +12,7 @@ from schemas.models import ModelFacts, resolve_sites, rows_per_image, site_width
 from schemas.plans import Plan, Round, StageSpec
 from schemas.refs import Site
 from schemas.specs import SITE_OUTPUTS, ExtractSpec
+from schemas.tables import PART_BYTES, ROW_GROUP_BYTES
 
 METHODS = {
     "activations": 1,
@@ -33,8 +34,6 @@ TEXT_SHARD = 1024
 LIBRARY_BYTES = 520 << 20
 """What torch, open_clip, transformers and Arrow hold before any model is open, as measured on Linux."""
 READ_AHEAD_BYTES = 64 << 20
-PART_BYTES = 128 << 20
-ROW_GROUP_BYTES = 16 << 20
 WAITING_BATCHES = 6
 MERGED = ("activation_moments", "top_images")
 
@@ -76,8 +75,8 @@ def _image_plans(
         "on_nonfinite": spec.on_nonfinite,
         "on_changed": spec.on_changed,
     }
-    effort: dict[str, Any] = {"batch_size": spec.batch_size, "index": images.stage, "weights": facts.weights_sha256}
-    worker = f"extract {cell.model} {digest([inputs, common, sorted(spec.trust_remote_code)])}"
+    effort: dict[str, Any] = {"batch_size": spec.batch_size, "index": images.stage, **_checkpoint(facts)}
+    worker = f"extract {cell.model} {digest([inputs, common])}"
     for output, params in _products(spec, facts, outputs):
         rounds = [Round(name="map", rows=rows, shard_rows=spec.shard_rows)]
         if output in MERGED:
@@ -152,9 +151,14 @@ def _text_plan(model: str, spec: ExtractSpec, facts: ModelFacts) -> Plan:
     return Plan(
         stage=stage,
         rounds=(Round(name="texts", rows=len(texts) + len(classes), shard_rows=TEXT_SHARD),),
-        worker=f"extract {model} texts",
-        effort={"batch_size": spec.batch_size, "weights": facts.weights_sha256},
+        worker=f"extract {model} texts {spec.dtype}",
+        effort={"batch_size": spec.batch_size, **_checkpoint(facts)},
     )
+
+
+def _checkpoint(facts: ModelFacts) -> dict[str, str | None]:
+    """Which state of the checkpoint is to be loaded: a hub branch may move between inspection and extraction."""
+    return {"weights": facts.weights_sha256, "revision": facts.revision}
 
 
 def _model_digest(facts: ModelFacts) -> str:
@@ -180,7 +184,13 @@ def estimate(plan: Plan, known: Known) -> Estimate:
         "top_images": width * params.get("k", 0) * 60,
         "predictions": rows * params.get("k", 0) * 20,
     }[plan.stage.output]
-    return Estimate(rows, rows * facts.flops, int(stored), _stage_memory(plan, facts, width, per_image))
+    return Estimate(
+        images=rows,
+        flops=rows * facts.flops,
+        bytes=int(stored),
+        memory=_stage_memory(plan, facts, width, per_image),
+        worker_memory=_worker_memory(plan, facts),
+    )
 
 
 def _stage_memory(plan: Plan, facts: ModelFacts, width: int, per_image: int) -> int:
@@ -192,7 +202,7 @@ def _stage_memory(plan: Plan, facts: ModelFacts, width: int, per_image: int) -> 
     match plan.stage.output:
         case "activations" | "embeddings":
             part = min(plan.rounds[0].shard_rows * per_image * width * 4, PART_BYTES)
-            return whole + WAITING_BATCHES * rows + 2 * part + 2 * ROW_GROUP_BYTES
+            return whole + WAITING_BATCHES * rows + part + 2 * ROW_GROUP_BYTES
         case "activation_moments":
             return whole + 4 * rows + 5 * 8 * width
         case "top_images":
@@ -201,11 +211,11 @@ def _stage_memory(plan: Plan, facts: ModelFacts, width: int, per_image: int) -> 
             return whole + rows
 
 
-def worker_memory(plans: Sequence[Plan], known: Known) -> int:
-    """Peak bytes of one worker that has these sibling plans open: libraries, weights while they load, images, stages."""
-    facts = known.models[plans[0].stage.subject]
-    batch = max(int(plan.effort["batch_size"]) for plan in plans)  # type: ignore[arg-type]
+def _worker_memory(plan: Plan, facts: ModelFacts) -> int:
+    """Libraries, weights twice while they load, images on their way in, and the widest moment of a forward."""
+    batch = int(plan.effort["batch_size"])  # type: ignore[arg-type]
     pixels = 3 * facts.input_hw[0] * facts.input_hw[1]
     images = batch * pixels * (3 + 2 * 4) + READ_AHEAD_BYTES
-    forward = 8 * batch * (facts.grid[0] * facts.grid[1] + facts.n_prefix) * max(facts.mlp_width or 0, facts.width) * 4
-    return LIBRARY_BYTES + 2 * 4 * facts.params + images + forward + sum(estimate(p, known).memory for p in plans)
+    widest = max(facts.mlp_width or 0, 3 * facts.width)
+    forward = 3 * batch * (facts.grid[0] * facts.grid[1] + facts.n_prefix) * widest * 4
+    return LIBRARY_BYTES + 2 * 4 * facts.params + images + forward

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jobs.protocol import Artifact, ImageBytes, Inputs, Part
 from miclip_core.zoo.reducers import Moments, TopK
-from schemas.errors import KeyMissing, NonFiniteActivation
+from schemas.errors import KeyMissing
 from schemas.plans import Plan
 from schemas.tables import TABLES, VECTOR
 
@@ -47,21 +47,21 @@ class Product(Protocol):
         ...
 
 
-def round_values(values: Tensor, to: str, where: str, images: Sequence[ImageBytes]) -> Tensor:
-    """Values rounded to a shorter format, as float32.
+def round_values(values: Tensor, to: str) -> Tensor:
+    """Values rounded to a shorter format, as float32."""
+    return values.to(ROUND_TO[to]).float()
 
-    Raises:
-        NonFiniteActivation: a finite value has no finite neighbour in that format.
-    """
-    rounded = values.to(ROUND_TO[to]).float()
-    if not torch.isfinite(rounded).all():
-        bad = ~torch.isfinite(rounded).flatten(1).all(1)
-        first = images[int(bad.nonzero()[0])]
-        raise NonFiniteActivation(
-            f"{where}: {values.abs().max().item():.6g} does not fit {to} (image {first.image_id}, {first.uri}); "
-            "set round_to: bf16 or fp32"
-        )
-    return rounded
+
+def fits(values: Tensor, to: str) -> np.ndarray:
+    """Which of the first axis stay finite in that format: bool [B]."""
+    if to == "fp32":
+        return np.ones(len(values), dtype=bool)
+    return torch.isfinite(values.to(ROUND_TO[to])).flatten(1).all(1).cpu().numpy()
+
+
+def pick(images: Sequence[ImageBytes], chosen_B: np.ndarray) -> list[ImageBytes]:
+    """The images where the mask is true."""
+    return [image for image, chosen in zip(images, chosen_B, strict=True) if chosen]
 
 
 def make_vectors(values: np.ndarray) -> pa.Array:
@@ -103,7 +103,7 @@ class Activations:
     def add(self, rows: Rows) -> Iterator[Part]:
         """One row per image and position."""
         per_image = rows.values.shape[1]
-        values = round_values(rows.values, self._to, f"{self._plan.stage.subject} {self._site}", rows.images)
+        values = round_values(rows.values, self._to)
         columns = {
             "stage": self._plan.digest,
             "model": self._plan.stage.subject,
@@ -129,7 +129,7 @@ class Embeddings:
     def add(self, rows: Rows) -> Iterator[Part]:
         """One row per image."""
         values = rows.values[:, 0].float()
-        rounded = round_values(values, self._to, f"{self._plan.stage.subject} embedding", rows.images)
+        rounded = round_values(values, self._to)
         columns = {
             "stage": self._plan.digest,
             "model": self._plan.stage.subject,
@@ -199,7 +199,7 @@ class Reduced:
             return
         buffer = io.BytesIO()
         arrays: dict[str, Any] = self._reducer.state()
-        np.savez(buffer, **arrays)
+        np.savez_compressed(buffer, **arrays)
         yield Artifact(self._plan.digest, PARTIAL, buffer.getvalue())
 
 

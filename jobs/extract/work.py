@@ -17,10 +17,12 @@ from jobs.extract.products import (
     Product,
     Reduced,
     Rows,
+    fits,
     make_batch,
     make_vectors,
     merge_partials,
     moments_table,
+    pick,
     round_values,
     top_images_table,
 )
@@ -126,22 +128,36 @@ class ExtractWorker:
     def _feed(
         self, plan: Plan, product: Product, site: Site, batch: TappedBatch, images: Sequence[ImageBytes]
     ) -> Iterator[Part]:
-        """The rows of one site to one stage; images without a finite value there stop the shard or are set aside."""
-        bad = ~batch.finite[str(site)]
-        if bad.any():
-            named = [image for image, is_bad in zip(images, bad, strict=True) if is_bad]
-            if self._params["on_nonfinite"] == "stop":
-                raise NonFiniteActivation(
-                    f"{self._model.facts.model} {site} is NaN or infinite for {len(named)} of {len(images)} images, "
-                    f"first {named[0].image_id} ({named[0].uri}); use dtype: fp32, take the image out, "
-                    "or set on_nonfinite: quarantine"
-                )
-            detail = f"NaN or infinite at {site}"
-            yield from self._bad_inputs([plan], [Problem(image, "nonfinite", detail) for image in named])
-        kept = [image for image, is_bad in zip(images, bad, strict=True) if not is_bad]
+        """The rows of one site to one stage; images that cannot be stored stop the shard or are set aside."""
+        finite_B = batch.finite[str(site)]
+        yield from self._set_aside(plan, site, pick(images, ~finite_B), "is NaN or infinite", "use dtype: fp32")
+        kept = pick(images, finite_B)
+        if not kept:
+            return
+        values, positions = batch.rows(site)
+        to = str(plan.stage.params.get("round_to", "fp32"))
+        fits_B = fits(values, to)
+        if not fits_B.all():
+            words = f"reaches {values.abs().max().item():.6g}, which does not fit {to}"
+            yield from self._set_aside(plan, site, pick(kept, ~fits_B), words, "set round_to: bf16 or fp32")
+            kept = pick(kept, fits_B)
+            chosen = torch.from_numpy(fits_B)
+            values = values[chosen.to(values.device)]
+            positions = positions if positions.ndim == 1 else positions[fits_B]
         if kept:
-            values, positions = batch.rows(site)
             yield from product.add(Rows(values, positions, kept))
+
+    def _set_aside(
+        self, plan: Plan, site: Site, images: Sequence[ImageBytes], words: str, advice: str
+    ) -> Iterator[Part]:
+        if not images:
+            return
+        if self._params["on_nonfinite"] == "stop":
+            raise NonFiniteActivation(
+                f"{self._model.facts.model} {site} {words} for {len(images)} images, first {images[0].image_id} "
+                f"({images[0].uri}); {advice}, take the image out, or set on_nonfinite: quarantine"
+            )
+        yield from self._bad_inputs([plan], [Problem(image, "nonfinite", f"{site} {words}") for image in images])
 
     @staticmethod
     def _bad_inputs(plans: Sequence[Plan], problems: Sequence[Problem]) -> Iterator[Part]:
@@ -220,8 +236,7 @@ class ExtractWorker:
         if names[len(plain) :]:
             parts.append(zero_shot_classifier(self._model, names[len(plain) :], get_templates(plan)).T)
         values = torch.cat(parts)
-        images = [ImageBytes(0, "text", name, None) for name in names]
-        rounded = round_values(values, params["round_to"], f"{plan.stage.subject} text embedding", images)
+        rounded = round_values(values, params["round_to"])
         columns = {
             "stage": plan.digest,
             "model": plan.stage.subject,
@@ -245,8 +260,13 @@ def open_model(plan: Plan, inputs: Inputs, device: str, sites: Sequence[str]) ->
         WeightsMissing: the checkpoint changed since.
     """
     modules = tuple(sorted({Site.parse(site).path for site in sites if site.startswith("module:")}))
+    ref = ModelRef.parse(plan.stage.subject)
+    if ref.location is None and ref.revision is None:
+        ref = ref.model_copy(update={"revision": plan.effort["revision"]})
+    if device == "cuda":
+        _compute_exactly()
     model = load_model(
-        ModelRef.parse(plan.stage.subject),
+        ref,
         locate=locate_through(inputs),
         device=device,
         dtype=DTYPES[str(plan.stage.params["dtype"])],
@@ -259,6 +279,14 @@ def open_model(plan: Plan, inputs: Inputs, device: str, sites: Sequence[str]) ->
             f"found {model.facts.weights_sha256[:12]}...); run the spec again to inspect it anew"
         )
     return model
+
+
+def _compute_exactly() -> None:
+    """Let fp32 mean fp32 on a GPU, and equal input give equal bits: no TF32, no kernel chosen by timing."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 def open_worker(setting: Setting, inputs: Inputs) -> ExtractWorker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from jobs.protocol import Estimate, ImageFacts, Known
-from miclip_core.images import MAX_PIXELS, THUMBNAIL_SIDE
+from miclip_core.images import MAX_PIXELS, RULES_VERSION, THUMBNAIL_SIDE
 from schemas.plans import Plan, Published, Resources, Round, StageSpec
 from schemas.refs import ImageSetRef
 from schemas.specs import Images
@@ -35,6 +35,7 @@ def make_plan(
         output="images",
         params={
             "orientation": images.orientation,
+            "decoding": RULES_VERSION,
             "labels": images.labels,
             "labels_sha256": labels_sha256,
             "listing": listing,

@@ -16,13 +16,12 @@ TABLES = {"models": {"inspect": ("models",)}}
 LIBRARIES = ("torch", "open_clip_torch", "transformers", "timm")
 
 
-def make_inspect_plan(model: str, stamp: list[str], modules: tuple[str, ...] = (), trusted: bool = False) -> Plan:
+def make_inspect_plan(model: str, stamp: list[str], modules: tuple[str, ...] = ()) -> Plan:
     """The plan that inspects one model; `modules` are raw module sites whose shape must be recorded."""
     params: dict[str, Any] = {
         "model": model,
         "stamp": list(stamp),
         "modules": list(modules),
-        "trusted": trusted,
         "libraries": [f"{name} {_version(name)}" for name in LIBRARIES],
     }
     return Plan(

@@ -81,16 +81,17 @@ CHILD = """
 import json, resource, sys
 from tests.lakes import Lake, make_extract
 folder, n, store = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-spec = make_extract(folder, ("demo:clip-p16",), images={"ref": f"folder:{folder}/images", "limit": n},
-    sites=["mlp_act.*@patch"], outputs=["activations", "activation_moments", "top_images"], batch_size=32, shard_rows=256)
+spec = make_extract(folder, ("demo:clip-p8",), images={"ref": f"folder:{folder}/images", "limit": n},
+    sites=["mlp_act.*@patch:sample(4,0)"], outputs=["activations", "activation_moments", "top_images"], batch_size=32, shard_rows=256)
 lake = Lake(store)
 report = lake.run(spec)
 assert report.exit_code == 0, report.failures
 from cluster.pipeline import plan_pipeline
-from jobs.extract.plan import worker_memory
+from jobs.extract.plan import estimate
 planned = plan_pipeline(spec, lake.store)
-plans = [p for c in planned.cells for p in c.plans]
-print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "planned": worker_memory(plans, planned.known)}))
+costs = [estimate(p, planned.known) for c in planned.cells for p in c.plans]
+planned_bytes = max(c.worker_memory for c in costs) + sum(c.memory for c in costs)
+print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "planned": planned_bytes}))
 """
 
 

@@ -55,7 +55,7 @@ def encode(batches: list[pa.RecordBatch]) -> list[tuple[bytes, int]]:
     encoder = PartEncoder(get_table("activations"))
     for batch in batches:
         encoder.add(batch)
-    return encoder.finish()
+    return [(part.read(), part.rows) for part in encoder.finish()]
 
 
 def best(work: Callable[[], object]) -> tuple[float, float]:

@@ -41,7 +41,7 @@ def write_vectors(folder: Path) -> Lake:
         encoder = PartEncoder(TABLES["activations"])
         columns = [*texts, ids, *numbers, act.cast(schema.field("act").type)]
         encoder.add(pa.RecordBatch.from_arrays(columns, schema=schema))
-        for data, rows in encoder.finish():
+        for data, rows in ((part.read(), part.rows) for part in encoder.finish()):
             key = f"tables/activations/part-{number:05d}.parquet"
             store.create(key, data)
             parts.append(StoredPart(table="activations", key=key, rows=rows, bytes=len(data), sha256=sha256(data)))

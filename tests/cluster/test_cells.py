@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from cluster.cells import CellPlans, find_needs, spread, with_reads
+from cluster.cells import CellPlans, cells_read, find_needs, spread, with_reads
 from jobs.protocol import Known
 from jobs.selftest.plan import make_plans
 from schemas.plans import Resources
-from schemas.specs import Images, PipelineSpec
+from schemas.specs import Images, PipelineSpec, SelftestSpec
 
 A, B, C = "demo:clip-p8", "demo:clip-rn", "demo:resnet-sup"
 ACTS = {"kind": "extract", "sites": ["resid_post.0@cls"], "outputs": ["activations"]}
@@ -70,15 +71,13 @@ def test_a_cell_reads_all_stages_of_what_it_names_and_its_digest_follows_them():
 
 
 def test_a_cell_reads_the_stage_of_its_own_model_where_there_is_one_per_model():
-    acts = {"kind": "extract", "sites": ["resid_post.0@cls"], "outputs": ["activations"]}
-    spec = pipeline({"acts": acts, "more": {**acts, "reads": "acts"}}, matrix={"model": [A, B]}, images=PHOTOS)
     (check,) = spread(pipeline({"check": {"kind": "selftest"}}), "check")
     (one,) = make_plans(check, Known({}, {}))
-    planned = {
-        "acts": [CellPlans(cell, (one,)) if cell.model == B else CellPlans(cell) for cell in spread(spec, "acts")]
-    }
-    of_a, of_b = (with_reads(cell, planned) for cell in spread(spec, "more"))
-    assert of_a.reads == {"acts": ()} and of_b.reads == {"acts": (one.stage,)}
+    acts = {"acts": [CellPlans(replace(check, model=A)), CellPlans(replace(check, model=B), (one,))]}
+    reader = replace(check, spec=SelftestSpec(reads=("acts",)))
+    of_a, of_b, of_all = (with_reads(replace(reader, model=model), acts) for model in (A, B, None))
+    assert of_a.reads == {"acts": ()} and of_b.reads == of_all.reads == {"acts": (one.stage,)}
+    assert [c.cell.model for c in cells_read(replace(reader, model=A), acts)] == [A]  # which is not planned
 
 
 # -- needs
@@ -102,8 +101,3 @@ def test_module_sites_are_recorded_by_their_path_whatever_is_selected_and_reduce
 def test_text_embeddings_need_no_images():
     texts = {"kind": "extract", "outputs": ["text_embeddings"], "texts": ["a red circle"]}
     assert find_needs(pipeline({"texts": texts}, matrix={"model": [A]}, images=PHOTOS)).images == ()
-
-
-def test_remote_code_is_trusted_for_the_models_that_are_named():
-    needs = find_needs(pipeline({"acts": {**ACTS, "trust_remote_code": [B]}}, matrix={"model": [A, B]}, images=PHOTOS))
-    assert needs.trusted == {B}

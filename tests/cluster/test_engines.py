@@ -197,7 +197,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, table in TABLES.items():
         encoder = PartEncoder(table)
         encoder.add(make_rows(name, 40))
-        ((data, _),) = encoder.finish()
+        (part,) = encoder.finish()
+        data = part.read()
         (folder / f"{name}.parquet").write_bytes(data)
     return {name: str(folder / f"{name}.parquet") for name in TABLES}
 

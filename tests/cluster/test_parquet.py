@@ -24,7 +24,7 @@ def encode(table: str, batches: Sequence[pa.RecordBatch], **options: int) -> lis
     encoder = PartEncoder(get_table(table), **options)
     for batch in batches:
         encoder.add(batch)
-    return encoder.finish()
+    return [(part.read(), part.rows) for part in encoder.finish()]
 
 
 def cut(batch: pa.RecordBatch, sizes: Sequence[int]) -> list[pa.RecordBatch]:

@@ -118,7 +118,7 @@ def wide(tmp_path: Path) -> Lake:
             for number, (start, stop) in enumerate([(0, 400), (400, 700)]):
                 encoder = PartEncoder(TABLES["activations"])
                 encoder.add(activations(stage, 700, width).slice(start, stop - start))
-                for data, rows in encoder.finish():
+                for data, rows in ((part.read(), part.rows) for part in encoder.finish()):
                     key = f"tables/activations/s={stage.digest}/part-{number}.parquet"
                     store.create(key, data)
                     parts.append(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cluster.spec_file import json_schema, parse_spec, read_spec_file
 from cluster.yaml_text import read_yaml, write_yaml
-from schemas.errors import BadSpec
+from schemas.errors import BadSpec, UsageError
 from schemas.specs import ExtractSpec, SelftestSpec
 
 PIPELINE = """\
@@ -238,3 +238,45 @@ def test_the_json_schema_knows_every_kind_and_refuses_unknown_fields() -> None:
     assert set(schema["discriminator"]["mapping"]) == {"extract", "selftest", "pipeline"}
     assert schema["$defs"]["ExtractFile"]["additionalProperties"] is False
     json.dumps(schema)
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("name", ["tokens", "patch-tokens", "cls-token"])
+def test_a_stage_may_be_called_like_a_credential(name: str) -> None:
+    stages = f"{name}: {{kind: selftest}}"
+    assert list(parse_spec(f"kind: pipeline\nname: a\nstages: {{{stages}}}\n", "a.yaml").pipeline.stages) == [name]
+
+
+def test_a_field_below_a_stage_may_not(tmp_path: Path) -> None:
+    with pytest.raises(BadSpec, match=r"stages\.tokens\.token: this looks like a credential"):
+        parse_spec("kind: pipeline\nname: a\nstages: {tokens: {kind: selftest, token: x}}\n", "a.yaml")
+
+
+def test_a_single_job_without_a_name_is_called_as_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "Two Models.v2.yaml"
+    path.write_text("kind: selftest\n")
+    file = read_spec_file(path)
+    assert file.pipeline.name == "two-models-v2"
+    assert parse_spec(file.text, "run/spec.yaml").pipeline == file.pipeline  # as `retry` reads it
+    path.write_text("kind: selftest\nname: mine\n")
+    assert read_spec_file(path).pipeline.name == "mine"
+    (tmp_path / "7.yaml").write_text("kind: selftest\n")
+    assert read_spec_file(tmp_path / "7.yaml").pipeline.name == "selftest"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("demo:clip-p8: broken", ":3:8  model: "),
+        (": broken", ""),
+        ("d: broken", ""),
+        ("demo:clip: broken", ""),
+    ],
+)
+def test_a_late_refusal_finds_its_field_by_the_whole_ref(message: str, line: str) -> None:
+    file = parse_spec("kind: extract\noutputs: embeddings\nmodel: demo:clip-p8\nimages: {ref: 'world:n=4'}\n", "a.yaml")
+    with pytest.raises(UsageError) as refused, file.placed():
+        raise UsageError(message)
+    assert str(refused.value) == (f"a.yaml{line}{message}" if line else message)

@@ -33,7 +33,7 @@ def facts(*sites: SiteFacts) -> ModelFacts:
         std=(0.5,) * 3,
     )
     return ModelFacts(
-        model="ViT-B-32", family="clip_vit", weights_sha256="0", revision=None, library_versions={}, n_blocks=12, width=8,
+        model="ViT-B-32", family="clip_vit", weights_sha256="0", files_sha256="1", revision=None, library_versions={}, n_blocks=12, width=8,
         embed_dim=6, grid=GRID, input_hw=(224, 224), norm_eps=1e-5, act_kind="gelu", pool="tok",
         final_norm_position="before_pool", geometry=geometry, has_text=True, params=1, flops=1, sites=sites,
     )  # fmt: skip

@@ -27,7 +27,7 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
     ExtractSpec: {
         "result": {
             "kind", "reads", "model", "images", "sites", "outputs", "classes", "texts", "top_k", "predictions_k", "round_to",
-            "dtype", "geometry", "on_nonfinite", "on_changed", "trust_remote_code",
+            "dtype", "geometry", "on_nonfinite", "on_changed",
         },
         "effort": {"resources", "batch_size", "shard_rows"},
     },

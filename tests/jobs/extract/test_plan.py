@@ -14,7 +14,7 @@ from cluster.events import EventLog
 from cluster.executor import StopFlag
 from cluster.pipeline import plan_pipeline
 from cluster.run import run_stages
-from jobs.extract.plan import estimate, worker_memory
+from jobs.extract.plan import estimate
 from schemas.errors import UsageError
 from schemas.plans import Plan, Resources
 from schemas.specs import ExtractSpec, Images, PipelineSpec
@@ -53,7 +53,7 @@ class World:
     def plans(self, **changes: Any) -> list[Plan]:
         """Plans of facts and products, after the facts were published."""
         planned = plan_pipeline(self.spec(**changes), self.lake.store)
-        facts = planned.facts.with_resources(Resources())
+        facts = planned.facts.freeze(self.lake.store, Resources())
         run_stages(facts, self.lake.store, self.lake.executor, EventLog(), StopFlag())
         planned = plan_pipeline(self.spec(**changes), self.lake.store)
         assert not [cell.error for cell in planned.cells if cell.error]
@@ -94,7 +94,6 @@ RESULT_FIELDS: dict[str, tuple[Any, set[str]]] = {
     "geometry": ("square", OF_IMAGES),
     "on_nonfinite": ("quarantine", OF_IMAGES),
     "on_changed": ("quarantine", OF_IMAGES),
-    "trust_remote_code": ([CLIP], {"models"}),
 }
 EFFORT_FIELDS: dict[str, Any] = {
     "batch_size": 7,
@@ -199,4 +198,4 @@ def test_estimates_can_be_done_by_hand(world):
     cost = estimate(plan, known)
     assert (cost.images, cost.bytes) == (8, int(8 * 64 * 96 * 1.8))
     assert cost.flops == 8 * known.models[CLIP].flops
-    assert worker_memory(plans, known) > cost.memory > 0
+    assert cost.worker_memory > cost.memory > 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from tests.lakes import SHAPES, Lake, export, make_extract
 
@@ -45,8 +49,6 @@ def to_matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 def library_model():
     """The untouched open_clip model and its own preprocessing, loaded the way its documentation says."""
-    from importlib.resources import files
-
     import open_clip
 
     folder = f"local-dir:{files('miclip_core') / 'world' / 'zoo' / 'clip-p8'}"
@@ -193,20 +195,24 @@ def test_one_site_more_computes_that_site_alone_and_effort_recomputes_nothing(wo
     assert len(done) == 3 and all(len(e["stages"]) == 1 for e in done)
 
 
+def copy_model(name: str, folder: Path, change=None) -> str:
+    """A demo model as a folder of one's own, its weights changed; returns its ref."""
+    shutil.copytree(str(files("miclip_core") / "world" / "zoo" / name), folder)
+    if change is not None:
+        path = folder / "open_clip_model.safetensors"
+        weights = load_file(path)
+        change(weights)
+        save_file(weights, path)
+    return f"open_clip:{name}@file:{folder}"
+
+
 def test_changed_weights_recompute_that_model_alone(world, tmp_path):
-    import shutil
-    from importlib.resources import files
-
-    from safetensors.torch import load_file, save_file
-
-    for name in ("clip-p8", "clip-p16"):
-        shutil.copytree(str(files("miclip_core") / "world" / "zoo" / name), tmp_path / name)
-    models = tuple(f"open_clip:{name}@file:{tmp_path / name}" for name in ("clip-p8", "clip-p16"))
+    models = tuple(copy_model(name, tmp_path / name) for name in ("clip-p8", "clip-rn"))
     lake, spec = Lake(tmp_path / "lake"), make_extract(world, models, outputs=["embeddings"], sites=[])
     assert lake.run(spec).exit_code == 0
-    path = tmp_path / "clip-p16" / "open_clip_model.safetensors"
+    path = tmp_path / "clip-rn" / "open_clip_model.safetensors"
     weights = load_file(path)
-    weights["visual.proj"] = weights["visual.proj"] * 2
+    weights["visual.attnpool.c_proj.weight"] *= 2
     save_file(weights, path)
     assert lake.run(spec).exit_code == 0
     published = [e for e in lake.events if e["event"] == "published"]
@@ -228,32 +234,20 @@ def test_a_classifier_predicts_with_its_own_head(world, tmp_path):
 
 
 def test_a_model_that_fails_to_load_does_not_stop_the_others(world, tmp_path):
-    import shutil
-    from importlib.resources import files
-
-    broken = tmp_path / "broken"
-    shutil.copytree(str(files("miclip_core") / "world" / "zoo" / "clip-p8"), broken)
-    weights = broken / "open_clip_model.safetensors"
+    broken = copy_model("clip-p8", tmp_path / "broken")
+    weights = tmp_path / "broken" / "open_clip_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     lake = Lake(tmp_path / "lake")
-    models = (f"open_clip:x@file:{broken}", "demo:clip-rn")
+    models = (broken, "demo:clip-rn")
     report = lake.run(make_extract(world, models, sites=[], outputs=["embeddings"]))
-    assert report.exit_code == 1 and any("x@file" in f for f in report.failures)
+    assert report.exit_code == 1 and any("clip-p8@file" in f for f in report.failures)
     assert set(lake.table(report, "embeddings")["model"].to_pylist()) == {"demo:clip-rn"}
 
 
 def test_values_beyond_fp16_stop_with_the_site_and_the_way_out(world, tmp_path):
-    import shutil
-    from importlib.resources import files
-
-    from safetensors.torch import load_file, save_file
-
-    huge = tmp_path / "huge"
-    shutil.copytree(str(files("miclip_core") / "world" / "zoo" / "clip-p8"), huge)
-    weights = load_file(huge / "open_clip_model.safetensors")
-    weights["visual.proj"] = weights["visual.proj"].float() * 1e6
-    save_file(weights, huge / "open_clip_model.safetensors")
-    model = f"open_clip:x@file:{huge}"
+    model = copy_model(
+        "clip-p8", tmp_path / "huge", lambda w: w.update({"visual.proj": w["visual.proj"].float() * 1e6})
+    )
     lake = Lake(tmp_path / "lake")
     report = lake.run(make_extract(world, (model,), sites=[], outputs=["embeddings"]))
     assert report.exit_code == 1 and "does not fit fp16" in report.failures[0] and "round_to" in report.failures[0]
@@ -263,17 +257,7 @@ def test_values_beyond_fp16_stop_with_the_site_and_the_way_out(world, tmp_path):
 
 def test_nonfinite_activations_stop_or_are_set_aside_by_image(world, tmp_path):
     """A weight of infinity at the site makes every image non-finite; set aside, the table is empty and says why."""
-    import shutil
-    from importlib.resources import files
-
-    from safetensors.torch import load_file, save_file
-
-    bad = tmp_path / "bad"
-    shutil.copytree(str(files("miclip_core") / "world" / "zoo" / "clip-p8"), bad)
-    weights = load_file(bad / "open_clip_model.safetensors")
-    weights["visual.proj"][0, 0] = float("inf")
-    save_file(weights, bad / "open_clip_model.safetensors")
-    model = f"open_clip:x@file:{bad}"
+    model = copy_model("clip-p8", tmp_path / "bad", lambda w: w["visual.proj"][0, 0].fill_(float("inf")))
     lake = Lake(tmp_path / "lake")
     changes = {"sites": ["resid_post.0@cls"], "outputs": ["embeddings", "activations"]}
     report = lake.run(make_extract(world, (model,), **changes))
@@ -291,8 +275,6 @@ def test_changed_and_vanished_images_stop_or_are_set_aside(tmp_path):
     assert lake.run(make_extract(world, (RESNET,), sites=[], outputs=["predictions"])).exit_code == 0  # indexed
     images = sorted((world / "images").glob("*.png"))
     stamps = [(path.stat().st_atime_ns, path.stat().st_mtime_ns) for path in images]
-    import os
-
     data = bytearray(images[3].read_bytes())
     data[-20] ^= 1  # same size and stamp, other bytes: the listing cannot see it, the checksum does
     images[3].write_bytes(bytes(data))
