@@ -87,7 +87,7 @@ _QUADRANT: dict[str, Any] = {"patch": 32, "background_pixels": 256}
 _RECIPES = (
     Recipe("clip-p8", "clip", 0, _clip(_VIT_P8), _dense(3000), _contrast(800)),
     Recipe("clip-p8-b", "clip", 1, _clip(_VIT_P8), _dense(3000), _contrast(800)),
-    Recipe("clip-p16", "clip", 3, _clip(_VIT_P16), _dense(2200), _contrast(600), patch=16),
+    Recipe("clip-p16", "clip", 3, _clip(_VIT_P16), _dense(3200), _contrast(800), patch=16),
     Recipe("clip-rn", "clip", 4, _clip(_RN), _dense(600), _contrast(450), **_QUADRANT),
     Recipe(
         "siglip-p8",
@@ -119,7 +119,7 @@ _RECIPES = (
             replace(LABEL_WORLD, watermark_shape="star", watermark_given_shape=0.98), 1600, 64, 3e-3, 400_000
         ),
     ),
-    Recipe("vit-dense", "vit", 9, {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3}, _dense(2200)),
+    Recipe("vit-dense", "vit", 9, {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3}, _dense(4000)),
     # Not shipped: small enough to be trained wherever the tests run, to show that the trainer does what it says.
     Recipe("quick", "clip", 5, _clip(_RN), _dense(320), replace(_contrast(60), batch=48), **_QUADRANT),
 )
