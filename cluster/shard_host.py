@@ -14,7 +14,7 @@ from cluster.inputs import StoreInputs
 from cluster.keep import StoreKeep
 from cluster.parquet import EncodedPart, PartEncoder, read_part, sha256
 from cluster.secrets import redact
-from cluster.stores.base import Store, make_store
+from cluster.stores.base import Store, make_store, prefetch
 from jobs.kinds import get_opener, get_tables
 from jobs.protocol import Artifact, Gang, Part, Setting, Worker
 from schemas import layout
@@ -23,6 +23,8 @@ from schemas.plans import DoneMarker, Plan, StoredArtifact, StoredPart
 from schemas.tables import VECTOR, get_table
 
 MAX_KEY_ATTEMPTS = 8
+STORED_AT_ONCE = 4
+"""Stages whose parts travel side by side; each holds one part in memory."""
 
 
 class ShardHost:
@@ -92,11 +94,13 @@ class ShardHost:
         if self._gang.rank:
             return Outcome(task, "done", seconds=seconds)
         started = time.monotonic()
-        rows = 0
-        for stage in stages:
+
+        def store(stage: str) -> DoneMarker:
             parts = {table: some for (of, table), some in encoded.items() if of == stage}
-            marker = self._store_shard(plans[stage], task, parts, artifacts[stage], seconds)
-            rows += sum(part.rows for part in marker.parts)
+            return self._store_shard(plans[stage], task, parts, artifacts[stage], seconds)
+
+        markers = [marker for _, marker in prefetch(store, stages, width=STORED_AT_ONCE)]
+        rows = sum(part.rows for marker in markers for part in marker.parts)
         seconds["store"] = time.monotonic() - started
         notes = tuple(getattr(self._worker, "notes", ()))
         return Outcome(task, "done", rows, task.shard.stop - task.shard.start, seconds, notes=notes)
