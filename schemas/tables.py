@@ -80,6 +80,7 @@ TABLES: dict[str, Table] = {
                 ("family", pa.string(), "architecture family the adapter recognised"),
                 ("revision?", pa.string(), "resolved revision of a hub checkpoint"),
                 ("weights_sha256", pa.string(), "sha256 of the checkpoint bytes"),
+                ("files_sha256", pa.string(), "sha256 over weights, configuration and tokeniser"),
                 ("library_versions", ATTRIBUTES, "versions of the libraries that built the model"),
                 ("n_layers", pa.int32(), "blocks"),
                 ("n_heads?", pa.int32(), "attention heads per block"),

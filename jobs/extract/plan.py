@@ -158,7 +158,7 @@ def _text_plan(model: str, spec: ExtractSpec, facts: ModelFacts) -> Plan:
 
 def _checkpoint(facts: ModelFacts) -> dict[str, str | None]:
     """Which state of the checkpoint is to be loaded: a hub branch may move between inspection and extraction."""
-    return {"weights": facts.weights_sha256, "revision": facts.revision}
+    return {"files": facts.files_sha256, "revision": facts.revision}
 
 
 def _model_digest(facts: ModelFacts) -> str:

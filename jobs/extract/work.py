@@ -272,11 +272,11 @@ def open_model(plan: Plan, inputs: Inputs, device: str, sites: Sequence[str]) ->
         dtype=DTYPES[str(plan.stage.params["dtype"])],
         modules=modules,
     )
-    wanted = str(plan.effort["weights"])
-    if model.facts.weights_sha256 != wanted:
+    wanted = str(plan.effort["files"])
+    if model.facts.files_sha256 != wanted:
         raise WeightsMissing(
-            f"{plan.stage.subject}: its weights changed since it was inspected (expected sha256 {wanted[:12]}..., "
-            f"found {model.facts.weights_sha256[:12]}...); run the spec again to inspect it anew"
+            f"{plan.stage.subject}: its weights, configuration or tokeniser changed since it was inspected (expected sha256 "
+            f"{wanted[:12]}..., found {model.facts.files_sha256[:12]}...); run the spec again to inspect it anew"
         )
     return model
 

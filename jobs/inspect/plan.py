@@ -11,7 +11,7 @@ from schemas.errors import KeyMissing, UnknownModel
 from schemas.plans import Plan, Round, StageSpec
 from schemas.refs import ModelRef
 
-METHOD = 1
+METHOD = 2
 TABLES = {"models": {"inspect": ("models",)}}
 LIBRARIES = ("torch", "open_clip_torch", "transformers", "timm")
 

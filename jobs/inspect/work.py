@@ -40,6 +40,7 @@ def make_row(stage: str, facts: ModelFacts) -> pa.RecordBatch:
         "family": facts.family,
         "revision": facts.revision,
         "weights_sha256": facts.weights_sha256,
+        "files_sha256": facts.files_sha256,
         "library_versions": list(facts.library_versions.items()),
         "n_layers": facts.n_blocks,
         "n_heads": facts.n_heads,

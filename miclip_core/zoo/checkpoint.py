@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,13 @@ def weights_sha256(files: Sequence[Path]) -> str:
     if len(digests) == 1:
         return next(iter(digests.values()))
     return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
+
+
+def identity_sha256(weights: str, settings: Mapping[str, Any], tokeniser: Sequence[Path]) -> str:
+    """sha256 over all that decides what a model gives: the digest of its weights, its configuration, its tokeniser."""
+    files = {path.name: _file_sha256(path) for path in tokeniser}
+    identity = {"weights": weights, "settings": settings, "tokeniser": files}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _file_sha256(path: Path) -> str:

@@ -20,7 +20,7 @@ from miclip_core.zoo.hf_geometry import geometry_of
 from miclip_core.zoo.hf_vit import input_size, tower_of
 from miclip_core.zoo.locate import HubFile, Locate, revision_of
 from miclip_core.zoo.recipe import Built, Recipe
-from miclip_core.zoo.text import TextTower, Tokeniser
+from miclip_core.zoo.text import TOKENISER_FILES, TextTower, Tokeniser
 from schemas.errors import (
     MissingPackage,
     RemoteCodeRefused,
@@ -57,15 +57,6 @@ _WEIGHTS = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
-)
-_TOKENISER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "tokenizer.model",
 )
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 
@@ -141,14 +132,14 @@ def _from_files(name: str, get: Get) -> Recipe:
     _refuse_code(name, "config.json", config)
     kind = _class(name, config)
     processor = _processor(get)
-    folder = _tokeniser_folder(name, get) if "text_config" in config else None
+    tokeniser = _tokeniser_files(name, get) if "text_config" in config else ()
     weights = _weights(name, get)
     arguments = {}
     if kind.__name__ == "ViTModel":  # whether it was saved with its pooler is written in the weights alone
         arguments["add_pooling_layer"] = any("pooler." in key for file in weights for key in tensor_names(file))
     with _quiet():
         settings = kind.config_class.from_pretrained(config_path.parent, local_files_only=True)
-    plan = Blueprint(name, kind, settings, processor, arguments, folder)
+    plan = Blueprint(name, kind, settings, processor, arguments, tokeniser[0].parent if tokeniser else None)
     return Recipe(
         architecture=name,
         files=weights,
@@ -156,6 +147,8 @@ def _from_files(name: str, get: Get) -> Recipe:
         libraries=_LIBRARIES,
         build=plan.build,
         fill=partial(plan.fill, weights),
+        settings={"config": config, "processor": processor},
+        tokeniser=tokeniser,
     )
 
 
@@ -211,12 +204,12 @@ def _weights(name: str, get: Get) -> tuple[Path, ...]:
     raise UnknownModel(f"hf:{name}: no weights; expected one of {', '.join(_WEIGHTS)}")
 
 
-def _tokeniser_folder(name: str, get: Get) -> Path | None:
-    """Where the tokeniser's files are now, None if the checkpoint has no vocabulary."""
-    found = {file: path for file in _TOKENISER if (path := _optional(get, file)) is not None}
+def _tokeniser_files(name: str, get: Get) -> tuple[Path, ...]:
+    """The tokeniser's files, in one folder; none if the checkpoint has no vocabulary."""
+    found = {file: path for file in TOKENISER_FILES if (path := _optional(get, file)) is not None}
     if "tokenizer_config.json" in found:
         _refuse_code(name, "tokenizer_config.json", json.loads(found["tokenizer_config.json"].read_text()))
-    return next((found[file].parent for file in _VOCABULARIES if file in found), None)
+    return tuple(found.values()) if any(file in found for file in _VOCABULARIES) else ()
 
 
 # ---------------------------------------------------------------- building and filling

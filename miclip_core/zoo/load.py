@@ -9,7 +9,7 @@ from importlib import import_module, metadata
 import torch
 
 from miclip_core.zoo import locate as default
-from miclip_core.zoo.checkpoint import weights_sha256
+from miclip_core.zoo.checkpoint import identity_sha256, weights_sha256
 from miclip_core.zoo.inspect import describe_model
 from miclip_core.zoo.locate import Locate
 from miclip_core.zoo.model import VisionModel
@@ -52,7 +52,7 @@ def inspect_model(ref: ModelRef, locate: Locate = default.locate, modules: Seque
         UnsupportedBlock: no family knows this architecture.
     """
     made = recipe(ref, locate)
-    return _inspect(ref, made, _digest(ref, made), modules)
+    return _inspect(ref, made, modules)
 
 
 def load_model(
@@ -68,7 +68,7 @@ def load_model(
         What `inspect_model` raises, and WeightsMissing, UnsafeCheckpoint.
     """
     made = recipe(ref, locate)
-    facts = _inspect(ref, made, _digest(ref, made), modules)
+    facts = _inspect(ref, made, modules)
     with torch.random.fork_rng(devices=[]):  # libraries initialise at random; nobody's stream shall move
         built = made.build()
     if ref.random_seed is None:
@@ -110,12 +110,14 @@ def find_family(name: str, built: Built) -> Family:
         raise UnsupportedBlock(f"{name}: {error}") from error
 
 
-def _inspect(ref: ModelRef, made: Recipe, digest: str, modules: Sequence[str]) -> ModelFacts:
+def _inspect(ref: ModelRef, made: Recipe, modules: Sequence[str]) -> ModelFacts:
+    weights = _digest(ref, made)
+    files = identity_sha256(weights, made.settings, made.tokeniser)
     with torch.device("meta"):
         built = made.build()
     built.root.eval().requires_grad_(False)
     family = find_family(str(ref), built)
-    return describe_model(str(ref), built, family, digest, made.revision, _versions(made), modules)
+    return describe_model(str(ref), built, family, weights, files, made.revision, _versions(made), modules)
 
 
 def _versions(made: Recipe) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from copy import deepcopy
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from miclip_core.torchvision_shim import ensure_torchvision
 from miclip_core.zoo.checkpoint import SUFFIXES, load_complete, read_checkpoint
 from miclip_core.zoo.locate import HubFile, Locate, WebFile, revision_of
 from miclip_core.zoo.recipe import Built, Recipe
-from miclip_core.zoo.text import TextTower, Tokeniser
-from schemas.errors import ActivationMismatch, UnknownModel
+from miclip_core.zoo.text import TOKENISER_FILES, TextTower, Tokeniser
+from schemas.errors import ActivationMismatch, ModelUnreachable, UnknownModel
 from schemas.models import Geometry
 from schemas.refs import ModelRef
 
@@ -29,6 +30,7 @@ from open_clip.model import convert_to_custom_text_state_dict  # noqa: E402
 
 CONFIG = "open_clip_config.json"
 _LIBRARIES = ("torch", "open_clip_torch")
+_PREPROCESS = {field.name for field in fields(open_clip.transform.PreprocessCfg)}
 # Files of a hub repository, best first.
 _HUB_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
@@ -137,7 +139,7 @@ def _fetch(published: dict[str, Any], revision: str | None, locate: Locate) -> P
     """The checkpoint of a tag: safetensors where the repository has them."""
     hub = published.get("hf_hub", "")
     if not hub:
-        return locate(WebFile(published["url"]))
+        return locate(WebFile(published["url"], sha256_in(published["url"])))
     repo, _, file = hub.rpartition("/")
     names = _HUB_WEIGHTS if not file else tuple(dict.fromkeys((f"{Path(file).stem}.safetensors", file)))
     for name in names:
@@ -146,6 +148,14 @@ def _fetch(published: dict[str, Any], revision: str | None, locate: Locate) -> P
         except FileNotFoundError:
             continue
     raise UnknownModel(f"{repo}: the repository has none of {', '.join(names)}")
+
+
+def sha256_in(url: str) -> str:
+    """The digest that an address states, or its beginning: OpenAI's as a folder, open_clip's own behind the file name."""
+    *_, folder, file = url.split("/")
+    if "openaipublic" in url:
+        return folder
+    return Path(file).stem.rsplit("-", 1)[-1] if "mlfoundations" in url else ""
 
 
 # ---------------------------------------------------------------- building and filling
@@ -162,6 +172,8 @@ def _recipe(
         libraries=libraries,
         build=partial(built, name, config, preprocess, folder),
         fill=partial(_fill, name, weights),
+        settings={"model_cfg": config, "preprocess_cfg": {k: v for k, v in preprocess.items() if k in _PREPROCESS}},
+        tokeniser=() if folder is None else tuple(folder / f for f in TOKENISER_FILES if (folder / f).is_file()),
     )
 
 
@@ -226,4 +238,12 @@ def _text(root: Any, name: str, folder: Path | None, device: torch.device) -> Te
 
 
 def _tokeniser(name: str, folder: Path | None) -> Tokeniser:
-    return open_clip.get_tokenizer(name if folder is None else f"local-dir:{folder}")
+    if folder is not None:
+        return open_clip.get_tokenizer(f"local-dir:{folder}")
+    try:
+        return open_clip.get_tokenizer(name)
+    except OSError as error:
+        raise ModelUnreachable(
+            f"open_clip:{name}: its tokeniser is not in the local cache and could not be fetched "
+            f"({str(error).splitlines()[0]}); fetch it on a machine with a network"
+        ) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,7 +35,8 @@ class Recipe:
 
     architecture: its name, part of the identity of random weights. files: the checkpoint, empty for random weights.
     libraries: distributions whose version matters. build: make the modules, on the current default device (meta for
-    inspection). fill: load `files` into a model built on the CPU.
+    inspection). fill: load `files` into a model built on the CPU. settings: what the checkpoint's configuration says,
+    wherever it is kept. tokeniser: the files of its tokeniser. Both decide what the model gives, as the weights do.
     """
 
     architecture: str
@@ -43,3 +45,5 @@ class Recipe:
     libraries: tuple[str, ...]
     build: Callable[[], Built]
     fill: Callable[[Built], None]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tokeniser: tuple[Path, ...] = ()

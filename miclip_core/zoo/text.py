@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,18 @@ if TYPE_CHECKING:
     from miclip_core.zoo.model import VisionModel
 
 Tokeniser = Callable[[list[str]], Tensor]
+TOKENISER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer.model",
+)
+"""What the tokenisers of transformers and open_clip read from a checkpoint folder."""
 
 
 @dataclass(eq=False)
@@ -77,8 +88,3 @@ def zero_shot_classifier(
         embedding_MSE = normalize(model.embed_text(texts).float(), dim=-1).unflatten(0, (len(names), len(templates)))
         columns.append(normalize(embedding_MSE.mean(1), dim=-1))
     return torch.cat(columns).T.contiguous()
-
-
-def templates_sha256(templates: Sequence[str]) -> str:
-    """The identity of a list of templates, for tables."""
-    return hashlib.sha256("\n".join(templates).encode()).hexdigest()

@@ -64,7 +64,7 @@ def from_path(name: str, path: Path) -> Recipe:
     config = json.loads((path / CONFIG).read_text()) if (path / CONFIG).is_file() else {}
     name = config.get("architecture", name)
     _check(name)
-    return _recipe(name, _arguments(config), weights[0], config_path=path / CONFIG if config else None)
+    return _recipe(name, _arguments(config), weights[0])
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
@@ -116,20 +116,15 @@ def _fetch(ref: ModelRef, locate: Locate) -> Path:
 # ---------------------------------------------------------------- building and filling
 
 
-def _recipe(
-    name: str,
-    arguments: dict[str, Any],
-    weights: Path | None,
-    published: bool = False,
-    config_path: Path | None = None,
-) -> Recipe:
+def _recipe(name: str, arguments: dict[str, Any], weights: Path | None, published: bool = False) -> Recipe:
     return Recipe(
         architecture=name,
-        files=tuple(path for path in (weights, config_path) if path is not None),
+        files=() if weights is None else (weights,),
         revision=None if weights is None else revision_of(weights),
         libraries=_LIBRARIES,
         build=partial(_build, name, arguments, published),
         fill=partial(_fill, name, weights),
+        settings={"architecture": name, **arguments},
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from importlib.resources import files
@@ -140,6 +142,19 @@ def test_the_same_images_elsewhere_are_the_same_stages(world, tmp_path):
     """Digests take what the images are, not where they are."""
     copy = export(tmp_path / "copy", 8)
     assert changed(world, images={"ref": f"glob:{copy}/images/*.png"}) == {"images"}
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "open_clip_config.json"])
+def test_a_file_beside_the_weights_is_part_of_the_model(world, tmp_path, file):
+    """The same weights with another tokeniser or configuration are another model to every stage that runs it."""
+    copy = Path(shutil.copytree(ZOO / "clip-p8", tmp_path / "clip"))
+    model = f"open_clip:clip@file:{copy}"
+    before = world.digests(model=model)
+    content = json.loads((copy / file).read_text())
+    content.get("model_cfg", content).get("text_cfg", content)["pool_type"] = "last"
+    (copy / file).write_text(json.dumps(content))
+    after = world.digests(model=model)
+    assert {output for output in before if before[output] != after[output]} == {"models", *ALL}
 
 
 # -- sites

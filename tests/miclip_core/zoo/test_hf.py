@@ -89,6 +89,16 @@ def test_a_folder_gives_the_librarys_model_and_the_digest_of_its_weights(tmp_pat
     assert not any(parameter.requires_grad for parameter in model.module.parameters())
 
 
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_files_beside_the_weights_are_part_of_a_models_identity(tmp_path: Path, file: str) -> None:
+    clip(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    before = inspect_model(ref(tmp_path))
+    edit_config(tmp_path, file, another="entry")
+    after = inspect_model(ref(tmp_path))
+    assert after.weights_sha256 == before.weights_sha256 and after.files_sha256 != before.files_sha256
+
+
 def test_half_precision_checkpoints_run_in_full_precision(tmp_path: Path) -> None:
     clip(tmp_path).half().save_pretrained(tmp_path)
     model = load_model(ref(tmp_path))

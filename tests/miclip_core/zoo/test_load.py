@@ -66,6 +66,41 @@ def test_a_folder_gives_its_weights_its_geometry_and_the_digest_of_its_file(tmp_
     assert ModelFacts.model_validate_json(facts.canonical_json()) == facts
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", b"{}"),
+        ("merges.txt", b"a b"),
+        ("open_clip_config.json", {"model_cfg": {**TINY, "text_cfg": {**TINY["text_cfg"], "no_causal_mask": True}}}),
+        ("open_clip_config.json", {"model_cfg": TINY, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3]}}),
+    ],
+)
+def test_files_beside_the_weights_are_part_of_a_models_identity(tmp_path: Path, file: str, content: Any) -> None:
+    path = folder(tmp_path / "tiny")
+    where = ref(f"open_clip:tiny@file:{path}")
+    before = inspect_model(where)
+    (path / "README.md").write_text("of no consequence")
+    assert inspect_model(where) == before
+    (path / file).write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    after = inspect_model(where)
+    assert after.weights_sha256 == before.weights_sha256
+    assert after.files_sha256 != before.files_sha256
+
+
+def test_an_address_that_states_a_digest_is_verified() -> None:
+    asked = []
+
+    def fetch(request: object) -> Path:
+        asked.append(request)
+        return Path("x")
+
+    openai = "https://openaipublic.azureedge.net/clip/models/40d365715913c9da/ViT-B-32.pt"
+    own = "https://github.com/mlfoundations/open_clip/releases/download/v0.2-weights/rn50-quickgelu-cc12m-f000538c.pt"
+    for url in (openai, own, "https://example.org/weights-v2.pt"):
+        openclip._fetch({"url": url}, None, fetch)
+    assert [request.sha256 for request in asked] == ["40d365715913c9da", "f000538c", ""]
+
+
 def test_half_precision_files_load_into_full_precision(tmp_path: Path) -> None:
     def halve(tensors: dict[str, torch.Tensor]) -> None:
         tensors.update({name: tensor.half() for name, tensor in tensors.items()})

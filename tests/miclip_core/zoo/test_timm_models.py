@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,16 @@ def test_a_folder_as_timm_saves_it_builds_the_trained_head_and_names_its_classes
     assert model.facts.classes == tuple(names)
     assert (model.facts.geometry.resize_hw, model.facts.geometry.crop_hw) == ((200, 200), (160, 160))
     assert (model.facts.mean, model.facts.std) == ((0.5,) * 3, (0.25,) * 3)
+
+
+def test_the_configuration_is_part_of_the_identity_but_not_of_the_digest_of_the_weights(
+    trained: Any, tmp_path: Path
+) -> None:
+    before = inspect_model(ref(f"timm:anything@file:{save(trained, tmp_path, num_classes=5)}"))
+    after = inspect_model(ref(f"timm:anything@file:{save(trained, tmp_path, num_classes=5, global_pool='avg')}"))
+    assert before.weights_sha256 == after.weights_sha256
+    assert before.weights_sha256 == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    assert before.files_sha256 != after.files_sha256
 
 
 def test_a_bare_file_needs_the_head_of_its_architecture(trained: Any, tmp_path: Path) -> None:
