@@ -1,28 +1,20 @@
-"""How fast vectors are encoded into parts and read back into tensors, and how small they are; run with `make bench`."""
+"""How fast vectors are encoded into parts, and how small they get; run with `make bench`, prints figures."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
 
-import miclip
 from cluster.parquet import PartEncoder
-from cluster.runs import RunTables, new_run, save_tables
-from cluster.stores.base import make_store
 from jobs.extract.products import make_batch, make_vectors
-from schemas import layout
-from schemas.plans import Plan, Published, Round, StageSpec, StoredPart
 from schemas.tables import get_table
 
-WIDTH, BATCH, ROWS = 768, 1024, 65_536
+WIDTH, BATCH = 768, 1024
 ROUNDS = 5
 
 
@@ -77,28 +69,6 @@ def report(what: str, values: int, clock: float, busy: float) -> None:
     )
 
 
-@pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published stage of 65,536 x 768 activations in four parts."""
-    folder = tmp_path_factory.mktemp("lake")
-    store = make_store(str(folder))
-    stage = StageSpec(
-        kind="extract", method=1, subject="m", output="activations", params={"site": "resid_post.10@patch"}
-    )
-    plan = Plan(stage=stage, rounds=(Round(name="map", rows=ROWS, shard_rows=ROWS // 4),), worker="w")
-    ((data, rows),) = encode(make_activations())
-    parts = []
-    for shard in plan.all_shards():
-        key = layout.part_key("activations", stage, shard, 0)
-        store.create(key, data)
-        parts.append(StoredPart(table="activations", key=key, rows=rows, bytes=len(data), sha256=""))
-    published = Published(stage=stage, tables={"activations": tuple(parts)}, content="c")
-    store.create(layout.published_key(stage.digest), published.canonical_json().encode())
-    run = new_run(store, "bench", "")
-    save_tables(store, RunTables(run=run, pipeline="bench", stages={"acts": (stage.digest,)}))
-    return folder
-
-
 @pytest.mark.bench
 def test_encoding_activations():
     batches = make_activations()
@@ -106,16 +76,3 @@ def test_encoding_activations():
     ((data, _),) = encode(batches)
     report("encode activations", values, *best(lambda: encode(batches)))
     print(f"stored bytes / raw fp16: {len(data) / (2 * values):.3f} (goal 0.95)")
-
-
-@pytest.mark.bench
-def test_reading_activations_back_into_a_tensor(lake):
-    """Through the read API, new each time; and the parts alone through pyarrow's own threads, for comparison."""
-
-    def read() -> torch.Tensor:
-        return miclip.open(str(lake)).table("activations").torch()
-
-    assert read().shape == (ROWS, WIDTH)
-    report("read into torch, goal 150", ROWS * WIDTH, *best(read))
-    parts = sorted(lake.glob("tables/activations/*/*/*.parquet"))
-    report("pyarrow alone, no tensor", ROWS * WIDTH, *best(lambda: [pq.read_table(p, columns=["act"]) for p in parts]))
