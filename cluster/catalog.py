@@ -183,6 +183,17 @@ def _size(store: Store, part: StoredPart) -> int | None:
         return None
 
 
+def find_unnamed(catalog: Catalog) -> list[str]:
+    """Files in the folders of published stages that no pointer names, as a killed worker may leave.
+
+    Nothing here reads them; an engine that reads a folder by a plain glob does, and would count their rows twice.
+    """
+    folders = [(p, layout.table_prefix(table, p.stage)) for p in catalog.stages for table in p.tables]
+    named = {part.key for p in catalog.stages for parts in p.tables.values() for part in parts}
+    listed = prefetch(lambda item: catalog.store.list(item[1]), folders)
+    return sorted({key for _, keys in listed for key in keys} - named)
+
+
 class Verdict(NamedTuple):
     """One stored object of a published stage and what is wrong with it, or ""."""
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,14 +144,14 @@ class LakeTable:
     def _vectors(self, column: str) -> np.ndarray:
         if any(self._filters(published) for published, _ in self._parts()):
             return _as_matrix(self._only(column).arrow()[column], self._table.name)
-        return _read_vectors([self._open(part) for _, part in self._parts()], column, self._table.name)
+        return _read_vectors([partial(self._open, part) for _, part in self._parts()], column, self._table.name)
 
     def _parts(self) -> list[tuple[Published, StoredPart]]:
         return [(p, part) for p in self._stages for part in p.tables[self._table.name]]
 
-    def _open(self, part: StoredPart) -> pq.ParquetFile:
+    def _open(self, part: StoredPart, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
         filesystem, root = self._store.arrow_fs()
-        return pq.ParquetFile(filesystem.open_input_file(f"{root}/{part.key}"))
+        return pq.ParquetFile(f"{root}/{part.key}", filesystem=filesystem, metadata=footer)
 
     def _filters(self, published: Published) -> dict[str, tuple[Any, ...]]:
         """What is left of `where` once the stage was chosen."""
@@ -179,23 +180,26 @@ def _check_column(table: Table, column: str) -> pa.DataType:
 # ---------------------------------------------------------------- vectors, as fast as the cores decode
 
 
-def _read_vectors(files: list[pq.ParquetFile], column: str, table: str) -> np.ndarray:
-    """Row groups of one vector column decoded side by side into one preallocated [rows, width] array."""
-    rows = [file.metadata.num_rows for file in files]
-    if sum(rows) == 0:
-        return np.empty((0, 0), np.float32)
-    tasks: list[tuple[int, int, int]] = []
+def _read_vectors(files: list[Callable[..., pq.ParquetFile]], column: str, table: str) -> np.ndarray:
+    """Row groups of one vector column decoded side by side into one preallocated [rows, width] array.
+
+    files: each opens one part; a part is open only while it is read, because there may be more than a process may open.
+    """
+    tasks: list[tuple[Callable[..., pq.ParquetFile], pq.FileMetaData, int, int]] = []
     start = 0
-    for number, file in enumerate(files):
-        for group in range(file.metadata.num_row_groups):
-            tasks.append((number, group, start))
-            start += file.metadata.row_group(group).num_rows
+    for opens, footer in prefetch(_footer, files):
+        for group in range(footer.num_row_groups):
+            tasks.append((opens, footer, group, start))
+            start += footer.row_group(group).num_rows
+    if start == 0:
+        return np.empty((0, 0), np.float32)
     width = _width(files, column)
     matrix = np.empty((start, width), np.float32)
 
-    def read(task: tuple[int, int, int]) -> None:
-        number, group, first = task
-        got = files[number].read_row_group(group, columns=[column], use_threads=False)[column]
+    def read(task: tuple[Callable[..., pq.ParquetFile], pq.FileMetaData, int, int]) -> None:
+        opens, footer, group, first = task
+        with opens(footer) as file:
+            got = file.read_row_group(group, columns=[column], use_threads=False)[column]
         values = _as_matrix(got, table, width)
         np.copyto(matrix[first : first + len(values)], values)
 
@@ -205,11 +209,16 @@ def _read_vectors(files: list[pq.ParquetFile], column: str, table: str) -> np.nd
     return matrix
 
 
-def _width(files: list[pq.ParquetFile], column: str) -> int:
-    for file in files:
-        if file.metadata.num_rows:
-            batch = next(file.iter_batches(1, columns=[column]))
-            return len(batch.column(0)[0])
+def _footer(opens: Callable[..., pq.ParquetFile]) -> pq.FileMetaData:
+    with opens() as file:
+        return file.metadata
+
+
+def _width(files: list[Callable[..., pq.ParquetFile]], column: str) -> int:
+    for opens in files:
+        with opens() as file:
+            if file.metadata.num_rows:
+                return len(next(file.iter_batches(1, columns=[column])).column(0)[0])
     return 0
 
 

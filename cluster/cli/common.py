@@ -40,7 +40,12 @@ SetOption = Annotated[
 ]
 LimitOption = Annotated[
     int | None,
-    typer.Option("--limit", min=1, help="Only the first images of every image set; never mistaken for the real thing."),
+    typer.Option(
+        "--limit",
+        min=1,
+        help="Only the first images of every image set, which is indexed in whole all the same; a run of its own kind, "
+        "read by name only.",
+    ),
 ]
 PipelineOption = Annotated[str | None, typer.Option("--pipeline", help="Only this pipeline's newest finished run.")]
 RunOption = Annotated[str | None, typer.Option("--run", help="This run, by name (small trials are read only so).")]

@@ -122,6 +122,8 @@ def _show(report: dict[str, Any], verbose: bool, tflops: float | None, spec: Pat
     console.print(
         f"{some(total['stages'], 'stage')}: {count(total['cached'])} cached, {count(total['to_do'])} to do{work}"
     )
+    if report["limited"] and any(s["kind"] == "index_images" and s["state"] != "cached" for s in report["stages"]):
+        console.print("[yellow]a limit cuts what models see; the image set is indexed in whole first[/yellow]")
     if report["not_planned"]:
         console.print(
             f"[yellow]{some(len(report['not_planned']), 'cell')} not inspected or indexed yet[/yellow]; "

@@ -152,9 +152,13 @@ def verify(
     every: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every published part and artifact again and compare its sha256; exit 1 and name what is damaged."""
+    """Read every published part and artifact again and compare its sha256; exit 1 and name what is damaged.
+
+    Files beside the parts that no stage names are listed too: they are no damage, but plain globs would read them.
+    """
     from rich.text import Text
 
+    from cluster.catalog import find_unnamed
     from cluster.catalog import verify as verify_all
 
     catalog = _catalog(store, pipeline, run, every)
@@ -164,8 +168,9 @@ def verify(
             checked, size = checked + 1, size + verdict.bytes
             damaged += [verdict] if verdict.problem else []
             line.update(f"{count(checked)} objects, {short(size, 'B')}")
+    unnamed = find_unnamed(catalog)
     if as_json:
-        print_json({"objects": checked, "bytes": size, "damaged": [v._asdict() for v in damaged]})
+        print_json({"objects": checked, "bytes": size, "damaged": [v._asdict() for v in damaged], "unnamed": unnamed})
     else:
         for verdict in damaged:
             screen().print(Text.assemble(("damaged  ", "red"), f"{verdict.key}: {verdict.problem}"), soft_wrap=True)
@@ -173,4 +178,8 @@ def verify(
         screen().print(f"{count(checked)} objects of {len(catalog.stages)} stages, {short(size, 'B')}: {word}")
         if damaged:
             screen().print("[dim]restore these objects, or run the spec again with a new store[/dim]")
+        for key in unnamed:
+            screen().print(Text.assemble(("unnamed  ", "yellow"), key), soft_wrap=True)
+        if unnamed:
+            screen().print("[dim]left by a worker that was killed; remove them if engines read folders by glob[/dim]")
     raise typer.Exit(1 if damaged else 0)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from jobs.ahead import in_order
 from schemas.errors import BadSpec, UnsafeName
 
 if TYPE_CHECKING:
@@ -137,20 +136,7 @@ def _key_problem(key: str) -> str:
 
 def prefetch(read: Callable[[Item], Value], items: Iterable[Item], width: int = 16) -> Iterator[tuple[Item, Value]]:
     """(item, read(item)) in the order of `items`, with at most `width` reads ahead of the consumer, in threads."""
-    with ThreadPoolExecutor(width, thread_name_prefix="miclip-read") as pool:
-        ahead: deque = deque()
-        try:
-            for item in items:
-                if len(ahead) == width:
-                    first, future = ahead.popleft()
-                    yield first, future.result()
-                ahead.append((item, pool.submit(read, item)))
-            while ahead:
-                first, future = ahead.popleft()
-                yield first, future.result()
-        finally:
-            for _, future in ahead:
-                future.cancel()
+    return in_order(lambda item: (item, read(item)), items, threads=width, ahead=width)
 
 
 def get_many(store: Store, keys: Iterable[str], width: int = 16) -> Iterator[tuple[str, bytes]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.catalog import Scope, open_catalog, verify
+from cluster.catalog import Scope, find_unnamed, open_catalog, verify
 from cluster.runs import RunTables, load_tables, save_tables
 from cluster.stores import Store
 from schemas.errors import DamagedPart, UnknownRun, UnknownTable
@@ -105,6 +105,17 @@ def test_verify_reads_every_object_and_names_a_flipped_bit_and_a_lost_part(store
     assert problems.keys() == {flipped.key, lost.key}
     assert problems[lost.key] == "gone" and "changed: expected" in problems[flipped.key]
     open_catalog(store)  # a flipped bit keeps the size: only verify sees it
+
+
+def test_files_that_no_stage_names_are_found(store: Store, tmp_path: Path) -> None:
+    """What a worker left that was killed before its marker: nothing reads it, a plain glob would."""
+    catalog = open_catalog(store)
+    assert find_unnamed(catalog) == []
+    part = catalog.parts("selftest")[0]
+    orphan = part.key.replace(".parquet", ".a1.parquet")
+    store.create(orphan, store.get(part.key))
+    assert find_unnamed(catalog) == [orphan] and all(not v.problem for v in verify(catalog))
+    assert open_catalog(store).tables["selftest"] == 500
 
 
 def test_a_run_that_names_a_lost_stage_says_so(store: Store, tmp_path: Path) -> None:

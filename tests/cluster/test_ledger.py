@@ -129,6 +129,8 @@ def test_a_part_that_is_gone_or_cut_is_never_published(store, tmp_path, change, 
     with pytest.raises(DamagedPart, match=f"part-00001-0.parquet should hold 3 bytes, {found}; .* not published"):
         ledger.publish(store, plan, ("selftest",))
     assert ledger.load_published(store, plan.digest) is None
+    with pytest.raises(DamagedPart, match=f"or remove {tmp_path}/stages/{plan.digest}/shards/00001.done.json and run"):
+        ledger.publish(store, plan, ("selftest",))
 
 
 def test_a_stage_with_a_shard_that_is_not_done_cannot_be_published(store):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from jobs.selftest.work import get_value
 from schemas.errors import DamagedPart, UnknownTable, UsageError
 from schemas.plans import Published, StageSpec, StoredPart
 from schemas.tables import TABLES
-from tests.published import publish_numbers
+from tests.published import SPEC, publish_numbers, run_spec
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +155,17 @@ def test_a_row_filter_and_the_fast_path_give_the_same_values(wide: Lake) -> None
         .torch()
         .equal(wide.table("activations", where=where).torch())
     )
+
+
+def test_a_table_of_more_parts_than_a_process_may_open_is_read(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path))
+    assert run_spec(store, SPEC, "rows=200", "shard_rows=2", "variants=[a]").exit_code == 0
+    lake = miclip.open(str(tmp_path))
+    expected = np.stack(lake.sql("SELECT vector FROM selftest ORDER BY row")["vector"].to_numpy())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, hard))
+    try:
+        found = lake.table("selftest").numpy()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found.shape == (200, 4) and (found == expected).all()

@@ -19,7 +19,13 @@ def test_other_fields_do_not(name):
 
 @pytest.mark.parametrize(
     "text",
-    ["https://me:hunter2@host/x", "AKIAABCDEFGHIJKLMNOP", "hf_" + "a" * 24, "password: x", "-----BEGIN RSA PRIVATE KEY"],
+    [
+        "https://me:hunter2@host/x",
+        "AKIAABCDEFGHIJKLMNOP",
+        "hf_" + "a" * 24,
+        "password: x",
+        "-----BEGIN RSA PRIVATE KEY",
+    ],
 )
 def test_a_text_that_looks_like_a_credential_is_known(text):
     assert holds_a_secret(text)

@@ -74,7 +74,8 @@ def test_one_text_is_a_list_of_one_and_lists_stay_lists() -> None:
         ("    outputs: []", "stages.acts.outputs: found [], expected at least 1"),
         ("    resources: {gpu: 1}", "s.yaml:10:17  stages.acts.resources.gpu: unknown field; did you mean 'gpus'?"),
         ("    images: {ref: nowhere}", "s.yaml:10:14  stages.acts.images.ref: images 'nowhere': expected source:location"),
-        ("    reads: other", "stages.acts.reads: no stage 'other'; there are acts"),
+        ("    reads: other", "stages.acts: reads other: extract reads images and models, no stage"),
+        ("  more: {kind: selftest, reads: other}", "stages.more.reads: no stage 'other'; there are acts, more"),
         ("  more: {kind: extrac}", 's.yaml:10:10  stages.more.kind: found "extrac", expected extract or selftest; did you mean'),
         ("    top_k: 3\n    top_k: 4", "s.yaml:11:5  stages.acts.top_k: this key stands in line 10 already"),
         ("\ttop_k: 3", "s.yaml:10:1"),
@@ -269,7 +270,7 @@ def test_a_single_job_without_a_name_is_called_as_its_file(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("message", "line"),
     [
-        ("demo:clip-p8: broken", ":3:8  model: "),
+        ("demo:clip-p8: broken", ":3:1  model: "),
         (": broken", ""),
         ("d: broken", ""),
         ("demo:clip: broken", ""),

@@ -17,8 +17,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster.cli.app import app
-from cluster.runs import load_state
+from cluster.runs import load_state, save_state
 from cluster.stores import make_store
+from schemas.layout import alive_key
 from tests.published import SPEC, publish_numbers, run_spec
 
 VERBS = [
@@ -376,6 +377,47 @@ def test_verify_is_code_1_and_names_the_damaged_object(tmp_path: Path) -> None:
     part.write_bytes(part.read_bytes()[:-4])
     result = miclip("verify", "--store", tmp_path)
     assert result.exit_code == 1 and str(part.relative_to(tmp_path)) in result.stdout and "1 damaged" in result.stdout
+
+
+def test_verify_lists_files_that_no_stage_names_without_calling_them_damage(tmp_path: Path) -> None:
+    publish_numbers(tmp_path)
+    part = sorted((tmp_path / "tables" / "selftest").rglob("*.parquet"))[0]
+    part.with_suffix(".a1.parquet").write_bytes(part.read_bytes())
+    result = miclip("verify", "--store", tmp_path)
+    assert result.exit_code == 0 and "whole" in result.stdout
+    assert f"unnamed  {part.with_suffix('.a1.parquet').relative_to(tmp_path)}" in result.stdout
+
+
+def test_a_run_whose_driver_was_killed_is_lost_and_not_running(tmp_path: Path) -> None:
+    store = publish_numbers(tmp_path)
+    state = load_state(store, "numbers-00001").model_copy(update={"status": "RUNNING"})
+    save_state(store, state)
+    for age, word in ((10, "RUNNING"), (4000, "LOST")):
+        store.replace(alive_key("numbers-00001"), json.dumps({"time": time.time() - age}).encode())
+        assert json.loads(miclip("status", "--store", tmp_path, "--json").stdout)[0]["status"] == word
+        assert word in miclip("status", "--store", tmp_path).stdout
+        one = miclip("status", "numbers-00001", "--store", tmp_path).stdout
+        assert f"numbers-00001 {word}" in one and "last sign of life: " in one
+        assert ("miclip retry numbers-00001" in one) == (word == "LOST")
+
+
+@pytest.mark.parametrize("verb", ["validate", "plan"])
+def test_looking_at_a_spec_writes_nothing(tmp_path: Path, verb: str) -> None:
+    """Not even the folder of a store whose name was mistyped."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"x")
+    spec = tmp_path / "s.yaml"
+    spec.write_text(EXTRACT)
+    result = miclip(verb, spec)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "s.yaml"]
+
+
+def test_a_trial_says_that_the_whole_image_set_is_indexed(tmp_path: Path) -> None:
+    spec = tmp_path / "s.yaml"
+    spec.write_text(EXTRACT.replace("folder:images", "world:seed=0,n=6"))
+    said = "the image set is indexed in whole first"
+    assert said in miclip("plan", spec, "--limit", 2).stdout and said not in miclip("plan", spec).stdout
 
 
 def test_models_lists_the_demo_zoo_and_how_to_name_others() -> None:
