@@ -70,7 +70,7 @@ def load_artifact(store: Store, digest: str, shard: int, name: str) -> bytes:
     """
     for stored in load_done(store, digest, shard).artifacts:
         if stored.name == name:
-            return get_checked(store, stored)
+            return get_checked(store, stored, _way_out(store, digest, shard))
     raise KeyMissing(f"stage {digest}, shard {shard}: no artifact {name!r}")
 
 
@@ -115,8 +115,8 @@ def publish(store: Store, plan: Plan, tables: Iterable[str]) -> Published:
     markers = [marker for _, marker in prefetch(lambda number: load_done(store, plan.digest, number), shards)]
     parts = [part for marker in markers for part in marker.parts]
     artifacts = tuple(a for marker in markers for a in marker.artifacts)
-    stored: list[StoredPart | StoredArtifact] = [*parts, *artifacts]
-    for _ in prefetch(lambda one: _check_size(store, plan, one), stored):
+    stored = [(marker.shard, one) for marker in markers for one in (*marker.parts, *marker.artifacts)]
+    for _ in prefetch(lambda item: _check_size(store, plan, *item), stored):
         pass
     by_table = {t: tuple(p for p in parts if p.table == t) for t in tables}
     published = Published(stage=plan.stage, tables=by_table, artifacts=artifacts, content=_content(parts, artifacts))
@@ -137,7 +137,7 @@ def _content(parts: Iterable[StoredPart], artifacts: Iterable[StoredArtifact]) -
     return digest([[p.table, p.sha256] for p in parts] + [[a.name, a.sha256] for a in artifacts])
 
 
-def _check_size(store: Store, plan: Plan, stored: StoredPart | StoredArtifact) -> None:
+def _check_size(store: Store, plan: Plan, shard: int, stored: StoredPart | StoredArtifact) -> None:
     try:
         size = store.size(stored.key)
     except KeyMissing:
@@ -146,12 +146,19 @@ def _check_size(store: Store, plan: Plan, stored: StoredPart | StoredArtifact) -
         found = "nothing" if size < 0 else f"{size} bytes"
         raise DamagedPart(
             f"stage {plan.digest} ({plan.stage.kind} {plan.stage.subject}): {stored.key} should hold {stored.bytes} "
-            f"bytes, found {found}; the stage was not published. Restore the object, or start the store anew"
+            f"bytes, found {found}; the stage was not published. {_way_out(store, plan.digest, shard)}"
         )
 
 
-def get_checked(store: Store, stored: StoredPart | StoredArtifact) -> bytes:
-    """The bytes a marker names.
+def _way_out(store: Store, digest: str, shard: int) -> str:
+    """For a stage that is not published yet: without its marker a shard is done again."""
+    return f"Restore the object, or remove {store.url(layout.done_key(digest, shard))} and run the spec again"
+
+
+def get_checked(
+    store: Store, stored: StoredPart | StoredArtifact, way_out: str = "Restore the object, or use a new store"
+) -> bytes:
+    """The bytes a marker names; `way_out` is what a person can do if they are not there.
 
     Raises:
         DamagedPart: they are gone or differ.
@@ -160,11 +167,11 @@ def get_checked(store: Store, stored: StoredPart | StoredArtifact) -> bytes:
         data = store.get(stored.key)
     except KeyMissing:
         raise DamagedPart(
-            f"{stored.key} is named by a marker but is gone; restore it or start the store anew"
+            f"{stored.key} is named by a marker but is gone. {way_out}"
         ) from None
     if sha256(data) != stored.sha256:
         raise DamagedPart(
             f"{stored.key}: expected {stored.bytes} bytes with sha256 {stored.sha256[:12]}..., found {len(data)} bytes "
-            f"with {sha256(data)[:12]}...; restore the object or start the store anew"
+            f"with {sha256(data)[:12]}.... {way_out}"
         )
     return data
