@@ -1,4 +1,6 @@
 # Two commands are enough: `make demo` and `make test`. Both set up .venv first.
+# On Linux pip takes the CUDA build of torch, several GB; on a machine without a GPU write
+#   make demo PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -45,4 +47,4 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .demo build *.egg-info
+	rm -rf $(VENV) miclip-demo build *.egg-info

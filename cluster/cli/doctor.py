@@ -87,17 +87,17 @@ def _torch() -> list[Finding]:
 
 def _token() -> list[Finding]:
     """Whoever can read the token can run code in the cluster."""
-    path = os.path.expanduser(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token")
-    if not os.path.exists(path):
+    from cluster.on_ray.session import token_path
+
+    path = token_path()
+    if path is None:
+        return [Finding("ray token", None, "in RAY_AUTH_TOKEN")]
+    if not path.exists():
         return [Finding("ray token", None, f"{path} is not there yet; a local run makes it")]
-    mode = os.stat(path).st_mode & 0o777
-    return [
-        Finding(
-            "ray token",
-            not mode & 0o077,
-            f"{path} has mode {mode:o}" + (", expected 600: chmod 600 it" if mode & 0o077 else ""),
-        )
-    ]
+    mode = path.stat().st_mode & 0o777
+    open_to_others = bool(mode & 0o077)
+    advice = f", expected 600: chmod 600 {path}" if open_to_others else ""
+    return [Finding("ray token", not open_to_others, f"{path} has mode {mode:o}{advice}")]
 
 
 def _store(uri: str) -> list[Finding]:

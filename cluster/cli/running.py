@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from schemas.specs import PipelineSpec
 
 VERBS = Verbs("Work")
+DEMO_FOLDER = "miclip-demo"
 
 
 @VERBS.verb("run", "miclip run zoo.yaml --limit 64 --store /tmp/lake")
@@ -121,7 +122,7 @@ def with_workers(pipeline: PipelineSpec, workers: int | None) -> PipelineSpec:
 
 @VERBS.verb("demo", "miclip demo --folder miclip-demo")
 def demo(
-    folder: Annotated[Path, typer.Option("--folder", help="Where images, spec and store go.")] = Path("miclip-demo"),
+    folder: Annotated[Path, typer.Option("--folder", help="Where images, spec and store go.")] = Path(DEMO_FOLDER),
     images: Annotated[int, typer.Option("--images", min=100, help="How many image files to write.")] = 2400,
     executor: ExecutorOption = ExecutorName.ray,
     as_json: JsonOption = False,

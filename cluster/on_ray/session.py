@@ -48,7 +48,7 @@ def join(address: str) -> None:
     except ray.exceptions.AuthenticationError as error:
         raise ClusterUnreachable(
             f"the Ray cluster at {address} refused our token ({_first_line(error)}); put the cluster's token into "
-            f"{token_path()} or set RAY_AUTH_TOKEN_PATH"
+            f"{token_path() or 'RAY_AUTH_TOKEN'} or set RAY_AUTH_TOKEN_PATH"
         ) from error
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterUnreachable(f"no Ray cluster answers at {address!r}: {_first_line(error)}") from error
@@ -64,16 +64,18 @@ def _knock(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
 
 
-def token_path() -> Path:
-    """Where Ray keeps the token that opens a cluster to its owner."""
+def token_path() -> Path | None:
+    """The file with the token that opens a cluster to its owner; None where RAY_AUTH_TOKEN holds it."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return None
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def keep_token_private() -> None:
     """Make sure that the token exists and is readable by its owner alone; Ray would write it with the umask's mode."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return
     path = token_path()
+    if path is None:
+        return
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
