@@ -154,10 +154,6 @@ class HookNeverFired(WorkFailed):
     """A requested site produced nothing in a forward, or fired another number of times than declared."""
 
 
-class FusedAttention(WorkFailed):
-    """Attention weights were requested but the kernel did not return them."""
-
-
 class ImageChanged(WorkFailed):
     """The bytes of an image differ from its index, or the file is gone; index the image set again."""
 

@@ -65,7 +65,8 @@ class ModelFacts(Frozen):
 
     `sites` are in the order in which one forward produces them. `flops` counts multiply and add as two, for one image,
     the vision tower alone. `weights_sha256` tells weights apart and is the same under any configuration; `files_sha256`
-    covers weights, configuration and tokeniser, all that decides what the model gives. `classes` are the names of a classifier head, `embed_dim` the width of `embedding` or logits.
+    covers weights, configuration and tokeniser, all that decides what the model gives. `classes` are the names of a
+    classifier head, `embed_dim` the width of `embedding`.
     """
 
     model: str

@@ -133,11 +133,6 @@ class Site(Frozen):
         """The first word: `resid_post` of `resid_post.7`, `conv` of `conv.3.1.out`; the whole path of a module."""
         return self.path if self.is_module else self.path.split(".")[0]
 
-    @property
-    def indices(self) -> tuple[str, ...]:
-        """What follows the first word, as written: ('-2',) or ('3', '1', 'out')."""
-        return () if self.is_module else tuple(self.path.split(".")[1:])
-
     def __str__(self) -> str:
         text = self.path + (f"@{self.tokens}" if self.tokens else "")
         if isinstance(self.reduce, Sample):

@@ -120,7 +120,10 @@ class VisionModel:
         return collect.out
 
     def embed_images(self, images_BCIJ: Tensor) -> Tensor:
-        """Image embeddings [B, E], not normalised to unit length; logits of a model with a classifier head."""
+        """Image embeddings [B, E], not normalised to unit length.
+
+        For a model with a classifier head, what its last linear layer reads; `logits` gives the scores.
+        """
         return self.run(images_BCIJ, ["embedding"])["embedding"]
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
