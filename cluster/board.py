@@ -37,8 +37,10 @@ class Work:
 
     @cached_property
     def key(self) -> str:
-        """Names the work inside a run; a host that has it open need not open again."""
-        return digest([plan.digest for plan in self.plans])
+        """Names the work and how it is done; a host that has it open need not open again, even in a later run."""
+        return digest(
+            [[plan.digest for plan in self.plans], dict(self.plans[0].effort), self.resources.canonical_json()]
+        )
 
     @property
     def kind(self) -> str:

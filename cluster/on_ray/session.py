@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +28,25 @@ def start_local(cpus: int | None = None, gpus: int = 0, object_store_bytes: int 
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     keep_token_private()
-    ray.init(
-        address="local",  # never a cluster that happens to run here; that is what `join` is for
-        num_cpus=cpus,
-        num_gpus=gpus,
-        include_dashboard=False,
-        object_store_memory=object_store_bytes,
-        **_QUIET,
-    )
+    with _signal_handlers_kept():
+        ray.init(
+            address="local",  # never a cluster that happens to run here; that is what `join` is for
+            num_cpus=cpus,
+            num_gpus=gpus,
+            include_dashboard=False,
+            object_store_memory=object_store_bytes,
+            **_QUIET,
+        )
+
+
+@contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Ray takes SIGTERM for itself and leaves at once; a caller with a handler of its own wants to end cleanly."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        if callable(handler) and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
 
 
 def join(address: str) -> None:
@@ -44,7 +58,8 @@ def join(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         _knock(address)
-        ray.init(address=address, **_QUIET)
+        with _signal_handlers_kept():
+            ray.init(address=address, **_QUIET)
     except ray.exceptions.AuthenticationError as error:
         raise ClusterUnreachable(
             f"the Ray cluster at {address} refused our token ({_first_line(error)}); put the cluster's token into "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import shutil
@@ -141,16 +140,12 @@ def test_a_folder_without_weights_is_refused_before_any_work(world: Path, tmp_pa
     assert not [key for key in lake.store.list("tables") if "/embeddings/" in key]
 
 
-def test_a_folder_that_is_gone_fails_its_model_alone_and_all_of_them_gone_is_refused(
-    world: Path, tmp_path: Path
-) -> None:
+def test_a_folder_that_is_gone_is_refused_before_any_work(world: Path, tmp_path: Path) -> None:
+    """What is not there is a fault of the spec, whatever the other models are."""
     lake = Lake(tmp_path / "lake")
-    gone = f"open_clip:clip-p8@file:{tmp_path}/gone"
-    report = embed(lake, world, gone, GOOD)
-    assert report.exit_code == 1 and "nothing at" in " ".join(report.failures)
-    assert published_models(lake, report) == {GOOD}
-    with pytest.raises(UsageError, match="nothing at"):
-        embed(Lake(tmp_path / "other"), world, gone)
+    with pytest.raises(UsageError, match=f"nothing at {tmp_path}/gone"):
+        embed(lake, world, f"open_clip:clip-p8@file:{tmp_path}/gone", GOOD)
+    assert lake.store.list("tables") == []
 
 
 def test_weights_swapped_between_inspection_and_extraction_are_noticed(
@@ -161,7 +156,7 @@ def test_weights_swapped_between_inspection_and_extraction_are_noticed(
     lake = Lake(place.store("lake"))
     assert lake.run(make_extract(world, (model,), sites=[], outputs=["text_embeddings"], texts=["a"])).exit_code == 0
     path = tmp_path / "model" / WEIGHTS
-    before, digest = path.stat(), hashlib.sha256(path.read_bytes()).hexdigest()
+    before = path.stat()
     data = bytearray(path.read_bytes())
     data[-3] ^= 1  # the mantissa of the last number
     path.write_bytes(data)
@@ -169,7 +164,7 @@ def test_weights_swapped_between_inspection_and_extraction_are_noticed(
     assert path.stat().st_size == before.st_size
     report = embed(lake, world, model, GOOD)
     assert report.exit_code == 1
-    assert f"weights changed since it was inspected (expected sha256 {digest[:12]}" in report.failures[0]
+    assert "its weights, configuration or tokeniser changed since it was inspected" in report.failures[0]
     assert published_models(lake, report) == {GOOD}
     os.utime(path)  # now the listing sees it: inspected anew, and done
     assert embed(lake, world, model, GOOD).exit_code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -76,6 +77,19 @@ def test_extraction_in_another_order_by_several_workers_changes_no_byte(world: P
     assert quiet.run(spec).exit_code == 0
     lake = Lake(store, ShuffledExecutor(store, 2, 5))
     assert lake.run(spec).exit_code == 0
+    assert lake.files() == quiet.files()
+
+
+def test_clocks_that_are_wrong_and_jump_change_no_byte(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two drivers whose clocks are a day apart share a store; the second finds what the first has done."""
+    quiet, lake = Lake(place.store("quiet")), Lake(place.store("lake"))
+    assert quiet.run(NUMBERS).exit_code == 0
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + random.choice((-86_400, 0, 86_400)))
+    bad = as_pipeline(SelftestSpec(rows=50, shard_rows=10, variants=("a", "b"), error_shards=(2,)))
+    assert lake.run(bad).exit_code == 1
+    assert lake.run(NUMBERS).exit_code == 0
+    assert [e["shard"] for e in lake.events if e["event"] == "shard_done"] == [2, 5]
     assert lake.files() == quiet.files()
 
 
