@@ -131,7 +131,7 @@ def demo(
     from cluster.catalog import open_catalog
     from cluster.cli.answers import show_answer
     from cluster.cli.common import count, errors, screen
-    from cluster.demo import QUERY, QUESTION, DemoPaths, prepare
+    from cluster.demo import QUERY, QUESTION, READING, DemoPaths, prepare
     from cluster.spec_file import read_spec_file
     from cluster.sql import run_sql
 
@@ -149,4 +149,5 @@ def demo(
     console.print(f"\n[bold]{QUESTION}[/bold]\n")
     console.print(QUERY, style="dim", markup=False, soft_wrap=True)
     show_answer(run_sql(open_catalog(store), QUERY))
+    console.print(READING, style="dim")
     console.print(f'Ask your own: [bold]miclip sql --store {store.uri} "SELECT ..."[/bold]', soft_wrap=True)

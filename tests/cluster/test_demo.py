@@ -1,0 +1,51 @@
+"""The question of the demo, over rows that are counted by hand, and the files that it prepares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from cluster.demo import QUERY, DemoPaths, prepare
+from cluster.spec_file import read_spec_file
+
+
+@pytest.fixture
+def tables() -> duckdb.DuckDBPyConnection:
+    """16 images with a red ring, 16 with a blue star, and three units of one layer."""
+    connection = duckdb.connect()
+    connection.execute(
+        """
+        CREATE TABLE images AS SELECT 'i' || i AS image_id,
+          CASE WHEN i < 16 THEN MAP {'shape': 'ring', 'colour': 'red', 'objects': '1'}
+               ELSE MAP {'shape': 'heart', 'shape_2': 'star', 'colour': 'blue', 'colour_2': 'blue'} END AS attributes
+        FROM range(32) t(i);
+        CREATE TABLE top_images AS SELECT 'm' AS model, 's' AS site, unit, 'i' || i AS image_id, 1.0 AS value FROM
+          (SELECT 0 AS unit, i FROM range(16) t(i) UNION ALL SELECT 1, i + 8 FROM range(16) t(i)
+           UNION ALL SELECT 2, i + 16 FROM range(16) t(i));
+        """
+    )
+    return connection
+
+
+def test_units_are_counted_by_the_concepts_that_all_their_images_show(tables):
+    """Unit 0 sees red rings, unit 1 half of each and so nothing, unit 2 stars beside hearts, all of them blue."""
+    relation = tables.sql(QUERY)
+    (row,) = [dict(zip(relation.columns, values)) for values in relation.fetchall()]
+    assert (row["model"], row["site"], row["units"]) == ("m", "s", 3)
+    assert (row["colour"], row["shape"], row["texture"], row["background"]) == (2, 2, 0, 0)
+    assert row["example"] == "unit 0 shows red"
+
+
+def test_a_unit_that_is_not_above_zero_sees_nothing(tables):
+    tables.execute("UPDATE top_images SET value = 0 WHERE unit = 0")
+    assert tables.sql(QUERY).fetchall()[0][3:5] == (1, 1)
+
+
+def test_files_are_prepared_once_and_the_spec_names_them(tmp_path: Path) -> None:
+    paths = DemoPaths(tmp_path / "demo")
+    assert prepare(paths, 100) == 100 and prepare(paths, 100) == 0
+    pipeline = read_spec_file(paths.spec).pipeline
+    assert pipeline.images is not None and pipeline.images.ref == f"folder:{paths.world.resolve()}/images"
+    assert pipeline.store == str(paths.store.resolve())
