@@ -234,10 +234,15 @@ def _fill(name: str, weights: Path | None, built: Built) -> None:
 
 def _text(root: Any, name: str, folder: Path | None, device: torch.device) -> TextTower:
     # CoCa normalises unless told otherwise.
-    return TextTower(partial(_tokeniser, name, folder), partial(root.encode_text, normalize=False), device)
+    return TextTower(partial(tokeniser, name, folder), partial(root.encode_text, normalize=False), device)
 
 
-def _tokeniser(name: str, folder: Path | None) -> Tokeniser:
+def tokeniser(name: str, folder: Path | None = None) -> Tokeniser:
+    """The tokeniser of an architecture, or that of a checkpoint folder.
+
+    Raises:
+        ModelUnreachable: it is one of the hub's, and neither in the local cache nor to be fetched now.
+    """
     if folder is not None:
         return open_clip.get_tokenizer(f"local-dir:{folder}")
     try:

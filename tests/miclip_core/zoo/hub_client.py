@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from miclip_core.zoo import openclip
 from miclip_core.zoo.load import inspect_model, load_model
 from schemas.errors import MiclipError
 from schemas.refs import ModelRef
@@ -32,6 +33,8 @@ def answer(step: dict[str, Any]) -> dict[str, Any]:
         with multiprocessing.get_context("fork").Pool(step["processes"]) as pool:
             return {"digests": pool.map(digest, [step["model"]] * step["processes"], chunksize=1)}
     try:
+        if "tokeniser" in step:
+            return {"ids": openclip.tokeniser(step["tokeniser"])(["a cat"]).tolist()}
         facts = inspect_model(ModelRef.parse(step["model"]))
         found = {"family": facts.family, "revision": facts.revision, "weights_sha256": facts.weights_sha256}
         if step.get("load"):

@@ -63,6 +63,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
             "opened": {"model": "hf:org/private", "token": SECRET},
             "again": {"model": f"hf:org/vit@{commit}", "offline": True, "load": True},
             "other": {"model": "hf:org/other", "offline": True},
+            "words": {"tokeniser": "ViT-B-16-SigLIP"},
+            "own": {"tokeniser": "ViT-B-16"},
         }
         yield Session(hub, commit, ask(hub, cache, steps))
 
@@ -120,6 +122,13 @@ def test_what_the_hub_refuses_is_said_in_one_sentence(session: Session, step: st
 def test_faults_of_the_hub_that_may_pass_are_no_faults_of_the_spec(session: Session, step: str, message: str) -> None:
     found = session.answers[step]
     assert found["error"] == "ModelUnreachable" and message in found["message"]
+
+
+def test_a_tokeniser_of_the_hub_that_cannot_be_fetched_is_said_by_name(session: Session) -> None:
+    words = session.answers["words"]
+    assert words["error"] == "ModelUnreachable"
+    assert words["message"].startswith("open_clip:ViT-B-16-SigLIP: its tokeniser is not in the local cache")
+    assert session.answers["own"]["ids"][0][:4] == [49406, 320, 2368, 49407]
 
 
 def test_a_private_repository_opens_with_the_token_of_the_environment(session: Session) -> None:
