@@ -29,7 +29,7 @@ from tests.lakes import Lake
 
 SPEC = as_pipeline(SelftestSpec(rows=50, shard_rows=10, variants=("a", "b")))
 GRACE = 3.0
-"""Seconds between SIGTERM and SIGKILL on a machine that is taken back; quiet, a state is there after 0.3."""
+"""Seconds between SIGTERM and SIGKILL on a machine that is taken back."""
 TASKS = 6
 """Five row ranges that both variants share, and one merge for both."""
 
