@@ -37,7 +37,7 @@ def tiny_model(
     """A VisionModel around a library model made by `build`, with random weights and its facts observed on meta."""
     with torch.device("meta"):
         described = build()
-    facts = describe_model("tiny", described, find_family("tiny", described), "0" * 64, None, {}, modules)
+    facts = describe_model("tiny", described, find_family("tiny", described), "0" * 64, "1" * 64, None, {}, modules)
     built = build()
     fill_random(built.root, 0)
     built.root.to(dtype).eval().requires_grad_(False)

@@ -276,4 +276,4 @@ def test_a_model_that_does_not_say_its_input_size_is_refused_by_name() -> None:
     root = nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).eval()
     made = Built(root=root, visual=root, geometry=geometry_of(INPUT))
     with pytest.raises(UnsupportedBlock, match="mine: Sequential does not say which image size it takes"):
-        describe_model("mine", made, find_family("mine", made), "0" * 64, None, {})
+        describe_model("mine", made, find_family("mine", made), "0" * 64, "1" * 64, None, {})
