@@ -61,6 +61,16 @@ class RunTables(Frozen):
         return tuple(dict.fromkeys(d for digests in self.stages.values() for d in digests))
 
 
+class RunOptions(Frozen):
+    """`options.json`: where a run was told to work, so that a retry works there too; never part of a digest."""
+
+    executor: Literal["ray", "serial"] = "ray"
+    workers: int | None = None
+    cpus: int | None = None
+    gpus: int = 0
+    address: str | None = None
+
+
 def new_run(store: Store, pipeline: str, spec_text: str) -> str:
     """Take the next number of this pipeline; two drivers at once get different ones."""
     numbers = [number for name, number in _all(store) if name == pipeline]
@@ -107,6 +117,19 @@ def load_spec(store: Store, run: str) -> str:
         return store.get(layout.run_key(run, "spec.yaml")).decode()
     except KeyMissing:
         raise _unknown(store, run) from None
+
+
+def save_options(store: Store, run: str, options: RunOptions) -> None:
+    """Keep where a run was told to work."""
+    store.replace(layout.run_key(run, "options.json"), options.canonical_json().encode())
+
+
+def load_options(store: Store, run: str) -> RunOptions:
+    """Where a run was told to work; the defaults if it does not say."""
+    try:
+        return load_json(RunOptions, store.get(layout.run_key(run, "options.json")))
+    except KeyMissing:
+        return RunOptions()
 
 
 def _unknown(store: Store, run: str) -> UnknownRun:

@@ -65,7 +65,7 @@ def listing_key(sha256: str) -> str:
 
 
 def run_key(run_id: str, name: str) -> str:
-    """One file of a run: spec.yaml, state.json or tables.json."""
+    """One file of a run: spec.yaml, options.json, state.json or tables.json."""
     check_name(run_id)
     return f"runs/{run_id}/{name}"
 

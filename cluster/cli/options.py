@@ -26,3 +26,9 @@ CpusOption = Annotated[
     int | None, typer.Option("--cpus", min=1, help="CPUs that a local Ray may use; all if left out.")
 ]
 GpusOption = Annotated[int, typer.Option("--gpus", min=0, help="GPUs that a local Ray may use.")]
+SameExecutorOption = Annotated[
+    ExecutorName | None, typer.Option("--executor", help="As the run had it, if left out.", show_default=False)
+]
+SameGpusOption = Annotated[
+    int | None, typer.Option("--gpus", min=0, help="As the run had it, if left out.", show_default=False)
+]

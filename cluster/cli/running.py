@@ -18,9 +18,19 @@ from cluster.cli.common import (
     open_store,
     print_json,
 )
-from cluster.cli.options import AddressOption, CpusOption, ExecutorName, ExecutorOption, GpusOption, WorkersOption
+from cluster.cli.options import (
+    AddressOption,
+    CpusOption,
+    ExecutorName,
+    ExecutorOption,
+    GpusOption,
+    SameExecutorOption,
+    SameGpusOption,
+    WorkersOption,
+)
 
 if TYPE_CHECKING:
+    from cluster.runs import RunOptions
     from cluster.spec_file import SpecFile
     from cluster.stores import Store
     from schemas.specs import PipelineSpec
@@ -43,56 +53,65 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a spec here; the same command again goes on where it stopped, and does nothing once it is done."""
+    from cluster.runs import RunOptions
     from cluster.spec_file import read_spec_file
 
     file = read_spec_file(spec, overrides or (), limit)
     where = open_store(store, file.pipeline.store)
-    raise typer.Exit(execute(file, where, executor, workers, cpus, gpus, address, as_json))
+    options = RunOptions(executor=executor.value, workers=workers, cpus=cpus, gpus=gpus, address=address)
+    raise typer.Exit(execute(file, where, options, as_json))
 
 
 @VERBS.verb("retry", "miclip retry zoo-00003")
 def retry(
     run: Annotated[str, typer.Argument(help="A run, by name.", show_default=False)],
     store: StoreOption = None,
-    executor: ExecutorOption = ExecutorName.ray,
+    executor: SameExecutorOption = None,
     workers: WorkersOption = None,
     cpus: CpusOption = None,
-    gpus: GpusOption = 0,
+    gpus: SameGpusOption = None,
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the spec of an earlier run again: only what failed or is left."""
-    from cluster.runs import load_spec
+    """Run the spec of an earlier run again, with its options: only what failed or is left."""
+    from cluster.runs import load_options, load_spec
     from cluster.spec_file import parse_spec
 
     where = open_existing(store)
     file = parse_spec(load_spec(where, run), f"{run}/spec.yaml")
-    raise typer.Exit(execute(file, where, executor, workers, cpus, gpus, address, as_json))
+    asked = {"executor": executor, "workers": workers, "cpus": cpus, "gpus": gpus, "address": address}
+    options = load_options(where, run).model_copy(update={k: v for k, v in asked.items() if v is not None})
+    raise typer.Exit(execute(file, where, options, as_json))
 
 
 def execute(
     file: SpecFile,
     store: Store,
-    executor: ExecutorName,
-    workers: int | None = None,
-    cpus: int | None = None,
-    gpus: int = 0,
-    address: str | None = None,
+    options: RunOptions,
     as_json: bool = False,
 ) -> int:
     """Run a spec in a session of its own and say what came of it; returns the exit code."""
     from cluster.cli.closing import report_json, show_report
     from cluster.cli.session import Session
     from cluster.pipeline import PipelineRun, plan_pipeline
-    from cluster.runs import new_run
+    from cluster.runs import new_run, save_options
     from cluster.stores.probe import check_writable
 
-    pipeline = with_workers(file.pipeline, workers)
+    pipeline = with_workers(file.pipeline, options.workers)
     with file.placed():
         plan_pipeline(pipeline, store)  # refuses what is known to be impossible before a run is begun
     check_writable(store)
     name = new_run(store, pipeline.name, file.text)
-    session = Session(store, executor, run=name, address=address, cpus=cpus, gpus=gpus, quiet=as_json)
+    save_options(store, name, options)
+    session = Session(
+        store,
+        ExecutorName(options.executor),
+        run=name,
+        address=options.address,
+        cpus=options.cpus,
+        gpus=options.gpus,
+        quiet=as_json,
+    )
     with file.placed(), session:
         session.progress.say(f"run {name}  store {store.uri}", "dim")
         report = PipelineRun(pipeline, name, store, session.executor, session.log, session.stop).run()
@@ -132,6 +151,7 @@ def demo(
     from cluster.cli.answers import show_answer
     from cluster.cli.common import count, errors, screen
     from cluster.demo import QUERY, QUESTION, READING, DemoPaths, prepare
+    from cluster.runs import RunOptions
     from cluster.spec_file import read_spec_file
     from cluster.sql import run_sql
 
@@ -142,7 +162,7 @@ def demo(
     )
     file = read_spec_file(paths.spec)
     store = open_store(None, file.pipeline.store)
-    code = execute(file, store, executor, as_json=as_json)
+    code = execute(file, store, RunOptions(executor=executor.value), as_json)
     if code or as_json:
         raise typer.Exit(code)
     console = screen()

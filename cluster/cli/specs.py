@@ -100,7 +100,7 @@ def plan(
 def _show(report: dict[str, Any], verbose: bool, tflops: float | None, spec: Path) -> None:
     from cluster.cli.planning import lines_of
 
-    right = ["shards", "images", "FLOPs", "stored", "memory", *(["device hours"] if tflops else [])]
+    right = ["shards left", "images", "FLOPs", "stored", "memory", *(["device hours"] if tflops else [])]
     table = make_table("stage", "state", *right, right=right, keep=("state",))
     for line in lines_of(report, by_stage=verbose):
         table.add_row(

@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster.cli.app import app
-from cluster.runs import load_state, save_state
+from cluster.runs import load_options, load_state, save_state
 from cluster.stores import make_store
 from schemas.layout import alive_key
 from tests.published import SPEC, publish_numbers, run_spec
@@ -150,6 +150,16 @@ def test_the_spec_is_kept_with_its_overrides_and_retry_uses_it(spec: Path) -> No
     assert "rows: 60" in kept and "error_shards" in kept
     again = miclip("retry", "numbers-00001", "--executor", "serial", "--store", spec.parent / "lake")
     assert again.exit_code == 1 and "numbers-00002 failed" in again.stdout
+
+
+def test_retry_works_where_the_run_worked(spec: Path) -> None:
+    lake = spec.parent / "lake"
+    assert miclip("run", spec, "--executor", "serial", "--workers", "3", "--set", "error_shards=[0]").exit_code == 1
+    again = miclip("retry", "numbers-00001", "--store", lake)
+    assert again.exit_code == 1 and "starting Ray" not in again.output
+    assert load_options(make_store(str(lake)), "numbers-00002").workers == 3
+    miclip("retry", "numbers-00002", "--store", lake, "--workers", "1")
+    assert load_options(make_store(str(lake)), "numbers-00003").workers == 1
 
 
 def test_workers_change_no_digest(spec: Path) -> None:
