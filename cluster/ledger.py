@@ -115,7 +115,9 @@ def publish(store: Store, plan: Plan, tables: Iterable[str]) -> Published:
     markers = [marker for _, marker in prefetch(lambda number: load_done(store, plan.digest, number), shards)]
     parts = [part for marker in markers for part in marker.parts]
     artifacts = tuple(a for marker in markers for a in marker.artifacts)
-    stored = [(marker.shard, one) for marker in markers for one in (*marker.parts, *marker.artifacts)]
+    stored: list[tuple[int, StoredPart | StoredArtifact]] = [
+        (marker.shard, one) for marker in markers for one in (*marker.parts, *marker.artifacts)
+    ]
     for _ in prefetch(lambda item: _check_size(store, plan, *item), stored):
         pass
     by_table = {t: tuple(p for p in parts if p.table == t) for t in tables}
@@ -166,9 +168,7 @@ def get_checked(
     try:
         data = store.get(stored.key)
     except KeyMissing:
-        raise DamagedPart(
-            f"{stored.key} is named by a marker but is gone. {way_out}"
-        ) from None
+        raise DamagedPart(f"{stored.key} is named by a marker but is gone. {way_out}") from None
     if sha256(data) != stored.sha256:
         raise DamagedPart(
             f"{stored.key}: expected {stored.bytes} bytes with sha256 {stored.sha256[:12]}..., found {len(data)} bytes "

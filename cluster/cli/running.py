@@ -39,6 +39,40 @@ VERBS = Verbs("Work")
 DEMO_FOLDER = "miclip-demo"
 
 
+@VERBS.verb("demo", "miclip demo --folder miclip-demo")
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where images, spec and store go.")] = Path(DEMO_FOLDER),
+    images: Annotated[int, typer.Option("--images", min=100, help="How many image files to write.")] = 2400,
+    executor: ExecutorOption = ExecutorName.ray,
+    as_json: JsonOption = False,
+) -> None:
+    """Make image files, run five small models over them, and ask one question in SQL. Needs no download."""
+    from cluster.catalog import open_catalog
+    from cluster.cli.answers import show_answer
+    from cluster.cli.common import count, errors, screen
+    from cluster.demo import QUERY, QUESTION, READING, DemoPaths, prepare
+    from cluster.runs import RunOptions
+    from cluster.spec_file import read_spec_file
+    from cluster.sql import run_sql
+
+    paths = DemoPaths(folder)
+    written = prepare(paths, images)
+    errors().print(
+        f"{count(images)} image files in {paths.world}/images ({count(written)} new); spec {paths.spec}", style="dim"
+    )
+    file = read_spec_file(paths.spec)
+    store = open_store(None, file.pipeline.store)
+    code = execute(file, store, RunOptions(executor=executor.value), as_json)
+    if code or as_json:
+        raise typer.Exit(code)
+    console = screen()
+    console.print(f"\n[bold]{QUESTION}[/bold]\n")
+    console.print(QUERY, style="dim", markup=False, soft_wrap=True)
+    show_answer(run_sql(open_catalog(store), QUERY))
+    console.print(READING, style="dim")
+    console.print(f'Ask your own: [bold]miclip sql --store {store.uri} "SELECT ..."[/bold]', soft_wrap=True)
+
+
 @VERBS.verb("run", "miclip run zoo.yaml --limit 64 --store /tmp/lake")
 def run(
     spec: SpecArgument,
@@ -137,37 +171,3 @@ def with_workers(pipeline: PipelineSpec, workers: int | None) -> PipelineSpec:
     }
     resources = (pipeline.resources or Resources()).model_copy(update=update)
     return pipeline.model_copy(update={"stages": stages, "resources": resources})
-
-
-@VERBS.verb("demo", "miclip demo --folder miclip-demo")
-def demo(
-    folder: Annotated[Path, typer.Option("--folder", help="Where images, spec and store go.")] = Path(DEMO_FOLDER),
-    images: Annotated[int, typer.Option("--images", min=100, help="How many image files to write.")] = 2400,
-    executor: ExecutorOption = ExecutorName.ray,
-    as_json: JsonOption = False,
-) -> None:
-    """Make image files, run five small models over them, and ask one question in SQL. Needs no download."""
-    from cluster.catalog import open_catalog
-    from cluster.cli.answers import show_answer
-    from cluster.cli.common import count, errors, screen
-    from cluster.demo import QUERY, QUESTION, READING, DemoPaths, prepare
-    from cluster.runs import RunOptions
-    from cluster.spec_file import read_spec_file
-    from cluster.sql import run_sql
-
-    paths = DemoPaths(folder)
-    written = prepare(paths, images)
-    errors().print(
-        f"{count(images)} image files in {paths.world}/images ({count(written)} new); spec {paths.spec}", style="dim"
-    )
-    file = read_spec_file(paths.spec)
-    store = open_store(None, file.pipeline.store)
-    code = execute(file, store, RunOptions(executor=executor.value), as_json)
-    if code or as_json:
-        raise typer.Exit(code)
-    console = screen()
-    console.print(f"\n[bold]{QUESTION}[/bold]\n")
-    console.print(QUERY, style="dim", markup=False, soft_wrap=True)
-    show_answer(run_sql(open_catalog(store), QUERY))
-    console.print(READING, style="dim")
-    console.print(f'Ask your own: [bold]miclip sql --store {store.uri} "SELECT ..."[/bold]', soft_wrap=True)

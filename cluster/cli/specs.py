@@ -106,7 +106,7 @@ def _show(report: dict[str, Any], verbose: bool, tflops: float | None, spec: Pat
         table.add_row(
             line["name"],
             _state(line),
-            f"{count(line['shards_left'])}/{count(line['shards'])}",
+            f"{count(line['shards_left'])}/{count(line['shards'])}" if line["shards"] else "-",
             short(line["images"]),
             short(line["flops"], "FLOP"),
             short(line["bytes"], "B"),
