@@ -115,9 +115,10 @@ def publish(store: Store, plan: Plan, tables: Iterable[str]) -> Published:
     markers = [marker for _, marker in prefetch(lambda number: load_done(store, plan.digest, number), shards)]
     parts = [part for marker in markers for part in marker.parts]
     artifacts = tuple(a for marker in markers for a in marker.artifacts)
-    stored: list[tuple[int, StoredPart | StoredArtifact]] = [
-        (marker.shard, one) for marker in markers for one in (*marker.parts, *marker.artifacts)
-    ]
+    stored: list[tuple[int, StoredPart | StoredArtifact]] = []
+    for marker in markers:
+        stored += [(marker.shard, part) for part in marker.parts]
+        stored += [(marker.shard, artifact) for artifact in marker.artifacts]
     for _ in prefetch(lambda item: _check_size(store, plan, *item), stored):
         pass
     by_table = {t: tuple(p for p in parts if p.table == t) for t in tables}

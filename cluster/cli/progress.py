@@ -16,6 +16,9 @@ from cluster.events import Event
 LINE_SECONDS = 5.0
 """Without a terminal each piece of work says where it is at most this often."""
 
+MAX_TITLE = 44
+"""Characters of a title beside its bar."""
+
 MAX_LINE = 160
 """Failures are shown in full at the end."""
 
@@ -50,7 +53,7 @@ class WorkView:
         if self.unit:
             words = [
                 f"{count(self.before + self.items)}/{count(self.total)} {self.unit}",
-                f"{self.rate:,.3g}/s",
+                _per_second(self.rate),
                 *words,
             ]
         troubles = [f"{self.failures} failed"] * bool(self.failures) + [f"{self.retried} retried"] * bool(self.retried)
@@ -58,7 +61,7 @@ class WorkView:
 
     def result(self) -> str:
         """Items and rate of the whole."""
-        return f"{count(self.total)} {self.unit}  {self.rate:,.3g}/s" if self.unit else ""
+        return f"{count(self.total)} {self.unit}  {_per_second(self.rate)}" if self.unit else ""
 
 
 _WAITING = "waiting for a worker"
@@ -129,7 +132,7 @@ class RunProgress:
         self._works[key] = view
         if self._bars:
             self._tasks[key] = self._bars.add_task(
-                view.title, total=max(1, view.total), completed=view.before, status=_WAITING
+                _cut(view.title), total=max(1, view.total), completed=view.before, status=_WAITING
             )
         else:
             again = f", {count(view.before)} done before" if view.before else ""
@@ -199,10 +202,17 @@ class RunProgress:
             self.say(f"{view.title}: {view.status()}{eta}")
 
 
+def _per_second(rate: float) -> str:
+    """1234.5 -> 1,234/s; 0.0612 -> 0.0612/s."""
+    return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s"
+
+
+def _cut(title: str) -> str:
+    """A title with room left for the bar: long paths lose their middle."""
+    return title if len(title) <= MAX_TITLE else f"{title[:12]}…{title[-(MAX_TITLE - 13) :]}"
+
+
 def _title(event: Event) -> str:
-    models = len(event["stages"])
-    if event["kind"] == "inspect" and models > 1:
-        return f"inspect {models} models"
     return str(event["title"]).replace("index_images", "index", 1)
 
 

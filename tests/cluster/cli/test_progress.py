@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from cluster.cli.common import count, duration, short, some
-from cluster.cli.progress import RunProgress
+from cluster.cli.progress import RunProgress, _per_second
 
 
 class Terminal(io.StringIO):
@@ -56,10 +56,6 @@ def test_a_failure_that_is_tried_again_is_not_announced_as_final() -> None:
     assert "shard 1 lost its worker, set aside: " in show(planned(), shard("lost"))
 
 
-def test_several_models_of_one_inspection_are_counted() -> None:
-    assert show(planned(kind="inspect", rows=1, rows_left=1)) == "inspect 2 models: 2 stages\n"
-
-
 def test_a_terminal_shows_a_bar_for_each_work_with_items_and_workers() -> None:
     text = show(planned(), planned("v", title="extract demo:y"), shard(), stream=Terminal())
     assert "extract demo:x" in text and "extract demo:y" in text and "━" in text
@@ -80,3 +76,15 @@ def test_numbers_for_people() -> None:
     ]  # fmt: skip
     assert [duration(0.25), duration(59), duration(75), duration(3700)] == ["0.2s", "59s", "1m15s", "1h01m"]
     assert [some(1, "stage"), some(2000, "stage")] == ["1 stage", "2,000 stages"]
+
+
+def test_a_rate_is_a_number_that_people_read() -> None:
+    assert [_per_second(rate) for rate in (0.0612, 3.14159, 99.94, 148.2, 1834.5)] == [
+        "0.0612/s", "3.14/s", "99.9/s", "148/s", "1,834/s",
+    ]  # fmt: skip
+
+
+def test_a_long_title_leaves_room_for_its_bar_and_keeps_both_ends() -> None:
+    title = "index folder:/data/a/very/long/way/to/the/pictures/of/imagenet/val"
+    text = show(planned("w", title=title), stream=Terminal())
+    assert "index folder…" in text and "of/imagenet/val" in text and title not in text
