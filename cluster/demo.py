@@ -11,7 +11,7 @@ from jobs.world import export_images
 N_IMAGES = 2400
 
 QUESTION = """\
-How many units of each layer stand for one concept, in that all of their 16 strongest images show it?"""
+For how many units of each layer do all of their 16 strongest images show one and the same concept?"""
 
 QUERY = """\
 WITH shown AS (   -- what each image shows, a row per concept; the images are drawn, so it is known

@@ -42,8 +42,11 @@ def report_json(report: RunReport, store: Store) -> dict[str, Any]:
     }
 
 
-def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0) -> None:
-    """The report for people: tables on stdout, failures on stderr. `cached` stages were published before this run."""
+def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0, advise: bool = True) -> None:
+    """The report for people: tables on stdout, failures on stderr; `cached` stages were published before this run.
+
+    advise: say what to type next.
+    """
     state = report.state
     console = screen()
     tables = tables_of(report, store)
@@ -68,7 +71,7 @@ def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0
     )
     show_failures(report, store, log_file)
     scope = f" --run {state.run}" if state.limited else ""
-    if done:
+    if done and advise:
         last = [name for name in tables if name not in ("models", "images", "bad_inputs")] or ["stages"]
         console.print(
             Text(f'next: miclip sql --store {store.uri}{scope} "SELECT * FROM {last[-1]} LIMIT 5"', "dim"),

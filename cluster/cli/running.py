@@ -62,7 +62,7 @@ def demo(
     )
     file = read_spec_file(paths.spec)
     store = open_store(None, file.pipeline.store)
-    code = execute(file, store, RunOptions(executor=executor.value), as_json)
+    code = execute(file, store, RunOptions(executor=executor.value), as_json, advise=False)
     if code or as_json:
         raise typer.Exit(code)
     console = screen()
@@ -123,8 +123,9 @@ def execute(
     store: Store,
     options: RunOptions,
     as_json: bool = False,
+    advise: bool = True,
 ) -> int:
-    """Run a spec in a session of its own and say what came of it; returns the exit code."""
+    """Run a spec in a session of its own and say what came of it, and what to type next; returns the exit code."""
     from cluster.cli.closing import report_json, show_report
     from cluster.cli.session import Session
     from cluster.pipeline import PipelineRun, plan_pipeline
@@ -152,7 +153,7 @@ def execute(
     if as_json:
         print_json(report_json(report, store))
     else:
-        show_report(report, store, session.log_file, session.progress.cached)
+        show_report(report, store, session.log_file, session.progress.cached, advise)
     return report.exit_code
 
 
