@@ -226,7 +226,7 @@ def test_an_unknown_demo_model_is_answered_with_those_there_are(tmp_path: Path) 
     spec = tmp_path / "s.yaml"
     spec.write_text(EXTRACT)
     code, said = refused(spec, "--set", "model=demo:clip-p9", "--set", "images.ref=world:seed=0,n=4")
-    assert code == 2 and "demo:clip-p9: no such demo model; there are demo:clip-p8" in said
+    assert code == 2 and "demo:clip-p9: no such demo model; there are demo:clip-p16, demo:clip-p8" in said
 
 
 def test_a_missing_local_checkpoint_names_its_path(tmp_path: Path) -> None:
