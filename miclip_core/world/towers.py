@@ -143,4 +143,6 @@ def load_model(directory: Path) -> Any:
         recipe.fill(built)
         return built.root.eval()
     kind = json.loads((directory / "config.json").read_text())["architectures"][0]
-    return getattr(transformers, kind).from_pretrained(directory, dtype=torch.float32).eval()
+    # A ViTModel is saved without its pooler, which the library would otherwise fill with random weights.
+    options: dict[str, Any] = {"add_pooling_layer": False} if kind == "ViTModel" else {}
+    return getattr(transformers, kind).from_pretrained(directory, dtype=torch.float32, **options).eval()

@@ -20,7 +20,7 @@ from miclip_core.world.card import write_card
 from miclip_core.world.evaluate import measure
 from miclip_core.world.losses import PatchHeads, clip_loss, siglip_loss
 from miclip_core.world.recipes import MEAN, RECIPES, STD, Recipe, Schedule
-from miclip_core.world.render import render_scenes, normalise
+from miclip_core.world.render import normalise, render_scenes
 from miclip_core.world.scene import SHAPES, TRAINING_INDICES, Scenes, attributes
 from miclip_core.world.tokens import encode
 from miclip_core.world.towers import DenseView, load_model, make_model, save_model
