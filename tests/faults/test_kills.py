@@ -72,7 +72,7 @@ def test_killed_between_part_and_marker_a_rerun_adopts_the_part_and_doubles_no_r
     store = place.store("lake")
     killed(store, r"00002\.done\.json$", 1, "before")
     orphan = [key for key in make_store(store).list("tables") if "part-00002" in key]
-    assert len(orphan) == 1  # there, and no marker counts it
+    assert len(orphan) in (1, 2)  # of one variant or, stored side by side, of both; no marker counts it
     lake = Lake(store)
     assert lake.run(SPEC).exit_code == 0
     assert lake.count("shard_done") == TASKS - 2

@@ -13,6 +13,7 @@ import re
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +54,21 @@ def die_at(key: str, nth: int = 1, when: str = "before") -> None:
     from cluster.stores.s3 import S3Store
 
     seen = 0
+    one_by_one = threading.Lock()  # stages of a shard are stored side by side, and the nth must be the last one there
 
     def deadly(create: Any) -> Any:
         def wrapped(self: Any, name: str, data: bytes) -> bool:
             nonlocal seen
-            seen += (hit := re.search(key, name) is not None)
-            if hit and seen == nth and when == "before":
-                os._exit(DIED)
-            created = create(self, name, data)
-            if hit and seen == nth:
-                os._exit(DIED)
-            return created
+            if re.search(key, name) is None:
+                return create(self, name, data)
+            with one_by_one:
+                seen += 1
+                if seen == nth and when == "before":
+                    os._exit(DIED)
+                created = create(self, name, data)
+                if seen == nth:
+                    os._exit(DIED)
+                return created
 
         return wrapped
 
