@@ -1,0 +1,1 @@
+"""The demo world: images whose every concept is known, and the small models trained on it."""
