@@ -54,6 +54,8 @@ class Catalog:
 
     store: Store
     stages: tuple[Published, ...]
+    notes: tuple[str, ...] = ()
+    """What a reader should know of the runs in scope, such as one that failed in part."""
 
     @property
     def tables(self) -> dict[str, int]:
@@ -95,10 +97,11 @@ def open_catalog(store: Store, scope: Scope = DEFAULT_SCOPE) -> Catalog:
         UnknownRun: a run or pipeline is named and is not there, or has not finished.
         DamagedPart: a run stands for a stage whose published.json is gone.
     """
+    runs: Sequence[RunTables] = () if scope.all else _runs(store, scope)
     if scope.all:
         keys = [key for key in store.list("stages") if key.endswith("/published.json")]
     else:
-        digests = dict.fromkeys(d for tables in _runs(store, scope) for d in tables.digests)
+        digests = dict.fromkeys(d for tables in runs for d in tables.digests)
         keys = [layout.published_key(digest) for digest in digests]
     try:
         stages = tuple(load_json(Published, data) for _, data in get_many(store, keys))
@@ -106,7 +109,12 @@ def open_catalog(store: Store, scope: Scope = DEFAULT_SCOPE) -> Catalog:
         raise DamagedPart(
             f"a finished run names a stage that is gone: {error}; restore it, or run the spec again"
         ) from None
-    return Catalog(store, stages)
+    failed = [
+        f"run {tables.run} failed for {tables.failed} stages, which are left out: miclip status {tables.run}"
+        for tables in runs
+        if tables.failed
+    ]
+    return Catalog(store, stages, tuple(failed))
 
 
 def _runs(store: Store, scope: Scope) -> Sequence[RunTables]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -35,10 +36,15 @@ def open_lake(store: str, pipeline: str | None = None, run: str | None = None, a
     store: a folder or s3://bucket/prefix. Without more, the newest finished run of every pipeline is read; `pipeline`
     takes only that one, `run` a run by name (small trials only so), `all` everything that was ever published.
 
+    A run that failed in part is read for what it published, with a warning.
+
     Raises:
         UnknownRun: no such pipeline or run.
     """
-    return Lake(open_catalog(make_store(store), Scope(pipeline, run, all)))
+    catalog = open_catalog(make_store(store), Scope(pipeline, run, all))
+    for note in catalog.notes:
+        warnings.warn(note, stacklevel=2)
+    return Lake(catalog)
 
 
 class Lake:

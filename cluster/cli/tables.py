@@ -33,7 +33,10 @@ VERBS = Verbs("Tables")
 def _catalog(store: str | None, pipeline: str | None, run: str | None, every: bool) -> Catalog:
     from cluster.catalog import Scope, open_catalog
 
-    return open_catalog(open_existing(store), Scope(pipeline, run, every))
+    catalog = open_catalog(open_existing(store), Scope(pipeline, run, every))
+    for note in catalog.notes:
+        errors().print(note, style="yellow")
+    return catalog
 
 
 @VERBS.verb("tables", "miclip tables activations")

@@ -59,9 +59,11 @@ def test_a_small_trial_is_read_only_by_name(store: Store) -> None:
 
 def test_a_failed_run_stands_for_what_it_published(tmp_path: Path) -> None:
     store = publish_numbers(tmp_path)
-    report = run_spec(store, SPEC, "rows=120", "error_shards=[1]")
-    assert report.exit_code == 1
-    assert open_catalog(store, Scope(run=report.state.run)).tables == {}
+    assert run_spec(store, SPEC, "rows=120", "error_shards=[1]").exit_code == 1
+    catalog = open_catalog(store)
+    assert catalog.tables == {}
+    assert catalog.notes == ("run numbers-00002 failed for 2 stages, which are left out: miclip status numbers-00002",)
+    assert open_catalog(store, Scope(run="numbers-00001")).notes == ()
 
 
 def test_names_that_are_not_there_are_refused_with_those_that_are(store: Store) -> None:
