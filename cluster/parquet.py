@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.errors import TableMismatch
+from schemas.errors import StoreFull, TableMismatch
 from schemas.tables import PART_BYTES, ROW_GROUP_BYTES, Table
 
 MAX_ROW_GROUP = 65536
@@ -36,6 +36,7 @@ def _settings(table: Table) -> dict[str, object]:
         "use_byte_stream_split": vectors,
         "write_statistics": plain,
         "write_page_index": True,
+        "write_page_checksum": True,
         "store_schema": True,
     }
 
@@ -103,8 +104,15 @@ class PartEncoder:
     def _encode_all(self) -> None:
         try:
             self._encode()
+        except OSError as error:
+            self._error = StoreFull(
+                f"{tempfile.gettempdir()}: {error.strerror or error} while a part of {self._table.name} waited there to be "
+                f"stored; free some space, up to {PART_BYTES:,} bytes a site, or set TMPDIR to a larger folder"
+            )
+            self._error.__cause__ = error
         except BaseException as error:
             self._error = error
+        if self._error is not None:
             for _ in self._batches():  # whoever waits for room in the queue must get on
                 pass
 
@@ -173,5 +181,5 @@ def sha256(data: bytes) -> str:
 
 
 def read_part(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The rows of one part from its bytes."""
-    return pq.read_table(io.BytesIO(data), columns=columns, use_threads=True)
+    """The rows of one part from its bytes; a page that differs from its checksum is an error."""
+    return pq.read_table(io.BytesIO(data), columns=columns, use_threads=True, page_checksum_verification=True)

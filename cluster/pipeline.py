@@ -18,7 +18,7 @@ from cluster.runs import RunState, RunStatus, RunTables, StageState, save_state,
 from cluster.stores.base import Store, prefetch
 from jobs.kinds import get_kind
 from jobs.protocol import Cell, Known
-from schemas.errors import NotInspected, UsageError
+from schemas.errors import BadRef, BadSite, EmptyImageSet, NotInspected, UnknownModel, UnknownSite, UsageError
 from schemas.plans import Plan, Resources
 from schemas.specs import PipelineSpec
 
@@ -234,12 +234,15 @@ class PipelineRun:
             self._log.emit("error", subject=self._run, message=f"state not saved: {error}")
 
 
+_WRONG_NAMES = {cls.__name__ for cls in (UnknownModel, UnknownSite, BadSite, BadRef, EmptyImageSet)}
+
+
 def _refuse_wrong_names(board: Board) -> None:
     """A model or image set that does not exist is a fault of the spec: say so before any work, as for a wrong site.
 
     What exists and fails (a damaged checkpoint, a file that went away) fails alone, and the rest of the zoo goes on.
     """
-    wrong = [outcome.message for outcome in board.failed.values() if outcome.exit_code == UsageError.exit_code]
+    wrong = [outcome.message for outcome in board.failed.values() if outcome.error in _WRONG_NAMES]
     if wrong:
         raise UsageError("\n".join(dict.fromkeys(wrong)))
 

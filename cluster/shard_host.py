@@ -112,7 +112,8 @@ class ShardHost:
         """
         if self._gang.size > 1:
             return list(task.stages)
-        return [s for s in task.stages if not self._store.exists(layout.done_key(s, task.shard.number))]
+        looked = prefetch(lambda stage: self._store.exists(layout.done_key(stage, task.shard.number)), task.stages)
+        return [stage for stage, there in looked if not there]
 
     def _store_shard(
         self,
@@ -172,14 +173,14 @@ def create_verified(
 ) -> tuple[str, bytes]:
     """Store under the first key that then reads back whole; returns that key and what it holds.
 
-    A key that somebody (or our own lost answer) filled before is accepted if it holds the same bytes or, by
-    `equivalent`, the same rows. What is not accepted is left where it is and the next key is used: nothing is ever
-    deleted or overwritten.
+    What this call wrote must read back byte for byte. A key that somebody (or our own lost answer) filled before is
+    accepted if it holds the same bytes or, by `equivalent`, the same rows. What is not accepted is left where it is and
+    the next key is used: nothing is ever deleted or overwritten.
     """
     for key in keys:
-        store.create(key, data)
+        created = store.create(key, data)
         found = store.get(key)
-        if found == data or (equivalent is not None and equivalent(found, data)):
+        if found == data or (not created and equivalent is not None and equivalent(found, data)):
             return key, found
     raise TableMismatch(f"{keys[0]} and {len(keys) - 1} later keys all hold other bytes; the store damages objects")
 

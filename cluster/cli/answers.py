@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,14 @@ def show_answer(reader: pa.RecordBatchReader, most: int = MAX_ROWS) -> None:
         field.name for field in reader.schema if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
     ]
     table = make_table(*reader.schema.names, right=numbers)
-    rows = _rows(reader)
-    shown = 0
-    for row in itertools.islice(rows, most):
-        table.add_row(*map(brief, row))
-        shown += 1
+    shown, more = 0, 0
+    for batch in reader:
+        for row in _rows([batch.slice(0, most - shown)]):
+            table.add_row(*map(brief, row))
+        taken = min(batch.num_rows, most - shown)
+        shown, more = shown + taken, more + batch.num_rows - taken
     console = screen()
     console.print(table)
-    more = sum(1 for _ in rows)
     if more:
         console.print(f"[dim]{shown} of {shown + more:,} rows; --json, --csv or --parquet FILE give all[/dim]")
 
@@ -69,7 +68,7 @@ def write_parquet(reader: pa.RecordBatchReader, path: Path) -> int:
     return rows
 
 
-def _rows(reader: pa.RecordBatchReader) -> Iterator[tuple[Any, ...]]:
+def _rows(reader: Iterable[pa.RecordBatch]) -> Iterator[tuple[Any, ...]]:
     for batch in reader:
         yield from zip(*(column.to_pylist() for column in batch.columns))
 

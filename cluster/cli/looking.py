@@ -149,12 +149,18 @@ def logs(
 ) -> None:
     """Show what happened in a run, in order; or the tracebacks of its failures."""
     from cluster.runs import load_state
+    from schemas.errors import UsageError
 
     where = open_existing(store)
     state = load_state(where, run)
     digests = {
         s.digest for s in state.stages if stage is None or s.digest.startswith(stage) or s.cell.startswith(stage)
     }
+    if stage is not None and not digests:
+        cells = dict.fromkeys(s.cell for s in state.stages)
+        raise UsageError(
+            f"--stage {stage}: run {run} has no such cell or stage; it has {', '.join(cells) or 'none yet'}"
+        )
     if failed:
         _show_failures(where, state, digests, shard, as_json)
         return

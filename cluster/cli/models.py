@@ -127,14 +127,14 @@ def _facts(model: str, store: Store) -> ModelFacts:
     """What inspection has published; inspects now if nothing has.
 
     Raises:
-        UnknownModel: there is no such model, or it cannot be built.
+        UnknownModel: there is no such model. Others: as inspection raises them.
     """
     from cluster.cells import Needs
     from cluster.cli.options import ExecutorName
     from cluster.cli.session import Session
     from cluster.facts import load_known, plan_facts
     from cluster.run import run_stages
-    from schemas.errors import UnknownModel
+    from schemas import errors as errors_of
     from schemas.plans import Resources
     from schemas.refs import ModelRef
 
@@ -145,7 +145,7 @@ def _facts(model: str, store: Store) -> ModelFacts:
         with errors().status(f"inspecting {ref}"), Session(store, ExecutorName.serial, quiet=True) as session:
             board = run_stages(plans.with_resources(Resources()), store, session.executor, session.log, session.stop)
         for outcome in board.failed.values():
-            raise UnknownModel(f"{ref}: {outcome.message or outcome.error}")
+            raise getattr(errors_of, outcome.error, errors_of.WorkFailed)(outcome.message or outcome.error)
         known = load_known(plans, store)
     return known.models[ref]
 

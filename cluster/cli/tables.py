@@ -177,7 +177,13 @@ def verify(
     else:
         for verdict in damaged:
             screen().print(Text.assemble(("damaged  ", "red"), f"{verdict.key}: {verdict.problem}"), soft_wrap=True)
-        word = "[green]whole[/green]" if not damaged else f"[red]{len(damaged)} damaged[/red]"
+        word = (
+            f"[red]{len(damaged)} damaged[/red]"
+            if damaged
+            else "[green]whole[/green]"
+            if checked
+            else "nothing to check"
+        )
         screen().print(f"{count(checked)} objects of {len(catalog.stages)} stages, {short(size, 'B')}: {word}")
         if damaged:
             screen().print("[dim]restore these objects, or run the spec again with a new store[/dim]")

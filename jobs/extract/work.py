@@ -261,7 +261,7 @@ def open_model(plan: Plan, inputs: Inputs, device: str, sites: Sequence[str]) ->
     """
     modules = tuple(sorted({Site.parse(site).path for site in sites if site.startswith("module:")}))
     ref = ModelRef.parse(plan.stage.subject)
-    if ref.location is None and ref.revision is None:
+    if ref.location is None and plan.effort["revision"]:
         ref = ref.model_copy(update={"revision": plan.effort["revision"]})
     if device == "cuda":
         _compute_exactly()

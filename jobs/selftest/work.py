@@ -52,9 +52,11 @@ class SelftestWorker:
         time.sleep(switches["sleep_ms"] / 1000)
         folder = switches["crash_once_dir"]
         if folder is not None:
-            signal_file = Path(folder) / f"crash-{shard.number}"
-            if signal_file.exists():
-                signal_file.unlink()
+            try:
+                (Path(folder) / f"crash-{shard.number}").unlink()
+            except FileNotFoundError:  # it was not there, or another member of the gang took it
+                pass
+            else:
                 os.kill(os.getpid(), signal.SIGKILL)
         if shard.number in switches["poison_shards"]:
             os._exit(17)

@@ -15,7 +15,7 @@ from cluster.events import EventLog
 from cluster.executor import Executor, SerialExecutor, StopFlag
 from cluster.run import run_stages
 from cluster.stores.base import make_store
-from schemas.errors import Infeasible, Interrupted, StoreUnreachable
+from schemas.errors import Infeasible, Interrupted, Unreachable
 from schemas.plans import Resources
 from tests import driver
 from tests.corridor import Todo, contents, markers, published_rows, run, selftest
@@ -149,7 +149,7 @@ def test_a_stop_request_ends_the_run_and_the_next_one_goes_on(tmp_path: Path, ma
 def test_a_store_that_fails_ends_the_run_with_the_reason(tmp_path: Path, make_executor: MakeExecutor) -> None:
     todo = selftest(**ROWS)
     executor = make_executor("s3://nowhere/x")
-    with pytest.raises(StoreUnreachable):
+    with pytest.raises(Unreachable, match="s3://nowhere/x"):
         run(todo, str(tmp_path), executor)
 
 

@@ -169,7 +169,7 @@ def test_a_flipped_byte_is_named_by_verify_and_never_gives_fewer_rows(place: Pla
     result = miclip("verify", "--store", lake.uri, "--json")
     assert result.exit_code == 1
     assert [v["key"] for v in json.loads(result.stdout)["damaged"]] == [key]
-    with pytest.raises(DamagedPart, match="restore the object"):  # a stage that reads it compares the digest
+    with pytest.raises(DamagedPart, match="Restore the object"):  # a stage that reads it compares the digest
         list(StoreInputs(lake.store).table(report.state.stages[0].digest, "selftest"))
     answer = miclip("sql", "--store", lake.uri, "--json", "SELECT count(*) AS n, count(row) AS rows FROM selftest")
     assert answer.exit_code != 0 or json.loads(answer.stdout) == [{"n": 100, "rows": 100}]

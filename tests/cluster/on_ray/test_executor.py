@@ -123,7 +123,9 @@ def test_workers_are_kept_between_runs_and_end_with_the_executor(tmp_path: Path,
     (actor,) = team._actors
     executor.close()
     with pytest.raises(ray.exceptions.RayActorError):
-        ray.get(actor.hello.remote(), timeout=20)
+        for _ in range(200):  # a killed actor may answer once more
+            ray.get(actor.hello.remote(), timeout=20)
+            time.sleep(0.1)
     assert ray.is_initialized()  # the session is not this executor's
 
 
@@ -181,7 +183,8 @@ def test_a_gang_that_loses_a_member_restarts_together(tmp_path: Path, make_ray: 
     todo = selftest(Resources(workers=2), rows=12, shard_rows=4, gang=2, crash_once_dir=str(signals))
     executor = make_ray(tmp_path / "s")
     ran = run(todo, str(tmp_path / "s"), executor)
-    assert [(e["shard"], e["attempt"]) for e in ran.of("shard_lost")] == [(1, 1)]
+    # the death of the one or the broken link of the other, whichever is heard of first
+    assert [(e["shard"], e["attempt"]) for e in ran.of("shard_lost") + ran.of("shard_failed")] == [(1, 1)]
     assert {n: m.attempt for (_, n), m in markers(str(tmp_path / "s"), todo).items()} == {0: 0, 1: 1, 2: 0, 3: 0}
     assert published_rows(str(tmp_path / "s"), todo) == [list(range(12))]
     (team,) = executor._teams.values()
