@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
+import tempfile
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 
 from cluster import parquet
 from cluster.parquet import PartEncoder, read_part
-from schemas.errors import TableMismatch
+from schemas.errors import StoreFull, TableMismatch
 from schemas.tables import TABLES, get_table
 from tests.rows import make_rows
 
@@ -195,3 +198,54 @@ def test_a_row_group_of_768_wide_vectors_is_4096_rows():
     ((data, _),) = encode("activations", [wide_rows(6000, 768)])
     meta = pq.read_metadata(io.BytesIO(data))
     assert [meta.row_group(i).num_rows for i in range(meta.num_row_groups)] == [4096, 6000 - 4096]
+
+
+# -- where a part waits until it is stored
+
+
+def test_a_part_beyond_8_mb_waits_in_a_file_and_is_the_same_part(monkeypatch):
+    """6,000 rows of 768 random numbers are 18 MB, and random mantissas do not compress to half of it."""
+    rows = wide_rows(6000, 768)
+    encoder = PartEncoder(get_table("activations"))
+    encoder.add(rows)
+    (part,) = encoder.finish()
+    assert part.file._rolled  # type: ignore[attr-defined]
+    data = part.read()
+    assert len(data) > parquet.IN_MEMORY_BYTES and part.rows == 6000
+    assert read_part(data).equals(pa.Table.from_batches([rows]))
+    monkeypatch.setattr(parquet, "IN_MEMORY_BYTES", 1 << 30)
+    assert encode("activations", [rows]) == [(data, 6000)]
+
+
+def finish_in_time(encoder: PartEncoder, seconds: float = 30) -> BaseException | None:
+    """What `finish` raised; it must come back whatever happened."""
+    raised: list[BaseException] = []
+
+    def finish() -> None:
+        try:
+            encoder.finish()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=finish, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), "finish hangs"
+    return raised[0] if raised else None
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk without room")
+@pytest.mark.parametrize("batches", [1, 40])
+def test_a_temp_folder_without_room_is_an_error_that_says_where_and_never_a_wait(monkeypatch, batches):
+    """One batch is written after all was handed over, forty while the producer still waits for room in the queue."""
+    monkeypatch.setattr(parquet.tempfile, "SpooledTemporaryFile", lambda max_size: open("/dev/full", "wb", buffering=0))
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 16384)
+    encoder = PartEncoder(SELFTEST, capacity=2)
+    try:
+        for _ in range(batches):
+            encoder.add(make_rows("selftest", 100))
+    except StoreFull:
+        assert batches > 1
+    error = finish_in_time(encoder)
+    assert isinstance(error, StoreFull)
+    assert tempfile.gettempdir() in str(error) and "TMPDIR" in str(error) and "selftest" in str(error)

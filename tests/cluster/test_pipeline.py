@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.catalog import Scope, open_catalog
@@ -188,3 +189,76 @@ def test_two_writers_of_one_run_lose_no_event(tmp_path):
         writer({"event": name})
         writer.flush()
     assert [event["event"] for event in read_events(store, "test-00001")] == ["a", "b", "c"]
+
+
+# -- going on with what a run left
+
+
+def interrupt(lake: Lake, spec: PipelineSpec, title: str, shards: int) -> None:
+    """Run until so many shards of one work are done, then stop as Ctrl-C does."""
+    stop, seen = StopFlag(), []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "shard_done" and event["title"].startswith(title):
+            seen.append(event["shard"])
+            if len(seen) == shards:
+                stop.stop("test")
+
+    run = new_run(lake.store, spec.name, spec.canonical_json())
+    with pytest.raises(Interrupted):
+        PipelineRun(spec, run, lake.store, lake.executor, EventLog(listen), stop).run()
+    assert len(seen) == shards
+
+
+def test_an_interrupted_run_is_finished_after_its_folder_moved_and_with_smaller_batches(tmp_path):
+    """5 shards of 16 images are frozen, 2 of them done; where the images are and how many fit is the second run's own."""
+    before, after = export(tmp_path / "before", 80), tmp_path / "after"
+    lake, fields = Lake(tmp_path / "lake"), {"sites": [], "outputs": ["embeddings"]}
+    interrupt(lake, make_extract(before, (CLIP,), batch_size=16, shard_rows=16, **fields), "extract", 2)
+    before.rename(after)
+    again = make_extract(after, (CLIP,), batch_size=4, shard_rows=1000, **fields)
+    report = lake.run(again)
+    assert report.exit_code == 0, report.failures
+    assert sum(e["event"] == "shard_done" and e["title"].startswith("extract") for e in lake.events) == 3
+    rows = lake.table(report, "embeddings").sort_by("image_index")
+    whole = Lake(tmp_path / "whole")
+    expected = whole.table(whole.run(again), "embeddings").sort_by("image_index")
+    assert rows["image_id"].equals(expected["image_id"]) and len(rows) == 80
+    assert np.allclose(rows["embedding"].to_pylist(), expected["embedding"].to_pylist(), atol=2e-3)
+
+
+def test_a_setting_that_made_a_shard_fail_is_not_kept_for_the_next_run(lake):
+    assert lake.run(pipeline({"one": {"error_shards": [1]}})).exit_code == 1
+    assert lake.run(pipeline({"one": {"shard_rows": 3}})).exit_code == 0
+    assert (lake.count("shard_done"), lake.count("published")) == (2, 1)  # shard 1 of the first cut, and the sum
+
+
+def test_two_cells_that_ask_for_one_stage_with_other_resources_compute_it_once(lake):
+    same = {"subject": "same", "rows": 20, "shard_rows": 10}
+    wide, deep = {**same, "resources": {"workers": 2}}, {**same, "resources": {"cpus": 2.0, "memory_gb": 1.0}}
+    report = lake.run(pipeline({"wide": wide, "deep": deep}))
+    assert report.exit_code == 0, report.failures
+    assert (lake.count("published"), lake.count("shard_done")) == (1, 3)  # two shards and their sum
+    (digest,) = {stage.digest for stage in report.state.stages}
+    tables = load_tables(lake.store, "test-00001")
+    assert tables is not None and tables.stages == {"wide": (digest,), "deep": (digest,)}
+
+
+def test_a_file_that_the_disk_refuses_fails_its_stage_and_is_never_set_aside(lake, tmp_path):
+    """/proc/self/mem may be listed, and reading its first byte is an I/O error."""
+    folder = export(tmp_path / "world", 8)
+    image = sorted((folder / "images").iterdir())[3]
+    data = image.read_bytes()
+    image.unlink()
+    image.symlink_to("/proc/self/mem")
+    with pytest.raises(OSError, match="Input/output error"):
+        image.read_bytes()
+    spec = make_extract(folder, (CLIP,), sites=[], outputs=["embeddings"])
+    report = lake.run(spec)
+    assert report.exit_code == 1
+    assert [f for f in report.failures if "InputUnreadable" in f and str(image) in f]
+    assert lake.store.list("tables/bad_inputs") == []
+    image.unlink()
+    image.write_bytes(data)
+    again = lake.run(spec)
+    assert again.exit_code == 0 and len(lake.table(again, "embeddings")) == 8
