@@ -238,7 +238,7 @@ def finish_in_time(encoder: PartEncoder, seconds: float = 30) -> BaseException |
 @pytest.mark.parametrize("batches", [1, 40])
 def test_a_temp_folder_without_room_is_an_error_that_says_where_and_never_a_wait(monkeypatch, batches):
     """One batch is written after all was handed over, forty while the producer still waits for room in the queue."""
-    monkeypatch.setattr(parquet.tempfile, "SpooledTemporaryFile", lambda max_size: open("/dev/full", "wb", buffering=0))
+    monkeypatch.setattr(parquet.tempfile, "SpooledTemporaryFile", lambda max_size: io.FileIO("/dev/full", "w"))
     monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 16384)
     encoder = PartEncoder(SELFTEST, capacity=2)
     try:
