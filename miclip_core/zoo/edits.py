@@ -22,7 +22,7 @@ class Edit:
 
     site: path and, optionally, `@tokens`; no reduction. channels: indices into the last axis of the vectors (first axis
         of a map); None for all. positions: indices within the token selection; None for all.
-    op: set (x <- value), add (x + value), scale (x * value), mean (x <- value, a table per position as in the card:
+    op: set (x <- value), add (x + value), scale (x * value), mean (x <- value, a table per position:
         [positions, channels]), project (x <- b + R R^T (x - b) with value = R [channels, r] orthonormal and base = b),
         fn (x <- value(x)).
     value: broadcast against the selected part, which has the layout of the site with positions and channels cut:

@@ -16,6 +16,7 @@ from miclip_core.zoo.model import VisionModel
 from miclip_core.zoo.openclip import built
 from schemas.errors import UnknownSite
 from schemas.refs import ModelRef, Site
+from tests.miclip_core.zoo import oracles
 from tests.miclip_core.zoo.contract import (
     AnyModel,
     Forward,
@@ -146,6 +147,11 @@ class TestRealSize(OpenAIActivation):
     test_mlp = TransformerBlocks.test_neurons_and_the_output_matrix_give_the_mlp_output
     all_blocks = TransformerBlocks.all_blocks
 
+    def test_every_site_of_three_blocks_equals_hooks_and_formulas(self, subject: Subject) -> None:
+        root, blocks = subject.model.module, (0, 6, 11)
+        expected = oracles.clip_vit(root, oracles.watch(root, subject.images, encode), blocks)
+        oracles.assert_every_site(subject.model, subject.images, expected, blocks)
+
     def test_one_image_alone_gives_what_it_gives_in_a_batch(self, subject: Subject) -> None:
         taps = ["embedding", "mlp_act.11@cls", "resid_post.6@patch:mean"]
         both, alone = subject.model.run(subject.images, taps), subject.model.run(subject.images[:1], taps)
@@ -159,7 +165,7 @@ class TestRealSize(OpenAIActivation):
         )  # fmt: skip
         assert (facts.grid, facts.n_prefix, facts.act_kind, facts.norm_eps) == ((7, 7), 1, "quick_gelu", 1e-5)
         assert facts.params == 151_277_313
-        assert abs(facts.flops / 8.8e9 - 1) < 0.01  # the card's table: 8.8 GFLOP an image
+        assert abs(facts.flops / 8.8e9 - 1) < 0.01  # published: 4.4 G multiply-adds, 8.8 GFLOP an image
 
 
 def test_sequence_first_and_batch_first_towers_give_the_same_sites() -> None:

@@ -13,6 +13,7 @@ from miclip_core.zoo.load import load_model
 from miclip_core.zoo.model import VisionModel
 from schemas.errors import UnknownSite
 from schemas.refs import ModelRef
+from tests.miclip_core.zoo import oracles
 from tests.miclip_core.zoo.contract import AnyModel, Handwritten, Subject, hooked_output, tiny_model
 
 TINY: dict[str, Any] = {"embedding_size": 6, "hidden_sizes": [8, 12], "depths": [1, 2]}
@@ -96,6 +97,11 @@ class TestRealSize:
     test_taps = AnyModel.test_taps_equal_hooks_written_by_hand_on_the_library_model
     test_noop = AnyModel.test_tapping_everything_leaves_the_embedding_as_it_was
     test_shapes = AnyModel.test_every_declared_site_has_the_declared_shape
+
+    def test_every_site_equals_hooks_and_formulas(self, subject: Subject) -> None:
+        root = subject.model.module
+        expected = oracles.hf_resnet(root, oracles.watch(root, subject.images, features))
+        oracles.assert_every_site(subject.model, subject.images, expected)
 
     def test_facts_are_those_of_resnet_50(self, subject: Subject) -> None:
         facts = subject.model.facts
