@@ -16,6 +16,7 @@ from miclip_core.zoo.load import find_family, load_model
 from miclip_core.zoo.model import VisionModel
 from schemas.errors import TokenOrderUnknown, UnknownSite, UnsupportedBlock
 from schemas.refs import ModelRef
+from tests.miclip_core.zoo import oracles
 from tests.miclip_core.zoo.contract import (
     AnyModel,
     Forward,
@@ -26,6 +27,7 @@ from tests.miclip_core.zoo.contract import (
     hooked_output,
     tiny_model,
 )
+from tests.miclip_core.zoo.oracles import CLIP, DINOV2, SIGLIP, VIT, Names
 
 Look = Callable[[nn.Module, Tensor, Forward], Tensor]
 
@@ -43,32 +45,6 @@ TEXT = {
     "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 64,
     "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Names:
-    """Module paths of one class, written down from the library's source: tower, last block, and parts within it."""
-
-    tower: str
-    block: str
-    norms: tuple[str, str]
-    attention: str
-    output: str
-    mlp: tuple[str, str] = ("fc1", "fc2")
-    branches: tuple[str, str] | None = None
-    first_norm: str | None = None
-    final: str = "layernorm"
-
-
-CLIP = Names("vision_model.", "encoder.layers", ("layer_norm1", "layer_norm2"), "self_attn", "out_proj",
-             first_norm="pre_layrnorm", final="post_layernorm")  # fmt: skip
-SIGLIP = Names(
-    "vision_model.", "encoder.layers", ("layer_norm1", "layer_norm2"), "self_attn", "out_proj", final="post_layernorm"
-)
-VIT = Names("", "layers", ("layernorm_before", "layernorm_after"), "attention", "o_proj")
-DINOV2 = Names(
-    "", "encoder.layer", ("norm1", "norm2"), "attention", "o_proj", branches=("layer_scale1", "layer_scale2")
-)
 
 
 def without_prefix(names: Names, tower: str = "") -> Names:
@@ -432,6 +408,12 @@ class TestRealSize(HfViT):
     test_sums = TransformerBlocks.test_branches_add_up_to_the_residual
     test_mlp = TransformerBlocks.test_neurons_and_the_output_matrix_give_the_mlp_output
     all_blocks = TransformerBlocks.all_blocks
+
+    def test_every_site_of_three_blocks_equals_hooks_and_formulas(self, subject: Subject) -> None:
+        root, names = subject.model.module, REAL[subject.model.facts.family.removeprefix("hf_")].names
+        seen = oracles.watch(root, subject.images, subject.forward)
+        blocks = (0, 6, 11)
+        oracles.assert_every_site(subject.model, subject.images, oracles.hf_vit(root, seen, names, 12, blocks), blocks)
 
     def test_facts_are_those_of_the_published_architecture(self, subject: Subject) -> None:
         facts = subject.model.facts

@@ -15,6 +15,7 @@ from miclip_core.zoo.model import VisionModel
 from miclip_core.zoo.openclip import built
 from schemas.errors import UnknownSite, UnsupportedBlock
 from schemas.refs import ModelRef, Site
+from tests.miclip_core.zoo import oracles
 from tests.miclip_core.zoo.contract import AnyModel, Handwritten, Subject, hooked_input, hooked_output, tiny_model
 
 TINY: dict[str, Any] = {
@@ -94,6 +95,11 @@ class TestRealSize:
     test_noop = AnyModel.test_tapping_everything_leaves_the_embedding_as_it_was
     test_shapes = AnyModel.test_every_declared_site_has_the_declared_shape
     test_pool = TestTiny.test_heads_and_positions_of_the_pool_add_up_to_its_output
+
+    def test_every_site_equals_hooks_and_formulas(self, subject: Subject) -> None:
+        root = subject.model.module
+        expected = oracles.modified_resnet(root, oracles.watch(root, subject.images, encode))
+        oracles.assert_every_site(subject.model, subject.images, expected)
 
 
 def test_a_tap_before_the_in_place_addition_keeps_its_value() -> None:
