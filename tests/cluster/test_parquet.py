@@ -7,7 +7,9 @@ import itertools
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -217,35 +219,42 @@ def test_a_part_beyond_8_mb_waits_in_a_file_and_is_the_same_part(monkeypatch):
     assert encode("activations", [rows]) == [(data, 6000)]
 
 
-def finish_in_time(encoder: PartEncoder, seconds: float = 30) -> BaseException | None:
-    """What `finish` raised; it must come back whatever happened."""
+def error_in_time(encoder: PartEncoder, batches: Sequence[pa.RecordBatch], seconds: float = 30) -> BaseException | None:
+    """What handing over and finishing raised; it must come back whatever happened."""
     raised: list[BaseException] = []
 
-    def finish() -> None:
+    def produce() -> None:
         try:
+            for batch in batches:
+                encoder.add(batch)
             encoder.finish()
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=finish, daemon=True)
+    thread = threading.Thread(target=produce, daemon=True)
     thread.start()
     thread.join(seconds)
-    assert not thread.is_alive(), "finish hangs"
+    assert not thread.is_alive(), "the producer hangs"
     return raised[0] if raised else None
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk without room")
-@pytest.mark.parametrize("batches", [1, 40])
-def test_a_temp_folder_without_room_is_an_error_that_says_where_and_never_a_wait(monkeypatch, batches):
-    """One batch is written after all was handed over, forty while the producer still waits for room in the queue."""
-    monkeypatch.setattr(parquet.tempfile, "SpooledTemporaryFile", lambda max_size: io.FileIO("/dev/full", "w"))
+class FullDisk(io.FileIO):
+    """The kernel's own disk without room, slow enough that the queue is full by then."""
+
+    def __init__(self, max_size: int) -> None:
+        super().__init__("/dev/full", "w")
+
+    def write(self, data: Any) -> int:
+        time.sleep(0.3)
+        return super().write(data)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(("batches", "rows"), [(1, 100), (40, 300)])
+def test_a_temp_folder_without_room_is_an_error_that_says_where_and_never_a_wait(monkeypatch, batches, rows):
+    """100 rows are written after all was handed over, 40 x 300 while the producer waits for room in the queue."""
+    monkeypatch.setattr(parquet.tempfile, "SpooledTemporaryFile", FullDisk)
     monkeypatch.setattr(parquet, "ROW_GROUP_BYTES", 16384)
-    encoder = PartEncoder(SELFTEST, capacity=2)
-    try:
-        for _ in range(batches):
-            encoder.add(make_rows("selftest", 100))
-    except StoreFull:
-        assert batches > 1
-    error = finish_in_time(encoder)
+    error = error_in_time(PartEncoder(SELFTEST, capacity=2), [make_rows("selftest", rows)] * batches)
     assert isinstance(error, StoreFull)
     assert tempfile.gettempdir() in str(error) and "TMPDIR" in str(error) and "selftest" in str(error)
