@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,22 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             raise WeightsMissing(f"{path}: damaged safetensors file: {error}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UnsafeCheckpoint(
-            f"{path}: not a plain file of tensors ({str(error).splitlines()[0][:160]}). Loading it would run code "
-            "from the file; on a machine you can spare, save its state dict with safetensors and use that file"
-        ) from error
+    except Exception as error:
+        raise _unread(path, error) from error
     return _tensors(path, content)
+
+
+def _unread(path: Path, error: Exception) -> Exception:
+    """What an exception of torch's reader means: a file that is not there, one with code in it, or damaged bytes."""
+    if isinstance(error, OSError) and error.errno != errno.EINVAL:  # torch answers EINVAL to a file that was cut short
+        return error
+    reason = (str(error) or type(error).__name__).splitlines()[0][:160]
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return UnsafeCheckpoint(
+            f"{path}: not a plain file of tensors ({reason}). Loading it would run code "
+            "from the file; on a machine you can spare, save its state dict with safetensors and use that file"
+        )
+    return WeightsMissing(f"{path}: damaged file: {reason}; fetch or save it again")
 
 
 def _tensors(path: Path, content: object) -> dict[str, Tensor]:
@@ -117,3 +128,21 @@ def tensor_names(path: Path) -> list[str]:
             return list(file.keys())
     except SafetensorError as error:
         raise WeightsMissing(f"{path}: damaged safetensors file: {error}") from error
+
+
+def fill_completely(module: nn.Module, fill: Callable[[], object], name: str) -> None:
+    """Let a library's own reader `fill` set the parameters of a module, and refuse what it left unset.
+
+    Raises:
+        WeightsMissing: parameters that the checkpoint does not hold.
+    """
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(torch.nan)
+        fill()
+    unset = [key for key, parameter in module.named_parameters() if bool(parameter.isnan().any())]
+    if unset:
+        raise WeightsMissing(
+            f"{name}: {len(unset)} tensors of the model are missing in the checkpoint: {', '.join(unset[:4])}; "
+            "the checkpoint belongs to another architecture"
+        )

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from miclip_core.torchvision_shim import ensure_torchvision
-from miclip_core.zoo.checkpoint import SUFFIXES, load_complete, read_checkpoint
+from miclip_core.zoo.checkpoint import SUFFIXES, fill_completely, load_complete, read_checkpoint
 from miclip_core.zoo.locate import HubFile, Locate, WebFile, revision_of
 from miclip_core.zoo.recipe import Built, Recipe
 from miclip_core.zoo.text import TOKENISER_FILES, TextTower, Tokeniser
@@ -217,7 +217,8 @@ def _fill(name: str, weights: Path | None, built: Built) -> None:
     assert weights is not None
     root: Any = built.root
     if weights.suffix == ".npz":
-        open_clip.convert.load_big_vision_weights(root, str(weights))
+        load = partial(open_clip.convert.load_big_vision_weights, root, str(weights))
+        fill_completely(root, load, f"open_clip:{name} from {weights.name}")
         return
     tensors = convert_state_dict(root, read_checkpoint(weights))
     if "positional_embedding" in tensors and not hasattr(root, "positional_embedding"):

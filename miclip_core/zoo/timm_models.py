@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import nn
 
 from miclip_core.torchvision_shim import ensure_torchvision
-from miclip_core.zoo.checkpoint import SUFFIXES, load_complete, read_checkpoint
+from miclip_core.zoo.checkpoint import SUFFIXES, fill_completely, load_complete, read_checkpoint
 from miclip_core.zoo.locate import HubFile, Locate, WebFile, revision_of
 from miclip_core.zoo.recipe import Built, Recipe
 from schemas.errors import UnknownModel
@@ -173,7 +173,7 @@ def _fill(name: str, weights: Path | None, built: Built) -> None:
     assert weights is not None
     root: Any = built.root
     if weights.suffix == ".npz" and hasattr(root, "load_pretrained"):
-        root.load_pretrained(str(weights))
+        fill_completely(root, partial(root.load_pretrained, str(weights)), f"timm:{name} from {weights.name}")
         return
     tensors = read_checkpoint(weights)
     rename = getattr(sys.modules[type(root).__module__], "checkpoint_filter_fn", None)

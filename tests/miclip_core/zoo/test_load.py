@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 from collections.abc import Callable
@@ -14,10 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 from miclip_core.zoo import demo, openclip
+from miclip_core.zoo.checkpoint import fill_completely
 from miclip_core.zoo.load import inspect_model, load_model
 from miclip_core.zoo.locate import HubFile, locate
 from miclip_core.zoo.random_weights import fill_random
-from schemas.errors import ActivationMismatch, UnknownModel, UnknownSite, UnsafeCheckpoint, WeightsMissing
+from schemas.errors import ActivationMismatch, NotInEval, UnknownModel, UnknownSite, UnsafeCheckpoint, WeightsMissing
 from schemas.models import ModelFacts
 from schemas.refs import ModelRef
 from tests.miclip_core.zoo.test_clip_vit import TINY
@@ -177,10 +179,33 @@ def test_a_damaged_file_and_missing_files_say_so(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="damaged"):
         load_model(ref(f"open_clip:tiny@file:{path}"))
     weights.unlink()
+    buffer = io.BytesIO()
+    torch.save({"visual.proj": torch.zeros(16, 6)}, buffer)
+    whole = buffer.getvalue()
+    for content in (b"", whole[:10], whole[: len(whole) // 2], whole[:-5]):
+        (path / "model.bin").write_bytes(content)
+        with pytest.raises(WeightsMissing, match="damaged"):
+            load_model(ref(f"open_clip:tiny@file:{path}"))
+    (path / "model.bin").unlink()
     with pytest.raises(UnknownModel, match="no checkpoint"):
         inspect_model(ref(f"open_clip:tiny@file:{path}"))
     with pytest.raises(UnknownModel, match="no file or folder"):
         inspect_model(ref("open_clip:tiny@file:/nowhere/at/all"))
+
+
+def test_what_a_librarys_own_reader_leaves_unset_is_missing() -> None:
+    module = torch.nn.Linear(2, 2)
+    with pytest.raises(WeightsMissing, match="1 tensors of the model are missing in the checkpoint: bias"):
+        fill_completely(module, lambda: module.weight.copy_(torch.ones(2, 2)), "timm:tiny from tiny.npz")
+    fill_completely(module, lambda: (module.weight.fill_(1.0), module.bias.fill_(2.0)), "timm:tiny from tiny.npz")
+    assert module(torch.ones(1, 2)).tolist() == [[4.0, 4.0]]
+
+
+def test_texts_are_not_embedded_in_training_mode(tmp_path: Path) -> None:
+    model = load_model(ref(f"open_clip:tiny@file:{folder(tmp_path / 'tiny')}"))
+    model.module.train()
+    with pytest.raises(NotInEval):
+        model.embed_text(["a red circle"])
 
 
 # ---------------------------------------------------------------- names
