@@ -243,10 +243,12 @@ def _final_sites(tower: Any) -> dict[str, Entry]:
 
 
 def _head_sites(head: Any) -> dict[str, Entry]:
-    """SigLIP's head: a learned query attends over the tokens (`pool_out`), then an MLP of that is added (`pooled`)."""
+    """SigLIP's head: a learned query attends over the tokens (`pool_out`), an MLP of that (`map_mlp`) is added: `pooled`."""
     pool = QueryPool(lambda: torch_pool_weights(head.attention, head.probe[0, 0]))
     out = Native(head.attention, layout="vector", pick=0, read=first_query, write=put_first_query)
-    return {**query_pool_sites(pool, "lnf_out"), "pool_out": out, "pooled": Native(head, layout="vector")}
+    mlp = Native(head.mlp, layout="vector", read=first_query, write=put_first_query)
+    pooled = Native(head, layout="vector")
+    return {**query_pool_sites(pool, "lnf_out"), "pool_out": out, "map_mlp": mlp, "pooled": pooled}
 
 
 def _pooled_token(tower: Any) -> Native:

@@ -292,12 +292,15 @@ class TestTiny(HfViT, AnyModel, TransformerBlocks):
             return
         root: Any = subject.model.module
         head = getattr(root, "vision_model", root).head
-        out = subject.model.run(subject.images, ["pool_pattern", "pool_v", "pool_out", "pooled", "embedding"])
+        out = subject.model.run(
+            subject.images, ["pool_pattern", "pool_v", "pool_out", "map_mlp", "pooled", "embedding"]
+        )
         z = torch.einsum("bht,bhtx->bhx", out["pool_pattern@all"], out["pool_v@all"])
         u = z.flatten(1) @ head.attention.out_proj.weight.T + head.attention.out_proj.bias
         assert subject.close(out["pool_pattern@all"].sum(-1), torch.ones_like(z[..., 0]))
         assert subject.close(u, out["pool_out"])
-        assert subject.close(u + head.mlp(head.layernorm(u)), out["embedding"])
+        assert subject.close(head.mlp(head.layernorm(u)), out["map_mlp"])
+        assert subject.close(u + out["map_mlp"], out["embedding"])
         assert torch.equal(out["pooled"], out["embedding"])
 
     def test_heads_without_a_class_token_refuse_its_selector(self, subject: Subject) -> None:
