@@ -49,6 +49,7 @@ class Capture:
     stop: bool = True
     heads_wanted: set[int] = field(default_factory=set)
     _values: dict[str, Tensor] = field(default_factory=dict)
+    _needed: set[str] = field(default_factory=set)
     _pending: set[str] = field(default_factory=set)
     _calls: dict[tuple[nn.Module, str], int] = field(default_factory=lambda: defaultdict(int))
 
@@ -59,7 +60,7 @@ class Capture:
             HookNeverFired: a wanted site produced nothing, or its module ran another number of times than declared.
             UnknownSite: an edit of a site that cannot be edited.
         """
-        points = self._points()
+        points, self._needed = self._points(), self._needed_by_edits()
         with ExitStack() as stack:
             for module, wanted in points.items():
                 self._hook(stack, module, wanted)
@@ -171,9 +172,10 @@ class Capture:
         for path, entry in served:
             value = self._edited(path, entry, value)
         for path, entry in served:
-            if path in self.native or path in self._needed_by_edits():
+            if path in self.native or path in self._needed:
                 seen = _read(entry, value)
-                self._values[path] = seen
+                if path in self._needed:  # all others may be dropped by whoever receives them
+                    self._values[path] = seen
                 if path in self.native:
                     self.deliver(path, seen, False)
             self._pending.discard(path)

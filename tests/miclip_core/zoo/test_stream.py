@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 
 import numpy as np
@@ -111,3 +112,19 @@ def test_a_consumer_inside_the_pass_gets_the_tensor_that_would_have_been_returne
     assert out == {}
     expected = model.run(images, ["mlp_act.0@cls", "z.0@cls"])
     assert torch.equal(seen[0], expected["mlp_act.0@cls"]) and torch.equal(seen[1], expected["z.0@cls"])
+
+
+def test_whole_tensors_of_selected_taps_are_gone_before_the_next_block(model) -> None:
+    passed: list[weakref.ref] = []
+    alive: list[int] = []
+
+    def look(module, args) -> None:
+        alive.append(sum(ref() is not None for ref in passed))
+        passed.append(weakref.ref(args[0]))
+
+    blocks = model.module.visual.transformer.resblocks
+    handles = [block.mlp.c_proj.register_forward_pre_hook(look) for block in blocks]
+    model.run(model.normalise(PIXELS), ["mlp_act.*@cls", "mlp_act.*@patch:mean"], stop="end")
+    for handle in handles:
+        handle.remove()
+    assert alive == [0, 0] and all(ref() is None for ref in passed)
