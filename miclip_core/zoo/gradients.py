@@ -11,6 +11,7 @@ from torch import Tensor
 from miclip_core.zoo.edits import Edit
 from miclip_core.zoo.model import CachedBlock, VisionModel
 from miclip_core.zoo.select import select
+from schemas.errors import UnknownSite
 from schemas.refs import Site
 
 
@@ -37,12 +38,12 @@ def activation_gradient(
     sites: whole or with `@tokens`; a reduction has no gradient of its own. The graph starts at the earliest site.
 
     Raises:
-        UnknownSite: a site that cannot be edited, or has a reduction (ValueError).
+        UnknownSite: a site that cannot be edited, has a reduction, or that `of` does not depend on.
     """
     asked = model.sites(sites)
     for site in asked:
         if site.reduce is not None:
-            raise ValueError(f"{site}: ask for the gradient of {site.path} and reduce it afterwards")
+            raise UnknownSite(f"{site}: ask for the gradient of {site.path} and reduce it afterwards")
     seen: dict[str, Tensor] = {}
 
     def watch(path: str) -> Edit:
@@ -57,8 +58,16 @@ def activation_gradient(
     with torch.enable_grad():
         out = model.run(images_BCIJ, [of], [*edits, *watched], grad=True, start=start)
         paths = list(seen)
-        gradients = torch.autograd.grad(scalar(next(iter(out.values()))).sum(), [seen[path] for path in paths])
-    by_path = dict(zip(paths, gradients))
+        total = scalar(next(iter(out.values()))).sum()
+        leaves = [seen[path] for path in paths]
+        gradients = (
+            torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else [None] * len(paths)
+        )
+    by_path: dict[str, Tensor] = {}
+    for path, gradient in zip(paths, gradients):
+        if gradient is None:
+            raise UnknownSite(f"{path}: {of} does not depend on it, so there is no gradient; ask for an earlier site")
+        by_path[path] = gradient
     return {
         str(site): SiteGradient(
             select(model.facts.site(site.path), site, seen[site.path].detach()),

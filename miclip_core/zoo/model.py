@@ -84,6 +84,7 @@ class VisionModel:
         """One forward pass: every tap's tensor after its selector and reduction, by the canonical text of the site.
 
         images: normalised [B, 3, h, w]; may be None with `start`. edits: applied before taps are read, in order.
+            An edit of `resid_mid.l` is carried by what is added there, so `attn_out.l` shows it and `attn_out.l!raw` not.
         raw: sites wanted as they were before edits, returned as `site!raw`. image_ids: needed by sampled sites.
         consume: by canonical site, called inside the pass with the selected tensor, which is then not kept.
         grad: record the graph; taps then hang on whatever requires gradients (images, the start, an edit's value).
@@ -101,6 +102,7 @@ class VisionModel:
         untouched = {site.path for site in raw_sites if site.path not in edits_by_path}
         native, wanted_later = self._sources({site.path for site in sites} | untouched, edits_by_path)
         collect.keep = wanted_later
+        wanted = {site.path for site in (*sites, *raw_sites)}
         capture = Capture(
             facts=self.facts,
             family=self.family,
@@ -110,7 +112,7 @@ class VisionModel:
             raw={site.path for site in raw_sites},
             deliver=collect.deliver,
             stop=stop == "last_tap",
-            heads_wanted={split_block(s.path)[1] or 0 for s in sites if split_block(s.path)[0] == "head_result"},
+            heads_wanted={block or 0 for name, block in map(split_block, wanted) if name == "head_result"},
         )
         with torch.set_grad_enabled(grad), _skipping(self.family, start):
             images = self._input(images_BCIJ, start)
@@ -131,7 +133,9 @@ class VisionModel:
 
         Raises:
             UnsupportedBlock: this model has no text tower.
+            NotInEval: it is in training mode.
         """
+        self._check_eval()
         if self.text is None:
             raise UnsupportedBlock(
                 f"{self.facts.model} has no text tower; name concepts with a CLIP model (spec field `clip`)"
@@ -179,6 +183,12 @@ class VisionModel:
         found: dict[str, list[Edit]] = defaultdict(list)
         for edit in edits:
             self.facts.site(edit.path)
+            if edit.site.reduce is not None:
+                raise UnknownSite(
+                    f"{edit.site}: an edit changes tokens, not what a reduction makes of them; leave it away"
+                )
+            if edit.site.tokens is not None:
+                resolve_sites(self.facts, [edit.site])
             found[edit.path].append(edit)
         return found
 
@@ -203,11 +213,14 @@ class VisionModel:
         assert start is not None
         return torch.zeros(len(start.value), 3, *self.facts.input_hw, device=self.device, dtype=self.dtype)
 
+    def _check_eval(self) -> None:
+        if any(module.training for module in self.module.modules()):
+            raise NotInEval(f"{self.facts.model} is in training mode; call model.module.eval() first")
+
     def _check(
         self, images: Tensor | None, start: CachedBlock | None, sites: Sequence[Site], edits: Mapping[str, Any]
     ) -> None:
-        if any(module.training for module in self.family.visual.modules()):
-            raise NotInEval(f"{self.facts.model} is in training mode; call model.module.eval() first")
+        self._check_eval()
         if images is None and start is None:
             raise GeometryMismatch(f"{self.facts.model}: no images and no cached block to start from")
         if images is not None and tuple(images.shape[1:]) != (3, *self.facts.input_hw):
@@ -218,6 +231,7 @@ class VisionModel:
             )
         if start is not None:
             self._check_start(start, [site.path for site in sites] + list(edits))
+            self._check_start_shape(start, images)
 
     def _check_start(self, start: CachedBlock, paths: Sequence[str]) -> None:
         order = {site.path: index for index, site in enumerate(self.facts.sites)}
@@ -232,6 +246,16 @@ class VisionModel:
         early = sorted(path for path in sources if path in order and order[path] < order[start.site])
         if early:
             raise UnknownSite(f"{early[0]} comes before the start {start.site} of this partial forward; start earlier")
+
+    def _check_start_shape(self, start: CachedBlock, images: Tensor | None) -> None:
+        known = self.facts.site(start.site)
+        batch = len(images) if images is not None else start.value.shape[0] if start.value.ndim else 0
+        expected = (batch, known.positions, *known.shape)
+        if tuple(start.value.shape) != expected:
+            raise GeometryMismatch(
+                f"start {start.site}: the cached tensor has shape {tuple(start.value.shape)}, expected {expected}; "
+                f"cache {start.site}@all of the same images"
+            )
 
 
 class _Collect:

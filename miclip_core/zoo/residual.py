@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from miclip_core.zoo.sitemap import Entry, Native
+from schemas.errors import UnsupportedBlock
 
 
 def residual_sites(block: Any, name: str) -> dict[str, Entry]:
@@ -19,7 +20,8 @@ def residual_sites(block: Any, name: str) -> dict[str, Entry]:
     for number in range(1, count):
         own = getattr(block, f"act{number}", None) or getattr(block, f"relu{number}", None)
         module, call, calls = (own, 0, 1) if own is not None else (shared, number - 1, count)
-        assert module is not None, f"{name}: no activation after convolution {number}"
+        if module is None:
+            raise UnsupportedBlock(f"{name}: {type(block).__name__} has no activation after convolution {number}")
         # A shared in-place ReLU writes into its own earlier outputs' successors only; a copy costs little and is safe.
         sites[f"{name}.act{number}"] = Native(module, layout="map", call=call, calls=calls, clone=own is None)
     return sites | {f"{name}.out": Native(block, layout="map")}

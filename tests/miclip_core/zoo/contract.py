@@ -6,6 +6,8 @@ on the untouched library model. Two classes: `AnyModel` for all, `TransformerBlo
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from miclip_core.zoo.activations import FORMULAS
 from miclip_core.zoo.edits import Edit
 from miclip_core.zoo.gradients import activation_gradient
 from miclip_core.zoo.inspect import describe_model
@@ -23,12 +24,20 @@ from miclip_core.zoo.random_weights import fill_random
 from miclip_core.zoo.recipe import Built
 from miclip_core.zoo.sitemap import Native
 from schemas.errors import GeometryMismatch, NotInEval, UnknownSite
-from schemas.models import Geometry, ModelFacts, rows_per_image, site_width
+from schemas.models import ActKind, Geometry, ModelFacts, rows_per_image, site_width
 from schemas.refs import Site
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 Handwritten = dict[str, Callable[[nn.Module, Tensor, Forward], Tensor]]
 """Site -> (library model, images, forward) -> the tensor, by hooks or arithmetic written without the engine."""
+
+BY_HAND: dict[ActKind, Callable[[float], float]] = {
+    "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "quick_gelu": lambda x: x / (1 + math.exp(-1.702 * x)),
+    "silu": lambda x: x / (1 + math.exp(-x)),
+    "relu": lambda x: max(x, 0.0),
+}
 
 
 def tiny_model(
@@ -205,6 +214,22 @@ class AnyModel:
             # Keys may be scaled without effect only where there is nothing to choose between.
             assert moved > 10 * subject.tolerance or site.width == 0, path
 
+    def test_an_edit_of_tokens_that_are_not_there_or_of_a_reduction_is_refused(self, subject: Subject) -> None:
+        model = subject.model
+        facts = next(site for site in map(model.facts.site, natives(model)) if site.selectors)
+        absent = [name for name in ("reg", "cls", "map") if name not in facts.selectors]
+        wrong = [f"{facts.path}@{name}" for name in absent] + [f"{facts.path}@{facts.selectors[0]}:mean"]
+        for text in [*wrong, "embedding@all"]:
+            with pytest.raises(UnknownSite):
+                model.run(subject.images, ["embedding"], [Edit(Site.parse(text), "set", 0.0)])
+
+    def test_a_gradient_of_what_comes_too_late_is_refused(self, subject: Subject) -> None:
+        first, last = natives(subject.model)[0], "embedding"
+        if first in ("pooled", last):
+            pytest.skip("no named site comes before the pooled vector")
+        with pytest.raises(UnknownSite, match=f"{re.escape(first)} does not depend on it"):
+            activation_gradient(subject.model, subject.images, [last], torch.Tensor.sum, of=first)
+
     def test_gradients_equal_finite_differences(self, subject: Subject) -> None:
         model = subject.model
         if subject.images.dtype != torch.float64:
@@ -284,14 +309,16 @@ class AnyModel:
             subject.model.sites(["embeding"])
 
     def test_the_activation_function_is_what_the_facts_say(self, subject: Subject) -> None:
-        act = subject.model.facts.act_kind
         module = self.activation_module(subject.model)
         if module is None:
-            return
+            pytest.skip("the nonlinearity is no module of its own")
         x = torch.linspace(-4, 4, 33, dtype=torch.float64)
-        assert torch.allclose(module(x.clone()), FORMULAS[act](x), atol=1e-9)
+        by_hand = BY_HAND[subject.model.facts.act_kind]
+        expected = torch.tensor([by_hand(float(value)) for value in x], dtype=torch.float64)
+        assert torch.allclose(module(x.clone()), expected, rtol=0, atol=1e-9)
 
-    def test_geometry_and_normalisation_are_the_librarys(self, subject: Subject) -> None:
+    def test_pixels_are_normalised_by_the_mean_and_spread_of_the_facts(self, subject: Subject) -> None:
+        """That the facts are the library's is each family's own test."""
         facts: Geometry = subject.model.facts.geometry
         pixels = torch.randint(0, 256, (3, *facts.crop_hw), dtype=torch.uint8)
         x = subject.model.normalise(pixels).float().cpu()
@@ -378,6 +405,7 @@ class TransformerBlocks:
         assert subject.close(mixed, pooled)
 
     def test_weights_and_taps_agree_on_queries_keys_and_values(self, subject: Subject) -> None:
+        """Taps are computed from these weights; that they are the library's, `handwritten` q, k, v and patterns say."""
         out, w = self.run(subject, 0, "ln1_out", "q", "k", "v"), subject.model.weights(0)
         if not self.plain_queries(subject.model):
             pytest.skip("queries and keys are normalised or rotated after the weights")
@@ -415,6 +443,21 @@ class TransformerBlocks:
         cached = model.run(subject.images, ["resid_pre.1@all"])["resid_pre.1@all"]
         with pytest.raises(UnknownSite, match="comes before the start"):
             model.run(None, ["mlp_act.0"], start=CachedBlock("resid_pre.1", cached))
+
+    def test_a_start_of_another_shape_is_refused(self, subject: Subject) -> None:
+        model = subject.model
+        cached = model.run(subject.images, ["resid_pre.1@all"])["resid_pre.1@all"]
+        for value in (cached[:, :1], cached[0], cached[..., 1:]):
+            with pytest.raises(GeometryMismatch, match=r"resid_pre\.1@all of the same images"):
+                model.run(None, ["embedding"], start=CachedBlock("resid_pre.1", value))
+        with pytest.raises(GeometryMismatch, match="expected"):
+            model.run(subject.images, ["embedding"], start=CachedBlock("resid_pre.1", cached[:1]))
+
+    def test_raw_head_results_show_the_edit_of_what_heads_read(self, subject: Subject) -> None:
+        model, edit, name = subject.model, Edit(Site(path="z.0"), "scale", 3.0), "head_result.0"
+        plain, edited = (model.run(subject.images, [name], edits)[f"{name}@all"] for edits in ([], [edit]))
+        raw = model.run(subject.images, [], [edit], raw=[name])[f"{name}@all!raw"]
+        assert subject.close(raw, edited) and not subject.close(raw, plain)
 
     def test_zeroing_a_neuron_equals_removing_its_output_column(self, subject: Subject) -> None:
         model = subject.model

@@ -73,7 +73,8 @@ class TestTiny(AnyModel):
         return Subject(model, torch.randn(3, 3, 64, 64, dtype=torch.float64), encode, oracles, patch_site="stage.3")
 
     def activation_module(self, model: VisionModel) -> nn.Module:
-        return nn.ReLU()
+        block: Any = model.module.visual.layer1[0]  # type: ignore[union-attr]
+        return block.relu if hasattr(block, "relu") else block.act1
 
     def test_heads_and_positions_of_the_pool_add_up_to_its_output(self, subject: Subject) -> None:
         pool: Any = subject.model.module.visual.attnpool  # type: ignore[union-attr]

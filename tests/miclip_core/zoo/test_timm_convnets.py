@@ -125,7 +125,8 @@ class TestResNet(ConvNet, AnyModel):
         return tiny_subject(RESNETS[request.param], resnet_oracles)
 
     def activation_module(self, model: VisionModel) -> nn.Module:
-        return nn.ReLU()
+        block: Any = model.module.layer1[0]  # type: ignore[union-attr]
+        return block.relu if hasattr(block, "relu") else block.act1
 
     def test_one_bright_patch_changes_exactly_that_place(self, subject: Subject) -> None:
         """A stride of 2 with a 3 x 3 kernel centres position i on input 2 i: the peak may lie one position further."""

@@ -147,6 +147,10 @@ def handwritten(trunk: Any, prefix: str = "") -> Handwritten:
         }
     if getattr(trunk, "rope", None) is None:
         found |= {f"{x}.{last}": hooked_output(f"{block}.attn.{x}_norm") for x in ("q", "k")}
+    attn = trunk.blocks[last].attn
+    if getattr(attn, "qkv", None) is not None and getattr(attn, "q_bias", None) is None:
+        values = lambda *args: hooked_output(f"{block}.attn.qkv")(*args).unflatten(-1, (3, heads, -1))  # noqa: E731
+        found[f"v.{last}"] = lambda *args: values(*args)[:, :, 2].transpose(1, 2)
     if trunk.global_pool == "map":
         found |= {
             "pool_in": hooked_input(f"{prefix}attn_pool"),
