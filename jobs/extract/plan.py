@@ -31,7 +31,7 @@ TABLES = {
     "text_embeddings": {"texts": ("text_embeddings",)},
 }
 TEXT_SHARD = 1024
-LIBRARY_BYTES = 520 << 20
+LIBRARY_BYTES = 440 << 20
 """What torch, open_clip, transformers and Arrow hold before any model is open, as measured on Linux."""
 READ_AHEAD_BYTES = 64 << 20
 WAITING_BATCHES = 6
