@@ -119,6 +119,37 @@ def attention(qkv_BTD: Sequence[Tensor], heads: int, output: Any, returned_BTD: 
     }
 
 
+def block(root: nn.Module, seen: Seen, path: str, end: str, norms: Sequence[str], parts: Sequence[str]) -> Expected:
+    """Sites of one pre-norm block outside its attention.
+
+    parts: within the block, what returns the attention's branch, mlp_pre, mlp_act and the MLP's branch.
+    """
+    sites: Expected = {}
+    for name, part in zip(("ln1", "ln2"), norms):
+        sites |= norm(seen, name, end, root.get_submodule(f"{path}.{part}"), f"{path}.{part}")
+    for name, part in zip(("attn_out", "mlp_pre", "mlp_act", "mlp_out"), parts):
+        sites[f"{name}{end}"] = seen.outputs[f"{path}.{part}"]
+    return sites | {
+        f"resid_pre{end}": seen.inputs[path],
+        f"resid_mid{end}": seen.inputs[f"{path}.{norms[1]}"],
+        f"resid_post{end}": seen.outputs[path],
+    }
+
+
+def residual_stages(trunk: Any, seen: Seen, prefix: str) -> Expected:
+    """All blocks of four stages of residual convolutions, from what their batch norms returned."""
+    sites: Expected = {}
+    for s in (1, 2, 3, 4):
+        for b, part in enumerate(getattr(trunk, f"layer{s}")):
+            path, last = f"{prefix}layer{s}.{b}", 3 if hasattr(part, "conv3") else 2
+            for number in range(1, last):
+                sites[f"conv.{s}.{b}.act{number}"] = seen.outputs[f"{path}.bn{number}"].relu()
+            added = seen.inputs[path] if part.downsample is None else seen.outputs[f"{path}.downsample"]
+            sites[f"conv.{s}.{b}.out"] = (seen.outputs[f"{path}.bn{last}"] + added).relu()
+        sites[f"stage.{s}"] = seen.outputs[f"{prefix}layer{s}"]
+    return sites
+
+
 def one_query(q_BD: Tensor, k_BTD: Tensor, v_BTD: Tensor, heads: int) -> Expected:
     """Pattern and values of a pool in which a single query attends to tokens."""
     k, v = split_heads(k_BTD, heads), split_heads(v_BTD, heads)
@@ -131,36 +162,50 @@ def one_query(q_BD: Tensor, k_BTD: Tensor, v_BTD: Tensor, heads: int) -> Expecte
 
 def clip_vit(root: Any, seen: Seen, layers: Iterable[int]) -> Expected:
     """open_clip's VisionTransformer that pools its class token; blocks `layers`."""
-    tower, width = root.visual, root.visual.class_embedding.shape[0]
-    patches_BTD = seen.outputs["visual.conv1"].flatten(2).transpose(1, 2)
-    first_B1D = tower.class_embedding.expand(len(patches_BTD), 1, width)
+    sites = _clip_blocks(root, seen, layers)
+    sites |= {f"pattern_row.{layer}": sites[f"pattern.{layer}"][:, :, 0] for layer in layers}
+    return (
+        sites
+        | norm(seen, "lnf", "", root.visual.ln_post, "visual.ln_post")
+        | {
+            "lnf_in": seen.inputs["visual.ln_post"],
+            "pooled": seen.outputs["visual.ln_post"][:, 0],
+            "embedding": seen.embedding,
+        }
+    )
+
+
+def _clip_blocks(root: Any, seen: Seen, layers: Iterable[int]) -> Expected:
+    """From the tokens that enter to the blocks `layers`."""
+    tower, patches_BTD = root.visual, seen.outputs["visual.conv1"].flatten(2).transpose(1, 2)
+    first_B1D = tower.class_embedding.expand(len(patches_BTD), 1, -1)
     sites: Expected = {"embed": torch.cat([first_B1D, patches_BTD], 1) + tower.positional_embedding}
     for layer in layers:
-        sites |= _clip_block(tower.transformer.resblocks[layer], seen, f"visual.transformer.resblocks.{layer}", layer)
-    sites |= norm(seen, "lnf", "", tower.ln_post, "visual.ln_post")
-    return sites | {
-        "lnf_in": seen.inputs["visual.ln_post"],
-        "pooled": seen.outputs["visual.ln_post"][:, 0],
-        "embedding": seen.embedding,
-    }
+        path, end, inner = f"visual.transformer.resblocks.{layer}", f".{layer}", tower.transformer.resblocks[layer].attn
+        qkv = linear(seen.outputs[f"{path}.ln_1"], inner.in_proj_weight, inner.in_proj_bias).chunk(3, -1)
+        sites |= attention(qkv, inner.num_heads, inner.out_proj, seen.outputs[f"{path}.attn"], end)
+        sites |= block(root, seen, path, end, ("ln_1", "ln_2"), ("attn", "mlp.c_fc", "mlp.gelu", "mlp"))
+    return sites
 
 
-def _clip_block(block: Any, seen: Seen, path: str, layer: int) -> Expected:
-    end, module = f".{layer}", block.attn
-    x_BTD = seen.outputs[f"{path}.ln_1"]
-    qkv = linear(x_BTD, module.in_proj_weight, module.in_proj_bias).chunk(3, -1)
-    sites = attention(qkv, module.num_heads, module.out_proj, seen.outputs[f"{path}.attn"], end)
-    sites |= norm(seen, "ln1", end, block.ln_1, f"{path}.ln_1") | norm(seen, "ln2", end, block.ln_2, f"{path}.ln_2")
-    return sites | {
-        f"resid_pre{end}": seen.inputs[path],
-        f"attn_out{end}": seen.outputs[f"{path}.attn"],
-        f"resid_mid{end}": seen.inputs[f"{path}.ln_2"],
-        f"mlp_pre{end}": seen.outputs[f"{path}.mlp.c_fc"],
-        f"mlp_act{end}": seen.outputs[f"{path}.mlp.gelu"],
-        f"mlp_out{end}": seen.outputs[f"{path}.mlp"],
-        f"resid_post{end}": seen.outputs[path],
-        f"pattern_row{end}": sites[f"pattern{end}"][:, :, 0],
-    }
+def coca_vit(root: Any, seen: Seen, layers: Iterable[int]) -> Expected:
+    """open_clip's CoCa, in which learned queries pool the tokens and the first of them is the image; blocks `layers`."""
+    pool, path = root.visual.attn_pool, "visual.attn_pool"
+    inner, tokens_BTD = pool.attn, seen.outputs[f"{path}.ln_k"]
+    b_Q, b_K, b_V = inner.in_proj_bias.chunk(3)
+    q_1D = linear(pool.ln_q(pool.query)[:1], inner.q_proj_weight, b_Q)
+    k, v = linear(tokens_BTD, inner.k_proj_weight, b_K), linear(tokens_BTD, inner.v_proj_weight, b_V)
+    return (
+        _clip_blocks(root, seen, layers)
+        | norm(seen, "lnf", "", pool.ln_k, f"{path}.ln_k")
+        | one_query(q_1D.expand(len(tokens_BTD), -1), k, v, inner.num_heads)
+        | {
+            "lnf_in": seen.inputs[f"{path}.ln_k"],
+            "pool_out": seen.outputs[f"{path}.attn"][:, 0],
+            "pooled": seen.outputs["visual.ln_post"][:, 0],
+            "embedding": seen.embedding,
+        }
+    )
 
 
 # ---------------------------------------------------------------- CLIP's ModifiedResNet
@@ -168,17 +213,7 @@ def _clip_block(block: Any, seen: Seen, path: str, layer: int) -> Expected:
 
 def modified_resnet(root: Any, seen: Seen) -> Expected:
     """open_clip's ModifiedResNet: all blocks, and its attention pool by formula."""
-    sites: Expected = {"stem": avg_pool2d(seen.outputs["visual.bn3"].relu(), 2)}
-    for s in (1, 2, 3, 4):
-        for b, block in enumerate(getattr(root.visual, f"layer{s}")):
-            path, name = f"visual.layer{s}.{b}", f"conv.{s}.{b}"
-            added = seen.inputs[path] if block.downsample is None else seen.outputs[f"{path}.downsample"]
-            sites |= {
-                f"{name}.act1": seen.outputs[f"{path}.bn1"].relu(),
-                f"{name}.act2": seen.outputs[f"{path}.bn2"].relu(),
-                f"{name}.out": (seen.outputs[f"{path}.bn3"] + added).relu(),
-            }
-        sites[f"stage.{s}"] = seen.outputs[f"visual.layer{s}"]
+    sites = {"stem": avg_pool2d(seen.outputs["visual.bn3"].relu(), 2)} | residual_stages(root.visual, seen, "visual.")
     pool = root.visual.attnpool
     tokens_BTC = seen.inputs["visual.attnpool"].flatten(2).transpose(1, 2)
     tokens_BTC = torch.cat([tokens_BTC.mean(1, keepdim=True), tokens_BTC], 1) + pool.positional_embedding
@@ -241,21 +276,12 @@ def hf_vit(root: Any, seen: Seen, names: Names, heads: int, layers: Iterable[int
 
 def _hf_block(root: Any, seen: Seen, names: Names, heads: int, layer: int) -> Expected:
     end, path = f".{layer}", f"{names.tower}{names.block}.{layer}"
-    inner, (first, second) = f"{path}.{names.attention}", names.norms
+    inner = f"{path}.{names.attention}"
     qkv = [seen.outputs[f"{inner}.{name}_proj"] for name in "qkv"]
     sites = attention(qkv, heads, root.get_submodule(f"{inner}.{names.output}"), seen.outputs[inner], end)
-    for name, part in (("ln1", first), ("ln2", second)):
-        sites |= norm(seen, name, end, root.get_submodule(f"{path}.{part}"), f"{path}.{part}")
     branches = names.branches or (names.attention, "mlp")
-    return sites | {
-        f"resid_pre{end}": seen.inputs[path],
-        f"attn_out{end}": seen.outputs[f"{path}.{branches[0]}"],
-        f"resid_mid{end}": seen.inputs[f"{path}.{second}"],
-        f"mlp_pre{end}": seen.outputs[f"{path}.mlp.{names.mlp[0]}"],
-        f"mlp_act{end}": seen.outputs[f"{path}.mlp.activation_fn"],
-        f"mlp_out{end}": seen.outputs[f"{path}.{branches[1]}"],
-        f"resid_post{end}": seen.outputs[path],
-    }
+    parts = (branches[0], f"mlp.{names.mlp[0]}", "mlp.activation_fn", branches[1])
+    return sites | block(root, seen, path, end, names.norms, parts)
 
 
 def _probed(head: Any, seen: Seen, path: str, tokens_BTD: Tensor) -> Expected:
@@ -290,3 +316,53 @@ def hf_resnet(root: Any, seen: Seen) -> Expected:
     if hasattr(root, "classifier"):
         sites["logits"] = linear(seen.embedding, root.classifier[-1].weight, root.classifier[-1].bias)
     return sites
+
+
+# ---------------------------------------------------------------- timm
+
+
+def timm_vit(root: Any, seen: Seen, layers: Iterable[int]) -> Expected:
+    """timm's VisionTransformer with one matrix for queries, keys and values, its class token pooled; blocks `layers`."""
+    patches_BTD = seen.outputs["patch_embed"]
+    first_B1D = root.cls_token.expand(len(patches_BTD), -1, -1)
+    sites: Expected = {"embed": torch.cat([first_B1D, patches_BTD], 1) + root.pos_embed}
+    for layer in layers:
+        path, end, inner = f"blocks.{layer}", f".{layer}", root.blocks[layer].attn
+        qkv = linear(seen.outputs[f"{path}.norm1"], inner.qkv.weight, inner.qkv.bias).chunk(3, -1)
+        sites |= attention(qkv, inner.num_heads, inner.proj, seen.outputs[f"{path}.attn"], end)
+        sites |= block(root, seen, path, end, ("norm1", "norm2"), ("attn", "mlp.fc1", "mlp.act", "mlp"))
+        sites[f"pattern_row{end}"] = sites[f"pattern{end}"][:, :, 0]
+    sites |= norm(seen, "lnf", "", root.norm, "norm") | {"lnf_in": seen.inputs["norm"]}
+    return sites | {"pooled": sites["lnf_out"][:, 0]} | _classified(root.head, seen)
+
+
+def timm_resnet(root: Any, seen: Seen) -> Expected:
+    """timm's ResNet: all blocks."""
+    sites = {"stem": seen.inputs["layer1"]} | residual_stages(root, seen, "")
+    return sites | {"pooled": sites["stage.4"].mean((2, 3))} | _classified(root.fc, seen)
+
+
+def timm_convnext(root: Any, seen: Seen) -> Expected:
+    """timm's ConvNeXt: all blocks; neurons are channels last where the MLP is."""
+    sites: Expected = {"stem": seen.outputs["stem"]}
+    for s, stage in enumerate(root.stages):
+        for b, part in enumerate(stage.blocks):
+            path, name = f"stages.{s}.blocks.{b}", f"conv.{s + 1}.{b}"
+            neurons = seen.outputs[f"{path}.mlp.{'grn' if hasattr(part.mlp, 'grn') else 'act'}"]
+            branch = seen.outputs[f"{path}.drop_path"]
+            sites |= {
+                f"{name}.dw": seen.outputs[f"{path}.conv_dw"],
+                f"{name}.act1": neurons if part.use_conv_mlp else neurons.permute(0, 3, 1, 2),
+                f"{name}.branch": branch,
+                f"{name}.out": seen.inputs[path] + branch,
+            }
+        sites[f"stage.{s + 1}"] = seen.outputs[f"stages.{s}"]
+    mean_BC = sites["stage.4"].mean((2, 3))
+    mean, std = statistics(mean_BC, root.head.norm.eps)
+    normed = (mean_BC - mean[:, None]) / std[:, None] * root.head.norm.weight + root.head.norm.bias
+    last = {"lnf_in": mean_BC, "lnf_mean": mean, "lnf_std": std, "lnf_out": normed, "pooled": normed}
+    return sites | last | _classified(root.head.fc, seen)
+
+
+def _classified(classifier: Any, seen: Seen) -> Expected:
+    return {"embedding": seen.embedding, "logits": linear(seen.embedding, classifier.weight, classifier.bias)}

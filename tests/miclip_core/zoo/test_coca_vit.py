@@ -12,6 +12,7 @@ from miclip_core.zoo.load import load_model
 from miclip_core.zoo.model import VisionModel
 from miclip_core.zoo.openclip import built
 from schemas.refs import ModelRef
+from tests.miclip_core.zoo import oracles
 from tests.miclip_core.zoo.contract import (
     AnyModel,
     Forward,
@@ -114,3 +115,8 @@ class TestRealSize(CoCa):
     test_sums = TransformerBlocks.test_branches_add_up_to_the_residual
     test_heads = TransformerBlocks.test_head_results_and_the_bias_give_the_attention_output
     all_blocks = TransformerBlocks.all_blocks
+
+    def test_every_site_of_three_blocks_equals_hooks_and_formulas(self, subject: Subject) -> None:
+        root, blocks = subject.model.module, (0, 6, 11)
+        expected = oracles.coca_vit(root, oracles.watch(root, subject.images, encode), blocks)
+        oracles.assert_every_site(subject.model, subject.images, expected, blocks)

@@ -18,6 +18,7 @@ from miclip_core.zoo.recipe import Built
 from miclip_core.zoo.timm_models import geometry_of
 from schemas.errors import UnknownSite, UnsupportedBlock
 from schemas.refs import ModelRef, Site
+from tests.miclip_core.zoo import oracles
 from tests.miclip_core.zoo.contract import (
     AnyModel,
     Handwritten,
@@ -208,6 +209,24 @@ class TestRealSize:
 
     test_taps = AnyModel.test_taps_equal_hooks_written_by_hand_on_the_library_model
     test_noop = AnyModel.test_tapping_everything_leaves_the_embedding_as_it_was
+
+
+@pytest.mark.parametrize(
+    ("name", "oracle"),
+    [
+        ("resnet18", oracles.timm_resnet),
+        ("convnext_atto", oracles.timm_convnext),
+        pytest.param("resnet50", oracles.timm_resnet, marks=pytest.mark.slow),
+        pytest.param("convnextv2_atto", oracles.timm_convnext, marks=pytest.mark.slow),
+    ],
+)
+def test_every_site_at_real_size_equals_hooks_and_formulas(
+    name: str, oracle: Callable[[Any, oracles.Seen], oracles.Expected]
+) -> None:
+    model = load_model(ModelRef.parse(f"timm:{name}/random(0)"))
+    images = torch.randn(1, 3, *model.facts.input_hw, generator=torch.Generator().manual_seed(1))
+    expected = oracle(model.module, oracles.watch(model.module, images, features))
+    oracles.assert_every_site(model, images, expected)
 
 
 def test_a_shared_relu_is_told_apart_by_the_number_of_its_call() -> None:

@@ -19,6 +19,7 @@ from miclip_core.zoo.timm_vit import describe
 from schemas.errors import TokenOrderUnknown, UnknownSite, UnsupportedBlock
 from schemas.models import SiteFacts, selected_range
 from schemas.refs import ModelRef, Site
+from tests.miclip_core.zoo import oracles
 from tests.miclip_core.zoo.contract import (
     AnyModel,
     Forward,
@@ -300,6 +301,13 @@ class TestRealSize(Timm):
     test_mlp = TransformerBlocks.test_neurons_and_the_output_matrix_give_the_mlp_output
     test_readout = TransformerBlocks.test_the_readout_rebuilds_the_embedding
     run, all_blocks = TransformerBlocks.run, TransformerBlocks.all_blocks
+
+
+def test_every_site_of_three_blocks_at_real_size_equals_hooks_and_formulas() -> None:
+    model, blocks = load_model(ModelRef.parse("timm:vit_tiny_patch16_224/random(0)")), (0, 6, 11)
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    expected = oracles.timm_vit(model.module, oracles.watch(model.module, images, features), blocks)
+    oracles.assert_every_site(model, images, expected, blocks)
 
 
 # ---------------------------------------------------------------- single sentences
