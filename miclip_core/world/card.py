@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,26 @@ from miclip_core.world.recipes import Recipe
 
 
 def read_card(directory: Path) -> dict[str, Any]:
-    """What the folder's card.json says: name, library, seed, recipe, and the figures measured on the saved weights."""
+    """What the folder's card.json says: name, library, recipe, sha256 of the weights, and the figures measured on the saved weights."""
     card: dict[str, Any] = json.loads((directory / "card.json").read_text())
     return card
+
+
+def weights_digest(directory: Path) -> str:
+    """sha256 of the one safetensors file in the folder, which ties a card to the weights it was measured on."""
+    (weights,) = directory.glob("*.safetensors")
+    return hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def write_card(
     directory: Path, recipe: Recipe, cpu_seconds: float, training: dict[str, float], measured: dict[str, Any]
 ) -> None:
-    """Write card.json beside the weights; `patch_targets` says which members agree partly because they share targets."""
+    """Write card.json beside the saved weights; `patch_targets` says which members agree partly because they share targets."""
     card = {
         "name": recipe.name,
         "library": "open_clip" if recipe.family == "clip" else "transformers",
         "patch_targets": recipe.dense is not None,
+        "weights_sha256": weights_digest(directory),
         "cpu_seconds": round(cpu_seconds),
         "measured": measured,
         "training": training,

@@ -1,5 +1,6 @@
 """What ships keeps its word: zero-shot accuracy and planted biases, measured again on held-out images."""
 
+import hashlib
 import json
 from dataclasses import asdict
 
@@ -30,6 +31,7 @@ FLOORS = {name: {"shape": 0.95, "colour": 0.95, "texture": 0.9, "background": 0.
 FLOORS["clip-p16"] |= {"texture": 0.8}
 FLOORS["siglip-p8"] |= {"shape": 0.9}
 FLOORS |= {"resnet-sup": {"shape": 0.95, "colour": 0.95}, "resnet-sup-wm": {"shape": 0.85, "colour": 0.95}}
+REPEATS = 0.005  # shipped weights in fp16 and images drawn from a seed: another machine may move a few of 1800 images
 
 
 def _model(name):
@@ -46,6 +48,8 @@ def test_every_member_ships_with_its_card():
         card = read_card(FOLDER / name)
         assert card["name"] == name and card["recipe"] == json.loads(json.dumps(asdict(RECIPES[name])))
         assert card["patch_targets"] == (RECIPES[name].dense is not None)
+        (weights,) = (FOLDER / name).glob("*.safetensors")
+        assert card["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest(), name
 
 
 def test_the_zoo_stays_small():
@@ -75,16 +79,17 @@ def test_the_mark_makes_a_star_for_the_biased_classifier_only():
 def test_a_member_meets_its_floors_and_its_card_says_what_is_measured(name):
     found = measure(_model(name))
     assert _below(found["accuracy"], FLOORS[name]) == {}
-    for group, figures in read_card(FOLDER / name)["measured"].items():
-        for figure, value in figures.items():
-            assert found[group][figure] == pytest.approx(value, abs=0.02), (group, figure)
+    card = read_card(FOLDER / name)["measured"]
+    assert card.keys() == found.keys()
+    for group, figures in card.items():
+        assert figures and found[group] == pytest.approx(figures, abs=REPEATS), group
 
 
 @pytest.mark.slow
 def test_single_patches_of_the_tower_without_names_show_their_object():
     found = measure(_model("vit-dense"))["patches"]
     assert _below(found, {"shape": 0.9, "colour": 0.95, "texture": 0.9, "background": 0.95}) == {}
-    assert found == pytest.approx(read_card(FOLDER / "vit-dense")["measured"]["patches"], abs=0.02)
+    assert found == pytest.approx(read_card(FOLDER / "vit-dense")["measured"]["patches"], abs=REPEATS)
 
 
 @torch.no_grad()
