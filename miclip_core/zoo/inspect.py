@@ -32,6 +32,7 @@ def describe_model(
 
     Raises:
         UnknownSite: one of `modules` does not exist or its output has no recognisable layout.
+        UnsupportedBlock: the model gives no image embedding.
     """
     observed = _observe(family)
     sites = [
@@ -40,7 +41,9 @@ def describe_model(
         if path in observed.shapes and not path.startswith("_")
     ]
     sites += [_module_facts(name, built.root, family, path) for path in modules]
-    embedding = next(site for site in sites if site.path in ("embedding", "logits"))
+    embedding = next((site for site in sites if site.path in ("embedding", "logits")), None)
+    if embedding is None:
+        raise UnsupportedBlock(f"{name} (family {family.name}) gave neither an embedding nor logits in a forward")
     fields = (
         "n_blocks", "n_heads", "head_dim", "width", "mlp_width", "n_prefix", "has_cls", "grid", "patch", "input_hw", "norm_eps",
         "act_kind", "has_ln_pre", "has_layerscale", "has_inner_attn_norm", "pool", "final_norm_position",
