@@ -49,6 +49,8 @@ class ExtractWorker:
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
         self._plans = {plan.digest: plan for plan in setting.plans}
         self._threads = setting.resources.decode_threads
+        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
+        torch.set_num_threads(max(1, int(setting.resources.cpus)))
         first = setting.plans[0]
         self._params: dict[str, Any] = first.stage.params
         self._batch_size = int(first.effort["batch_size"])  # type: ignore[arg-type]
