@@ -55,7 +55,7 @@ class ImageReader:
 
         Raises:
             KeyMissing: there is no such index. DamagedPart: its tables are not what was published.
-            StoreUnreachable, StoreDenied: the images cannot be reached; nothing is skipped for that.
+            InputUnreadable: an image cannot be reached; nothing is skipped for that.
         """
         opened = self._open(index)
         rows = (row for table in self._rows(index, opened, start, stop) for row in table.to_pylist())

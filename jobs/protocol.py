@@ -205,7 +205,7 @@ class Kind(Protocol):
     """Output -> round name -> the tables that round writes."""
 
     def make_plans(self, cell: Cell, known: Known) -> tuple[Plan, ...]:
-        """The plans of every stage of this cell. Pure."""
+        """The plans of every stage of this cell. Pure. The two kinds of facts have none: they are planned from refs."""
         ...
 
     def estimate(self, plan: Plan, known: Known) -> Estimate:

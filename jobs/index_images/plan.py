@@ -6,14 +6,13 @@ import json
 
 from jobs.protocol import Estimate, ImageFacts, Known
 from miclip_core.images import MAX_PIXELS, RULES_VERSION, THUMBNAIL_SIDE
-from schemas.plans import Plan, Published, Resources, Round, StageSpec
+from schemas.plans import Plan, Published, Round, StageSpec
 from schemas.refs import ImageSetRef
 from schemas.specs import Images
 
 METHOD = 1
 TABLES = {"images": {"write": ("images", "bad_inputs")}}
 READ, DUPLICATES, WRITE = range(3)
-RESOURCES = Resources()
 FILES_PER_SHARD = 512  # of a folder or glob; a block of any other source holds many images, so it is a shard of its own
 _ROW_BYTES = 600 + THUMBNAIL_SIDE**2 // 2
 

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files as package_files
 from typing import Any
 
-from jobs.protocol import Cell, Estimate, Files, Known
+from jobs.protocol import Estimate, Files, Known
 from schemas.errors import KeyMissing, UnknownModel
 from schemas.plans import Plan, Round, StageSpec
 from schemas.refs import ModelRef
@@ -55,11 +55,6 @@ def make_stamp(model: str, files: Files) -> list[str]:
     if not found:
         raise UnknownModel(f"{model}: nothing at {path}; expected a folder with weights and config, or a weights file")
     return [f"{f.uri.removeprefix(path).lstrip('/')} {f.size} {f.stamp}" for f in found]
-
-
-def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
-    """Inspection is planned from refs, not from cells."""
-    raise NotImplementedError("use make_inspect_plan")
 
 
 def estimate(plan: Plan, known: Known) -> Estimate:
