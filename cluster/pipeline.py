@@ -101,15 +101,27 @@ class _Unplanned(NamedTuple):
 
 
 class PipelineRun:
-    """One submission of a pipeline: keeps `state.json` and `tables.json` true whatever happens."""
+    """One submission of a pipeline: keeps `state.json` and `tables.json` true whatever happens.
 
-    def __init__(self, spec: PipelineSpec, run: str, store: Store, executor: Executor, log: EventLog, stop: StopFlag):
+    planned: what `plan_pipeline` gave for this spec a moment ago, so that sources of images are listed once.
+    """
+
+    def __init__(
+        self,
+        spec: PipelineSpec,
+        run: str,
+        store: Store,
+        executor: Executor,
+        log: EventLog,
+        stop: StopFlag,
+        planned: PlannedPipeline | None = None,
+    ) -> None:
         self._spec, self._run, self._store = spec, run, store
         self._executor, self._log, self._stop = executor, log, stop
         self._started = time.monotonic()
         self._errors: dict[str, str] = {}
         self._published: set[str] = set()
-        self._planned: PlannedPipeline | None = None
+        self._planned = planned
 
     def run(self) -> RunReport:
         """Facts, plans of every cell, then the cells wave by wave.
@@ -130,7 +142,7 @@ class PipelineRun:
         return self._finish()
 
     def _run_all(self) -> None:
-        self._planned = planned = plan_pipeline(self._spec, self._store)
+        self._planned = planned = self._planned or plan_pipeline(self._spec, self._store)
         # what needs facts first is checked before they cost anything; the rest is, when its wave begins
         unplanned = [cell for cell in planned.cells if not cell.plans]
         self._executor.check([_Unplanned(title(c), c.cell.resources) for c in unplanned])

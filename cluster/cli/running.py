@@ -134,7 +134,7 @@ def execute(
 
     pipeline = with_workers(file.pipeline, options.workers)
     with file.placed():
-        plan_pipeline(pipeline, store)  # refuses what is known to be impossible before a run is begun
+        planned = plan_pipeline(pipeline, store)  # refuses what is known to be impossible before a run is begun
     check_writable(store)
     name = new_run(store, pipeline.name, file.text)
     save_options(store, name, options)
@@ -149,7 +149,7 @@ def execute(
     )
     with file.placed(), session:
         session.progress.say(f"run {name}  store {store.uri}", "dim")
-        report = PipelineRun(pipeline, name, store, session.executor, session.log, session.stop).run()
+        report = PipelineRun(pipeline, name, store, session.executor, session.log, session.stop, planned).run()
     if as_json:
         print_json(report_json(report, store))
     else:
