@@ -1,0 +1,1 @@
+"""Sparse autoencoders: train, run, measure, read and write; torch alone, without Ray or a store."""
