@@ -169,3 +169,46 @@ class ImageSetRef(Frozen):
 
     def __str__(self) -> str:
         return f"{self.source}:{self.location}"
+
+
+# ---------------------------------------------------------------- sparse autoencoders
+
+SaeSource = Literal["sae", "miclip", "saelens", "sparsify", "dictionary_learning", "overcomplete", "attributing_clip"]
+SAE_SOURCES: tuple[SaeSource, ...] = (
+    "sae",
+    "miclip",
+    "saelens",
+    "sparsify",
+    "dictionary_learning",
+    "overcomplete",
+    "attributing_clip",
+)
+
+
+class SaeRef(Frozen):
+    """`sae:<stage>` (its digest or at least 8 first digits) of this store, or `format:location` of a file or folder."""
+
+    source: SaeSource
+    location: str
+
+    @classmethod
+    def parse(cls, text: str) -> SaeRef:
+        """Read an SAE ref.
+
+        Raises:
+            BadRef: the text does not follow the grammar.
+        """
+        source, colon, location = text.partition(":")
+        if not colon or source not in SAE_SOURCES or not location or ".." in location:
+            raise BadRef(
+                f"sae {text!r}: expected sae:<stage> or format:location with format one of "
+                f"{', '.join(SAE_SOURCES[1:])}; for example sae:0123456789abcdef0123 or saelens:/models/my-sae"
+            )
+        if source == "sae" and not re.fullmatch(r"[0-9a-f]{8,20}", location):
+            raise BadRef(f"sae {text!r}: expected 8 to 20 hex digits of a stage after `sae:`; `miclip saes` lists them")
+        if source != "sae" and not location.startswith(("/", "s3://")):
+            raise BadRef(f"sae {text!r}: expected an absolute path or s3://bucket/key after `{source}:`")
+        return cls(source=source, location=location)
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.location}"

@@ -2,104 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from schemas.base import EFFORT, RESULT, Frozen
-from schemas.errors import MiclipError
+from schemas.cells import Cell, Classes, ForwardCell, Images, Name, OverModels, as_tuple, as_value_error
 from schemas.plans import Resources
-from schemas.refs import ImageSetRef, ModelRef, Site
+from schemas.refs import ModelRef
+from schemas.sae_specs import ImportSaeSpec, SaeFeaturesSpec, TrainSaeSpec
 
 Output = Literal["activations", "activation_moments", "top_images", "embeddings", "predictions", "text_embeddings"]
 SITE_OUTPUTS: tuple[Output, ...] = ("activations", "activation_moments", "top_images")
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 
 
-def _as_value_error(parse: object, text: str) -> str:
-    try:
-        return str(parse(text))  # type: ignore[operator]
-    except MiclipError as error:
-        raise ValueError(str(error)) from None
-
-
-def _as_tuple(value: object) -> object:
-    """One text is a list of one; lists become tuples here because a value that went through Python is no JSON any more."""
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
-
-
-class Images(Frozen):
-    """An image set: where the images are, and where their labels come from."""
-
-    ref: Annotated[str, RESULT]
-    """`source:location`, see ImageSetRef."""
-    labels: Annotated[Literal["none", "from_folders"] | str, RESULT] = "none"
-    """`from_folders` takes the first folder below the root; `file:/path.csv|parquet` is joined by its column `file`."""
-    orientation: Annotated[Literal["upright", "as_stored"], RESULT] = "upright"
-    """`upright` applies the EXIF orientation, so models see what a person sees; `as_stored` ignores it."""
-    limit: Annotated[int | None, Field(ge=1), RESULT] = None
-    """Only the first images of the index, for a small trial; part of every digest below."""
-
-    @property
-    def key(self) -> str:
-        """Names the index of this image set: everything but the limit, which only cuts rows later."""
-        return self.model_copy(update={"limit": None}).canonical_json()
-
-    @field_validator("ref")
-    @classmethod
-    def _ref_parses(cls, value: str) -> str:
-        return _as_value_error(ImageSetRef.parse, value)
-
-    @field_validator("labels")
-    @classmethod
-    def _labels_known(cls, value: str) -> str:
-        if value not in ("none", "from_folders") and not value.startswith("file:"):
-            raise ValueError(f"expected none, from_folders or file:PATH, found {value!r}")
-        return value
-
-
-class Classes(Frozen):
-    """Zero-shot classes: names and the templates that make sentences of them."""
-
-    names: Annotated[tuple[str, ...], Field(min_length=2), RESULT]
-    templates: Annotated[Literal["openai80", "plain"] | tuple[str, ...], RESULT] = "openai80"
-    """`openai80` are the 80 templates of the CLIP release; `plain` is `a photo of a {}.`; or your own with `{}`."""
-
-    @field_validator("templates")
-    @classmethod
-    def _templates_have_a_place(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not isinstance(value, str):
-            if not value:
-                raise ValueError("an empty list of templates makes no sentence; give at least '{}'")
-            for template in value:
-                if template.count("{}") != 1:
-                    raise ValueError(f"template {template!r} must contain {{}} exactly once")
-        return value
-
-
-class Cell(Frozen):
-    """Fields that every kind has; a stage of a pipeline leaves out what it inherits."""
-
-    reads: Annotated[tuple[str, ...], RESULT] = ()
-    """Names of the stages whose tables this one reads."""
-    resources: Annotated[Resources, EFFORT] = Resources()
-
-    @field_validator("reads", mode="before")
-    @classmethod
-    def _one_is_a_list_of_one(cls, value: object) -> object:
-        return _as_tuple(value)
-
-
-class ExtractSpec(Cell):
+class ExtractSpec(ForwardCell):
     """Models x sites x one image set -> activations and what is computed from them in the same forward pass."""
 
     kind: Annotated[Literal["extract"], RESULT] = "extract"
-    model: Annotated[str | tuple[str, ...] | None, RESULT] = None
-    """A model ref or a list of them; inside a pipeline it usually comes from the matrix."""
-    images: Annotated[Images | None, RESULT] = None
-    sites: Annotated[tuple[str, ...], RESULT] = ()
     outputs: Annotated[tuple[Output, ...], Field(min_length=1), RESULT] = ("activations", "embeddings")
     classes: Annotated[Classes | None, RESULT] = None
     """Zero-shot classes for `predictions` and, averaged over templates, for `text_embeddings`."""
@@ -107,37 +28,12 @@ class ExtractSpec(Cell):
     """Sentences for `text_embeddings`."""
     top_k: Annotated[int, Field(ge=1, le=1000), RESULT] = 16
     predictions_k: Annotated[int, Field(ge=1, le=1000), RESULT] = 5
-    round_to: Annotated[Literal["fp16", "bf16", "fp32"], RESULT] = "fp16"
-    """Precision that stored vectors are rounded to; they are float32 columns whatever it is."""
-    dtype: Annotated[Literal["fp32", "bf16", "fp16"], RESULT] = "fp32"
-    """Precision of the forward pass."""
-    geometry: Annotated[Literal["model", "square"], RESULT] = "model"
-    """`model` is the model's own evaluation transform; `square` is one centre-square view shared by all models."""
-    on_nonfinite: Annotated[Literal["stop", "quarantine"], RESULT] = "stop"
-    on_changed: Annotated[Literal["stop", "quarantine"], RESULT] = "stop"
-    """What to do with an image whose bytes differ from the index or that is gone."""
-    batch_size: Annotated[int, Field(ge=1, le=65536), EFFORT] = 32
     shard_rows: Annotated[int, Field(ge=1), EFFORT] = 2048
 
-    @field_validator("sites", "model", "texts", "outputs", mode="before")
+    @field_validator("texts", "outputs", mode="before")
     @classmethod
-    def _texts_are_lists(cls, value: object, info: object) -> object:
-        one_is_fine = isinstance(value, str) and getattr(info, "field_name", "") == "model"
-        return value if one_is_fine else _as_tuple(value)
-
-    @field_validator("sites")
-    @classmethod
-    def _sites_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_as_value_error(Site.parse, text) for text in value)
-
-    @field_validator("model")
-    @classmethod
-    def _model_parses(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
-        if value is None or isinstance(value, str):
-            return value if value is None else _as_value_error(ModelRef.parse, value)
-        if not value:
-            raise ValueError("an empty list of models leaves nothing to do")
-        return tuple(_as_value_error(ModelRef.parse, text) for text in value)
+    def _one_text_is_a_list_of_one(cls, value: object) -> object:
+        return as_tuple(value)
 
     @model_validator(mode="after")
     def _outputs_have_what_they_need(self) -> ExtractSpec:
@@ -151,6 +47,10 @@ class ExtractSpec(Cell):
         if "text_embeddings" in self.outputs and not (self.texts or self.classes):
             raise ValueError("output text_embeddings needs texts or classes")
         return self
+
+    def needs_images(self, kinds_read: Collection[str]) -> bool:
+        """Text embeddings alone need none."""
+        return bool(set(self.outputs) - {"text_embeddings"})
 
 
 class SelftestSpec(Cell):
@@ -180,7 +80,15 @@ class SelftestSpec(Cell):
     """Workers that meet before each shard of the first round and share it."""
 
 
-JobSpec = ExtractSpec | SelftestSpec
+JobSpec = ExtractSpec | TrainSaeSpec | ImportSaeSpec | SaeFeaturesSpec | SelftestSpec
+READS: dict[str, set[str]] = {
+    "extract": set(),
+    "train_sae": {"extract"},
+    "import_sae": {"extract"},
+    "sae_features": {"train_sae", "import_sae", "extract"},
+}
+"""Kind -> the kinds of stages that it knows what to do with; a selftest reads anything."""
+
 AnyJob = Annotated[JobSpec, Field(discriminator="kind")]
 
 
@@ -204,7 +112,7 @@ class PipelineSpec(Frozen):
             if not models:
                 raise ValueError("an empty list of models leaves nothing to do")
             for text in models:
-                _as_value_error(ModelRef.parse, text)
+                as_value_error(ModelRef.parse, text)
             if len(set(models)) != len(models):
                 raise ValueError(f"the same model twice: {', '.join(models)}")
         return value
@@ -217,13 +125,32 @@ class PipelineSpec(Frozen):
                     raise ValueError(f"stages.{name}.reads: no stage {read!r}; there are {', '.join(self.stages)}")
         self.waves()
         for name, stage in self.stages.items():
-            if isinstance(stage, ExtractSpec):
-                if stage.model is None and "model" not in self.matrix:
-                    raise ValueError(f"stages.{name}: no model; give stages.{name}.model or matrix.model")
-                needs_images = set(stage.outputs) - {"text_embeddings"}
-                if needs_images and stage.images is None and self.images is None:
-                    raise ValueError(f"stages.{name}: no images; give images: {{ref: folder:/path}}")
+            kinds = self.kinds_read(name)
+            if unread := kinds - READS.get(stage.kind, kinds):
+                raise ValueError(
+                    f"stages.{name}.reads: {stage.kind} cannot read {', '.join(sorted(unread))}; it reads "
+                    f"{', '.join(sorted(READS[stage.kind]))}"
+                )
+            if isinstance(stage, OverModels) and not self.models_of(name):
+                raise ValueError(f"stages.{name}: no model; give stages.{name}.model or matrix.model")
+            has_images = self.images is not None or getattr(stage, "images", None) is not None
+            if stage.needs_images(kinds) and not has_images:
+                raise ValueError(f"stages.{name}: no images; give images: {{ref: folder:/path}}")
         return self
+
+    def kinds_read(self, name: str) -> set[str]:
+        """The kinds of the stages that a stage reads."""
+        return {self.stages[read].kind for read in self.stages[name].reads}
+
+    def models_of(self, name: str) -> tuple[str, ...]:
+        """The models a stage is repeated for: its own, else those of what it reads, else the matrix's; none if it has no model."""
+        stage = self.stages[name]
+        if not isinstance(stage, OverModels):
+            return ()
+        if stage.models is not None:
+            return stage.models
+        read = [model for other in stage.reads for model in self.models_of(other)]
+        return tuple(dict.fromkeys(read)) or self.matrix.get("model", ())
 
     @property
     def index_resources(self) -> Resources:
@@ -266,10 +193,34 @@ class ExtractFile(ExtractSpec, OneJob):
 
     @model_validator(mode="after")
     def _stands_alone(self) -> ExtractFile:
-        if self.model is None:
-            raise ValueError("no model; give model: open_clip:ViT-B-32/laion2b_s34b_b79k, for example")
-        if self.images is None and set(self.outputs) - {"text_embeddings"}:
-            raise ValueError("no images; give images: {ref: folder:/path}")
+        _check_alone(self)
+        return self
+
+
+class TrainSaeFile(TrainSaeSpec, OneJob):
+    """SAEs trained from a live stream: nothing is read or inherited."""
+
+    @model_validator(mode="after")
+    def _stands_alone(self) -> TrainSaeFile:
+        _check_alone(self)
+        return self
+
+
+class ImportSaeFile(ImportSaeSpec, OneJob):
+    """SAEs of other formats, judged on images: nothing is read or inherited."""
+
+    @model_validator(mode="after")
+    def _stands_alone(self) -> ImportSaeFile:
+        _check_alone(self)
+        return self
+
+
+class SaeFeaturesFile(SaeFeaturesSpec, OneJob):
+    """Features of SAEs that are in the store: nothing is read or inherited."""
+
+    @model_validator(mode="after")
+    def _stands_alone(self) -> SaeFeaturesFile:
+        _check_alone(self)
         return self
 
 
@@ -277,10 +228,20 @@ class SelftestFile(SelftestSpec, OneJob):
     """A selftest that stands alone."""
 
 
-AnySpec = Annotated[ExtractFile | SelftestFile | PipelineSpec, Field(discriminator="kind")]
+def _check_alone(job: ForwardCell) -> None:
+    if job.reads:
+        raise ValueError(f"reads {', '.join(job.reads)}: a job alone in a file reads no stage; make it a pipeline")
+    if job.model is None:
+        raise ValueError("no model; give model: open_clip:ViT-B-32/laion2b_s34b_b79k, for example")
+    if job.images is None and job.needs_images(()):
+        raise ValueError("no images; give images: {ref: folder:/path}")
 
 
-def as_pipeline(spec: ExtractSpec | SelftestSpec | PipelineSpec) -> PipelineSpec:
+JobFile = ExtractFile | TrainSaeFile | ImportSaeFile | SaeFeaturesFile | SelftestFile
+AnySpec = Annotated[JobFile | PipelineSpec, Field(discriminator="kind")]
+
+
+def as_pipeline(spec: JobSpec | PipelineSpec) -> PipelineSpec:
     """A single job is a pipeline of one stage, named after its kind."""
     if isinstance(spec, PipelineSpec):
         return spec
@@ -288,9 +249,15 @@ def as_pipeline(spec: ExtractSpec | SelftestSpec | PipelineSpec) -> PipelineSpec
     if isinstance(spec, OneJob):
         name, store = spec.name, spec.store
         plain = spec.model_dump_json(exclude=set(OneJob.model_fields), exclude_unset=True)
-        job: ExtractSpec | SelftestSpec = _PLAIN[spec.kind].model_validate_json(plain)
+        job: JobSpec = _PLAIN[spec.kind].model_validate_json(plain)
         return PipelineSpec(name=name or stage, store=store, stages={stage: job})
     return PipelineSpec(name=stage, stages={stage: spec})
 
 
-_PLAIN: dict[str, type[ExtractSpec] | type[SelftestSpec]] = {"extract": ExtractSpec, "selftest": SelftestSpec}
+_PLAIN: dict[str, type[JobSpec]] = {
+    "extract": ExtractSpec,
+    "train_sae": TrainSaeSpec,
+    "import_sae": ImportSaeSpec,
+    "sae_features": SaeFeaturesSpec,
+    "selftest": SelftestSpec,
+}

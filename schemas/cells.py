@@ -1,0 +1,148 @@
+"""What the specs of several kinds share: image sets, classes, and the fields of a stage, of one over models, of one with a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from schemas.base import EFFORT, RESULT, Frozen
+from schemas.errors import MiclipError
+from schemas.plans import Resources
+from schemas.refs import ImageSetRef, ModelRef, Site
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
+
+
+def as_value_error(parse: object, text: str) -> str:
+    try:
+        return str(parse(text))  # type: ignore[operator]
+    except MiclipError as error:
+        raise ValueError(str(error)) from None
+
+
+def as_tuple(value: object) -> object:
+    """One text is a list of one; lists become tuples here because a value that went through Python is no JSON any more."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Images(Frozen):
+    """An image set: where the images are, and where their labels come from."""
+
+    ref: Annotated[str, RESULT]
+    """`source:location`, see ImageSetRef."""
+    labels: Annotated[Literal["none", "from_folders"] | str, RESULT] = "none"
+    """`from_folders` takes the first folder below the root; `file:/path.csv|parquet` is joined by its column `file`."""
+    orientation: Annotated[Literal["upright", "as_stored"], RESULT] = "upright"
+    """`upright` applies the EXIF orientation, so models see what a person sees; `as_stored` ignores it."""
+    limit: Annotated[int | None, Field(ge=1), RESULT] = None
+    """Only the first images of the index, for a small trial; part of every digest below."""
+
+    @property
+    def key(self) -> str:
+        """Names the index of this image set: everything but the limit, which only cuts rows later."""
+        return self.model_copy(update={"limit": None}).canonical_json()
+
+    @field_validator("ref")
+    @classmethod
+    def _ref_parses(cls, value: str) -> str:
+        return as_value_error(ImageSetRef.parse, value)
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_known(cls, value: str) -> str:
+        if value not in ("none", "from_folders") and not value.startswith("file:"):
+            raise ValueError(f"expected none, from_folders or file:PATH, found {value!r}")
+        return value
+
+
+class Classes(Frozen):
+    """Zero-shot classes: names and the templates that make sentences of them."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=2), RESULT]
+    templates: Annotated[Literal["openai80", "plain"] | tuple[str, ...], RESULT] = "openai80"
+    """`openai80` are the 80 templates of the CLIP release; `plain` is `a photo of a {}.`; or your own with `{}`."""
+
+    @field_validator("templates")
+    @classmethod
+    def _templates_have_a_place(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not isinstance(value, str):
+            if not value:
+                raise ValueError("an empty list of templates makes no sentence; give at least '{}'")
+            for template in value:
+                if template.count("{}") != 1:
+                    raise ValueError(f"template {template!r} must contain {{}} exactly once")
+        return value
+
+
+class Cell(Frozen):
+    """Fields that every kind has; a stage of a pipeline leaves out what it inherits."""
+
+    reads: Annotated[tuple[str, ...], RESULT] = ()
+    """Names of the stages whose tables this one reads."""
+    resources: Annotated[Resources, EFFORT] = Resources()
+
+    @field_validator("reads", mode="before")
+    @classmethod
+    def _one_read_is_a_list_of_one(cls, value: object) -> object:
+        return as_tuple(value)
+
+    def needs_images(self, kinds_read: Collection[str]) -> bool:
+        """Whether it reads images itself, when it reads stages of these kinds."""
+        return False
+
+
+class OverModels(Cell):
+    """A stage that is repeated for each of several models."""
+
+    model: Annotated[str | tuple[str, ...] | None, RESULT] = None
+    """A model ref or a list of them; inside a pipeline it usually comes from the matrix, or from what the stage reads."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("model")
+    @classmethod
+    def _model_parses(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if value is None or isinstance(value, str):
+            return value if value is None else as_value_error(ModelRef.parse, value)
+        if not value:
+            raise ValueError("an empty list of models leaves nothing to do")
+        return tuple(as_value_error(ModelRef.parse, text) for text in value)
+
+    @property
+    def models(self) -> tuple[str, ...] | None:
+        """Its own list of models, if it has one."""
+        return (self.model,) if isinstance(self.model, str) else self.model
+
+
+class ForwardCell(OverModels):
+    """A stage that runs images through a model, and what decides the numbers that come out."""
+
+    images: Annotated[Images | None, RESULT] = None
+    sites: Annotated[tuple[str, ...], RESULT] = ()
+    round_to: Annotated[Literal["fp16", "bf16", "fp32"], RESULT] = "fp16"
+    """Precision that stored vectors are rounded to; they are float32 columns whatever it is."""
+    dtype: Annotated[Literal["fp32", "bf16", "fp16"], RESULT] = "fp32"
+    """Precision of the forward pass."""
+    geometry: Annotated[Literal["model", "square"], RESULT] = "model"
+    """`model` is the model's own evaluation transform; `square` is one centre-square view shared by all models."""
+    on_nonfinite: Annotated[Literal["stop", "quarantine"], RESULT] = "stop"
+    on_changed: Annotated[Literal["stop", "quarantine"], RESULT] = "stop"
+    """What to do with an image whose bytes differ from the index or that is gone."""
+    batch_size: Annotated[int, Field(ge=1, le=65536), EFFORT] = 32
+
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _one_site_is_a_list_of_one(cls, value: object) -> object:
+        return as_tuple(value)
+
+    @field_validator("sites")
+    @classmethod
+    def _sites_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(as_value_error(Site.parse, text) for text in value)
