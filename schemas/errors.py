@@ -154,6 +154,26 @@ class HookNeverFired(WorkFailed):
     """A requested site produced nothing in a forward, or fired another number of times than declared."""
 
 
+class BadSae(WorkFailed):
+    """The weights of a sparse autoencoder cannot be used: keys, shapes, values or a missing threshold."""
+
+
+class ThresholdUnset(BadSae):
+    """This autoencoder fires above a threshold that its training never measured; train it for more steps."""
+
+
+class BadTokens(WorkFailed):
+    """Tokens that no autoencoder can be trained or run on: of another width, not finite, or all alike."""
+
+
+class SaeCollapsed(WorkFailed):
+    """No latent fires any more; the weights would reconstruct nothing. Lower the rate or the sparsity penalty."""
+
+
+class SaeDiverged(WorkFailed):
+    """The loss is no finite number any more; lower the rate."""
+
+
 class ImageChanged(WorkFailed):
     """The bytes of an image differ from its index, or the file is gone; index the image set again."""
 

@@ -13,6 +13,10 @@ ARCHS: tuple[Arch, ...] = ("relu", "gated", "topk", "batchtopk", "matryoshka", "
 Normalisation = Literal["unit_ms", "sqrt_d", "none"]
 LEVELS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2 + 1 / 32)
 LARGEST_LR_WIDTH = 2**14
+DENSE_CELLS = 2**24
+"""Tokens x latents that are ever held as one dense matrix."""
+BLOCK_LATENTS = 4096
+"""Latents whose pre-activations are looked at together in a top-k."""
 
 
 class SaeSettings(Frozen):
@@ -89,7 +93,7 @@ class SaeConfig(Frozen):
     input_norm: Literal["none", "layer_norm", "constant_norm"] = "none"
     """A normalisation per token that cannot be folded and so happens when the SAE runs (some SAELens files)."""
     norm_scale: float = 1.0
-    """Activations times this are in the units of the training run's normalised space, divided by it in the model's."""
+    """The length in the model's units that was 1 in training: activations here are this times those of the run."""
     model: str | None = None
     site: str | None = None
     source: str = "miclip"
