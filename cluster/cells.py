@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jobs.protocol import Cell
+from schemas.cells import ForwardCell, Images
 from schemas.plans import Plan, Resources
-from schemas.refs import Site
-from schemas.specs import ExtractSpec, Images, JobSpec, PipelineSpec
+from schemas.refs import SaeRef, Site
+from schemas.specs import PipelineSpec
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,8 @@ def spread(spec: PipelineSpec, name: str) -> Iterator[Cell]:
     stage = spec.stages[name]
     resources = stage.resources if "resources" in stage.model_fields_set else spec.resources or Resources()
     images = getattr(stage, "images", None) or spec.images
-    for model in _models(spec, stage):
+    for model in spec.models_of(name) or (None,):
         yield Cell(name=name, spec=stage, model=model, images=images, resources=resources)
-
-
-def _models(spec: PipelineSpec, stage: JobSpec) -> tuple[str | None, ...]:
-    if not isinstance(stage, ExtractSpec):
-        return (None,)
-    if stage.model is None:
-        return spec.matrix["model"]
-    return (stage.model,) if isinstance(stage.model, str) else stage.model
 
 
 def cells_read(cell: Cell, planned: Mapping[str, Sequence[CellPlans]], name: str | None = None) -> list[CellPlans]:
@@ -44,9 +37,9 @@ def cells_read(cell: Cell, planned: Mapping[str, Sequence[CellPlans]], name: str
 
 
 def with_reads(cell: Cell, planned: Mapping[str, Sequence[CellPlans]]) -> Cell:
-    """The cell with the stages it reads."""
+    """The cell with the plans it reads."""
     reads = {
-        name: tuple(plan.stage for other in cells_read(cell, planned, name) for plan in other.plans)
+        name: tuple(plan for other in cells_read(cell, planned, name) for plan in other.plans)
         for name in cell.spec.reads
     }
     return replace(cell, reads=reads)
@@ -54,24 +47,35 @@ def with_reads(cell: Cell, planned: Mapping[str, Sequence[CellPlans]]) -> Cell:
 
 @dataclass(frozen=True)
 class Needs:
-    """What must be inspected and indexed before a pipeline can be planned."""
+    """What must be inspected, indexed or looked up before a pipeline can be planned."""
 
     models: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """model ref -> raw module sites that inspection must record the shape of."""
     images: tuple[Images, ...] = ()
+    files: tuple[str, ...] = ()
+    """Locations of foreign SAEs."""
+    stages: tuple[str, ...] = ()
+    """Refs of stages that were published before."""
 
 
 def find_needs(spec: PipelineSpec) -> Needs:
-    """Models and image sets of every cell, without repeats."""
+    """Models, image sets and SAEs of every cell, without repeats."""
     models: dict[str, list[str]] = {}
     images: list[Images] = []
+    saes: list[SaeRef] = []
     for name in spec.stages:
         for cell in spread(spec, name):
             if cell.model is not None:
                 modules = models.setdefault(cell.model, [])
-                sites = [Site.parse(text) for text in getattr(cell.spec, "sites", ())]
+                sites = [Site.parse(text) for text in cell.spec.sites] if isinstance(cell.spec, ForwardCell) else []
                 modules += [site.path for site in sites if site.is_module]
-            reads_images = isinstance(cell.spec, ExtractSpec) and set(cell.spec.outputs) - {"text_embeddings"}
+            reads_images = cell.spec.needs_images(spec.kinds_read(name))
             if reads_images and cell.images is not None and cell.images not in images:
                 images.append(cell.images)
-    return Needs({m: tuple(sorted(set(mods))) for m, mods in models.items()}, tuple(images))
+            saes += [SaeRef.parse(text) for text in getattr(cell.spec, "saes", ())]
+    return Needs(
+        models={m: tuple(sorted(set(mods))) for m, mods in models.items()},
+        images=tuple(images),
+        files=tuple(dict.fromkeys(ref.location for ref in saes if ref.source != "sae")),
+        stages=tuple(dict.fromkeys(str(ref) for ref in saes if ref.source == "sae")),
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from cluster.cache import fetch_to_node, hash_tree
 from cluster.cells import Needs
 from cluster.files import Files
 from cluster.inputs import StoreInputs
@@ -12,19 +13,24 @@ from cluster.listing import IndexPlan, load_image_facts, plan_index
 from cluster.stores.base import Store
 from jobs.inspect.plan import make_inspect_plan, make_stamp
 from jobs.protocol import ImageFacts, Known
-from schemas.errors import UnknownModel
+from schemas import layout
+from schemas.base import DIGEST_LENGTH
+from schemas.errors import BadRef, UnknownModel
 from schemas.models import ModelFacts
-from schemas.plans import Plan, Resources, load_json
+from schemas.plans import Plan, Resources, StageSpec, load_json
+from schemas.refs import SaeRef
 
 INSPECT_RESOURCES = Resources(workers=1)
 
 
 @dataclass(frozen=True)
 class FactPlans:
-    """The stages that make facts, by what they are facts of."""
+    """The stages that make facts, by what they are facts of; and what needs no stage: hashes of files, named stages."""
 
     models: dict[str, Plan]
     images: dict[str, IndexPlan]
+    files: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, StageSpec] = field(default_factory=dict)
 
     def with_resources(self, index: Resources) -> list[tuple[Plan, Resources]]:
         """All of them, and what their workers need."""
@@ -40,11 +46,12 @@ class FactPlans:
 
 
 def plan_facts(needs: Needs, store: Store) -> FactPlans:
-    """Plan inspection and indexing; lists the image sources, reads no image and no weights, writes nothing.
+    """Plan inspection and indexing; lists the image sources, reads no image and no model, writes nothing.
 
     Raises:
         UnknownModel: a demo model or local checkpoint is not there; every one of them is named.
         EmptyImageSet, BadRef, Unreachable: an image set cannot be listed.
+        BadRef: an SAE that the spec names is not there.
     """
     files = Files()
     models, missing = {}, []
@@ -55,7 +62,31 @@ def plan_facts(needs: Needs, store: Store) -> FactPlans:
             missing.append(str(error))
     if missing:
         raise UnknownModel("\n".join(missing))
-    return FactPlans(models, {images.key: plan_index(files, images) for images in needs.images})
+    return FactPlans(
+        models,
+        images={images.key: plan_index(files, images) for images in needs.images},
+        files={location: _hash(files, location) for location in needs.files},
+        stages={ref: _find_stage(store, ref) for ref in needs.stages},
+    )
+
+
+def _hash(files: Files, location: str) -> str:
+    try:
+        return hash_tree(fetch_to_node(files, location if "://" in location else f"file:{location}"))
+    except UnknownModel as error:
+        raise BadRef(f"sae at {location}: nothing there ({error})") from None
+
+
+def _find_stage(store: Store, ref: str) -> StageSpec:
+    """The published stage that `sae:<first digits>` names."""
+    start = SaeRef.parse(ref).location
+    keys = [layout.published_key(start)] if len(start) == DIGEST_LENGTH else store.list("stages")
+    found = sorted({key.split("/")[1] for key in keys if key.startswith(f"stages/{start}") and "/published" in key})
+    specs = [published.stage for digest in found if (published := load_published(store, digest)) is not None]
+    if len(specs) != 1:
+        there = f"{len(specs)} stages begin so" if specs else "no published stage begins so"
+        raise BadRef(f"{ref}: {there} in {store.uri}; `miclip saes` lists what there is")
+    return specs[0]
 
 
 def load_known(plans: FactPlans, store: Store) -> Known:
@@ -69,4 +100,4 @@ def load_known(plans: FactPlans, store: Store) -> Known:
     for key, index in plans.images.items():
         if (found := load_image_facts(store, index.plan.digest)) is not None:
             images[key] = found
-    return Known(models, images)
+    return Known(models, images, plans.files, plans.stages)

@@ -89,6 +89,19 @@ class StoreInputs:
         """
         return load_artifact(self._store, stage, shard, name)
 
+    def published(self, stage: str, name: str) -> bytes:
+        """An artifact that another stage has published.
+
+        Raises:
+            KeyMissing: the stage has published no such artifact.
+            DamagedPart: its bytes are not those that were published.
+        """
+        published = load_published(self._store, stage)
+        for stored in published.artifacts if published is not None else ():
+            if stored.name == name:
+                return get_checked(self._store, stored)
+        raise KeyMissing(f"stage {stage} has published no artifact {name}")
+
     def listing(self, sha256: str) -> pa.Table:
         """A frozen list of files."""
         return load_listing(self._store, sha256)

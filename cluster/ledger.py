@@ -105,8 +105,10 @@ def load_published(store: Store, digest: str) -> Published | None:
         return None
 
 
-def publish(store: Store, plan: Plan, tables: Iterable[str]) -> Published:
+def publish(store: Store, plan: Plan, tables: Iterable[str], artifacts: Iterable[str] = ()) -> Published:
     """Make a complete stage's parts a table, by one create-only pointer; a stage published before is returned as it is.
+
+    artifacts: names of those that it publishes; the others were for its own rounds.
 
     Raises:
         DamagedPart: a part that a marker names is gone or has another size.
@@ -114,7 +116,8 @@ def publish(store: Store, plan: Plan, tables: Iterable[str]) -> Published:
     shards = [shard.number for shard in plan.all_shards()]
     markers = [marker for _, marker in prefetch(lambda number: load_done(store, plan.digest, number), shards)]
     parts = [part for marker in markers for part in marker.parts]
-    artifacts = tuple(a for marker in markers for a in marker.artifacts)
+    wanted = set(artifacts)
+    named = tuple(a for marker in markers for a in marker.artifacts if a.name in wanted)
     stored: list[tuple[int, StoredPart | StoredArtifact]] = []
     for marker in markers:
         stored += [(marker.shard, part) for part in marker.parts]
@@ -122,7 +125,7 @@ def publish(store: Store, plan: Plan, tables: Iterable[str]) -> Published:
     for _ in prefetch(lambda item: _check_size(store, plan, *item), stored):
         pass
     by_table = {t: tuple(p for p in parts if p.table == t) for t in tables}
-    published = Published(stage=plan.stage, tables=by_table, artifacts=artifacts, content=_content(parts, artifacts))
+    published = Published(stage=plan.stage, tables=by_table, artifacts=named, content=_content(parts, named))
     if store.create(layout.published_key(plan.digest), published.canonical_json().encode()):
         return published
     earlier = load_published(store, plan.digest)

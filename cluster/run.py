@@ -9,7 +9,7 @@ from cluster.board import Board, group_siblings
 from cluster.events import EventLog
 from cluster.executor import Executor, StopFlag
 from cluster.stores.base import Store
-from jobs.kinds import get_all_tables
+from jobs.kinds import get_all_tables, get_artifacts
 from schemas import errors
 from schemas.errors import DamagedPart
 from schemas.plans import Plan, Resources
@@ -45,7 +45,7 @@ def run_stages(
 def _publish(board: Board, complete: Sequence[Plan], store: Store, log: EventLog) -> None:
     for plan in complete:
         try:
-            log.published(ledger.publish(store, plan, get_all_tables(plan)))
+            log.published(ledger.publish(store, plan, get_all_tables(plan), get_artifacts(plan)))
         except DamagedPart as error:
             board.damaged[plan.digest] = str(error)
             log.damaged(plan, error)

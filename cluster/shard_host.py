@@ -72,7 +72,7 @@ class ShardHost:
         stages = self._unmarked(task)
         if not stages:
             return Outcome(task, "done", seconds=seconds, notes=("already done",))
-        keep = StoreKeep(self._store, stages[0], task.shard.number)
+        keep = StoreKeep(self._store, task.shard.number)
         started = time.monotonic()
         encoders: dict[tuple[str, str], PartEncoder] = {}
         artifacts: dict[str, list[Artifact]] = defaultdict(list)
@@ -100,6 +100,7 @@ class ShardHost:
             return self._store_shard(plans[stage], task, parts, artifacts[stage], seconds)
 
         markers = [marker for _, marker in prefetch(store, stages, width=STORED_AT_ONCE)]
+        keep.drop_all()
         rows = sum(part.rows for marker in markers for part in marker.parts)
         seconds["store"] = time.monotonic() - started
         notes = tuple(getattr(self._worker, "notes", ()))

@@ -14,6 +14,9 @@ KINDS: dict[str, str] = {
     "inspect": "jobs.inspect",
     "index_images": "jobs.index_images",
     "extract": "jobs.extract",
+    "train_sae": "jobs.train_sae",
+    "import_sae": "jobs.import_sae",
+    "sae_features": "jobs.sae_features",
 }
 
 
@@ -37,3 +40,8 @@ def get_all_tables(plan: Plan) -> tuple[str, ...]:
     """Tables that a plan publishes, without repeats."""
     rounds = get_kind(plan.stage.kind).TABLES[plan.stage.output].values()
     return tuple(dict.fromkeys(table for tables in rounds for table in tables))
+
+
+def get_artifacts(plan: Plan) -> tuple[str, ...]:
+    """Artifacts that a plan publishes."""
+    return get_kind(plan.stage.kind).ARTIFACTS[plan.stage.output]

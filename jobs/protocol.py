@@ -78,6 +78,10 @@ class Inputs(Protocol):
         """An artifact of a finished shard of an earlier round of this plan."""
         ...
 
+    def published(self, stage: str, name: str) -> bytes:
+        """An artifact that another stage has published, such as the weights of an SAE."""
+        ...
+
     def listing(self, sha256: str) -> pa.Table:
         """A frozen list of files: uri, size, stamp."""
         ...
@@ -88,14 +92,14 @@ class Inputs(Protocol):
 
 
 class Keep(Protocol):
-    """Numbered resumable states of one shard; the newest valid one wins."""
+    """Numbered resumable states of one shard, for each of its stages; the newest whole one wins."""
 
-    def latest(self) -> tuple[int, bytes] | None:
-        """The newest state that reads back whole, or None."""
+    def latest(self, stage: str) -> tuple[int, Mapping[str, bytes]] | None:
+        """(step, named pieces) of the newest state that is there whole, or None; a piece is read when it is looked up."""
         ...
 
-    def save(self, step: int, state: bytes) -> None:
-        """Store one state; steps must grow."""
+    def save(self, stage: str, step: int, pieces: Iterable[tuple[str, bytes]]) -> None:
+        """Store one state; steps must grow. One older state stays, those before it are dropped."""
         ...
 
 
@@ -167,10 +171,13 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Known:
-    """Facts that were published before planning: by inspect per model ref, by index_images per image set."""
+    """Facts that are there before planning: published by inspect per model ref and by index_images per image set; the
+    sha256 of files that a spec names, by location; and published stages that it names, by ref."""
 
     models: Mapping[str, ModelFacts]
     images: Mapping[str, ImageFacts]
+    files: Mapping[str, str] = field(default_factory=dict)
+    stages: Mapping[str, StageSpec] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,8 @@ class Cell:
     model: str | None = None
     images: Images | None = None
     resources: Resources = field(default_factory=Resources)
-    reads: Mapping[str, tuple[StageSpec, ...]] = field(default_factory=dict)
+    reads: Mapping[str, tuple[Plan, ...]] = field(default_factory=dict)
+    """Name of a stage that it reads -> the plans of that stage's cells that are for this one."""
 
 
 class Estimate(NamedTuple):
@@ -203,6 +211,8 @@ class Kind(Protocol):
 
     TABLES: Mapping[str, Mapping[str, tuple[str, ...]]]
     """Output -> round name -> the tables that round writes."""
+    ARTIFACTS: Mapping[str, tuple[str, ...]]
+    """Output -> the artifacts that it publishes; all others only go from one round to the next."""
 
     def make_plans(self, cell: Cell, known: Known) -> tuple[Plan, ...]:
         """The plans of every stage of this cell. Pure. The two kinds of facts have none: they are planned from refs."""

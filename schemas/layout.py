@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from schemas.errors import UnsafeName
 from schemas.plans import Shard, StageSpec
 
@@ -26,9 +28,23 @@ def shards_prefix(digest: str) -> str:
     return f"stages/{digest}/shards/"
 
 
-def keep_key(digest: str, shard: int, step: int) -> str:
-    """One numbered resumable state of a long shard."""
-    return f"stages/{digest}/keep/{shard:05d}/{step:012d}"
+def keep_key(digest: str, shard: int, step: int, piece: str | None = None) -> str:
+    """One numbered resumable state of a long shard: the list of its pieces, or one of them."""
+    listed = f"stages/{digest}/keep/{shard:05d}/{step:012d}"
+    if piece is None:
+        return listed
+    check_name(piece)
+    return f"{listed}-{piece}"
+
+
+def check_state(key: str) -> None:
+    """Refuse a key that is not a resumable state: nothing else is ever dropped.
+
+    Raises:
+        UnsafeName: it is something else.
+    """
+    if not re.fullmatch(r"stages/[^/]+/keep/\d{5}/\d{12}(-[^/]+)?", key):
+        raise UnsafeName(f"{key!r} is not a resumable state; only those may be dropped")
 
 
 def keep_prefix(digest: str, shard: int) -> str:

@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 
 
 class Store(Protocol):
-    """Create-only objects under slash-separated keys; nothing is ever deleted.
+    """Create-only objects under slash-separated keys; nothing but resumable states is ever removed.
 
     Every method raises UnsafeName for a bad key, StoreDenied, StoreMissing or StoreUnreachable when the store
     itself is the trouble. All methods may be called from several threads, after a fork, and on an unpickled copy.
@@ -47,6 +47,9 @@ class Store(Protocol):
 
     def replace(self, key: str, data: bytes) -> None:
         """Write an object whether or not it exists, atomically; the last writer wins. Raises StoreFull."""
+
+    def drop_state(self, key: str) -> None:
+        """Remove one resumable state, if it is there. Raises UnsafeName for any other key: results are never removed."""
 
     def get(self, key: str) -> bytes:
         """All bytes of an object. Raises KeyMissing."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cluster.stores.base import check_key, check_prefix
 from schemas.errors import KeyMissing, StoreDenied, StoreFull, StoreMissing, StoreUnreachable, UnsafeName
+from schemas.layout import check_state
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -50,6 +51,12 @@ class PosixStore:
             with self._written(path, data) as temporary:
                 os.replace(temporary, path)
             _sync_folder(os.path.dirname(path))
+
+    def drop_state(self, key: str) -> None:
+        check_state(key)
+        path = self._path(key)
+        with _clear_errors(path, 0), suppress(FileNotFoundError):
+            os.unlink(path)
 
     def get(self, key: str) -> bytes:
         path = self._path(key)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jobs.protocol import Cell, Estimate, ImageFacts, Known
+from jobs import activations
+from jobs.activations import Forward, checkpoint, get_facts, make_forward, model_digest
+from jobs.protocol import Cell, Estimate, Known
 from schemas.base import digest
-from schemas.errors import BadSpec, NotInspected
+from schemas.errors import BadSpec
 from schemas.models import ModelFacts, resolve_sites, rows_per_image, site_width
 from schemas.plans import Plan, Round, StageSpec
 from schemas.refs import Site
@@ -15,7 +17,7 @@ from schemas.specs import SITE_OUTPUTS, ExtractSpec
 from schemas.tables import PART_BYTES, ROW_GROUP_BYTES
 
 METHODS = {
-    "activations": 1,
+    "activations": activations.METHOD,
     "activation_moments": 1,
     "top_images": 1,
     "embeddings": 1,
@@ -30,6 +32,7 @@ TABLES = {
     "predictions": {"map": ("predictions", "bad_inputs")},
     "text_embeddings": {"texts": ("text_embeddings",)},
 }
+ARTIFACTS: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
 TEXT_SHARD = 1024
 LIBRARY_BYTES = 440 << 20
 """What torch, open_clip, transformers and Arrow hold before any model is open, as measured on Linux."""
@@ -47,49 +50,34 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
     """
     spec = cell.spec
     assert isinstance(spec, ExtractSpec) and cell.model is not None
-    facts = known.models.get(cell.model)
-    if facts is None:
-        raise NotInspected(f"{cell.model} is not inspected yet")
+    facts = get_facts(cell, known)
     plans = [_text_plan(cell.model, spec, facts)] if "text_embeddings" in spec.outputs else []
     outputs = [o for o in spec.outputs if o != "text_embeddings"]
     if outputs:
-        assert cell.images is not None
-        images = known.images.get(cell.images.key)
-        if images is None:
-            raise NotInspected(f"{cell.images.ref} is not indexed yet")
-        plans += _image_plans(cell, spec, facts, images, outputs)
+        plans += _image_plans(cell.model, spec, facts, make_forward(cell, known), outputs)
     return tuple(plans)
 
 
 def _image_plans(
-    cell: Cell, spec: ExtractSpec, facts: ModelFacts, images: ImageFacts, outputs: Sequence[str]
+    model: str, spec: ExtractSpec, facts: ModelFacts, forward: Forward, outputs: Sequence[str]
 ) -> Iterator[Plan]:
-    assert cell.images is not None
-    rows = min(images.rows, cell.images.limit or images.rows)
-    inputs = {"model": _model_digest(facts), "images": images.content}
-    common: dict[str, Any] = {
-        "rows": rows,
-        "dtype": spec.dtype,
-        "orientation": cell.images.orientation,
-        "geometry": spec.geometry,
-        "on_nonfinite": spec.on_nonfinite,
-        "on_changed": spec.on_changed,
-    }
-    effort: dict[str, Any] = {"batch_size": spec.batch_size, "index": images.stage, **_checkpoint(facts)}
-    worker = f"extract {cell.model} {digest([inputs, common])}"
+    worker = f"extract {model} {digest([forward.inputs, forward.params])}"
     for output, params in _products(spec, facts, outputs):
-        rounds = [Round(name="map", rows=rows, shard_rows=spec.shard_rows)]
+        rounds = [Round(name="map", rows=forward.rows, shard_rows=spec.shard_rows)]
         if output in MERGED:
             rounds.append(Round(name="merge", rows=1, shard_rows=1))
-        stage = StageSpec(
-            kind="extract",
-            method=METHODS[output],
-            subject=facts.model,
-            output=output,
-            params={**common, **params},
-            inputs=inputs,
-        )
-        yield Plan(stage=stage, rounds=tuple(rounds), worker=worker, effort=effort)
+        if output == "activations":
+            stage = forward.stage(str(params["site"]), spec.round_to)
+        else:
+            stage = StageSpec(
+                kind="extract",
+                method=METHODS[output],
+                subject=facts.model,
+                output=output,
+                params={**forward.params, **params},
+                inputs=forward.inputs,
+            )
+        yield Plan(stage=stage, rounds=tuple(rounds), worker=worker, effort=forward.effort)
 
 
 def _products(spec: ExtractSpec, facts: ModelFacts, outputs: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -105,7 +93,7 @@ def _products(spec: ExtractSpec, facts: ModelFacts, outputs: Sequence[str]) -> I
 
 
 def _site_params(spec: ExtractSpec, output: str) -> dict[str, Any]:
-    params: dict[str, dict[str, Any]] = {"activations": {"round_to": spec.round_to}, "top_images": {"k": spec.top_k}}
+    params: dict[str, dict[str, Any]] = {"top_images": {"k": spec.top_k}}
     return params.get(output, {})
 
 
@@ -146,24 +134,14 @@ def _text_plan(model: str, spec: ExtractSpec, facts: ModelFacts) -> Plan:
         subject=facts.model,
         output="text_embeddings",
         params=params,
-        inputs={"model": _model_digest(facts)},
+        inputs={"model": model_digest(facts)},
     )
     return Plan(
         stage=stage,
         rounds=(Round(name="texts", rows=len(texts) + len(classes), shard_rows=TEXT_SHARD),),
         worker=f"extract {model} texts {spec.dtype}",
-        effort={"batch_size": spec.batch_size, **_checkpoint(facts)},
+        effort={"batch_size": spec.batch_size, **checkpoint(facts)},
     )
-
-
-def _checkpoint(facts: ModelFacts) -> dict[str, str | None]:
-    """Which state of the checkpoint is to be loaded: a hub branch may move between inspection and extraction."""
-    return {"files": facts.files_sha256, "revision": facts.revision}
-
-
-def _model_digest(facts: ModelFacts) -> str:
-    """What of a model decides its activations: weights, structure and preprocessing, not where it was found."""
-    return digest(facts.model_dump(mode="json", exclude={"model", "revision", "library_versions", "flops", "sites"}))
 
 
 def estimate(plan: Plan, known: Known) -> Estimate:

@@ -12,6 +12,7 @@ from schemas.specs import Images
 
 METHOD = 1
 TABLES = {"images": {"write": ("images", "bad_inputs")}}
+ARTIFACTS: dict[str, tuple[str, ...]] = {"images": ("content",)}
 READ, DUPLICATES, WRITE = range(3)
 FILES_PER_SHARD = 512  # of a folder or glob; a block of any other source holds many images, so it is a shard of its own
 _ROW_BYTES = 600 + THUMBNAIL_SIDE**2 // 2

@@ -13,6 +13,7 @@ from schemas.refs import ModelRef
 
 METHOD = 2
 TABLES = {"models": {"inspect": ("models",)}}
+ARTIFACTS: dict[str, tuple[str, ...]] = {"models": ()}
 LIBRARIES = ("torch", "open_clip_torch", "transformers", "timm")
 
 

@@ -8,13 +8,14 @@ from schemas.specs import SelftestSpec
 
 METHOD = 1
 TABLES = {"rows": {"map": ("selftest",), "merge": ("selftest_summary",)}}
+ARTIFACTS: dict[str, tuple[str, ...]] = {"rows": ()}
 
 
 def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
     """One plan per variant; variants are siblings."""
     spec = cell.spec
     assert isinstance(spec, SelftestSpec)
-    inputs = {f"{name}.{i}": stage.digest for name, stages in cell.reads.items() for i, stage in enumerate(stages)}
+    inputs = {f"{name}.{i}": plan.digest for name, plans in cell.reads.items() for i, plan in enumerate(plans)}
     effort = {
         name: value
         for name, value in spec.model_dump(mode="json").items()

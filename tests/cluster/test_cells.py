@@ -76,7 +76,7 @@ def test_a_cell_reads_the_stage_of_its_own_model_where_there_is_one_per_model():
     acts = {"acts": [CellPlans(replace(check, model=A)), CellPlans(replace(check, model=B), (one,))]}
     reader = replace(check, spec=SelftestSpec(reads=("acts",)))
     of_a, of_b, of_all = (with_reads(replace(reader, model=model), acts) for model in (A, B, None))
-    assert of_a.reads == {"acts": ()} and of_b.reads == of_all.reads == {"acts": (one.stage,)}
+    assert of_a.reads == {"acts": ()} and of_b.reads == of_all.reads == {"acts": (one,)}
     assert [c.cell.model for c in cells_read(replace(reader, model=A), acts)] == [A]  # which is not planned
 
 

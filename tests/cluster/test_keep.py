@@ -1,4 +1,4 @@
-"""Numbered states of a long shard: the newest whole one is where a later try goes on."""
+"""Numbered states of a long shard: the newest whole one is where a later try goes on, and few of them stay."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from cluster.keep import StoreKeep
 from cluster.stores.base import make_store
 from schemas import layout
+from schemas.errors import UnsafeName
 
 
 @pytest.fixture
@@ -14,41 +15,74 @@ def store(tmp_path):
     return make_store(str(tmp_path))
 
 
+def state(step: int) -> list[tuple[str, bytes]]:
+    return [("weights", b"w%d " % step * 100), ("metrics", b"m%d" % step)]
+
+
+def newest(store, stage="stage", shard=0):
+    found = StoreKeep(store, shard).latest(stage)
+    return found and (found[0], dict(found[1]))
+
+
 def test_a_shard_that_saved_nothing_starts_from_the_beginning(store):
-    assert StoreKeep(store, "stage", 0).latest() is None
+    assert newest(store) is None
 
 
 def test_the_newest_state_wins_whatever_its_number_of_digits(store):
-    keep = StoreKeep(store, "stage", 0)
-    for step in (9, 10, 100, 99):
-        keep.save(step, f"after {step}".encode())
-    assert StoreKeep(store, "stage", 0).latest() == (100, b"after 100")
+    keep = StoreKeep(store, 0)
+    for step in (9, 10, 100):
+        keep.save("stage", step, state(step))
+    assert newest(store) == (100, dict(state(100)))
 
 
-def test_a_torn_or_altered_state_is_passed_over(store):
-    keep = StoreKeep(store, "stage", 0)
+def test_two_states_stay_and_older_ones_are_dropped_whole(store):
+    keep = StoreKeep(store, 0)
     for step in (1, 2, 3, 4):
-        keep.save(step, b"state " * 100)
-    whole = store.get(layout.keep_key("stage", 0, 4))
-    store.replace(layout.keep_key("stage", 0, 4), whole[:-1])
-    store.replace(layout.keep_key("stage", 0, 3), b"")
-    store.replace(layout.keep_key("stage", 0, 2), whole[:200] + b"X" + whole[201:])
-    assert keep.latest() == (1, b"state " * 100)
+        keep.save("stage", step, state(step))
+    left = store.list(layout.keep_prefix("stage", 0))
+    assert {key.rsplit("/", 1)[1].split("-")[0] for key in left} == {"000000000003", "000000000004"}
+    assert len(left) == 6
+
+
+@pytest.mark.parametrize("damage", ["torn piece", "altered piece", "no piece", "torn list", "no list"])
+def test_a_damaged_state_is_passed_over(store, damage):
+    keep = StoreKeep(store, 0)
+    for step in (1, 2):
+        keep.save("stage", step, state(step))
+    piece, listed = layout.keep_key("stage", 0, 2, "weights"), layout.keep_key("stage", 0, 2)
+    if damage.startswith("no"):
+        store.drop_state(piece if "piece" in damage else listed)
+    elif damage == "altered piece":
+        store.replace(piece, b"X" + store.get(piece)[1:])
+    else:
+        key = piece if "piece" in damage else listed
+        store.replace(key, store.get(key)[:-1])
+    assert newest(store) == (1, dict(state(1)))
 
 
 def test_a_state_saved_before_under_the_same_step_stands(store):
-    StoreKeep(store, "stage", 0).save(5, b"first try")
-    StoreKeep(store, "stage", 0).save(5, b"second try")
-    assert StoreKeep(store, "stage", 0).latest() == (5, b"first try")
+    StoreKeep(store, 0).save("stage", 5, [("weights", b"first try")])
+    StoreKeep(store, 0).save("stage", 5, [("weights", b"second try")])
+    assert newest(store) == (5, {"weights": b"first try"})
 
 
-def test_shards_and_stages_do_not_see_each_others_states(store):
-    StoreKeep(store, "stage", 1).save(7, b"one")
-    assert StoreKeep(store, "stage", 10).latest() is None
-    assert StoreKeep(store, "other", 1).latest() is None
-    assert StoreKeep(store, "stage", 1).latest() == (7, b"one")
+def test_stages_and_shards_do_not_see_each_other(store):
+    StoreKeep(store, 0).save("stage", 1, state(1))
+    assert newest(store, stage="other") is None and newest(store, shard=1) is None
 
 
-def test_an_empty_state_is_a_state(store):
-    StoreKeep(store, "stage", 0).save(1, b"")
-    assert StoreKeep(store, "stage", 0).latest() == (1, b"")
+def test_a_finished_shard_forgets_the_states_of_the_stages_that_it_used_and_no_others(store):
+    StoreKeep(store, 0).save("other", 1, state(1))
+    keep = StoreKeep(store, 0)
+    keep.save("stage", 1, state(1))
+    keep.drop_all()
+    assert newest(store) is None and newest(store, stage="other") is not None
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["stages/x/published.json", "tables/t/part-00000-0.parquet", "stages/x/keep/00000/1", "stages/x/keep/../plan.json"],
+)
+def test_nothing_but_a_state_can_be_dropped(store, key):
+    with pytest.raises(UnsafeName, match="only those may be dropped"):
+        store.drop_state(key)

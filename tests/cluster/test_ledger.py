@@ -158,7 +158,7 @@ def test_content_follows_the_bytes_or_the_artifact_of_that_name(store, tmp_path)
         mark_done(other, plan, 0, put_part(other, plan, 0, data), artifacts=artifacts)
         for artifact in artifacts:
             other.create(artifact.key, b"12345")
-        return ledger.publish(other, plan, ("selftest",)).content
+        return ledger.publish(other, plan, ("selftest",), ("content",)).content
 
     assert content("a", b"abc") == content("b", b"abc") != content("c", b"abd")
     named = StoredArtifact(name="content", key="stages/x/artifacts/c", bytes=5, sha256="5" * 64)
