@@ -70,6 +70,10 @@ class RemoteCodeRefused(UsageError):
     """The checkpoint wants to run its own Python; which is never done."""
 
 
+class UnsupportedSae(UsageError):
+    """An SAE of a kind that is not read, or that the wanted format cannot hold; the message says what to do instead."""
+
+
 class MissingPackage(UsageError):
     """An optional package is needed; the message names the extra to install."""
 

@@ -53,11 +53,19 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise WeightsMissing(f"{path}: damaged safetensors file: {error}") from error
+    return _tensors(path, read_pickle(path))
+
+
+def read_pickle(path: Path) -> object:
+    """What a pickle of torch holds, as long as that is nothing but tensors and plain containers.
+
+    Raises:
+        UnsafeCheckpoint, WeightsMissing: as `read_checkpoint`.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise _unread(path, error) from error
-    return _tensors(path, content)
 
 
 def _unread(path: Path, error: Exception) -> Exception:
