@@ -76,7 +76,7 @@ def test_one_text_is_a_list_of_one_and_lists_stay_lists() -> None:
         ("    images: {ref: nowhere}", "s.yaml:10:14  stages.acts.images.ref: images 'nowhere': expected source:location"),
         ("    reads: other", "stages.acts: reads other: extract reads images and models, no stage"),
         ("  more: {kind: selftest, reads: other}", "stages.more.reads: no stage 'other'; there are acts, more"),
-        ("  more: {kind: extrac}", 's.yaml:10:10  stages.more.kind: found "extrac", expected extract or selftest; did you mean'),
+        ("  more: {kind: extrac}", 's.yaml:10:10  stages.more.kind: found "extrac", expected extract, train_sae, import_sae, sae_features or selftest; did you mean'),
         ("    top_k: 3\n    top_k: 4", "s.yaml:11:5  stages.acts.top_k: this key stands in line 10 already"),
         ("\ttop_k: 3", "s.yaml:10:1"),
         ("    top_k: .inf", "s.yaml:10:12  stages.acts.top_k: found .inf, expected a finite number"),
@@ -103,7 +103,7 @@ def test_every_mistake_is_listed_in_the_order_of_the_file() -> None:
         ("word", "found a single value"),
         (
             "kind: pipelin\n",
-            "kind: found \"pipelin\", expected extract, selftest or pipeline; did you mean 'pipeline'?",
+            "kind: found \"pipelin\", expected extract, train_sae, import_sae, sae_features, selftest or pipeline; did you mean 'pipeline'?",
         ),
         ("name: x\n", "field kind is missing"),
         ("kind: extract\noutputs: embeddings\n", "no model; give model:"),
@@ -236,7 +236,14 @@ def test_a_credential_in_an_override_is_refused_too() -> None:
 
 def test_the_json_schema_knows_every_kind_and_refuses_unknown_fields() -> None:
     schema = json_schema()
-    assert set(schema["discriminator"]["mapping"]) == {"extract", "selftest", "pipeline"}
+    assert set(schema["discriminator"]["mapping"]) == {
+        "extract",
+        "train_sae",
+        "import_sae",
+        "sae_features",
+        "selftest",
+        "pipeline",
+    }
     assert schema["$defs"]["ExtractFile"]["additionalProperties"] is False
     json.dumps(schema)
 

@@ -15,20 +15,39 @@ from schemas.specs import (
     ExtractFile,
     ExtractSpec,
     Images,
+    ImportSaeFile,
+    ImportSaeSpec,
     JobSpec,
     OneJob,
     PipelineSpec,
+    SaeFeaturesFile,
+    SaeFeaturesSpec,
     SelftestFile,
     SelftestSpec,
+    TrainSaeFile,
+    TrainSaeSpec,
     as_pipeline,
 )
 
+FORWARD = {"kind", "reads", "model", "images", "sites", "round_to", "dtype", "geometry", "on_nonfinite", "on_changed"}
+MEASURED = FORWARD | {"block_images", "holdout", "order_seed", "evaluate_images", "classes"}
 ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
     ExtractSpec: {
-        "result": {
-            "kind", "reads", "model", "images", "sites", "outputs", "classes", "texts", "top_k", "predictions_k", "round_to",
-            "dtype", "geometry", "on_nonfinite", "on_changed",
+        "result": FORWARD | {"outputs", "classes", "texts", "top_k", "predictions_k"},
+        "effort": {"resources", "batch_size", "shard_rows"},
+    },
+    TrainSaeSpec: {
+        "result": MEASURED | {
+            "arch", "latents", "k", "l1", "lr", "seed", "steps", "batch_tokens", "buffer_batches", "normalise", "centre",
+            "betas", "warmup_steps", "decay_from", "grad_clip", "aux_coefficient", "aux_k", "dead_tokens", "levels",
+            "level_weights", "scope", "bandwidth", "initial_threshold", "sparsity_coefficient", "sparsity_warmup_steps",
+            "precision", "data_parallel",
         },
+        "effort": {"resources", "batch_size", "feeders", "keep_every"},
+    },
+    ImportSaeSpec: {"result": MEASURED | {"saes"}, "effort": {"resources", "batch_size"}},
+    SaeFeaturesSpec: {
+        "result": FORWARD | {"saes", "tables", "top_k", "concepts_per_feature", "features_per_concept", "max_values"},
         "effort": {"resources", "batch_size", "shard_rows"},
     },
     SelftestSpec: {
@@ -55,7 +74,7 @@ def test_every_job_kind_is_listed_here() -> None:
     assert set(get_args(JobSpec)) <= set(ROLES)
 
 
-@pytest.mark.parametrize("standing", [ExtractFile, SelftestFile])
+@pytest.mark.parametrize("standing", [ExtractFile, TrainSaeFile, ImportSaeFile, SaeFeaturesFile, SelftestFile])
 def test_a_job_alone_in_a_file_adds_only_its_name_and_store(standing: type[BaseModel]) -> None:
     plain = standing.__mro__[1]
     assert set(standing.model_fields) - set(plain.model_fields) == set(OneJob.model_fields) == {"name", "store"}  # type: ignore[attr-defined]
@@ -117,6 +136,11 @@ def pipeline(**fields: object) -> str:
         ({"stages": {"a": {"kind": "extract", "outputs": ["embeddings"]}}}, "stages.a: no model"),
         ({"matrix": {"model": []}}, "an empty list of models"),
         ({"matrix": {"model": ["demo:x", "demo:x"]}}, "the same model twice"),
+        (
+            {"stages": {"a": {"kind": "selftest"}, "b": {"kind": "train_sae", "reads": "a"}}},
+            "train_sae cannot read selftest",
+        ),
+        ({"stages": {"b": {"kind": "train_sae", "model": "demo:x", "sites": "resid_post.1"}}}, "stages.b: no images"),
         ({"name": "../up"}, "pattern"),
         ({"stages": {"A/b": {"kind": "selftest"}}}, "pattern"),
     ],
