@@ -14,9 +14,11 @@ from cluster.image_reader import ImageReader
 from cluster.ledger import get_checked, load_artifact, load_done, load_published
 from cluster.listing import load_listing
 from cluster.parquet import read_part
+from cluster.range_reader import RangeReader
 from cluster.stores.base import Store
 from jobs.protocol import FileInfo, ImageBytes
 from schemas.errors import InputUnreadable, KeyMissing, Unreachable
+from schemas.plans import Published, StoredPart
 from schemas.tables import get_table
 
 
@@ -57,23 +59,45 @@ class StoreInputs:
         self._store = store
         self.files = InputFiles()
         self._images = ImageReader(store, self.files)
+        self._ranges = RangeReader(store)
+        self._published: dict[str, Published] = {}
 
     def images(self, index: str, start: int, stop: int) -> Iterator[ImageBytes]:
         """Usable images among rows [start, stop) of a published index, in order, read ahead."""
         return self._images.images(index, start, stop)
 
-    def table(self, stage: str, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def table(
+        self,
+        stage: str,
+        table: str,
+        columns: Sequence[str] | None = None,
+        between: tuple[str, int, int] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
         """Rows of a published table, in part order.
+
+        between: (integer column, start, stop) leaves only rows in [start, stop) and reads only row groups that may have
+        some.
 
         Raises:
             KeyMissing: the stage has published no such table.
             DamagedPart: a part's bytes are not those its marker names.
         """
-        published = load_published(self._store, stage)
-        if published is None or table not in published.tables:
-            raise KeyMissing(f"stage {stage} has published no table {table}")
-        for part in published.tables[table]:
+        parts = self._parts(stage, table)
+        if between is not None:
+            yield from self._ranges.read(parts, columns, between)
+            return
+        for part in parts:
             yield from read_part(get_checked(self._store, part), list(columns) if columns else None).to_batches()
+
+    def _parts(self, stage: str, table: str) -> tuple[StoredPart, ...]:
+        if stage not in self._published:  # what is published never changes, so it is asked for once
+            published = load_published(self._store, stage)
+            if published is None:
+                raise KeyMissing(f"stage {stage} has published no table {table}")
+            self._published[stage] = published
+        if table not in self._published[stage].tables:
+            raise KeyMissing(f"stage {stage} has published no table {table}")
+        return self._published[stage].tables[table]
 
     def shard_table(self, stage: str, shard: int, table: str) -> pa.Table:
         """What one finished shard wrote to a table."""

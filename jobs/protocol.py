@@ -66,8 +66,18 @@ class Inputs(Protocol):
         """
         ...
 
-    def table(self, stage: str, table: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Rows of a published table of another stage, in part order."""
+    def table(
+        self,
+        stage: str,
+        table: str,
+        columns: Sequence[str] | None = None,
+        between: tuple[str, int, int] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Rows of a published table of another stage, in part order.
+
+        between: (integer column, start, stop) leaves only rows in [start, stop); no more is read than row groups that
+        may have some.
+        """
         ...
 
     def shard_table(self, stage: str, shard: int, table: str) -> pa.Table:

@@ -50,6 +50,10 @@ class EmptyImageSet(UsageError):
     """The image set holds no file that could be an image."""
 
 
+class TooFewImages(UsageError):
+    """The image set does not make two blocks, one to hold out and one to train on."""
+
+
 class NotInspected(UsageError):
     """The plan needs facts (of a model or an image set) that no stage has published yet."""
 
@@ -168,6 +172,14 @@ class ThresholdUnset(BadSae):
 
 class BadTokens(WorkFailed):
     """Tokens that no autoencoder can be trained or run on: of another width, not finite, or all alike."""
+
+
+class TooFewTokens(WorkFailed):
+    """There are not enough tokens for one batch, or none that are held out."""
+
+
+class GangLost(WorkFailed, ConnectionError):
+    """Another member of this gang is gone or does not answer; all start again from the last kept state."""
 
 
 class SaeCollapsed(WorkFailed):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,26 +12,12 @@ import torch
 from torch import Tensor
 
 from jobs.protocol import Artifact, ImageBytes, Inputs, Part
+from jobs.rows import Rows, image_columns, make_batch, make_vectors, round_values
 from miclip_core.zoo.reducers import Moments, TopK
 from schemas.errors import KeyMissing
 from schemas.plans import Plan
-from schemas.tables import TABLES, VECTOR
 
 PARTIAL = "partial.npz"
-ROUND_TO = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What a batch gave at one site: values [B, R, W], positions [R] or [B, R], and the images of the B rows."""
-
-    values: Tensor
-    positions: np.ndarray
-    images: Sequence[ImageBytes]
-
-    def position_matrix(self) -> np.ndarray:
-        """Positions [B, R]."""
-        return np.broadcast_to(self.positions, (len(self.images), self.values.shape[1]))
 
 
 class Product(Protocol):
@@ -45,51 +30,6 @@ class Product(Protocol):
     def finish(self) -> Iterator[Part | Artifact]:
         """What is left after the last batch."""
         ...
-
-
-def round_values(values: Tensor, to: str) -> Tensor:
-    """Values rounded to a shorter format, as float32."""
-    return values.to(ROUND_TO[to]).float()
-
-
-def fits(values: Tensor, to: str) -> np.ndarray:
-    """Which of the first axis stay finite in that format: bool [B]."""
-    if to == "fp32":
-        return np.ones(len(values), dtype=bool)
-    return torch.isfinite(values.to(ROUND_TO[to])).flatten(1).all(1).cpu().numpy()
-
-
-def pick(images: Sequence[ImageBytes], chosen_B: np.ndarray) -> list[ImageBytes]:
-    """The images where the mask is true."""
-    return [image for image, chosen in zip(images, chosen_B, strict=True) if chosen]
-
-
-def make_vectors(values: np.ndarray) -> pa.Array:
-    """A [n, W] float32 matrix as a column of n lists, without copying the numbers."""
-    n, width = values.shape
-    offsets = pa.array(np.arange(n + 1, dtype=np.int32) * width)
-    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
-    return pa.ListArray.from_arrays(offsets, flat, type=VECTOR)
-
-
-def make_batch(table: str, columns: dict[str, Any]) -> pa.RecordBatch:
-    """Columns in the order and types of a table; a plain string is repeated on every row."""
-    schema = TABLES[table].schema
-    n = next(len(c) for c in columns.values() if not isinstance(c, str))
-    arrays = []
-    for name, kind in zip(schema.names, schema.types):
-        column = columns[name]
-        if isinstance(column, str):
-            arrays.append(pa.repeat(pa.scalar(column, kind), n))
-        else:
-            arrays.append(column if isinstance(column, pa.Array) else pa.array(column, type=kind))
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def image_columns(images: Sequence[ImageBytes], repeat: int = 1) -> dict[str, Any]:
-    """image_id and image_index, each `repeat` times."""
-    ids = np.repeat(np.array([image.image_id for image in images]), repeat)
-    return {"image_id": pa.array(ids.tolist()), "image_index": np.repeat([i.image_index for i in images], repeat)}
 
 
 class Activations:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from miclip_core.shuffle import permute
 from miclip_core.zoo.sitemap import promote
 from schemas.models import SiteFacts, positions_selected, selected_range
 from schemas.refs import Sample, Site
@@ -78,17 +78,8 @@ def sampled(facts: SiteFacts, site: Site, image_ids: Sequence[str]) -> np.ndarra
 
 
 def sample_positions(n: int, seed: int, image_id: str, count: int) -> np.ndarray:
-    """n of `count` positions without replacement, ascending: a pure function of its arguments.
-
-    Every position gets the hash splitmix64(sha256(seed, image_id) + position); the n smallest are kept.
-    """
-    key = int.from_bytes(hashlib.sha256(f"{seed}:{image_id}".encode()).digest()[:8], "little")
-    with np.errstate(over="ignore"):
-        x = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x ^= x >> np.uint64(31)
-    return np.sort(np.argsort(x, kind="stable")[:n]).astype(np.int64)
+    """n of `count` positions without replacement, ascending: a pure function of its arguments."""
+    return np.sort(permute(count, seed, image_id)[:n]).astype(np.int64)
 
 
 def as_rows(

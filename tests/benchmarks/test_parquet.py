@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from cluster.parquet import PartEncoder
-from jobs.extract.products import make_batch, make_vectors
+from jobs.rows import make_batch, make_vectors
 from schemas.tables import get_table
 
 WIDTH, BATCH = 768, 1024

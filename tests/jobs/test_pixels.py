@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from jobs.extract.pixels import PixelBatch, iter_pixels
+from jobs.pixels import PixelBatch, iter_pixels
 from jobs.protocol import ImageBytes
 from schemas.errors import ImageChanged
 from tests.pictures import encode

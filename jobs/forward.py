@@ -1,0 +1,93 @@
+"""Rows of an index through one model: decoded ahead, in batches of the planned shape, tapped at sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from jobs.activations import Forward
+from jobs.pixels import Problem, iter_pixels
+from jobs.protocol import ImageBytes, Inputs
+from miclip_core.zoo.geometry import square_view, to_pixels
+from miclip_core.zoo.model import VisionModel
+from miclip_core.zoo.stream import TappedBatch, tapped
+from schemas.errors import OutOfMemory
+from schemas.refs import Site
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """What one forward gave for some images, and the images set aside on the way; `out` is None if there are only those."""
+
+    images: Sequence[ImageBytes] = ()
+    out: TappedBatch | None = None
+    problems: Sequence[Problem] = field(default_factory=list)
+
+
+class IndexForward:
+    """Runs the images of an index; `notes` says what people should know, such as a batch that was halved."""
+
+    def __init__(self, model: VisionModel, forward: Forward, threads: int) -> None:
+        self._model = model
+        self._forward = forward
+        self._threads = threads
+        self._batch_size = int(forward.effort["batch_size"])  # type: ignore[arg-type]
+        self.notes: list[str] = []
+
+    def run(self, inputs: Inputs, start: int, stop: int, sites: Sequence[Site]) -> Iterator[ImageBatch]:
+        """Usable images among rows [start, stop) of the index, in order.
+
+        Raises:
+            ImageChanged: on_changed is stop and an image is not what was indexed.
+            OutOfMemory: the device cannot hold one image.
+        """
+        batches = iter_pixels(
+            inputs.images(self._forward.index, start, stop),
+            self._to_pixels(),
+            batch_size=self._batch_size,
+            threads=self._threads,
+            orientation=self._forward.params["orientation"],  # type: ignore[arg-type]
+            on_changed=str(self._forward.params["on_changed"]),
+        )
+        for batch in batches:
+            if batch.problems:
+                yield ImageBatch(problems=batch.problems)
+            yield from self._tap(batch.images, batch.pixels, sites)
+
+    def _tap(self, images: Sequence[ImageBytes], pixels: Tensor, sites: Sequence[Site]) -> Iterator[ImageBatch]:
+        """One forward at the planned shape; on a device that is too small, at half of it from here on."""
+        start = 0
+        while start < len(images):
+            size = self._batch_size
+            some = images[start : start + size]
+            ids = [image.image_id for image in some]
+            try:
+                (out,) = tapped(
+                    self._model,
+                    [(ids, pixels[start : start + len(some)])],
+                    sites,
+                    batch_size=size,
+                    quarantine=lambda image_id, site: None,
+                )
+            except torch.OutOfMemoryError as error:
+                if size == 1:
+                    raise OutOfMemory(
+                        f"{self._model.facts.model}: one image does not fit on {self._model.device}; "
+                        "use a larger device, dtype: bf16, or fewer sites at once"
+                    ) from error
+                self._batch_size = size // 2
+                self.notes.append(f"out of memory at batch size {size}, went on with {self._batch_size}")
+                torch.cuda.empty_cache()
+                continue
+            yield ImageBatch(some, out)
+            start += len(some)
+
+    def _to_pixels(self) -> Callable[[Image.Image], Tensor]:
+        geometry = self._model.facts.geometry
+        if self._forward.params["geometry"] == "square":
+            return lambda image: square_view(image, geometry)
+        return lambda image: to_pixels(image, geometry)

@@ -1,0 +1,53 @@
+"""The model of a plan on a device, if it is still the one that was inspected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from jobs.activations import Forward
+from jobs.locate import locate_through
+from jobs.protocol import Inputs
+from miclip_core.zoo.load import load_model
+from miclip_core.zoo.model import VisionModel
+from schemas.errors import WeightsMissing
+from schemas.refs import ModelRef, Site
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def open_model(forward: Forward, inputs: Inputs, device: str, sites: Sequence[str]) -> VisionModel:
+    """The model of a forward pass, with the plain modules that `sites` name.
+
+    Raises:
+        WeightsMissing: the checkpoint changed since.
+    """
+    modules = tuple(sorted({Site.parse(site).path for site in sites if site.startswith("module:")}))
+    ref = ModelRef.parse(forward.model)
+    if ref.location is None and forward.effort["revision"]:
+        ref = ref.model_copy(update={"revision": forward.effort["revision"]})
+    if device == "cuda":
+        _compute_exactly()
+    model = load_model(
+        ref,
+        locate=locate_through(inputs),
+        device=device,
+        dtype=DTYPES[str(forward.params["dtype"])],
+        modules=modules,
+    )
+    wanted = str(forward.effort["files"])
+    if model.facts.files_sha256 != wanted:
+        raise WeightsMissing(
+            f"{forward.model}: its weights, configuration or tokeniser changed since it was inspected (expected sha256 "
+            f"{wanted[:12]}..., found {model.facts.files_sha256[:12]}...); run the spec again to inspect it anew"
+        )
+    return model
+
+
+def _compute_exactly() -> None:
+    """Let fp32 mean fp32 on a GPU, and equal input give equal bits: no TF32, no kernel chosen by timing."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True

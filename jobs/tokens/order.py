@@ -1,0 +1,77 @@
+"""The order in which the rows of an index are seen: blocks, held-out blocks and epochs, as pure functions of a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from miclip_core.shuffle import permute
+from schemas.errors import TooFewImages
+from schemas.sae import StreamSettings
+
+
+class Place(NamedTuple):
+    """Where in the endless sequence of training blocks: the epoch, and how many of its blocks lie behind."""
+
+    epoch: int
+    block: int
+
+
+FIRST = Place(0, 0)
+
+
+class Block(NamedTuple):
+    """Rows [start, stop) of the index, and their place in the sequence."""
+
+    place: Place
+    start: int
+    stop: int
+    ends_epoch: bool
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which rows of an index are held out, and in what order the others are read, epoch after epoch.
+
+    n_rows: rows of the index, duplicates and bad images included, so that the order is known before any is read.
+
+    Raises:
+        TooFewImages: they make fewer than two blocks, one to hold out and one to train on.
+    """
+
+    n_rows: int
+    settings: StreamSettings
+    heldout: tuple[int, ...] = field(init=False)
+    """Numbers of the held-out blocks, ascending."""
+    training: tuple[int, ...] = field(init=False)
+    """Numbers of all others, ascending."""
+
+    def __post_init__(self) -> None:
+        n_blocks = -(-self.n_rows // self.settings.block_images)
+        if n_blocks < 2:
+            raise TooFewImages(
+                f"{self.n_rows} images make {n_blocks} blocks of {self.settings.block_images}; expected at least 2, one to "
+                "hold out and one to train on; use more images or a smaller block_images"
+            )
+        n_heldout = min(max(1, round(self.settings.holdout * n_blocks)), n_blocks - 1)
+        shuffled = permute(n_blocks, self.settings.seed, "heldout")
+        object.__setattr__(self, "heldout", tuple(np.sort(shuffled[:n_heldout]).tolist()))
+        object.__setattr__(self, "training", tuple(np.sort(shuffled[n_heldout:]).tolist()))
+
+    def rows(self, block: int) -> tuple[int, int]:
+        """Rows [start, stop) of a block; the last block may be short."""
+        start = block * self.settings.block_images
+        return start, min(start + self.settings.block_images, self.n_rows)
+
+    def blocks(self, place: Place = FIRST) -> Iterator[Block]:
+        """The training blocks from a place on, without end: every epoch has all of them, in an order of its own."""
+        epoch, first = place
+        while True:
+            order = permute(len(self.training), self.settings.seed, "epoch", epoch)
+            for i in range(first, len(order)):
+                start, stop = self.rows(self.training[order[i]])
+                yield Block(Place(epoch, i), start, stop, ends_epoch=i + 1 == len(order))
+            epoch, first = epoch + 1, 0
