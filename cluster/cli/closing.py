@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from cluster.cli.common import count, duration, errors, make_table, screen, short, some
+from cluster.amounts import count, duration, short, some
+from cluster.cli.common import errors, make_table, screen
 from cluster.ledger import load_published
 from cluster.pipeline import RunReport
 from cluster.stores import Store, prefetch

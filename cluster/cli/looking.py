@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.cli.common import (
-    JsonOption,
-    StoreOption,
-    Verbs,
-    count,
-    duration,
-    make_table,
-    open_existing,
-    print_json,
-    screen,
-)
+from cluster.amounts import count, duration
+from cluster.cli.common import JsonOption, StoreOption, Verbs, make_table, open_existing, print_json, screen
 
 if TYPE_CHECKING:
     from cluster.runs import RunState

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.amounts import count, short
 from cluster.cli.common import (
     JsonOption,
     StoreOption,
     Verbs,
     clean,
-    count,
     errors,
     make_table,
     open_existing,
     print_json,
     screen,
-    short,
 )
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cluster.cli.common import count, duration, some
+from cluster.amounts import count, duration, some
 from cluster.events import Event
 
 LINE_SECONDS = 5.0

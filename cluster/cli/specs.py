@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.amounts import count, short, some
 from cluster.cli.common import (
     JsonOption,
     LimitOption,
@@ -14,13 +15,10 @@ from cluster.cli.common import (
     SpecArgument,
     StoreOption,
     Verbs,
-    count,
     make_table,
     open_store,
     print_json,
     screen,
-    short,
-    some,
 )
 from cluster.cli.options import AddressOption, ExecutorName, ExecutorOption
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cluster.amounts import count, short
 from cluster.cli.common import (
     AllOption,
     JsonOption,
@@ -15,13 +16,11 @@ from cluster.cli.common import (
     RunOption,
     StoreOption,
     Verbs,
-    count,
     errors,
     make_table,
     open_existing,
     print_json,
     screen,
-    short,
 )
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from cluster.cli.common import count, duration, short, some
+from cluster.amounts import count, duration, short, some
 from cluster.cli.progress import RunProgress, _per_second
 
 
