@@ -9,6 +9,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
+_END = object()
 
 
 def in_order(
@@ -41,3 +42,16 @@ def in_order(
         finally:
             for future, _ in waiting:
                 future.cancel()
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, each made in a thread of its own while the one before it is used; one waits at most.
+
+    Whoever stops early waits for the item that is being made.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="miclip-next") as pool:
+        coming = pool.submit(next, items, _END)
+        while (item := coming.result()) is not _END:
+            coming = pool.submit(next, items, _END)
+            yield item  # type: ignore[misc]
+            del item

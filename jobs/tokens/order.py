@@ -45,7 +45,7 @@ class Order:
     n_rows: int
     settings: StreamSettings
     heldout: tuple[int, ...] = field(init=False)
-    """Numbers of the held-out blocks, ascending."""
+    """Numbers of the held-out blocks, in random order, so that the first few are a fair sample of all."""
     training: tuple[int, ...] = field(init=False)
     """Numbers of all others, ascending."""
 
@@ -58,7 +58,7 @@ class Order:
             )
         n_heldout = min(max(1, round(self.settings.holdout * n_blocks)), n_blocks - 1)
         shuffled = permute(n_blocks, self.settings.seed, "heldout")
-        object.__setattr__(self, "heldout", tuple(np.sort(shuffled[:n_heldout]).tolist()))
+        object.__setattr__(self, "heldout", tuple(shuffled[:n_heldout].tolist()))
         object.__setattr__(self, "training", tuple(np.sort(shuffled[n_heldout:]).tolist()))
 
     def rows(self, block: int) -> tuple[int, int]:
