@@ -151,7 +151,7 @@ def canonical_images(images: Images) -> Images:
     """
     ref = ImageSetRef.parse(images.ref)
     if ref.source == "world":
-        from jobs.index_images.world import canonical_location
+        from miclip_core.world.location import canonical_location
 
         ref = ImageSetRef(source="world", location=canonical_location(ref))
     else:

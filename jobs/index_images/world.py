@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
-from typing import Any
 
 import numpy as np
 
@@ -12,10 +10,11 @@ from jobs.index_images.sources import Record, Source
 from jobs.index_images.texts import as_texts
 from jobs.protocol import FileInfo, Files
 from miclip_core.world import atlas
+from miclip_core.world.location import parse_location
 from miclip_core.world.render import render, render_scenes
-from miclip_core.world.scene import HELD_OUT_INDICES, IMAGE_SIZE, World, attributes
+from miclip_core.world.scene import HELD_OUT_INDICES, IMAGE_SIZE, attributes
 from miclip_core.world.truth import truth_rows
-from schemas.errors import BadRef, BadSpec, ImageChanged
+from schemas.errors import ImageChanged
 from schemas.refs import ImageSetRef
 
 BLOCK = 256  # images per block
@@ -55,33 +54,3 @@ class WorldSource(Source):
 def encode_ppm(image: np.ndarray) -> bytes:
     """An RGB image (64, 64, 3) uint8 as a binary PPM file: no compression library decides its bytes."""
     return _HEADER + image.tobytes()
-
-
-def parse_location(ref: ImageSetRef) -> tuple[World, int]:
-    """The distribution and the number of images that `seed=0,n=2000` names; other fields of World may be given.
-
-    Raises:
-        BadRef: an unknown field, or a value out of range.
-    """
-    known: dict[str, Any] = {"seed": int, "n": int, "text": float, "watermark": float}
-    known |= {"watermark_shape": str, "watermark_given_shape": float}
-    values: dict[str, Any] = {}
-    try:
-        for item in ref.location.split(","):
-            key, _, text = item.partition("=")
-            if key in values or key not in known:
-                raise ValueError(f"found {item!r}, expected each of {', '.join(known)} at most once, as key=value")
-            values[key] = known[key](text)
-        n = values.pop("n", 0)
-        if not 1 <= n <= len(HELD_OUT_INDICES):
-            raise ValueError(f"found n={n}, expected n between 1 and {len(HELD_OUT_INDICES)}")
-        return World(**values), n
-    except (ValueError, BadSpec) as error:
-        raise BadRef(f"images {ref}: {error}; for example world:seed=0,n=2000") from None
-
-
-def canonical_location(ref: ImageSetRef) -> str:
-    """`seed=0,n=2000` and then what differs from the default, so that equal worlds have one name. Raises BadRef."""
-    world, n = parse_location(ref)
-    changed = [(f.name, getattr(world, f.name)) for f in fields(World) if getattr(world, f.name) != f.default]
-    return ",".join([f"seed={world.seed}", f"n={n}", *(f"{k}={v}" for k, v in changed if k != "seed")])

@@ -15,8 +15,9 @@ import pytest
 
 from cluster.files import Files
 from jobs.index_images.sources import canonical_images, list_source, open_source
-from jobs.index_images.world import encode_ppm, parse_location
+from jobs.index_images.world import encode_ppm
 from miclip_core.images import decode
+from miclip_core.world.location import parse_location
 from miclip_core.world.render import render
 from miclip_core.world.scene import HELD_OUT_INDICES, World, attributes
 from miclip_core.world.truth import truth_rows
