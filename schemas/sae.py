@@ -13,10 +13,8 @@ ARCHS: tuple[Arch, ...] = ("relu", "gated", "topk", "batchtopk", "matryoshka", "
 Normalisation = Literal["unit_ms", "sqrt_d", "none"]
 LEVELS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2 + 1 / 32)
 LARGEST_LR_WIDTH = 2**14
-DENSE_CELLS = 2**24
+DENSE_CELLS = 2**23
 """Tokens x latents that are ever held as one dense matrix."""
-BLOCK_LATENTS = 4096
-"""Latents whose pre-activations are looked at together in a top-k."""
 
 
 class SaeSettings(Frozen):
