@@ -14,6 +14,12 @@ KEPT = 2
 """States of one stage that stay: the newest, and one before it in case the newest is damaged."""
 
 
+def newest_step(store: Store, stage: str) -> int | None:
+    """The step of the newest state that some shard of a stage keeps, for people; None if there is none."""
+    names = (key.rsplit("/", 1)[1] for key in store.list(layout.keep_prefix(stage)))
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
 class StoreKeep:
     """The `Keep` port of `jobs/protocol.py`: pieces first, then one small list of them, so that half a state is none."""
 

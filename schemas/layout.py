@@ -47,9 +47,9 @@ def check_state(key: str) -> None:
         raise UnsafeName(f"{key!r} is not a resumable state; only those may be dropped")
 
 
-def keep_prefix(digest: str, shard: int) -> str:
-    """Where the states of a long shard are."""
-    return f"stages/{digest}/keep/{shard:05d}/"
+def keep_prefix(digest: str, shard: int | None = None) -> str:
+    """Where the states of a long shard are, or those of all shards."""
+    return f"stages/{digest}/keep/" if shard is None else f"stages/{digest}/keep/{shard:05d}/"
 
 
 def artifact_key(digest: str, shard: int, name: str, attempt: int = 0) -> str:

@@ -32,6 +32,16 @@ class StageSpec(Frozen):
         return digest(self.model_dump(mode="json"))
 
     @property
+    def detail(self) -> str:
+        """What tells it from its siblings, for people: site, variant, the settings of an SAE that a sweep varies."""
+        words = [self.params.get("site"), self.params.get("variant")]
+        sae = self.params.get("sae")
+        if isinstance(sae, dict):
+            words += [sae["arch"], f"{sae['latents']} latents"]
+            words += [f"{name} {sae[name]:g}" for name in ("k", "l1", "lr", "seed") if sae.get(name) is not None]  # type: ignore[str-format]
+        return " ".join(str(word) for word in words if word)
+
+    @property
     def slug(self) -> str:
         """The readable part of the path of its tables."""
         return slug(self.subject)

@@ -85,6 +85,7 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
     )
     if state.status == "RUNNING":
         console.print(f"[dim]last sign of life: {_ago(_last_sign(store, state.run))}[/dim]")
+    kept = _kept(state, store)
     table = make_table("cell", "output", "state", "shards", "", right=("shards",))
     for stage in state.stages:
         table.add_row(
@@ -92,11 +93,21 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
             Text(f"{stage.output} {stage.detail}".rstrip()),
             f"[{COLOURS[stage.state]}]{stage.state}[/]",
             f"{count(stage.shards_done)}/{count(stage.shards)}",
-            Text(_first_line(stage.error), "red"),
+            Text(_first_line(stage.error), "red") if stage.error else Text(kept.get(stage.digest, ""), "dim"),
         )
     console.print(table)
     if word not in ("DONE", "RUNNING"):
         console.print(f"[dim]more: miclip logs {state.run} --failed; go on: miclip retry {state.run}[/dim]")
+
+
+def _kept(state: RunState, store: Store) -> dict[str, str]:
+    """How far shards have come that take long: what a killed run would go on from."""
+    from cluster.keep import newest_step
+    from cluster.stores.base import prefetch
+
+    open_stages = [stage.digest for stage in state.stages if stage.state == "to do"]
+    steps = prefetch(lambda digest: newest_step(store, digest), open_stages)
+    return {digest: f"state kept at step {step:,}" for digest, step in steps if step is not None}
 
 
 def _status_word(state: RunState, store: Store) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.keep import StoreKeep
+from cluster.keep import StoreKeep, newest_step
 from cluster.stores.base import make_store
 from schemas import layout
 from schemas.errors import UnsafeName
@@ -86,3 +86,10 @@ def test_a_finished_shard_forgets_the_states_of_the_stages_that_it_used_and_no_o
 def test_nothing_but_a_state_can_be_dropped(store, key):
     with pytest.raises(UnsafeName, match="only those may be dropped"):
         store.drop_state(key)
+
+
+def test_the_newest_step_of_a_stage_is_known_without_reading_a_state(store):
+    assert newest_step(store, "stage") is None
+    StoreKeep(store, 0).save("stage", 7, state(7))
+    StoreKeep(store, 3).save("stage", 12, state(12))
+    assert newest_step(store, "stage") == 12

@@ -8,6 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.errors import BadRef
+from schemas.plans import StageSpec
 from schemas.refs import SaeRef
 from schemas.sae import SaeSettings, default_dead_tokens, default_lr, make_group_sizes
 from schemas.specs import AnySpec, PipelineSpec, TrainSaeSpec, as_pipeline
@@ -123,3 +124,10 @@ def test_an_sae_ref_reads_back_as_it_was_written(text: str) -> None:
 def test_what_is_no_sae_ref_is_refused_with_an_example(text: str, said: str) -> None:
     with pytest.raises(BadRef, match=said):
         SaeRef.parse(text)
+
+
+def test_a_stage_says_what_tells_its_sae_from_the_others_of_a_sweep() -> None:
+    (sae,) = sweep(latents=64, k=4, lr=2e-3).saes()
+    params = {"site": "resid_post.3@patch", "sae": sae.model_dump(mode="json")}
+    stage = StageSpec(kind="train_sae", method=1, subject="demo:a", output="sae", params=params)
+    assert stage.detail == "resid_post.3@patch topk 64 latents k 4 lr 0.002 seed 0"
