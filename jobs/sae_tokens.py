@@ -1,0 +1,134 @@
+"""Which tokens an SAE stage is about, and what its measurement needs, decided at planning; loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import JsonValue
+
+from jobs.activations import Forward, forward_of, get_facts, make_forward
+from jobs.protocol import Cell, Known
+from schemas.base import Frozen
+from schemas.errors import BadSpec
+from schemas.models import ModelFacts, resolve_sites, rows_per_image, site_width
+from schemas.plans import Plan, StageSpec
+from schemas.refs import Site
+from schemas.sae import StreamSettings
+from schemas.sae_specs import MeasuredCell, TokensCell
+
+HEAD = "head"
+"""Stands for the classes of the model's own classifier."""
+
+
+class SiteTokens(Frozen):
+    """The tokens of one canonical site: those of a stored `activations` stage, or computed as they are needed."""
+
+    forward: Forward
+    site: str
+    round_to: str
+    stored: bool
+
+    @property
+    def stage(self) -> StageSpec:
+        """The stage of activations, whether anything stores it or not."""
+        return self.forward.stage(self.site, self.round_to)
+
+    @property
+    def source(self) -> str:
+        """`table` or `live`."""
+        return "table" if self.stored else "live"
+
+    def width(self, facts: ModelFacts) -> int:
+        """Length of one token."""
+        return site_width(facts, Site.parse(self.site))
+
+    def per_image(self, facts: ModelFacts) -> int:
+        """Tokens that one image gives."""
+        return rows_per_image(facts, Site.parse(self.site))
+
+
+def find_tokens(cell: Cell, known: Known) -> tuple[SiteTokens, ...]:
+    """The tokens of every site of a cell.
+
+    With an extract stage among what it reads they are stored ones, and `sites` choose among them; else they come from a
+    live forward pass over its images.
+
+    Raises:
+        NotInspected: the model or the image set is not known yet.
+        BadSpec: a stage that it reads stores no activations, or none at the sites that are asked for.
+        UnknownSite: this model has no such site.
+    """
+    spec = cell.spec
+    assert isinstance(spec, TokensCell)
+    facts = get_facts(cell, known)
+    read = {name: plans for name, plans in cell.reads.items() if any(p.stage.kind == "extract" for p in plans)}
+    if not read:
+        forward = make_forward(cell, known)
+        sites = resolve_sites(facts, spec.sites)
+        return tuple(
+            SiteTokens(forward=forward, site=str(site), round_to=spec.round_to, stored=False) for site in sites
+        )
+    stored = [tokens for name, plans in read.items() for tokens in _stored(cell, name, plans)]
+    return tuple(_choose(facts, stored, spec.sites))
+
+
+def _stored(cell: Cell, name: str, plans: Sequence[Plan]) -> Iterator[SiteTokens]:
+    found = [plan for plan in plans if plan.stage.output == "activations"]
+    if not found:
+        has = ", ".join(sorted({plan.stage.output for plan in plans}))
+        raise BadSpec(
+            f"stages.{cell.name}.reads: {name} stores {has} of {cell.model}; expected activations; add activations to "
+            f"stages.{name}.outputs"
+        )
+    for plan in found:
+        params = plan.stage.params
+        yield SiteTokens(
+            forward=forward_of(plan), site=str(params["site"]), round_to=str(params["round_to"]), stored=True
+        )
+
+
+def _choose(facts: ModelFacts, stored: Sequence[SiteTokens], asked: Sequence[str]) -> Iterator[SiteTokens]:
+    """All of them, or those whose site a text names; `*` takes what there is."""
+    if not asked:
+        yield from stored
+        return
+    wanted: dict[str, None] = {}
+    for text in asked:
+        sites = [str(site) for site in resolve_sites(facts, [text])]
+        there = [site for site in sites if any(tokens.site == site for tokens in stored)]
+        if not there:
+            has = ", ".join(dict.fromkeys(tokens.site for tokens in stored))
+            raise BadSpec(f"site {text} of {facts.model} is not among the stored activations; there are {has}")
+        wanted.update(dict.fromkeys(there))
+    yield from (tokens for tokens in stored if tokens.site in wanted)
+
+
+def find_classes(spec: MeasuredCell, facts: ModelFacts) -> dict[str, JsonValue]:
+    """Params `classes` and `templates`: zero-shot classes of the spec, the model's own head, or none."""
+    if facts.has_text and spec.classes is not None:
+        templates = spec.classes.templates
+        return {
+            "classes": list(spec.classes.names),
+            "templates": templates if isinstance(templates, str) else list(templates),
+        }
+    return {"classes": None if facts.has_text or facts.classes is None else HEAD, "templates": None}
+
+
+def measured_params(
+    spec: MeasuredCell, facts: ModelFacts, tokens: SiteTokens, stream: StreamSettings
+) -> dict[str, JsonValue]:
+    """What decides the measurement on held-out images, beside the SAE itself."""
+    return {
+        "stream": stream.model_dump(mode="json"),
+        "site": tokens.site,
+        "round_to": tokens.round_to,
+        "rows": tokens.forward.rows,
+        "evaluate_images": spec.evaluate_images,
+        **find_classes(spec, facts),
+    }
+
+
+def measured_inputs(params: dict[str, JsonValue], tokens: SiteTokens) -> dict[str, str]:
+    """Digests of the activations, and of the index where labels count: another label is another loss."""
+    inputs = {"activations": tokens.stage.digest}
+    return inputs if params["classes"] is None else {**inputs, "labels": tokens.forward.index}
