@@ -9,6 +9,7 @@ from jobs.protocol import Cell
 from schemas.cells import ForwardCell, Images
 from schemas.plans import Plan, Resources
 from schemas.refs import SaeRef, Site
+from schemas.sae_specs import ImportSaeSpec, SaeFeaturesSpec
 from schemas.specs import PipelineSpec
 
 
@@ -72,7 +73,8 @@ def find_needs(spec: PipelineSpec) -> Needs:
             reads_images = cell.spec.needs_images(spec.kinds_read(name))
             if reads_images and cell.images is not None and cell.images not in images:
                 images.append(cell.images)
-            saes += [SaeRef.parse(text) for text in getattr(cell.spec, "saes", ())]
+            named = cell.spec.saes if isinstance(cell.spec, (ImportSaeSpec, SaeFeaturesSpec)) else ()
+            saes += [SaeRef.parse(text) for text in named]
     return Needs(
         models={m: tuple(sorted(set(mods))) for m, mods in models.items()},
         images=tuple(images),
