@@ -71,12 +71,12 @@ class StoreInputs:
         stage: str,
         table: str,
         columns: Sequence[str] | None = None,
-        between: tuple[str, int, int] | None = None,
+        between: tuple[str, Sequence[tuple[int, int]]] | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Rows of a published table, in part order.
 
-        between: (integer column, start, stop) leaves only rows in [start, stop) and reads only row groups that may have
-        some.
+        between: (integer column, disjoint ranges [start, stop)) leaves only rows in one of them and reads only row
+        groups that may have some.
 
         Raises:
             KeyMissing: the stage has published no such table.
@@ -84,7 +84,7 @@ class StoreInputs:
         """
         parts = self._parts(stage, table)
         if between is not None:
-            yield from self._ranges.read(parts, columns, between)
+            yield from self._ranges.read(parts, columns, *between)
             return
         for part in parts:
             yield from read_part(get_checked(self._store, part), list(columns) if columns else None).to_batches()

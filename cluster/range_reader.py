@@ -1,4 +1,4 @@
-"""Rows of published tables by a range of one column: only the row groups that may hold it are read."""
+"""Rows of published tables by ranges of one column: only the row groups that may hold them are read, each once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.stores.base import Store, prefetch
@@ -39,16 +38,15 @@ class RangeReader:
         self._lock = threading.Lock()
 
     def read(
-        self, parts: Sequence[StoredPart], columns: Sequence[str] | None, between: tuple[str, int, int]
+        self, parts: Sequence[StoredPart], columns: Sequence[str] | None, column: str, ranges: Sequence[tuple[int, int]]
     ) -> Iterator[pa.RecordBatch]:
-        """Rows of one table's parts whose integer column lies in [start, stop), in part order.
+        """Rows of one table's parts whose integer column lies in one of the disjoint [start, stop), in part order.
 
         What is read is checked against the checksums of its pages, for a part's own would need all of it.
 
         Raises:
             DamagedPart: a part is gone, or is not what was published.
         """
-        column, start, stop = between
         groups = self._groups(parts, column)
         names = None if columns is None else list(dict.fromkeys([*columns, column]))
 
@@ -58,9 +56,11 @@ class RangeReader:
                 part, lambda file: file.read_row_group(groups.number[i], names, use_threads=False), footer
             )
 
-        wanted = np.flatnonzero((groups.low < stop) & (groups.high >= start)).tolist()
+        starts, stops = np.array(sorted(ranges), dtype=np.int64).reshape(-1, 2).T
+        wanted = np.flatnonzero(_overlap(groups.low, groups.high, starts, stops)).tolist()
         for _, table in prefetch(read, wanted, GROUPS_AHEAD):
-            rows = _take_between(table, column, start, stop)
+            value = table.column(column).to_numpy()
+            rows = _take(table, _overlap(value, value, starts, stops))
             yield from (rows if columns is None else rows.select(list(columns))).to_batches()
 
     def _groups(self, parts: Sequence[StoredPart], column: str) -> _Groups:
@@ -106,11 +106,17 @@ def _bounds(group: pq.RowGroupMetaData, column: str) -> tuple[int, int]:
     return (noted.min, noted.max) if noted is not None and noted.has_min_max else (_ANY.min, _ANY.max)
 
 
-def _take_between(table: pa.Table, column: str, start: int, stop: int) -> pa.Table:
-    """The rows in the range; where they are neighbours, as in every table of ours, nothing is copied."""
-    values = table.column(column)
-    mask = pc.and_(pc.greater_equal(values, start), pc.less(values, stop)).to_numpy()
-    rows = np.flatnonzero(mask)
+def _overlap(low: np.ndarray, high: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Which of the intervals [low, high] meet one of the disjoint, ascending [start, stop): bool, shape of `low`."""
+    if len(starts) == 0:
+        return np.zeros(len(low), dtype=bool)
+    nearest = np.searchsorted(starts, high, side="right") - 1
+    return (nearest >= 0) & (stops[nearest] > low)
+
+
+def _take(table: pa.Table, chosen: np.ndarray) -> pa.Table:
+    """Those rows; where they are neighbours nothing is copied."""
+    rows = np.flatnonzero(chosen)
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
         return table.slice(int(rows[0]), len(rows))
-    return table.filter(pa.array(mask))
+    return table.filter(pa.array(chosen))

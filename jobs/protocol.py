@@ -71,12 +71,12 @@ class Inputs(Protocol):
         stage: str,
         table: str,
         columns: Sequence[str] | None = None,
-        between: tuple[str, int, int] | None = None,
+        between: tuple[str, Sequence[tuple[int, int]]] | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Rows of a published table of another stage, in part order.
 
-        between: (integer column, start, stop) leaves only rows in [start, stop); no more is read than row groups that
-        may have some.
+        between: (integer column, disjoint ranges [start, stop)) leaves only rows in one of them; no more is read than
+        row groups that may have some.
         """
         ...
 

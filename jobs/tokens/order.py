@@ -66,6 +66,11 @@ class Order:
         start = block * self.settings.block_images
         return start, min(start + self.settings.block_images, self.n_rows)
 
+    def heldout_ranges(self, limit: int | None = None) -> list[tuple[int, int]]:
+        """Rows [start, stop) of held-out blocks in their random order: all, or the first that have `limit` rows."""
+        blocks = self.heldout if limit is None else self.heldout[: max(1, -(-limit // self.settings.block_images))]
+        return [self.rows(block) for block in blocks]
+
     def blocks(self, place: Place = FIRST) -> Iterator[Block]:
         """The training blocks from a place on, without end: every epoch has all of them, in an order of its own."""
         epoch, first = place
@@ -75,3 +80,20 @@ class Order:
                 start, stop = self.rows(self.training[order[i]])
                 yield Block(Place(epoch, i), start, stop, ends_epoch=i + 1 == len(order))
             epoch, first = epoch + 1, 0
+
+
+class Pace:
+    """How many tokens a block gives, as far as is known: it decides how much is read at once, never what."""
+
+    def __init__(self) -> None:
+        self._blocks = 0
+        self._tokens = 0
+
+    def note(self, tokens: int) -> None:
+        """One more block gave so many."""
+        self._blocks += 1
+        self._tokens += tokens
+
+    def blocks(self, tokens: int) -> int:
+        """About as many blocks as give so many; one while nothing is known."""
+        return max(1, -(-tokens * self._blocks // self._tokens)) if self._tokens else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jobs.ahead import one_ahead
-from jobs.tokens.order import FIRST, Block, Order, Place
+from jobs.tokens.order import FIRST, Block, Order, Pace, Place
 from jobs.tokens.sources import Source, TokenRows
 from miclip_core.shuffle import permute
 from schemas.errors import BadTokens, TooFewTokens
@@ -86,60 +87,50 @@ def batches(source: Source, order: Order, steps: Mapping[str, int], position: Po
             )
 
 
-def heldout(
-    source: Source, order: Order, sites: Sequence[str], limit: int | None = None
-) -> Iterator[dict[str, TokenRows]]:
-    """The held-out blocks, one after another in random order, the next read in a thread.
-
-    limit: stop when blocks of so many rows of the index were given.
-
-    Raises:
-        TooFewTokens: they hold no token of a site.
-    """
-    ranges: list[tuple[int, int]] = []
-    for block in order.heldout:
-        if limit is not None and sum(stop - start for start, stop in ranges) >= limit:
-            break
-        ranges.append(order.rows(block))
-    found = dict.fromkeys(sites, 0)
-    for rows in one_ahead(source.read(start, stop, sites) for start, stop in ranges):
-        for site in sites:
-            found[site] += len(rows[site].values)
-        yield rows
-    for site, n_rows in found.items():
-        if n_rows == 0:
-            raise TooFewTokens(
-                f"{site}: {len(ranges)} held-out blocks of {order.settings.block_images} images hold no token; expected "
-                "at least one; use a larger holdout, another order seed, or see bad_inputs for what was set aside"
-            )
-
-
 _Ready = tuple[Window, range]
 """A window and the numbers of its batches that are wanted."""
 
 
 def _windows(source: Source, order: Order, filling: Mapping[str, _Filling]) -> Iterator[dict[str, _Ready]]:
     """Windows as they get full: those of all sites that end with the same block together."""
-    begin = min((some.begins for some in filling.values() if some.wanted), default=FIRST)
-    for block in order.blocks(begin):
-        unfinished = [site for site, some in filling.items() if some.wanted]
-        if not unfinished:
-            return
-        sites = [site for site in unfinished if block.place >= filling[site].begins]
-        if not sites:
-            continue
-        found = source.read(block.start, block.stop, sites)
-        full = {site: filling[site].add(block, found.pop(site)) for site in sites}
+    for block, found in _blocks(source, order, filling):
+        full = {site: filling[site].add(block, found.pop(site)) for site in list(found)}
         ready = {site: some for site, some in full.items() if some is not None}
         if ready:
             yield ready
+
+
+def _blocks(
+    source: Source, order: Order, filling: Mapping[str, _Filling]
+) -> Iterator[tuple[Block, dict[str, TokenRows]]]:
+    """Training blocks with their rows at every site that still needs them, until none does.
+
+    About as many blocks are asked for at once as the next window needs, so that a source can read what they share once.
+    """
+    blocks = order.blocks(min((some.begins for some in filling.values() if some.wanted), default=FIRST))
+    while unfinished := [some for some in filling.values() if some.wanted]:
+        coming = _take(blocks, min(some.pace.blocks(some.missing) for some in unfinished))
+        for sites, group in groupby(coming, lambda block: [s.site for s in unfinished if s.begins <= block.place]):
+            together = list(group)
+            if sites:
+                found = source.read([(block.start, block.stop) for block in together], sites)
+                yield from zip(together, found, strict=True)
+
+
+def _take(blocks: Iterator[Block], n: int) -> Iterator[Block]:
+    """The next n blocks of an endless sequence, fewer at the end of an epoch."""
+    for block in islice(blocks, n):
+        yield block
+        if block.ends_epoch:
+            return
 
 
 class _Filling:
     """The window of one site that is being filled, and how many batches the site still wants."""
 
     def __init__(self, site: str, settings: StreamSettings, begins: Place, done: int, wanted: int) -> None:
-        self._site = site
+        self.site = site
+        self.pace = Pace()
         self._settings = settings
         self.begins = begins
         self._done = done
@@ -150,10 +141,13 @@ class _Filling:
 
     def add(self, block: Block, rows: TokenRows) -> _Ready | None:
         """Take the rows of one block; returns the window if it is full and has batches that are wanted."""
+        if self.wanted == 0:
+            return None
+        self.pace.note(len(rows.values))
         if len(rows.values):
             self._values.append(rows.values)
             self._rows += len(rows.values)
-        if self._rows < self._settings.buffer_batches * self._settings.batch_tokens and not block.ends_epoch:
+        if self.missing > 0 and not block.ends_epoch:
             return None
         epoch, number = block.place
         ends = Place(epoch + 1, 0) if block.ends_epoch else Place(epoch, number + 1)
@@ -163,6 +157,11 @@ class _Filling:
         self.begins, self._done = ends, 0
         self.wanted -= len(numbers)
         return (window, numbers) if len(numbers) else None
+
+    @property
+    def missing(self) -> int:
+        """Rows that the window still needs."""
+        return self._settings.buffer_batches * self._settings.batch_tokens - self._rows
 
     def _shuffle(self) -> Tensor:
         """Rows in random order, as many as fill batches; blocks are let go one by one."""
@@ -179,7 +178,7 @@ class _Filling:
         while chunks:
             chunk = chunks.pop()
             if chunk.shape[1] != shuffled.shape[1]:
-                raise BadTokens(f"{self._site}: expected tokens of width {shuffled.shape[1]}, found {chunk.shape[1]}")
+                raise BadTokens(f"{self.site}: expected tokens of width {shuffled.shape[1]}, found {chunk.shape[1]}")
             to = torch.from_numpy(target[first : first + len(chunk)])
             first += len(chunk)
             fits = to < kept
@@ -193,7 +192,7 @@ class _Filling:
             return
         if self._epoch.whole and self._epoch.batches == 0:
             raise TooFewTokens(
-                f"{self._site}: a whole epoch holds {self._epoch.rows} tokens, which make no batch of batch_tokens "
+                f"{self.site}: a whole epoch holds {self._epoch.rows} tokens, which make no batch of batch_tokens "
                 f"{self._settings.batch_tokens}; use a smaller batch_tokens, more images or a site with more positions"
             )
         self._epoch = _Epoch(whole=True)
