@@ -10,6 +10,7 @@ from torch import Tensor
 
 from miclip_core.sae import kernels
 from miclip_core.sae.batch import Batch, Weights, encoder_operands
+from miclip_core.sae.codes import Codes
 from schemas.sae import SaeSettings
 
 
@@ -39,11 +40,11 @@ def select(settings: SaeSettings, weights: Weights, c_ND: Tensor, batch: Batch) 
     if everywhere and batch.group.size > 1:
         found = _of_all_workers(found, total, batch)
     if len(settings.group_sizes) < 2:
-        return Selection(found.latents, found.values, found.offsets, 1)
+        return Selection(found.latents.long(), found.values, found.offsets, 1)
     return _by_level(found, settings.group_sizes)
 
 
-def _of_all_workers(found: kernels.Ragged, total: int, batch: Batch) -> kernels.Ragged:
+def _of_all_workers(found: Codes, total: int, batch: Batch) -> Codes:
     """What of this worker's `total` largest is among the `total` largest of all workers."""
     parts = batch.group.gather(found.values)
     values = torch.cat(parts)
@@ -54,15 +55,14 @@ def _of_all_workers(found: kernels.Ragged, total: int, batch: Batch) -> kernels.
     at_last = found.values == last
     kept = (found.values > last) | (at_last & (at_last.cumsum(0) <= ties))
     counts_before = torch.cat((kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)))
-    return kernels.Ragged(counts_before[found.offsets], found.latents[kept], found.values[kept])
+    return Codes(counts_before[found.offsets], found.latents[kept], found.values[kept], found.width)
 
 
-def _by_level(found: kernels.Ragged, group_sizes: tuple[int, ...]) -> Selection:
+def _by_level(found: Codes, group_sizes: tuple[int, ...]) -> Selection:
     """The same entries, which ascend inside a token, with one group per token and level."""
-    n, width = len(found.offsets) - 1, sum(group_sizes)
     starts = torch.tensor([0, *accumulate(group_sizes)][:-1], device=found.latents.device)
-    tokens = torch.arange(n, device=found.latents.device)
-    owner = tokens.repeat_interleave(found.offsets.diff())
-    first_of_group = torch.searchsorted(owner * width + found.latents, (tokens[:, None] * width + starts).flatten())
+    tokens = torch.arange(len(found), device=found.latents.device)
+    places, firsts = found.rows() * found.width + found.latents, tokens[:, None] * found.width + starts
+    first_of_group = torch.searchsorted(places, firsts.flatten())
     offsets = torch.cat((first_of_group, first_of_group.new_tensor([len(found.latents)])))
-    return Selection(found.latents, found.values, offsets, len(group_sizes))
+    return Selection(found.latents.long(), found.values, offsets, len(group_sizes))
