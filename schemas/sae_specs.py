@@ -230,6 +230,8 @@ class SaeFeaturesSpec(TokensCell):
     features_per_concept: Annotated[int, Field(ge=1), RESULT] = 10
     max_values: Annotated[int, Field(ge=2), RESULT] = 200
     """Columns of labels with more distinct values than this are not concepts."""
+    min_positives: Annotated[int, Field(ge=1), RESULT] = 10
+    """A concept that fewer images or patches have, or lack, is not scored."""
     shard_rows: Annotated[int, Field(ge=1), EFFORT] = 1024
 
     @field_validator("saes", "tables", mode="before")
