@@ -1,0 +1,1 @@
+"""A report: what runs published, as one HTML file that needs nothing else."""

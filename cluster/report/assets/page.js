@@ -1,0 +1,51 @@
+"use strict";
+// The shell: theme, navigation, tips and keys. Each part of the page adds its own keys to `keys`.
+const $ = (selector, root = document) => root.querySelector(selector);
+const $$ = (selector, root = document) => [...root.querySelectorAll(selector)];
+const keys = {};
+
+const tip = $("#tip");
+function showTip(content, x, y) {
+  tip.replaceChildren(...[content].flat());
+  tip.hidden = false;
+  const box = tip.getBoundingClientRect();
+  const left = x + 14 + box.width > innerWidth ? x - 14 - box.width : x + 14;
+  tip.style.left = Math.max(4, left) + "px";
+  tip.style.top = Math.max(4, Math.min(y + 14, innerHeight - box.height - 4)) + "px";
+}
+const hideTip = () => { tip.hidden = true; };
+addEventListener("scroll", hideTip, { passive: true });
+
+// ---------------------------------------------------------------- theme: as the system has it, until somebody chooses
+const root = document.documentElement;
+const remember = (value) => { try { localStorage.setItem("miclip-theme", value); } catch { /* a file may not */ } };
+try { const kept = localStorage.getItem("miclip-theme"); if (kept) root.dataset.theme = kept; } catch { /* a file may not */ }
+keys.t = () => {
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  remember(root.dataset.theme);
+};
+$("#theme").addEventListener("click", keys.t);
+
+// ---------------------------------------------------------------- keys
+const dialog = $("#keys");
+keys["?"] = () => (dialog.open ? dialog.close() : dialog.showModal());
+$("#help").addEventListener("click", keys["?"]);
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const writing = event.target.matches("input, select, textarea");
+  if (event.key === "Escape") { hideTip(); if (writing) event.target.blur(); return; }
+  if (writing || !keys[event.key]) return;
+  event.preventDefault();
+  keys[event.key](event);
+});
+
+// ---------------------------------------------------------------- navigation says where the reader is
+const links = new Map($$("nav a").map((a) => [a.hash.slice(1), a]));
+const inView = new Set();
+const watch = new IntersectionObserver((entries) => {
+  for (const entry of entries) entry.isIntersecting ? inView.add(entry.target.id) : inView.delete(entry.target.id);
+  const current = [...links.keys()].find((id) => inView.has(id));
+  for (const [id, a] of links) id === current ? a.setAttribute("aria-current", "true") : a.removeAttribute("aria-current");
+}, { rootMargin: "-80px 0px -55% 0px" });
+$$("main > section").forEach((section) => watch.observe(section));
