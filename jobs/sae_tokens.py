@@ -16,9 +16,6 @@ from schemas.refs import Site
 from schemas.sae import StreamSettings
 from schemas.sae_specs import MeasuredCell, TokensCell
 
-HEAD = "head"
-"""Stands for the classes of the model's own classifier."""
-
 
 class SiteTokens(Frozen):
     """The tokens of one canonical site: those of a stored `activations` stage, or computed as they are needed."""
@@ -111,7 +108,7 @@ def find_classes(spec: MeasuredCell, facts: ModelFacts) -> dict[str, JsonValue]:
             "classes": list(spec.classes.names),
             "templates": templates if isinstance(templates, str) else list(templates),
         }
-    return {"classes": None if facts.has_text or facts.classes is None else HEAD, "templates": None}
+    return {"classes": None if facts.has_text or facts.classes is None else "head", "templates": None}
 
 
 def measured_params(

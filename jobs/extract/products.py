@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
+from jobs.classes import Classifier
 from jobs.protocol import Artifact, ImageBytes, Inputs, Part
 from jobs.rows import Rows, image_columns, make_batch, make_vectors, round_values
 from miclip_core.zoo.reducers import Moments, TopK
@@ -85,21 +84,17 @@ class Embeddings:
 
 
 class Predictions:
-    """The k best classes of every image: zero-shot from embeddings, or the model's head from logits."""
+    """The k best classes of every image."""
 
-    def __init__(self, plan: Plan, names: Sequence[str], classifier_EC: Tensor | None, logit_scale: float) -> None:
+    def __init__(self, plan: Plan, classifier: Classifier) -> None:
         self._plan = plan
-        self._names = names
-        self._classifier = classifier_EC
-        self._scale = logit_scale
-        self._k = min(int(plan.stage.params["k"]), len(names))  # type: ignore[arg-type]
+        self._classifier = classifier
+        self._k = min(int(plan.stage.params["k"]), len(classifier.names))  # type: ignore[arg-type]
 
     def add(self, rows: Rows) -> Iterator[Part]:
         """k rows per image."""
-        scores_BC = rows.values[:, 0].float()
-        if self._classifier is not None:
-            scores_BC = torch.nn.functional.normalize(scores_BC, dim=-1) @ self._classifier
-        probability_BC = (scores_BC * self._scale).softmax(-1)
+        scores_BC = self._classifier.scores(rows.values[:, 0])
+        probability_BC = (scores_BC * self._classifier.scale).softmax(-1)
         # a stable sort puts the lower class number first among equal scores
         best_BK = scores_BC.sort(dim=-1, descending=True, stable=True).indices[:, : self._k]
         ids = best_BK.reshape(-1).cpu().numpy()
@@ -109,7 +104,7 @@ class Predictions:
             **image_columns(rows.images, self._k),
             "rank": np.tile(np.arange(self._k, dtype=np.int32), len(rows.images)),
             "class_id": ids.astype(np.int32),
-            "class_name": pa.array([self._names[i] for i in ids]),
+            "class_name": pa.array([self._classifier.names[i] for i in ids]),
             "score": scores_BC.gather(1, best_BK).reshape(-1).cpu().numpy(),
             "probability": probability_BC.gather(1, best_BK).reshape(-1).cpu().numpy(),
         }

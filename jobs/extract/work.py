@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from jobs.activations import forward_of
+from jobs.classes import Classifier, get_templates, make_classifier
 from jobs.extract.products import (
     Activations,
     Embeddings,
@@ -26,12 +26,9 @@ from jobs.protocol import Artifact, ImageBytes, Inputs, Keep, Part, Setting
 from jobs.rows import make_batch, make_vectors, round_values, stop_for, usable_rows
 from miclip_core.zoo.reducers import Moments, TopK
 from miclip_core.zoo.stream import TappedBatch
-from miclip_core.zoo.templates import OPENAI_TEMPLATES
 from miclip_core.zoo.text import zero_shot_classifier
 from schemas.plans import Plan, Shard
 from schemas.refs import Site
-
-TEMPLATES = {"openai80": OPENAI_TEMPLATES, "plain": ("a photo of a {}.",)}
 
 
 class ExtractWorker:
@@ -46,7 +43,7 @@ class ExtractWorker:
         self._model = open_model(forward_of(first), inputs, setting.device, sites)
         self._forward = IndexForward(self._model, forward_of(first), setting.resources.decode_threads)
         self.notes = self._forward.notes
-        self._classifiers: dict[str, Tensor] = {}
+        self._classifiers: dict[str, Classifier] = {}
 
     def process(self, shard: Shard, stages: Sequence[str], inputs: Inputs, keep: Keep) -> Iterator[Part | Artifact]:
         """Rows of the shard for every stage that asks, or the merge of all shards' summaries."""
@@ -120,16 +117,11 @@ class ExtractWorker:
         raise AssertionError(plan.stage.output)
 
     def _make_predictions(self, plan: Plan) -> tuple[Site, Product]:
-        classes: Any = plan.stage.params["classes"]
-        if classes == "head":
-            assert self._model.facts.classes is not None
-            return Site.parse("logits"), Predictions(plan, self._model.facts.classes, None, 1.0)
+        params: dict[str, Any] = plan.stage.params
         if plan.digest not in self._classifiers:
-            templates = get_templates(plan)
-            self._classifiers[plan.digest] = zero_shot_classifier(self._model, classes, templates)
-        scale = getattr(self._model.module, "logit_scale", None)
-        scale = 1.0 if scale is None else float(scale.detach().float().exp())
-        return Site.parse("embedding"), Predictions(plan, classes, self._classifiers[plan.digest], scale)
+            self._classifiers[plan.digest] = make_classifier(self._model, params["classes"], params["templates"])
+        classifier = self._classifiers[plan.digest]
+        return Site.parse(classifier.site), Predictions(plan, classifier)
 
     @staticmethod
     def _merge(plan: Plan, inputs: Inputs) -> Iterator[Part]:
@@ -156,7 +148,7 @@ class ExtractWorker:
         if plain:
             parts.append(torch.nn.functional.normalize(self._model.embed_text(plain).float(), dim=-1))
         if names[len(plain) :]:
-            parts.append(zero_shot_classifier(self._model, names[len(plain) :], get_templates(plan)).T)
+            parts.append(zero_shot_classifier(self._model, names[len(plain) :], get_templates(params["templates"])).T)
         values = torch.cat(parts)
         rounded = round_values(values, params["round_to"])
         columns = {
@@ -167,12 +159,6 @@ class ExtractWorker:
             "embedding": make_vectors(rounded.cpu().numpy()),
         }
         return Part(plan.digest, "text_embeddings", make_batch("text_embeddings", columns))
-
-
-def get_templates(plan: Plan) -> Sequence[str]:
-    """The sentences a plan's templates stand for."""
-    templates: Any = plan.stage.params["templates"]
-    return TEMPLATES[templates] if isinstance(templates, str) else templates
 
 
 def open_worker(setting: Setting, inputs: Inputs) -> ExtractWorker:
