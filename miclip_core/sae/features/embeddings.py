@@ -12,7 +12,7 @@ BLOCK = 1024  # images summed together; sums go by blocks of the image list, so 
 
 
 def in_blocks(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Rows of successive arrays [n, E], made unit vectors in float64, in blocks of exactly BLOCK (the last may be less)."""
+    """Rows of successive arrays [n, E] as float64 unit vectors (zeros stay zeros), in blocks of exactly BLOCK (the last may be less)."""
     waiting: list[np.ndarray] = []
     have = 0
     for piece in pieces:
@@ -39,8 +39,8 @@ class PairCosine:
     """
 
     def __init__(self, group: np.ndarray, image: np.ndarray, weight: np.ndarray, groups: int) -> None:
-        """One element per weight: which set, which image (place in the list), how much."""
-        order = np.lexsort((image, group, image // BLOCK))
+        """One element per weight, sorted by (group, image): which set, which image (place in the list), how much."""
+        order = np.argsort((image // BLOCK).astype(np.uint16), kind="stable")  # 16 bits are sorted by counting
         self._group, self._image = group[order].astype(np.int64), image[order].astype(np.int64)
         self._weight = weight[order].astype(np.float64)
         self._groups = groups
@@ -51,7 +51,7 @@ class PairCosine:
         return int(self._image[-1]) // BLOCK if len(self._image) else -1
 
     def add(self, block: int, units_BE: np.ndarray) -> None:
-        """Take in block number `block` of the images' unit vectors."""
+        """Take in block number `block` of the images' unit vectors; zero vectors are left out."""
         if self._sum is None:
             self._sum = torch.zeros(self._groups, units_BE.shape[1], dtype=torch.float64)
         if block > self._last_block():
@@ -60,8 +60,10 @@ class PairCosine:
         groups, starts = np.unique(self._group[rows], return_index=True)
         if not len(groups):
             return
+        image = self._image[rows] - block * BLOCK
+        self._weight[rows] *= np.any(units_BE, axis=1)[image]
         self._sum[torch.from_numpy(groups)] += embedding_bag(
-            torch.from_numpy(self._image[rows] - block * BLOCK),
+            torch.from_numpy(image),
             torch.from_numpy(units_BE),
             torch.from_numpy(starts),
             per_sample_weights=torch.from_numpy(self._weight[rows]),
@@ -94,7 +96,8 @@ class RandomPairs:
         self._gram: np.ndarray | None = None
 
     def add(self, units_BE: np.ndarray) -> None:
-        """Take in some unit vectors."""
+        """Take in some unit vectors; zero vectors are left out."""
+        units_BE = units_BE[np.any(units_BE, axis=1)]
         total, gram = units_BE.sum(0), units_BE.T @ units_BE
         self._sum = total if self._sum is None else self._sum + total
         self._gram = gram if self._gram is None else self._gram + gram

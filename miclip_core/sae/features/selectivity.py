@@ -45,7 +45,7 @@ class Category:
 
 @dataclass(frozen=True)
 class Scores:
-    """float64 [features, concepts]: NaN where a concept has no positive or no negative item.
+    """float64 [features, concepts]: NaN where a concept has too few positive or negative items.
 
     f1 is the best over thresholds t of predicting the concept where the code is at least t, among t that are codes of
     the feature above zero; of equal ones the largest t. It is 0, and threshold, precision and recall NaN, where no item
@@ -77,15 +77,16 @@ def sort_entries(feature: np.ndarray, value: np.ndarray, item: np.ndarray, width
     return Entries(feature[order].astype(np.int64), value[order], item[order], width)
 
 
-def score(entries: Entries, category: Category) -> Scores:
+def score(entries: Entries, category: Category, least: int = 1) -> Scores:
     """Scores of every feature for every value of one category, over all items that have a value.
 
     Items without an entry are zeros, which tie with each other. AUROC is the Mann-Whitney U over positives times
-    negatives with average ranks. Costs entries x slots, whatever the number of values.
+    negatives with average ranks. A value that fewer than `least` items have, or lack, is not scored. Costs entries x
+    slots, whatever the number of values.
     """
     known = _look_up(entries, category)
     positives = category.positives
-    usable = (positives > 0) & (positives < category.n)
+    usable = (positives >= least) & (category.n - positives >= least)
     columns = (_auroc(known, positives, category.n), *_best_f1(known, positives))
     return Scores(*(np.where(usable, column.reshape(entries.width, -1), np.nan) for column in columns))
 
@@ -134,12 +135,12 @@ def _auroc(known: _Known, positives: np.ndarray, n: int) -> np.ndarray:
     features, size = len(known.offsets) - 1, (len(known.offsets) - 1) * len(positives)
     zeros = n - np.diff(known.offsets)
     below_zero = np.bincount(known.feature[known.value < 0], minlength=features)
-    rank = (known.first + known.last) / 2 - known.offsets[known.feature] + 1
-    rank += np.where(known.value > 0, zeros[known.feature], 0)
+    rank: np.ndarray = (known.first + known.last) / 2 - known.offsets[known.feature] + 1
+    rank = rank + np.where(known.value > 0, zeros[known.feature], 0)
     zero_rank = below_zero + (zeros + 1) / 2
     active = np.bincount(known.key, minlength=size).reshape(features, -1)
-    ranks = np.bincount(known.key, weights=rank[known.entry], minlength=size).reshape(features, -1)
-    ranks = ranks + (positives - active) * zero_rank[:, None]
+    of_active = np.bincount(known.key, weights=rank[known.entry], minlength=size).reshape(features, -1)
+    ranks = of_active + (positives - active) * zero_rank[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         return (ranks - positives * (positives + 1) / 2) / (positives * (n - positives))
 

@@ -64,3 +64,19 @@ def test_chance_clarity_equals_the_mean_and_spread_over_all_subsets(n: int):
     every = [np.mean([cosine[i, j] for i, j in combinations(some, 2)]) for some in combinations(range(7), n)]
     assert chance.clarity(n) == pytest.approx((np.mean(every), np.std(every)), abs=1e-7)
     assert np.isnan(chance.clarity(8)).all() and np.isnan(chance.clarity(1)).all()
+
+
+def test_images_without_an_embedding_are_left_out():
+    raw, _ = make(6)
+    gap = np.insert(raw, 2, 0, axis=0)
+    everyone = np.arange(7)
+    with_gap = run([gap], PairCosine(np.zeros(7, int), everyone, np.ones(7), 1))
+    without = run([raw], PairCosine(np.zeros(6, int), everyone[:6], np.ones(6), 1))
+    assert with_gap[0] == pytest.approx(without[0], abs=1e-14)
+    chances = []
+    for vectors in (gap, raw):
+        chance = RandomPairs()
+        for block in in_blocks([vectors]):
+            chance.add(block)
+        chances.append(chance.clarity(3))
+    assert chances[0] == chances[1]

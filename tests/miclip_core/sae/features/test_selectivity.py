@@ -88,3 +88,10 @@ def test_the_best_of_features_and_concepts_are_ranked_ties_to_the_lower_number()
     of_feature, of_concept = best_of(scores, dense.any(1), per_feature=1, per_concept=2)
     assert of_feature.tolist() == [[0, -1], [-1, -1], [0, -1], [-1, 0]]
     assert of_concept.tolist() == [[0, 1], [-1, -1], [1, -1], [-1, 0]]
+
+
+def test_rare_concepts_are_not_scored():
+    category = Category("x", ("a", "b", "c"), np.array([[0], [1], [1], [2], [2], [2]]))
+    found = score(entries_of(np.ones((1, 6), np.float32)), category, least=2)
+    assert np.isnan(found.auroc[0]).tolist() == [True, False, False]
+    assert np.isnan(score(entries_of(np.ones((1, 6), np.float32)), category, least=4).auroc).all()
