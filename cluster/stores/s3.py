@@ -140,6 +140,7 @@ class PatientS3(s3fs.S3FileSystem):
         The last attempt may begin just before the budget ends, so the whole takes at most a third more when the
         service is silent, and longer only while bytes flow. Once a budget is spent every request has one attempt,
         until one succeeds: a command that gives up does not wait again for each thing it would still like to write.
+        The seconds in which this machine gets ready to ask are not counted.
 
         Raises:
             StoreUnreachable: the budget is spent. StoreDenied, StoreMissing: at once, waiting would not help.
@@ -148,6 +149,7 @@ class PatientS3(s3fs.S3FileSystem):
         begun = time.monotonic()
         for tried in range(1, 1_000_000):
             try:
+                begun += await self._get_ready()
                 answer = await attempt()
                 self.given_up = False
                 return answer
@@ -192,6 +194,19 @@ class PatientS3(s3fs.S3FileSystem):
         if status not in _BUSY_STATUS and code not in _BUSY_CODE:
             self.given_up = False  # an answer like any other: no such key, already there
             raise error
+
+    async def _get_ready(self) -> float:
+        """Make the client and load its TLS certificates, unless that is done; the seconds it took.
+
+        aiobotocore loads them within its first request, where a slow or crowded machine would look like a silent
+        service: the request is cancelled, and the next one starts to load from the beginning.
+        """
+        begun = time.monotonic()
+        client = await self.set_session()
+        http = client._endpoint.http_session  # s3fs looks at it too; there is no public way, so its absence is no fault
+        if load := getattr(http, "_get_session", None):
+            await load(http._proxy_config.proxy_url_for(client.meta.endpoint_url))
+        return time.monotonic() - begun
 
     async def _send(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
         client = await self.set_session()

@@ -165,7 +165,7 @@ def test_a_forked_process_may_go_on_using_the_store(store: Store) -> None:
             os._exit(0 if store.get("before") == b"parent" and store.create("after", b"child") else 1)
         finally:
             os._exit(2)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
         if time.monotonic() > deadline:
             os.kill(child, signal.SIGKILL)
@@ -261,9 +261,7 @@ def test_killing_a_writer_at_any_moment_leaves_only_whole_objects(store: Store, 
 
 
 @pytest.mark.slow
-def test_70_megabytes_go_in_one_piece_and_stay_create_only(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MICLIP_STORE_BUDGET_S", "90")
-    store = pickle.loads(pickle.dumps(store))  # a copy takes its patience from the environment it wakes up in
+def test_70_megabytes_go_in_one_piece_and_stay_create_only(store: Store) -> None:
     body = os.urandom(70 * 2**20)
     assert store.create("large", body) is True
     assert store.create("large", body[::-1]) is False

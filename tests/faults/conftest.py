@@ -43,6 +43,5 @@ def _make_bucket(request: pytest.FixtureRequest) -> Iterator[Place]:
     proxy = request.getfixturevalue("moto_proxy")
     environment = request.getfixturevalue("monkeypatch")
     environment.setenv("AWS_ENDPOINT_URL", proxy.url)
-    environment.setenv("MICLIP_STORE_BUDGET_S", "60")
     with proxy.breaking():
         yield Place(f"s3://{name}", proxy)

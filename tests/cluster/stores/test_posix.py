@@ -105,7 +105,7 @@ for number in range(3):
 
 def in_a_child(root: Path, setup: str, size: int) -> list[str]:
     command = [sys.executable, "-c", IN_A_CHILD, str(root), setup, str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

