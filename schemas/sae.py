@@ -15,6 +15,7 @@ LEVELS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2 + 1 / 32)
 LARGEST_LR_WIDTH = 2**14
 DENSE_CELLS = 2**23
 """Tokens x latents that are ever held as one dense matrix."""
+_FLOAT = 4
 
 
 class SaeSettings(Frozen):
@@ -129,3 +130,30 @@ def make_group_sizes(latents: int, fractions: tuple[float, ...] = LEVELS) -> tup
     """Latents per Matryoshka level: the floor of each fraction, what is left goes to the last."""
     sizes = [int(fraction * latents) for fraction in fractions]
     return (*sizes[:-1], latents - sum(sizes[:-1]))
+
+
+def training_bytes(settings: SaeSettings, d: int, batch_tokens: int) -> int:
+    """What one SAE holds at most while it is trained on CPU or device, beside the tokens that wait for it.
+
+    Weights, gradients and both moments, and at the end two more copies of the weights; then one dense block of
+    pre-activations in three forms, and what is as large as a batch.
+    """
+    weights = 4 * (2 * settings.latents * d + 6 * settings.latents + d)
+    return 6 * weights + 3 * 4 * min(DENSE_CELLS, batch_tokens * settings.latents) + 8 * 4 * batch_tokens * d
+
+
+def training_bytes(settings: SaeSettings, d: int, batch_tokens: int = 8192) -> int:
+    """Memory that training one SAE takes at most beside the window of tokens, in bytes.
+
+    Four copies of both weight matrices (weights, gradients, Adam's two moments), and for a batch of B tokens: eight copies
+    of its tokens (and two more per level of a Matryoshka), 64 bytes for each of its B x k kept values or of the
+    B x k_aux that revive the dead, and a few dense slices of at most DENSE_CELLS pre-activations.
+    """
+    matrices = 4 * 2 * settings.latents * d * _FLOAT
+    if settings.precision == "bf16":
+        matrices += settings.latents * d * _FLOAT // 2
+    copies = 8 + 2 * len(settings.group_sizes)
+    dense_slices = {"gated": 8, "relu": 4, "jumprelu": 6}.get(settings.arch, 4)
+    slice_cells = min(DENSE_CELLS, batch_tokens * settings.latents)
+    kept = 0 if settings.arch in ("relu", "gated", "jumprelu") else 2 * (settings.k or 0)
+    return matrices + batch_tokens * (copies * d * _FLOAT + kept * 64) + dense_slices * slice_cells * _FLOAT
