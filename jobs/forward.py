@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from jobs.activations import Forward
-from jobs.pixels import Problem, iter_pixels
+from jobs.pixels import PixelBatch, Problem, iter_pixels
 from jobs.protocol import ImageBytes, Inputs
 from miclip_core.zoo.geometry import square_view, to_pixels
 from miclip_core.zoo.model import VisionModel
@@ -45,7 +45,14 @@ class IndexForward:
             ImageChanged: on_changed is stop and an image is not what was indexed.
             OutOfMemory: the device cannot hold one image.
         """
-        batches = iter_pixels(
+        for batch in self.pixels(inputs, start, stop):
+            if batch.problems:
+                yield ImageBatch(problems=batch.problems)
+            yield from self._tap(batch.images, batch.pixels, sites)
+
+    def pixels(self, inputs: Inputs, start: int, stop: int) -> Iterator[PixelBatch]:
+        """The same images as pixels, in batches of the shape that `run` forwards. Raises ImageChanged as `run` does."""
+        return iter_pixels(
             inputs.images(self._forward.index, start, stop),
             self._to_pixels(),
             batch_size=self._batch_size,
@@ -53,10 +60,6 @@ class IndexForward:
             orientation=self._forward.params["orientation"],  # type: ignore[arg-type]
             on_changed=str(self._forward.params["on_changed"]),
         )
-        for batch in batches:
-            if batch.problems:
-                yield ImageBatch(problems=batch.problems)
-            yield from self._tap(batch.images, batch.pixels, sites)
 
     def _tap(self, images: Sequence[ImageBytes], pixels: Tensor, sites: Sequence[Site]) -> Iterator[ImageBatch]:
         """One forward at the planned shape; on a device that is too small, at half of it from here on."""

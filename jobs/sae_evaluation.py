@@ -1,0 +1,250 @@
+"""The held-out measurement of SAEs at one site: how they reconstruct its tokens, and what the model loses with those in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from jobs.classes import Classifier, make_classifier
+from jobs.forward import IndexForward
+from jobs.protocol import Inputs, Part
+from jobs.rows import make_batch
+from jobs.sae_tokens import SiteTokens
+from jobs.tokens.heldout import heldout
+from jobs.tokens.order import Order
+from jobs.tokens.sources import Source
+from miclip_core.sae.evaluate import LossSums, Quality, constant, splice
+from miclip_core.sae.sae import Sae
+from miclip_core.zoo.capture import split_block
+from miclip_core.zoo.edits import Edit
+from miclip_core.zoo.model import CachedBlock, VisionModel
+from schemas.base import canonical_json
+from schemas.errors import BadSite, UnknownSite, UnsupportedBlock
+from schemas.plans import Plan, load_json
+from schemas.refs import Site
+from schemas.sae import StreamSettings
+
+ROWS = 4096
+"""Tokens that are reconstructed together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One SAE to measure, and what else its row of sae_summary says; columns that are left out are null."""
+
+    plan: Plan
+    sae: Sae
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The held-out images of one site, for SAEs whose plans agree on them."""
+
+    tokens: SiteTokens
+    params: Mapping[str, Any]
+    source: Source
+    model: VisionModel
+    inputs: Inputs
+    threads: int
+
+    def measure(self, saes: Sequence[Measured]) -> Iterator[Part]:
+        """A row of sae_summary for each; the original forward pass of the images is shared by all.
+
+        Raises:
+            TooFewTokens, BadTokens: the held-out images give no tokens, or tokens that are all alike.
+            BadTokens, BadSae: the width of an SAE is not that of the site.
+        """
+        qualities, images = self._reconstruct(saes)
+        losses = self._splice(saes, qualities[0].mean_D, images)
+        for measured, quality, loss in zip(saes, qualities, losses, strict=True):
+            columns = _row(measured, quality, loss, len(images), self._loss_kind(loss))
+            yield Part(measured.plan.digest, "sae_summary", make_batch("sae_summary", columns))
+
+    @property
+    def _order(self) -> Order:
+        return Order(self.tokens.forward.rows, load_json(StreamSettings, canonical_json(self.params["stream"])))
+
+    @property
+    def _limit(self) -> int:
+        return int(self.params["evaluate_images"])
+
+    def _reconstruct(self, saes: Sequence[Measured]) -> tuple[list[Quality], set[int]]:
+        """Sums over the held-out tokens, and the images that gave them."""
+        qualities, images = [Quality() for _ in saes], set()
+        site = self.tokens.site
+        for found in heldout(self.source, self._order, [site], self._limit):
+            images.update(index for index, _ in found[site].images)
+            for part_ND in found[site].values.split(ROWS):
+                x_ND = part_ND.to(self.model.device).float()
+                for measured, quality in zip(saes, qualities, strict=True):
+                    codes, x_hat_ND = measured.sae.reconstruct(x_ND)
+                    quality.add(x_ND, x_hat_ND, codes)
+        return qualities, images
+
+    # -------------------------------------------------------------- the model
+
+    def _splice(self, saes: Sequence[Measured], mean_D: Tensor, images: set[int]) -> list[LossSums]:
+        """What the model says with each SAE, with zeros and with the mean in the site; nothing where it cannot be edited."""
+        sums = [LossSums() for _ in saes]
+        try:
+            ablations = {
+                "zero": constant(self.model, self.tokens.site, 0.0),
+                "mean": constant(self.model, self.tokens.site, mean_D),
+            }
+            spliced = [splice(self.model, self.tokens.site, measured.sae) for measured in saes]
+        except BadSite:  # a mean or maximum of tokens is no part of the forward pass
+            return sums
+        spliced_run = SplicedRun(self.model, self.tokens.site, self._classifier())
+        if not spliced_run.targets:
+            return sums
+        forward = IndexForward(self.model, self.tokens.forward, self.threads)
+        for start, stop in self._order.heldout_ranges(self._limit):
+            labels = self._labels(start, stop)
+            for batch in forward.pixels(self.inputs, start, stop):
+                chosen = [i for i, image in enumerate(batch.images) if image.image_index in images]
+                if not chosen:
+                    continue
+                labels_B = torch.tensor([labels.get(batch.images[i].image_index, -1) for i in chosen])
+                try:
+                    shared = spliced_run.begin(self.model.normalise(batch.pixels), ablations, chosen)
+                    for total, edits in zip(sums, spliced, strict=True):
+                        outputs = {**shared, "spliced": spliced_run.edited(edits)}
+                        total.add(spliced_run.logits(outputs), labels_B, spliced_run.embeddings(outputs))
+                except (UnknownSite, UnsupportedBlock):  # computed from other sites, so it cannot be replaced
+                    return sums
+        return sums
+
+    def _classifier(self) -> Classifier | None:
+        classes = self.params["classes"]
+        return None if classes is None else make_classifier(self.model, classes, self.params["templates"])
+
+    def _labels(self, start: int, stop: int) -> dict[int, int]:
+        """Row of the index -> class, for images whose label is the name of one."""
+        names = self.model.facts.classes if self.params["classes"] == "head" else self.params["classes"]
+        number = {name.strip(): i for i, name in enumerate(names or ())}
+        found: dict[int, int] = {}
+        for batch in self.inputs.table(
+            self.tokens.forward.index, "images", ["image_index", "label"], ("image_index", [(start, stop)])
+        ):
+            rows = batch.filter(pc.is_in(batch["label"], value_set=pc.cast(list(number), batch["label"].type)))
+            found |= {
+                index: number[label] for index, label in zip(rows["image_index"].to_pylist(), rows["label"].to_pylist())
+            }
+        return found
+
+    def _loss_kind(self, loss: LossSums) -> str | None:
+        if loss.loss("original") is None:
+            return None
+        return "head" if self.params["classes"] == "head" else "zero_shot"
+
+
+class SplicedRun:
+    """One batch of images at a time: the pass as it is once, then again with edits, from the block that they are in on."""
+
+    def __init__(self, model: VisionModel, site: str, classifier: Classifier | None) -> None:
+        self._model = model
+        self._classifier = classifier
+        wanted = ["embedding", *([classifier.site] if classifier else [])]
+        self.targets = [name for name in dict.fromkeys(wanted) if name in model.family.sites]
+        """What is looked at at the end of the pass."""
+        self._entrance = find_entrance(model, site)
+        self._images_BCIJ: Tensor | None = None
+        self._start: CachedBlock | None = None
+        self._chosen: list[int] = []
+
+    def begin(
+        self, images_BCIJ: Tensor, ablations: Mapping[str, Sequence[Edit]], chosen: list[int]
+    ) -> dict[str, dict[str, Tensor]]:
+        """Run images as they are and with each ablation; `chosen` of them count."""
+        cached = [f"{self._entrance}@all"] if self._entrance else []
+        out = self._model.run(images_BCIJ, [*self.targets, *cached])
+        self._start = CachedBlock(self._entrance, out[cached[0]]) if self._entrance else None
+        self._images_BCIJ, self._chosen = None if self._entrance else images_BCIJ, chosen
+        original = {name: out[name][chosen] for name in self.targets}
+        return {"original": original, **{name: self.edited(edits) for name, edits in ablations.items()}}
+
+    def edited(self, edits: Sequence[Edit]) -> dict[str, Tensor]:
+        """The targets of the chosen images with edits."""
+        out = self._model.run(self._images_BCIJ, self.targets, edits, start=self._start)
+        return {name: out[name][self._chosen] for name in self.targets}
+
+    def logits(self, outputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor] | None:
+        """Logits by variant, if there are classes."""
+        if self._classifier is None:
+            return None
+        return {name: self._classifier.logits(out[self._classifier.site]) for name, out in outputs.items()}
+
+    def embeddings(self, outputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor] | None:
+        """Image embeddings of original and spliced, if the model has any."""
+        if "embedding" not in self.targets:
+            return None
+        return {name: outputs[name]["embedding"] for name in ("original", "spliced")}
+
+
+def find_entrance(model: VisionModel, site: str) -> str | None:
+    """The latest residual from which a pass can start that still comes through `site`, if there is one."""
+    order = [facts.path for facts in model.facts.sites]
+    path = Site.parse(site).path
+    _, block = split_block(path)
+    if block is None or not model.family.blocks or path not in order:
+        return None
+    for entrance in (f"resid_mid.{block}", f"resid_pre.{block}"):
+        if entrance in order and order.index(entrance) <= order.index(path):
+            return entrance
+    return None
+
+
+def _row(
+    measured: Measured, quality: Quality, loss: LossSums, images: int, loss_kind: str | None
+) -> dict[str, list[Any] | str]:
+    plan, config = measured.plan, measured.sae.config
+    values: dict[str, Any] = {
+        "stage": plan.digest,
+        "model": plan.stage.subject,
+        "site": str(plan.stage.params["site"]),
+        "sae": f"sae:{plan.digest}",
+        "source": config.source,
+        "arch": config.arch,
+        "d": config.d,
+        "latents": config.latents,
+        "k": config.k,
+        "l1": None,
+        "lr": None,
+        "seed": config.seed,
+        "steps": None,
+        "tokens": config.tokens,
+        "norm_scale": config.norm_scale,
+        "gamma": quality.gamma,
+        "dead_at_end": None,
+        "images": images,
+        "measured_tokens": quality.tokens,
+        "l1_norm": quality.l1,
+        **{name: getattr(quality, name) for name in QUALITY},
+        "loss_kind": loss_kind,
+        **{f"loss_{variant}": loss.loss(variant) for variant in ("original", "spliced", "zero", "mean")},
+        **{f"recovered_{ablation}": loss.recovered(ablation) for ablation in ("zero", "mean")},
+        "kl_spliced": loss.kl("spliced"),
+        **{f"top1_{variant}": loss.top1(variant) for variant in ("original", "spliced")},
+        "embedding_cosine": loss.embedding_cosine,
+        "config": canonical_json({"settings": plan.stage.params.get("sae"), "sae": config.model_dump(mode="json")}),
+        **measured.columns,
+    }
+    return {name: [value] for name, value in values.items()}
+
+
+QUALITY = (
+    "fvu",
+    "fvu_centred",
+    "explained_variance",
+    "l0",
+    "cosine",
+    "l2_ratio",
+    "relative_bias",
+    "dead_fraction",
+)
