@@ -132,16 +132,6 @@ def make_group_sizes(latents: int, fractions: tuple[float, ...] = LEVELS) -> tup
     return (*sizes[:-1], latents - sum(sizes[:-1]))
 
 
-def training_bytes(settings: SaeSettings, d: int, batch_tokens: int) -> int:
-    """What one SAE holds at most while it is trained on CPU or device, beside the tokens that wait for it.
-
-    Weights, gradients and both moments, and at the end two more copies of the weights; then one dense block of
-    pre-activations in three forms, and what is as large as a batch.
-    """
-    weights = 4 * (2 * settings.latents * d + 6 * settings.latents + d)
-    return 6 * weights + 3 * 4 * min(DENSE_CELLS, batch_tokens * settings.latents) + 8 * 4 * batch_tokens * d
-
-
 def training_bytes(settings: SaeSettings, d: int, batch_tokens: int = 8192) -> int:
     """Memory that training one SAE takes at most beside the window of tokens, in bytes.
 
