@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,13 +17,14 @@ from cluster.secrets import holds_a_secret, names_a_secret
 from cluster.spec_errors import Problem, explain
 from cluster.yaml_text import Document, Place, read_value, read_yaml, write_yaml
 from schemas.errors import BadSpec, UsageError
-from schemas.specs import AnySpec, PipelineSpec, as_pipeline
+from schemas.refs import SAE_SOURCES
+from schemas.specs import AnySpec, JobSpec, PipelineSpec, as_pipeline
 
 _NO_SECRETS = (
     "looks like a credential, which would be kept with the run; take it out and set it in the environment "
     "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, HF_TOKEN) or use the machine's role"
 )
-_PATHS = re.compile(r"^(folder:|glob:|parquet:|wds:|hf:|file:)(?!/|s3://)(.+)$")
+_PATHS = re.compile(rf"^((?:folder|glob|parquet|wds|hf|file|{'|'.join(SAE_SOURCES[1:])}):)(?!/|s3://)(.+)$")
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _set_limit(document: Document, limit: int) -> None:
 def _refuse_secrets(document: Document, text: str) -> None:
     """Refuse what looks like a credential, without repeating it."""
     for path, value in _leaves(document.data, ()):
-        named = [n for n, p in enumerate(path) if isinstance(p, str) and names_a_secret(p) and not _is_stage(path, n)]
+        named = [n for n, p in enumerate(path) if isinstance(p, str) and names_a_secret(p) and not _is_ours(path, n)]
         if named or (isinstance(value, str) and holds_a_secret(value)):
             where = path[: named[0] + 1] if named else path
             raise BadSpec(f"{document.place(where)}  {'.'.join(map(str, where))}: this {_NO_SECRETS}")
@@ -195,9 +196,15 @@ def _refuse_secrets(document: Document, text: str) -> None:
             raise BadSpec(f"{document.name}:{number}:1  a text in this line {_NO_SECRETS}")
 
 
-def _is_stage(path: tuple[Any, ...], position: int) -> bool:
-    """Stages are named by people, and patch-tokens is a good name for one."""
-    return position == 1 and path[0] == "stages"
+def _is_ours(path: tuple[Any, ...], position: int) -> bool:
+    """Stages are named by people, and patch-tokens is a good name for one; and a spec has fields like batch_tokens."""
+    return (position == 1 and path[0] == "stages") or path[position] in _fields()
+
+
+@cache
+def _fields() -> frozenset[str]:
+    """The names of the fields of every kind of job."""
+    return frozenset(name for job in get_args(JobSpec) for name in job.model_fields)
 
 
 def _leaves(data: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -209,7 +216,7 @@ def _leaves(data: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...],
 
 
 def _make_absolute(data: Any, folder: Path) -> Any:
-    """Local paths of image sets, labels, models and the store start where the spec file is."""
+    """Local paths of image sets, labels, SAEs and the store start where the spec file is."""
     if not isinstance(data, dict):
         return data
     data = dict(data)
@@ -220,6 +227,8 @@ def _make_absolute(data: Any, folder: Path) -> Any:
             key: _absolute(value, folder) if key in ("ref", "labels") else value
             for key, value in data["images"].items()
         }
+    if isinstance(saes := data.get("saes"), (str, list)):
+        data["saes"] = [_absolute(ref, folder) for ref in ([saes] if isinstance(saes, str) else saes)]
     if isinstance(data.get("stages"), dict):
         data["stages"] = {name: _make_absolute(stage, folder) for name, stage in data["stages"].items()}
     return data

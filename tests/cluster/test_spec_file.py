@@ -257,6 +257,21 @@ def test_a_stage_may_be_called_like_a_credential(name: str) -> None:
     assert list(parse_spec(f"kind: pipeline\nname: a\nstages: {{{stages}}}\n", "a.yaml").pipeline.stages) == [name]
 
 
+def test_fields_of_our_own_are_no_credentials() -> None:
+    sae = "{kind: train_sae, model: demo:a, sites: resid_post.1, batch_tokens: 512, dead_tokens: 9}"
+    text = f"kind: pipeline\nname: a\nimages: {{ref: folder:/i}}\nstages: {{sae: {sae}}}\n"
+    assert list(parse_spec(text, "a.yaml").pipeline.stages) == ["sae"]
+
+
+def test_a_foreign_sae_is_looked_for_where_the_spec_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "kind: import_sae\nmodel: demo:a\nsites: resid_post.1\nimages: {ref: folder:i}\nsaes: saelens:mine/sae\n"
+    )
+    (stage,) = read_spec_file(path).pipeline.stages.values()
+    assert stage.saes == (f"saelens:{tmp_path}/mine/sae",)  # type: ignore[union-attr]
+
+
 def test_a_field_below_a_stage_may_not(tmp_path: Path) -> None:
     with pytest.raises(BadSpec, match=r"stages\.tokens\.token: this looks like a credential"):
         parse_spec("kind: pipeline\nname: a\nstages: {tokens: {kind: selftest, token: x}}\n", "a.yaml")
