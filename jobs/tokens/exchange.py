@@ -32,6 +32,7 @@ class GangSource:
         assert member.trains, "feeders call feed()"
         self._source = source
         self._member = member
+        self._making: threading.Thread | None = None
 
     def read(self, ranges: Ranges, sites: Sequence[str]) -> Iterator[dict[str, TokenRows]]:
         """As `Source.read`.
@@ -42,8 +43,7 @@ class GangSource:
         me, makers = self._member.rank, self._member.makers
         own: queue.Queue[bytes] = queue.Queue(maxsize=1)
         if me in makers:
-            task = (self._source, self._member, ranges, sites, own.put)
-            threading.Thread(target=_make, args=task, name="miclip-make", daemon=True).start()
+            self._start_making(ranges, sites, own)
         elif me == 0:
             self._tell({"ranges": ranges, "sites": sites})
         for i in range(len(ranges)):
@@ -51,9 +51,23 @@ class GangSource:
             yield _unpack(own.get() if maker == me else _receive(maker))
 
     def close(self) -> None:
-        """Let the feeders go; the last thing that every trainer calls when it has all its steps."""
+        """The last thing that every trainer calls when it has all its steps: give others what they lack, let feeders go."""
+        if self._making is not None:
+            self._making.join()
         if self._member.rank == 0 and 0 not in self._member.makers:
             self._tell(None)
+
+    def _start_making(self, ranges: Ranges, sites: Sequence[str], own: queue.Queue[bytes]) -> None:
+        """In a thread; one request after another, because a slower trainer may still receive the last one's blocks."""
+        before = self._making
+
+        def make() -> None:
+            if before is not None:
+                before.join()
+            _make(self._source, self._member, ranges, sites, own.put)
+
+        self._making = threading.Thread(target=make, name="miclip-make", daemon=True)
+        self._making.start()
 
     def _tell(self, request: object) -> None:
         for feeder in self._member.makers:

@@ -30,6 +30,18 @@ SITES = {"a": 20, "b": 9}
 """Site -> steps; site b has one token per image, site a three."""
 
 
+class Lagging:
+    """A trainer that takes its time with every block."""
+
+    def __init__(self, source: GangSource, delay: float) -> None:
+        self._source, self._delay = source, delay
+
+    def read(self, ranges: Sequence[tuple[int, int]], sites: Sequence[str]) -> Iterator[dict[str, TokenRows]]:
+        for rows in self._source.read(ranges, sites):
+            time.sleep(self._delay)
+            yield rows
+
+
 class Counted:
     """Rows that say where they come from, and a note of which ranges this process made; optionally slow or broken."""
 
@@ -74,7 +86,7 @@ def member(gang: Gang, trainers: int, pipe: Connection, delay: float, broken: in
         if me.trains:
             assert me.group is not None
             stream = GangSource(source, me)
-            seen = digest_stream(stream)
+            seen = digest_stream(Lagging(stream, 0.01 * gang.rank))
             total = torch.tensor([float(gang.rank + 1)])
             me.group.all_sum(total)
             stream.close()
