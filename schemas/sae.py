@@ -135,15 +135,18 @@ def make_group_sizes(latents: int, fractions: tuple[float, ...] = LEVELS) -> tup
 def training_bytes(settings: SaeSettings, d: int, batch_tokens: int = 8192) -> int:
     """Memory that training one SAE takes at most beside the window of tokens, in bytes.
 
-    Four copies of both weight matrices (weights, gradients, Adam's two moments), and for a batch of B tokens: eight copies
-    of its tokens (and two more per level of a Matryoshka), 64 bytes for each of its B x k kept values or of the
-    B x k_aux that revive the dead, and a few dense slices of at most DENSE_CELLS pre-activations.
+    Four copies of both weight matrices (weights, gradients, Adam's two moments) and what one batch of B tokens needs: ten
+    copies of its tokens (and two more per level of a Matryoshka), 64 bytes for each of its B x k kept values or of the
+    B x k_aux that revive the dead, the gradients of the rows that those touch, and a few slices of pre-activations.
     """
+    selecting = settings.arch in ("topk", "batchtopk", "matryoshka")
+    revived = (settings.aux_k or d // 2) if settings.aux_coefficient else 0
+    entries = batch_tokens * max(2 * (settings.k or 0), revived) if selecting else 0
     matrices = 4 * 2 * settings.latents * d * _FLOAT
-    if settings.precision == "bf16":
-        matrices += settings.latents * d * _FLOAT // 2
-    copies = 8 + 2 * len(settings.group_sizes)
-    dense_slices = {"gated": 8, "relu": 4, "jumprelu": 6}.get(settings.arch, 4)
-    slice_cells = min(DENSE_CELLS, batch_tokens * settings.latents)
-    kept = 0 if settings.arch in ("relu", "gated", "jumprelu") else 2 * (settings.k or 0)
-    return matrices + batch_tokens * (copies * d * _FLOAT + kept * 64) + dense_slices * slice_cells * _FLOAT
+    matrices += settings.latents * d * _FLOAT // 2 if settings.precision == "bf16" else 0
+    tokens = batch_tokens * (10 + 2 * len(settings.group_sizes)) * d * _FLOAT
+    touched = min(settings.latents, entries) * d * _FLOAT
+    slices = (
+        {"gated": 8, "jumprelu": 6}.get(settings.arch, 4) * min(DENSE_CELLS, batch_tokens * settings.latents) * _FLOAT
+    )
+    return matrices + tokens + entries * 64 + touched + slices
