@@ -8,10 +8,10 @@ from pydantic import JsonValue
 
 from jobs.activations import Forward, forward_of, get_facts, make_forward
 from jobs.protocol import Cell, Known
-from schemas.base import Frozen
+from schemas.base import Frozen, canonical_json
 from schemas.errors import BadSpec
 from schemas.models import ModelFacts, resolve_sites, rows_per_image, site_width
-from schemas.plans import Plan, StageSpec
+from schemas.plans import Plan, StageSpec, load_json
 from schemas.refs import Site
 from schemas.sae import StreamSettings
 from schemas.sae_specs import MeasuredCell, TokensCell
@@ -42,6 +42,16 @@ class SiteTokens(Frozen):
     def per_image(self, facts: ModelFacts) -> int:
         """Tokens that one image gives."""
         return rows_per_image(facts, Site.parse(self.site))
+
+
+def tokens_of(plan: Plan) -> SiteTokens:
+    """The tokens of a plan that has params `site` and `round_to`, and `forward` and `source` as effort."""
+    return SiteTokens(
+        forward=load_json(Forward, canonical_json(plan.effort["forward"])),
+        site=str(plan.stage.params["site"]),
+        round_to=str(plan.stage.params["round_to"]),
+        stored=plan.effort["source"] == "table",
+    )
 
 
 def find_tokens(cell: Cell, known: Known) -> tuple[SiteTokens, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from jobs.protocol import Artifact, Keep, Part
 from jobs.rows import make_batch
-from jobs.train_sae.plan import WEIGHTS, settings_of, stream_of
+from jobs.sae_files import WEIGHTS
+from jobs.train_sae.plan import settings_of, stream_of
 from miclip_core.sae.parallel import Group
 from miclip_core.sae.train import NO_THRESHOLD, SaeTrainer, StepMetrics
 from miclip_core.sae.weights import save_sae
@@ -48,17 +49,22 @@ class Lane:
         return self.step >= self.settings.steps
 
     def begin(self, window_ND: Tensor) -> None:
-        """Start from nothing, with the first window of the stream (this worker's part of it); once resumed, nothing happens."""
+        """Start from nothing, with the first window of the stream; a lane that has begun or was resumed stays as it is."""
         if self._trainer is None:
             self._trainer = self._make(window_ND.shape[1])
-            self._trainer.begin(window_ND)
+            self._trainer.begin(self._share(window_ND))
 
     def train(self, batch_ND: Tensor, position: list[int]) -> None:
         """Take one step; `position` is where the stream stands after this batch."""
         assert self._trainer is not None
-        self._curve[self.step] = as_row(self._trainer.step(batch_ND))
+        self._curve[self.step] = as_row(self._trainer.step(self._share(batch_ND)))
         self.step += 1
         self.position = position
+
+    def _share(self, rows_ND: Tensor) -> Tensor:
+        """This worker's part of what all workers see."""
+        rank, size = self._group.rank, self._group.size
+        return rows_ND[len(rows_ND) * rank // size : len(rows_ND) * (rank + 1) // size]
 
     def _make(self, width: int) -> SaeTrainer:
         return SaeTrainer(self.settings, width, self._device, self._group)
@@ -81,16 +87,21 @@ class Lane:
                 yield f"tensor.{name}", save({name: tensor.detach().cpu().contiguous()})
         yield "small", save(small)
 
-    def load(self, step: int, pieces: Mapping[str, bytes]) -> None:
-        """Go on from a stored state."""
-        self._curve[:step] = load(pieces["curve"])["curve"].numpy()
+    def resume(self, keep: Keep) -> bool:
+        """Go on from the newest state, if there is one."""
+        found = keep.latest(self.plan.digest)
+        if found is None:
+            return False
+        self.step, pieces = found
+        self.position = json.loads(pieces["position"])
+        self._curve[: self.step] = load(pieces["curve"])["curve"].numpy()
         tensors = load(pieces["small"])
         for name in pieces:
             if name.startswith("tensor."):
                 tensors.update(load(pieces[name]))
         self._trainer = self._make(tensors["weight.W_enc"].shape[1])
         self._trainer.load_state(tensors)
-        self.step, self.position = step, json.loads(pieces["position"])
+        return True
 
     # -------------------------------------------------------------- results
 

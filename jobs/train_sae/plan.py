@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
-from jobs.activations import Forward, get_facts
+from jobs.activations import get_facts
 from jobs.protocol import Cell, Estimate, Known
-from jobs.sae_tokens import SiteTokens, find_tokens, measured_inputs, measured_params
+from jobs.sae_files import WEIGHTS
+from jobs.sae_tokens import SiteTokens, find_tokens, measured_inputs, measured_params, tokens_of
 from schemas.base import canonical_json, digest
 from schemas.models import ModelFacts
 from schemas.plans import Plan, Round, StageSpec, load_json
@@ -14,7 +15,6 @@ from schemas.sae import SaeSettings, StreamSettings, training_bytes
 from schemas.sae_specs import TrainSaeSpec
 
 METHOD = 1
-WEIGHTS = "sae.safetensors"
 TABLES = {"sae": {"train": ("sae_metrics",), "evaluate": ("sae_summary",)}}
 ARTIFACTS: dict[str, tuple[str, ...]] = {"sae": (WEIGHTS,)}
 ROUNDS = (Round(name="train", rows=1, shard_rows=1), Round(name="evaluate", rows=1, shard_rows=1))
@@ -68,16 +68,6 @@ def _plan(spec: TrainSaeSpec, facts: ModelFacts, tokens: SiteTokens, sae: SaeSet
             "index": tokens.forward.index,
         },
         gang=spec.data_parallel + spec.feeders,
-    )
-
-
-def tokens_of(plan: Plan) -> SiteTokens:
-    """The tokens that a plan trains on."""
-    return SiteTokens(
-        forward=load_json(Forward, canonical_json(plan.effort["forward"])),
-        site=str(plan.stage.params["site"]),
-        round_to=str(plan.stage.params["round_to"]),
-        stored=plan.effort["source"] == "table",
     )
 
 

@@ -10,20 +10,28 @@ import torch
 from jobs.models import open_model
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.sae_evaluation import Evaluation, Measured
+from jobs.sae_files import WEIGHTS
+from jobs.sae_tokens import tokens_of
+from jobs.tokens.exchange import GangSource, feed
+from jobs.tokens.gang import Membership, join_gang
 from jobs.tokens.order import Order
 from jobs.tokens.sources import LiveSource, Source, TableSource
 from jobs.tokens.window import Step, batches
 from jobs.train_sae.lane import Lane
-from jobs.train_sae.plan import WEIGHTS, settings_of, stream_of, tokens_of
-from miclip_core.sae.parallel import Alone
+from jobs.train_sae.plan import settings_of, stream_of
+from miclip_core.sae.parallel import Alone, Group
 from miclip_core.sae.weights import load_sae
 from miclip_core.zoo.model import VisionModel
-from schemas.errors import WorkFailed
+from schemas.errors import GangLost, WorkFailed
 from schemas.plans import Plan, Shard
 
 
 class TrainSaeWorker:
-    """Holds the plans of one stream, and the model once it is needed; `notes` says what people should know."""
+    """Holds the plans of one stream, and the model once it is needed; `notes` says what people should know.
+
+    In a gang the first `data_parallel` members train on their share of every batch, the others make tokens; the first
+    alone saves, publishes and measures.
+    """
 
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
         self._setting = setting
@@ -31,46 +39,61 @@ class TrainSaeWorker:
         self._plans = {plan.digest: plan for plan in setting.plans}
         # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
         torch.set_num_threads(max(1, int(setting.resources.cpus)))
-        self._opened: VisionModel | None = None
+        self._model: VisionModel | None = None
+        self._member: Membership | None = None
+        if setting.gang.size > 1:
+            trainers = int(setting.plans[0].stage.params["data_parallel"])  # type: ignore[arg-type]
+            self._member = join_gang(setting.gang, trainers, setting.device)
         self.notes: list[str] = []
 
     def process(self, shard: Shard, stages: Sequence[str], inputs: Inputs, keep: Keep) -> Iterator[Part | Artifact]:
         """The weights and curves of every SAE that asks, or what they do on images that none of them has seen."""
         self.notes.clear()
         plans = [self._plans[stage] for stage in stages]
-        if plans[0].rounds[shard.round].name == "train":
-            yield from self._train(plans, keep)
+        if plans[0].rounds[shard.round].name == "evaluate":
+            if self._setting.gang.rank == 0:
+                yield from self._evaluate(plans, inputs)
+        elif self._member is None:
+            yield from self._train(plans, keep, Alone(), self._make_source(plans))
+        elif self._member.group is None:
+            feed(self._make_source(plans), self._member)
         else:
-            yield from self._evaluate(plans, inputs)
+            source = GangSource(self._make_source(plans), self._member)
+            yield from self._train(plans, keep, self._member.group, source)
+            source.close()
 
     # -------------------------------------------------------------- training
 
-    def _train(self, plans: Sequence[Plan], keep: Keep) -> Iterator[Part | Artifact]:
-        lanes = [Lane(plan, self._setting.device, Alone()) for plan in plans]
+    def _train(self, plans: Sequence[Plan], keep: Keep, group: Group, source: Source) -> Iterator[Part | Artifact]:
+        lanes = [Lane(plan, self._setting.device, group) for plan in plans]
         for lane in lanes:
-            if (state := keep.latest(lane.plan.digest)) is not None:
-                lane.load(*state)
-                self.notes.append(f"{lane.plan.stage.detail} goes on from step {lane.step}")
+            if lane.resume(keep):
+                self.notes.append(f"{lane.plan.stage.detail}: goes on from step {lane.step}")
+        check_agreed([lane.step for lane in lanes], group, self._setting.device)
         running = Running([lane for lane in lanes if not lane.is_done])
-        if running.lanes:
-            order = Order(tokens_of(plans[0]).forward.rows, stream_of(plans[0]))
-            source = self._source([lane.plan for lane in running.lanes])
-            for step in batches(source, order, running.steps_left(), running.position()):
-                running.take(step, keep, int(plans[0].effort["keep_every"]))  # type: ignore[arg-type]
-        for lane in lanes:
-            yield from lane.results()
+        order = Order(tokens_of(plans[0]).forward.rows, stream_of(plans[0]))
+        keep_every = int(plans[0].effort["keep_every"])  # type: ignore[arg-type]
+        for step in batches(source, order, running.steps_left(), running.position()):
+            for lane in running.take(step):
+                if group.rank == 0 and (lane.is_done or lane.step % keep_every == 0):
+                    lane.save(keep)
+        if group.rank == 0:
+            for lane in lanes:
+                with naming(lane):
+                    yield from lane.results()
 
-    def _source(self, plans: Sequence[Plan]) -> Source:
+    def _make_source(self, plans: Sequence[Plan]) -> Source:
+        """The tokens of these plans, from tables or from the model."""
         tokens = list({t.site: t for t in map(tokens_of, plans)}.values())
         if tokens[0].stored:
             return TableSource(self._inputs, tokens)
-        return LiveSource(self._model(), self._inputs, tokens, self._setting.resources.decode_threads)
+        return LiveSource(self._open_model(), self._inputs, tokens, self._setting.resources.decode_threads)
 
-    def _model(self) -> VisionModel:
-        if self._opened is None:
+    def _open_model(self) -> VisionModel:
+        if self._model is None:
             tokens = [tokens_of(plan) for plan in self._setting.plans]
-            self._opened = open_model(tokens[0].forward, self._inputs, self._setting.device, [t.site for t in tokens])
-        return self._opened
+            self._model = open_model(tokens[0].forward, self._inputs, self._setting.device, [t.site for t in tokens])
+        return self._model
 
     # -------------------------------------------------------------- measuring
 
@@ -82,8 +105,8 @@ class TrainSaeWorker:
             evaluation = Evaluation(
                 tokens=tokens_of(some[0]),
                 params=some[0].stage.params,
-                source=self._source(some),
-                model=self._model(),
+                source=self._make_source(some),
+                model=self._open_model(),
                 inputs=inputs,
                 threads=self._setting.resources.decode_threads,
             )
@@ -101,8 +124,9 @@ class Running:
     """Lanes that still have steps to take, at whatever step each of them is: a lane waits until the stream reaches it."""
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
-        self.lanes = lanes
-        self._sites = {site: [lane for lane in lanes if lane.site == site] for site in {lane.site for lane in lanes}}
+        self._sites: dict[str, list[Lane]] = {}
+        for lane in lanes:
+            self._sites.setdefault(lane.site, []).append(lane)
         self._seen = {site: min(lane.step for lane in some) for site, some in self._sites.items()}
 
     def steps_left(self) -> dict[str, int]:
@@ -116,28 +140,41 @@ class Running:
         slowest = [min(some, key=lambda lane: lane.step) for some in self._sites.values()]
         return {lane.site: lane.position for lane in slowest if lane.position is not None}
 
-    def take(self, step: Step, keep: Keep, keep_every: int) -> None:
-        """One batch to every lane whose turn it is; states are saved every so many steps, and at the end."""
+    def take(self, step: Step) -> list[Lane]:
+        """Give every site's batch to the lanes whose turn it is; returns those."""
+        taken = []
         for site, x_ND in step.x.items():
             for lane in self._sites[site]:
                 if lane.step == self._seen[site] and not lane.is_done:
                     with naming(lane):
                         lane.begin(step.windows[site].rows)
                         lane.train(x_ND, step.position[site])
-                    if lane.is_done or lane.step % keep_every == 0:
-                        lane.save(keep)
+                    taken.append(lane)
             self._seen[site] += 1
+        return taken
 
 
 @contextmanager
 def naming(lane: Lane) -> Iterator[None]:
-    """Say of which SAE of a sweep an error speaks, and at which step it came."""
+    """Say of which SAE of a sweep an error speaks."""
     try:
         yield
     except WorkFailed as error:
-        raise type(error)(f"{lane.plan.stage.detail}, step {lane.step}: {error}") from error
+        raise type(error)(f"{lane.plan.stage.detail}: {error}") from error
+
+
+def check_agreed(steps: Sequence[int], group: Group, device: str) -> None:
+    """All trainers must go on from the same steps.
+
+    Raises:
+        GangLost: they read different states, because a gang before this one was still writing.
+    """
+    most = torch.tensor([*steps, *(-step for step in steps)], dtype=torch.int64, device=device)
+    group.all_max(most)
+    if (most[: len(steps)] != -most[len(steps) :]).any():
+        raise GangLost("the members of this gang found different states; all start again")
 
 
 def open_worker(setting: Setting, inputs: Inputs) -> TrainSaeWorker:
-    """Nothing is loaded before the first shard."""
+    """A gang meets; nothing else is loaded before the first shard."""
     return TrainSaeWorker(setting, inputs)
