@@ -35,7 +35,7 @@ def start(
     )
 
 
-def finish(process: subprocess.Popen, timeout: float = 120) -> tuple[int, dict[str, Any], str]:
+def finish(process: subprocess.Popen, timeout: float = 400) -> tuple[int, dict[str, Any], str]:
     """(exit code, the printed line, stderr)."""
     out, err = process.communicate(timeout=timeout)
     lines = [line for line in out.splitlines() if line.startswith("{")]

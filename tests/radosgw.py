@@ -79,7 +79,7 @@ def radosgw(data: Path) -> Iterator[str]:
         env["PYTHONPATH"] = f"{root}/usr/lib/python3/dist-packages"
 
     def run(*command: str) -> None:
-        subprocess.run(command, env=env, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, env=env, check=True, capture_output=True, timeout=300)
 
     monmap = str(data / "monmap")
     run("monmaptool", "--create", "--addv", "a", f"[v1:127.0.0.1:{mon_port}]", "--fsid", FSID, monmap)

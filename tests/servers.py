@@ -65,13 +65,13 @@ def process(command: list[str], env: dict[str, str], ready_url: str | None = Non
         server.wait()
 
 
-def _wait_until_ready(server: subprocess.Popen, url: str, seconds: float = 60) -> None:
+def _wait_until_ready(server: subprocess.Popen, url: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise RuntimeError(f"the server ended with code {server.returncode} before it answered at {url}")
         try:
-            urllib.request.urlopen(url, timeout=5).close()
+            urllib.request.urlopen(url, timeout=30).close()
         except urllib.error.HTTPError:
             return  # it answers, which is all we want to know
         except OSError:

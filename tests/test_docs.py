@@ -98,7 +98,7 @@ def test_the_python_of_the_pages_runs(demo, block, monkeypatch):
 @pytest.mark.parametrize("block", [b for b in blocks("python") if b.words == "spark"], ids=str)
 def test_the_spark_of_the_pages_runs(demo, block):
     pytest.importorskip("pyspark", reason="needs pyspark: pip install 'miclip[spark]', and Java")
-    subprocess.run([sys.executable, "-c", block.text], cwd=demo, check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", block.text], cwd=demo, check=True, timeout=500)
 
 
 @pytest.mark.parametrize("block", blocks("sql"), ids=str)

@@ -129,5 +129,5 @@ def test_processes_of_one_node_fetch_a_checkpoint_once(tmp_path):
     for child in children:
         child.stdin.write("go\n")
         child.stdin.flush()
-    assert [child.communicate(timeout=60)[0] for child in children] == ["b'w'\n"] * 3
+    assert [child.communicate(timeout=300)[0] for child in children] == ["b'w'\n"] * 3
     assert log.read_text() == "read\n"

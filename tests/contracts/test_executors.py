@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,24 @@ def undisturbed(folder: Path, todo: Todo) -> dict[str, bytes]:
     store = str(folder / "undisturbed")
     run(todo, store, SerialExecutor(store))
     return contents(store)
+
+
+def count_markers(store: str) -> int:
+    """Shards of every stage that are done."""
+    return len(list(Path(store).rglob("*.done.json")))
+
+
+def count_whole(store: str, todo: Todo) -> int:
+    """Shards that are done for every stage."""
+    return sum(n == len(todo) for n in Counter(number for _, number in markers(store, todo)).values())
+
+
+def wait_for_markers(store: str, n: int, process: subprocess.Popen) -> None:
+    """Until there are so many, or the driver has ended."""
+    deadline = time.monotonic() + 240
+    while count_markers(store) < n and process.poll() is None:
+        assert time.monotonic() < deadline, "the driver makes no progress"
+        time.sleep(0.01)
 
 
 # -- both
@@ -139,11 +159,11 @@ def test_a_stop_request_ends_the_run_and_the_next_one_goes_on(tmp_path: Path, ma
         run_stages(todo, make_store(str(tmp_path)), executor, EventLog(listen), stop)
     before = seen.count("shard_done")
     assert 3 <= before <= 6
-    time.sleep(0.3)  # an actor that was killed may have written one marker more
     stored = len({n for _, n in markers(str(tmp_path), todo)})
     again = run(todo, str(tmp_path), executor)
     assert before <= stored
-    assert len(again.of("shard_done")) == 11 - stored
+    assert len(again.of("shard_done")) <= 11 - stored  # an actor that is being killed may write one marker more
+    assert published_rows(str(tmp_path), todo) == [list(range(40))] * 2
 
 
 def test_a_store_that_fails_ends_the_run_with_the_reason(tmp_path: Path, make_executor: MakeExecutor) -> None:
@@ -244,21 +264,21 @@ def test_two_drivers_at_once_make_one_table(tmp_path: Path, ray_address: str) ->
 
 def test_a_driver_killed_at_random_moments_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
     rng = random.Random(1)
-    fields = {"rows": 60, "shard_rows": 4, "variants": ("a", "b"), "sleep_ms": 25}
+    fields = {"rows": 120, "shard_rows": 4, "variants": ("a", "b"), "sleep_ms": 25}
     todo = selftest(**fields)
     expected = undisturbed(tmp_path, todo)
     store = str(tmp_path / "s")
     for _ in range(4):
         process = driver.start(store, "serial", fields)
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, 0.25))
+        wait_for_markers(store, count_markers(store) + 1, process)
+        time.sleep(rng.uniform(0.0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    whole = [n for n in range(15) if all((plan.digest, n) in markers(store, todo) for plan, _ in todo)]
+    whole = count_whole(store, todo)
     code, counts, _ = driver.finish(driver.start(store, "serial", fields))
     assert code == 0
-    assert len(whole) > 0
-    assert counts["done"] == 16 - len(whole)
+    assert whole > 0
+    assert counts["done"] == 31 - whole
     assert contents(store) == expected
 
 
@@ -268,13 +288,11 @@ def test_a_driver_killed_with_its_actors_at_work_can_be_run_again_at_once(tmp_pa
     expected = undisturbed(tmp_path, todo)
     store = str(tmp_path / "s")
     process = driver.start(store, ray_address, fields)
-    while len(list((tmp_path / "s").rglob("*.done.json"))) < 4:
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_for_markers(store, 4, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    before = len(list((tmp_path / "s").rglob("*.done.json"))) // 2
+    before = count_whole(store, todo)
     code, counts, _ = driver.finish(driver.start(store, ray_address, fields))
     assert code == 0
-    assert counts["done"] <= 11 - before + 1
+    assert counts["done"] <= 11 - before
     assert contents(store) == expected

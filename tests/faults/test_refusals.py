@@ -169,7 +169,7 @@ def test_gpus_that_the_cluster_lacks_are_code_2_with_both_numbers_and_nothing_is
         )
     )
     command = [sys.executable, "-m", "cluster.cli", "run", str(path), "--store", str(tmp_path / "lake"), "--cpus", "1"]
-    done = subprocess.run(command, cwd=victim.ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=victim.ROOT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 2, done.stderr
     assert "resources.gpus 2 asked for each worker, the largest machine of the cluster has 0" in done.stderr
     assert not (tmp_path / "lake" / "stages").exists()
@@ -204,7 +204,7 @@ def write_spec(path: Path) -> Path:
 
 def run_command(*words: str, cwd: Path = victim.ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cluster.cli", *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=500)
 
 
 def test_a_secret_of_the_environment_is_in_no_object_no_log_and_no_message(

@@ -93,12 +93,13 @@ def test_a_store_that_goes_away_for_ever_ends_the_command_within_its_budget_with
         seconds = time.monotonic() - gone
     assert process.returncode == 3, (out, err)
     assert f"the budget is {budget:g} s, MICLIP_STORE_BUDGET_S" in err and "Traceback" not in err + out
-    assert seconds < 2 * budget + 5  # the worker's patience, then that of the driver, which has the state to write
+    # the worker's patience, then that of the driver, which has the state to write; the rest is for a slow machine
+    assert seconds < 2 * budget + 30
     lake = Lake(store)
     keys = lake.store.list("stages")
     assert not [key for key in keys if key.endswith("published.json")]
     assert [key[-15:] for key in keys if key.endswith("done.json")] == [f"0000{n}.done.json" for n in range(3)]
-    monkeypatch.setenv("MICLIP_STORE_BUDGET_S", "60")
+    monkeypatch.delenv("MICLIP_STORE_BUDGET_S")
     assert lake.run(as_pipeline(SelftestSpec(rows=200, shard_rows=10))).exit_code == 0
     assert lake.count("shard_done") == 21 - 3
 

@@ -23,7 +23,10 @@ def test_no_more_than_the_given_number_is_done_ahead() -> None:
     done: list[int] = []
     results = in_order(lambda i: done.append(i), range(100), threads=4, ahead=5)
     next(results)
-    time.sleep(0.05)
+    deadline = time.monotonic() + 240
+    while len(done) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)  # more would come now
     assert sorted(done) == [0, 1, 2, 3, 4]
     results.close()  # type: ignore[attr-defined]
     assert len(done) <= 6

@@ -95,7 +95,7 @@ class Chaos:
         for driver in [d for d in self._drivers if d.poll() is not None]:
             self._drivers.remove(driver)
             _end(driver, signal.SIGKILL)  # what a killed driver leaves behind
-            out, err = driver.communicate(timeout=60)
+            out, err = driver.communicate(timeout=300)
             codes.append(driver.returncode)
             assert driver.returncode in EXPECTED or "WorkerLost" in out, f"code {driver.returncode}: {err}"
         self._tally.codes.update(codes)

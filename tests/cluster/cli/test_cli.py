@@ -182,22 +182,23 @@ def test_progress_off_a_terminal_is_plain_lines_on_stderr(spec: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_cleanly_and_the_same_command_goes_on(spec: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "cluster.cli", "run", str(spec), "--executor", "serial", "--set", "shard_rows=50"]
+    command = [sys.executable, "-m", "cluster.cli", "run", str(spec), "--executor", "serial", "--set", "shard_rows=5"]
     slow = subprocess.Popen(
         [*command, "--set", "sleep_ms=400"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     shards = spec.parent / "lake" / "stages"
-    deadline = time.monotonic() + 60
-    while not list(shards.rglob("*.done.json")) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 240
+    while not list(shards.rglob("*.done.json")):
+        assert slow.poll() is None and time.monotonic() < deadline, slow.communicate()
         time.sleep(0.05)
     slow.send_signal(number)
-    _, stderr = slow.communicate(timeout=60)
+    _, stderr = slow.communicate(timeout=240)
     assert slow.returncode == 130, stderr
     assert "interrupted: stopped" in stderr and "Traceback" not in stderr
     store = make_store(str(spec.parent / "lake"))
     assert load_state(store, "numbers-00001").status == "INTERRUPTED"
     done = {path: path.stat().st_mtime_ns for path in shards.rglob("*.done.json")}
-    assert 0 < len(done) < 12
+    assert 0 < len(done) < 102  # 50 shards and a merge of each stage
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert {path: path.stat().st_mtime_ns for path in done} == done

@@ -27,7 +27,7 @@ def run_demo(folder: Path) -> tuple[subprocess.Popen[str], set[int]]:
     actors: set[int] = set()
     with open(folder / "out", "w") as out, open(folder / "err", "w") as err:
         demo = subprocess.Popen(command, stdout=out, stderr=err, text=True, env=environment)
-        deadline = time.monotonic() + 500
+        deadline = time.monotonic() + 1000
         while demo.poll() is None and time.monotonic() < deadline:
             actors |= find_actors(demo.pid)
             time.sleep(0.2)
@@ -55,7 +55,7 @@ def finished(folder: Path, run: str) -> Counter[str]:
     return Counter(event["event"] for event in read_events(make_store(str(folder / "demo" / "store")), run))
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_the_demo_answers_on_two_actors_and_finds_everything_done_the_second_time(tmp_path: Path) -> None:
     first, actors = run_demo(tmp_path)
     said = (tmp_path / "out").read_text()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 def run(spec: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cluster.cli", "run", str(spec), "--cpus", "2", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500)
 
 
 def test_a_run_on_ray_equals_one_in_this_process_and_prints_only_its_own_words(tmp_path: Path) -> None:

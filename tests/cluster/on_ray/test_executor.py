@@ -71,7 +71,7 @@ def test_what_fits_exactly_is_accepted(tmp_path: Path, make_ray: MakeRay) -> Non
 
 
 def test_a_stop_is_seen_while_every_worker_is_busy(tmp_path: Path, make_ray: MakeRay) -> None:
-    todo = selftest(Resources(workers=1), rows=4, shard_rows=1, sleep_ms=20_000)
+    todo = selftest(Resources(workers=1), rows=4, shard_rows=1, sleep_ms=300_000)
     stop = StopFlag()
     executor = make_ray(tmp_path)
     run(selftest(Resources(workers=1), rows=1), str(tmp_path), executor)  # so that its worker is up
@@ -79,7 +79,7 @@ def test_a_stop_is_seen_while_every_worker_is_busy(tmp_path: Path, make_ray: Mak
     started = time.monotonic()
     with pytest.raises(Interrupted, match="SIGTERM"):
         run(todo, str(tmp_path), executor, stop)
-    assert time.monotonic() - started < 4.0  # 1 s to the request, a tick of 0.2 s, and a loaded machine
+    assert time.monotonic() - started < 60  # 1 s to the request, a tick of 0.2 s, and a slow machine; not the shard
 
 
 def test_room_that_others_hold_is_waited_for_and_then_given_up_with_a_sentence(
@@ -108,7 +108,7 @@ def test_a_cluster_that_is_not_there_is_exit_code_three_within_seconds(tmp_path:
     code, _, err = driver.finish(driver.start(str(tmp_path), "127.0.0.1:9", {"rows": 4}))
     assert code == 3
     assert "ClusterUnreachable: no Ray cluster answers at '127.0.0.1:9'" in err
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120  # Ray by itself would try for longer
 
 
 # -- workers
@@ -124,7 +124,7 @@ def test_workers_are_kept_between_runs_and_end_with_the_executor(tmp_path: Path,
     executor.close()
     with pytest.raises(ray.exceptions.RayActorError):
         for _ in range(200):  # a killed actor may answer once more
-            ray.get(actor.hello.remote(), timeout=20)
+            ray.get(actor.hello.remote(), timeout=240)
             time.sleep(0.1)
     assert ray.is_initialized()  # the session is not this executor's
 

@@ -35,9 +35,9 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 def wait_for_markers(store: Path, n: int) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while len(list(store.rglob("*.done.json"))) < n:
-        assert time.monotonic() < end, f"fewer than {n} markers after two minutes"
+        assert time.monotonic() < end, f"fewer than {n} markers after five minutes"
         time.sleep(0.05)
 
 
@@ -68,7 +68,7 @@ def test_a_head_that_dies_ends_the_driver_with_code_three_and_a_sentence_and_a_r
     started = time.monotonic()
     code, _, err = driver.finish(process)
     assert code == 3
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started < 150  # 5 s, and a machine that is slow to notice and to end
     assert f"ClusterUnreachable: the Ray cluster is gone: its head at {head} has not answered for" in err
     assert not list(store.rglob("published.json"))
     before = {n for _, n in markers(str(store), selftest(**FIELDS))}
@@ -83,9 +83,9 @@ def test_memory_that_runs_out_is_named_and_the_rest_of_the_zoo_is_safe(tmp_path:
     env = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
     code, counts, err = driver.finish(
         driver.start(
-            str(tmp_path), "local", {"rows": 2, "shard_rows": 1, "sleep_ms": 60_000}, env, resources={"workers": 2}
+            str(tmp_path), "local", {"rows": 2, "shard_rows": 1, "sleep_ms": 300_000}, env, resources={"workers": 2}
         ),
-        timeout=200,
+        timeout=400,
     )
     assert code != 0
     assert "running low on memory" in err + str(counts)

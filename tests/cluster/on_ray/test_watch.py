@@ -48,5 +48,5 @@ def test_silence_beyond_patience_is_reported_with_the_address(ray_address: str) 
     watch = ClusterWatch(patience=5.0)
     watch.close()
     watch._seen = time.monotonic() - 6.0
-    with pytest.raises(ClusterUnreachable, match=rf"its head at {ray_address} has not answered for 6 s"):
+    with pytest.raises(ClusterUnreachable, match=rf"its head at {ray_address} has not answered for \d+ s"):
         watch.check()

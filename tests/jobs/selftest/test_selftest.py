@@ -121,7 +121,7 @@ def test_result_fields_change_the_digest_and_effort_fields_do_not(name):
 
 def test_the_kind_works_without_torch_and_without_ray():
     code = "import sys, jobs.selftest.work, jobs.selftest.plan; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
 
 
 def test_totals_are_exact_sums_in_row_order(tmp_path):

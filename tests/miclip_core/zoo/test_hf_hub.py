@@ -75,7 +75,7 @@ def ask(hub: Hub, cache: Path, steps: dict[str, dict[str, Any]]) -> dict[str, di
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, str(CLIENT), json.dumps(steps)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     assert SECRET[:-1] not in done.stdout + done.stderr
     return json.loads(done.stdout)
