@@ -32,6 +32,7 @@ from s3fs.errors import translate_boto_error
 
 from cluster.stores.base import check_key, check_prefix
 from schemas.errors import BadSpec, KeyMissing, StoreDenied, StoreFull, StoreMissing, StoreUnreachable, UsageError
+from schemas.layout import check_state
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -311,6 +312,16 @@ class S3Client:
             )
         return self._run(self._put, bucket, key, data, create)
 
+    def remove(self, bucket: str, key: str) -> None:
+        """Remove an object, if it is there."""
+        self._run(self._remove, bucket, key)
+
+    async def _remove(self, bucket: str, key: str) -> None:
+        try:
+            await self.fs.request("delete_object", Bucket=bucket, Key=key)
+        except ClientError as error:
+            raise StoreDenied(f"s3://{bucket}/{key}: could not be removed ({_say(error)})") from error
+
     def get(self, bucket: str, key: str) -> bytes:
         """All bytes. Raises KeyMissing."""
         return self._run(self._found, bucket, key, lambda: self.fs.read(bucket, key))
@@ -399,6 +410,10 @@ class S3Store:
 
     def replace(self, key: str, data: bytes) -> None:
         self._client.put(self._bucket, self._key(key), data, create=False)
+
+    def drop_state(self, key: str) -> None:
+        check_state(key)
+        self._client.remove(self._bucket, self._key(key))
 
     def get(self, key: str) -> bytes:
         return self._client.get(self._bucket, self._key(key))
