@@ -40,6 +40,13 @@ def parts_of(store: Store) -> list[Path]:
     return [Path(store.url(part.key)) for part in published.tables["activations"]]
 
 
+def holding(store: Store, start: int, stop: int) -> int:
+    """Row groups with an image in [start, stop), counted from their rows."""
+    files = [pq.ParquetFile(path) for path in parts_of(store)]
+    groups = [file.read_row_group(i, ["image_index"]) for file in files for i in range(file.num_row_groups)]
+    return sum(any(start <= i < stop for i in group["image_index"].to_pylist()) for group in groups)
+
+
 @pytest.mark.parametrize(
     "ranges",
     [
@@ -95,7 +102,7 @@ def test_only_the_row_groups_that_hold_the_range_are_read_and_each_once(lake, mo
 
     assert groups([(0, 1)]) == 1
     assert groups([(0, 1), (2, 3), (5, 6)]) == 1  # they share one
-    assert groups([(99, 101)]) == 2  # the last of one part and the first of the next
+    assert groups([(94, 101)]) == holding(store, 94, 101) < 6
     assert groups([(0, 400)]) == total
 
 
