@@ -79,7 +79,9 @@ def make_metrics(steps: int, quality: float, seed: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def make_summary(sae: str, arch: str, latents: int, k: int, seed: int, fvu: float, l0: float, steps: int) -> dict[str, Any]:
+def make_summary(
+    sae: str, arch: str, latents: int, k: int, seed: int, fvu: float, l0: float, steps: int
+) -> dict[str, Any]:
     """One SAE that recovers most of the loss."""
     return {"model": MODEL, "site": SITE, "sae": sae, "source": "miclip", "arch": arch, "d": 96, "latents": latents, "k": k,
             "l1": None, "lr": 2e-3, "seed": seed, "steps": steps, "tokens": 1024 * steps, "norm_scale": 11.3, "gamma": 1.2,
@@ -153,7 +155,9 @@ def _selectivity(feature: int, generator: np.random.Generator) -> list[dict[str,
 def publish_sweep(store: Store, images: Rows, latents: int = 60, steps: int = 300, seeds: int = 2) -> list[StageSpec]:
     """SAEs of two kinds, two k and some seeds at one site, each with its features; returns their stages."""
     stages = []
-    for number, (arch, k, seed) in enumerate((a, k, s) for a in ("topk", "batchtopk") for k in (8, 16) for s in range(seeds)):
+    for number, (arch, k, seed) in enumerate(
+        (a, k, s) for a in ("topk", "batchtopk") for k in (8, 16) for s in range(seeds)
+    ):
         train = stage_of("train_sae", "sae", arch=arch, latents=latents, k=k, seed=seed, site=SITE)
         sae, fvu = f"sae:{train.digest}", 0.3 / (k / 8) ** 0.6 + 0.01 * seed + (0.02 if arch == "topk" else 0)
         summary = make_summary(sae, arch, latents, k, seed, fvu, k * (1 if arch == "topk" else 0.93), steps)

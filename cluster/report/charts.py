@@ -111,7 +111,8 @@ def scatter_chart(
     line = tag("path", d=staircase, class_="frontier") if frontier and len(best) > 1 else None
     marks = [series_group(n, p.colour, _dot(p, at)) for n, (p, at) in enumerate(zip(points, spots))]
     names = _place_labels([p.name for p in points], spots, best if frontier else range(len(points)))
-    return figure(title, x, y, [line, marks, names], note=note)
+    series = [Series(p.name, p.colour) for p in points]
+    return figure(title, x, y, [line, marks, names], series, note=note)
 
 
 def grid_chart(title: str, x: Scale, y: Scale, xs: np.ndarray, ys: np.ndarray, colour: int, note: str = "") -> Html:
@@ -138,7 +139,7 @@ def grid_chart(title: str, x: Scale, y: Scale, xs: np.ndarray, ys: np.ndarray, c
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:
-    """Mean of the finite values of a window around each, about a fiftieth of the line wide, narrower at the ends."""
+    """Mean of the finite values of a window around each, about a fiftieth of the line wide; it narrows at the start, where lines are steep."""
     half = len(values) // 100
     if half == 0:
         return values
@@ -146,8 +147,8 @@ def running_mean(values: np.ndarray) -> np.ndarray:
     sums = np.concatenate([[0.0], np.cumsum(np.where(there, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(there)])
     middle = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(middle, len(values) - 1 - middle))
-    low, high = middle - reach, middle + reach + 1
+    low = middle - np.minimum(half, middle)
+    high = np.minimum(middle + np.minimum(half, middle) + 1, len(values))
     n = counts[high] - counts[low]
     return np.where(n > 0, (sums[high] - sums[low]) / np.maximum(n, 1), np.nan)
 
@@ -176,7 +177,8 @@ def thin_extremes(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tupl
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     """Indices of the points for which no other is at most as large in both and smaller in one."""
     order = sorted(range(len(points)), key=lambda i: points[i])
-    best, lowest = [], math.inf
+    best: list[int] = []
+    lowest = math.inf
     for i in order:
         if points[i][1] < lowest or (best and points[i] == points[best[-1]]):
             best.append(i)

@@ -22,7 +22,7 @@ def short_number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(share: float | None) -> str:
-    """0.1234 -> 12.3 %; – if there is none."""
+    """0.1234 -> 12.3 %, 0.00123 -> 0.12 %; – if there is none."""
     if share is None or math.isnan(share):
         return "–"
-    return f"{100 * share:.3g} %" if abs(share) < 0.9995 else f"{100 * share:.1f} %"
+    return f"{100 * share:.1f} %" if share == 0 or abs(share) >= 0.01 else f"{100 * share:.2g} %"

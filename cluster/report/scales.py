@@ -36,14 +36,15 @@ class Scale:
         """(value, label), ascending, about `count` of them and all inside the axis."""
         values = _log_ticks(self.low, self.high, count) if self.log else _linear_ticks(self.low, self.high, count)
         if self.log:
-            return [(value, tick_label(value)) for value in values]
+            far = any(value < 1e-3 or value >= 1e7 for value in values)
+            return [(value, _power(value) if far else tick_label(value)) for value in values]
         step = values[1] - values[0] if len(values) > 1 else abs(values[0]) or 1.0
         return [(value, tick_label(value, step)) for value in values]
 
 
 def make_scale(title: str, values: Iterable[float], log: bool = False, zero: bool = False) -> Scale:
     """An axis that holds all finite values (positive ones if log) with a little room around; `zero` starts it at 0."""
-    array = np.asarray(list(values), dtype=float)
+    array = np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype=float)
     array = array[np.isfinite(array) & ((array > 0) | (not log))]
     if not len(array):
         return Scale(title, 0.1, 1.0, log) if log else Scale(title, 0.0, 1.0)
@@ -58,10 +59,10 @@ def make_scale(title: str, values: Iterable[float], log: bool = False, zero: boo
 
 
 def _linear_ticks(low: float, high: float, count: int) -> list[float]:
-    """Multiples of 1, 2, 2.5 or 5 times a power of ten."""
+    """Multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [i * step for i in range(first, last + 1)]
 
@@ -79,19 +80,23 @@ def _log_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def tick_label(value: float, step: float | None = None) -> str:
-    """A number beside a tick: 0.5, 20, 1.5k, 2M, 10⁻⁵; with as many digits as the step between ticks needs."""
+    """A number beside a tick: 0.5, 20, 15k, 2M; with as many digits as the step between ticks needs."""
     if value == 0:
         return "0"
     size = abs(value)
-    if step is None and (size < 1e-3 or size >= 1e7):
-        exponent = math.floor(math.log10(size) + 1e-9)
-        digit = round(value / 10.0**exponent)
-        return ("" if digit == 1 else f"{digit}·") + "10" + str(exponent).translate(SUPERSCRIPTS)
     for bound, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if size >= bound:
             unit = bound if suffix != "k" else 1e3
             return _fixed(value / unit, (step or value) / unit) + suffix
     return _fixed(value, step or value)
+
+
+def _power(value: float) -> str:
+    """1 -> 1, 0.00002 -> 2·10⁻⁵."""
+    exponent = math.floor(math.log10(value) + 1e-9)
+    digits = f"{value / 10.0**exponent:.4g}"
+    power = "10" + str(exponent).translate(SUPERSCRIPTS)
+    return digits if exponent == 0 else power if digits == "1" else f"{digits}·{power}"
 
 
 def _fixed(value: float, step: float) -> str:

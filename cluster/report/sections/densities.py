@@ -31,7 +31,6 @@ COLUMNS = [
 ]
 MOST_LINES = 16
 MOST_GRIDS = 12
-BINS = 48
 
 
 class Dictionary(NamedTuple):
@@ -60,17 +59,23 @@ def _group(data: ReportData, saes: Sequence[Described]) -> Html:
     density = np.concatenate([d.figures["density"][d.alive] for d in shown]) if shown else np.empty(0)
     low = 10.0 ** np.floor(np.log10(density.min())) if len(density) else 1e-6
     freely = Scale("share of tokens on which a latent is active (log)", min(low, 0.1), 1.0, log=True)
+    spread = np.geomspace(freely.low, 1, bins(shown) + 1)
     charts = [
-        step_chart("How often latents fire", freely, "latents", np.geomspace(freely.low, 1, BINS + 1),
-                   [_counted(d, "density", np.geomspace(freely.low, 1, BINS + 1), _dead) for d in shown], note),
+        step_chart("How often latents fire", freely, "latents", spread,
+                   [_counted(d, "density", spread, _dead) for d in shown], note),
         _cosines("Encoder and decoder rows", "cosine of a latent's two rows", "enc_dec_cos", shown, note),
         _cosines("Nearest neighbour", "cosine of a latent's decoder row with the nearest other", "neighbour_cos", shown, note),
         _cosines("Monosemanticity", "weighted mean cosine of the images that activate a latent", "monosemanticity", shown, note),
         _cosines("Clarity", "mean cosine of a latent's top images", "clarity", shown, note),
-        *(_strength(dictionary) for dictionary in shown[:MOST_GRIDS]),
+        *_strengths(shown[:MOST_GRIDS]),
     ]  # fmt: skip
     heading = tag("h3", saes[0].model, " ", tag("code", saes[0].site))
     return join([heading, tag("div", charts, class_="charts")])
+
+
+def bins(shown: Sequence[Dictionary]) -> int:
+    """More of them the more latents there are: twice the cube root (Rice's rule), at least 12 and at most 48."""
+    return min(max(round(2 * max(len(d.alive) for d in shown) ** (1 / 3)), 12), 48)
 
 
 def _load(data: ReportData, sae: Described) -> Dictionary:
@@ -106,13 +111,17 @@ def _cosines(title: str, x_title: str, name: str, shown: Sequence[Dictionary], n
     if not len(values):
         return None
     low = np.floor(values.min() * 10 + 1e-9) / 10
-    edges = np.linspace(min(low, 0.9), 1.0, BINS + 1)
+    edges = np.linspace(min(low, 0.9), 1.0, bins(shown) + 1)
     x = Scale(f"{x_title}; latents that fire", float(edges[0]), 1.0)
     return step_chart(title, x, "latents", edges, [_counted(d, name, edges) for d in shown], note)
 
 
-def _strength(of: Dictionary) -> Html:
-    density, largest = of.figures["density"][of.alive], of.figures["max"][of.alive]
-    x = make_scale("density (log)", density, log=True)
-    y = make_scale("largest code (log)", largest, log=True)
-    return grid_chart(f"How often against how strongly: {of.sae.name}", x, y, density, largest, of.sae.number)
+def _strengths(shown: Sequence[Dictionary]) -> list[Html]:
+    """One chart for each, over the same axes, so that they can be compared."""
+    points = [(d.figures["density"][d.alive], d.figures["max"][d.alive]) for d in shown]
+    x = make_scale("density (log)", np.concatenate([density for density, _ in points]), log=True)
+    y = make_scale("largest code (log)", np.concatenate([largest for _, largest in points]), log=True)
+    return [
+        grid_chart(f"How often against how strongly: {d.sae.name}", x, y, density, largest, d.sae.number)
+        for d, (density, largest) in zip(shown, points)
+    ]

@@ -25,9 +25,9 @@ FIGURES = (
     ("kurtosis", "kurtosis", "over all tokens with their zeros, in excess of the normal distribution's"),
     ("monosemanticity", "monosemanticity", "mean cosine of image embeddings, weighted by codes"),
     ("clarity", "clarity", "mean cosine of the embeddings of its top images"),
-    ("enc_dec_cos", "encoder·decoder", "cosine of its encoder and decoder rows"),
+    ("enc_dec_cos", "enc·dec cosine", "cosine of its encoder and decoder rows"),
 )
-SORTS = (("feature", "number"), ("auroc", "AUROC"), ("f1", "F1"), ("density", "density"), ("max", "largest code"),
+SORTS = (("auroc", "AUROC"), ("f1", "F1"), ("feature", "number"), ("density", "density"), ("max", "largest code"),
          ("monosemanticity", "monosemanticity"), ("kurtosis", "kurtosis"))  # fmt: skip
 BAR_WIDTH, BAR_HEIGHT = 5, 34
 FIRST_EXPONENT = -16
@@ -58,6 +58,7 @@ def render(data: ReportData) -> Html:
             _controls([c.sae for c in cards]),
             tag("div", (_card(c, row, views, on_page) for c in cards for row in c.rows), class_="cards", id="cards"),
             tag("p", "No feature fits.", class_="none", id="no-cards", hidden=True),
+            None if on_page else tag("p", "No latent is ever active.", class_="none"),
             pictures.as_script(),
         ]
     )
@@ -224,10 +225,15 @@ def _histogram(counts: Sequence[int]) -> Html:
         for i in filled
     )  # fmt: skip
     width = (last - first + 1) * BAR_WIDTH
-    ends = f"{short_number(2 ** (FIRST_EXPONENT + first / 2))} … {short_number(2 ** (FIRST_EXPONENT + (last + 1) / 2))}"
+    ends = [short_number(2 ** (FIRST_EXPONENT + i / 2)) for i in (first, last + 1)]
     picture = tag("svg", join(bars), viewBox=f"0 0 {width} {BAR_HEIGHT}", width=width, height=BAR_HEIGHT,
-                  role="img", aria_label=f"Histogram of active codes, {ends}")  # fmt: skip
-    return tag("figure", picture, tag("figcaption", ends), class_="bars")
+                  role="img", preserveAspectRatio="none", aria_label=f"Histogram of active codes from {ends[0]} to {ends[1]}")  # fmt: skip
+    return tag(
+        "figure",
+        picture,
+        tag("figcaption", tag("span", ends[0]), tag("span", "active codes (log)"), tag("span", ends[1])),
+        class_="bars",
+    )
 
 
 def _figures(row: dict[str, Any]) -> Iterable[Html]:

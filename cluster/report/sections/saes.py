@@ -73,8 +73,8 @@ class Described:
 
     @property
     def title(self) -> str:
-        """Its model, site and name, for a list over many."""
-        return f"{self.model} {self.site}: {self.name}"
+        """Its name, model and site, for a list over many."""
+        return f"{self.name} · {self.model} {self.site}"
 
 
 def load_described(data: ReportData) -> list[Described]:

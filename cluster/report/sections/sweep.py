@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ FIGURES: tuple[Figure, ...] = (
     ("tokens", "tokens trained on", "count", "tokens seen in training"),
     ("measured_tokens", "tokens measured", "count", "held-out tokens measured"),
 )  # fmt: skip
-WRITTEN = {"number": short_number, "percent": percent, "count": count}
+WRITTEN: dict[str, Callable[[float], str]] = {"number": short_number, "percent": percent, "count": count}
 
 
 def _table(saes: Sequence[SaeFacts]) -> Html:
