@@ -43,16 +43,6 @@ def fetch_to_node(files: Files, location: str) -> Path:
     return single if len(found) == 1 and found[0].uri == location else target
 
 
-def hash_tree(path: Path) -> str:
-    """sha256 over the names and contents of a file, or of every file below a folder: not over where it is."""
-    hasher = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        name = file.relative_to(path).as_posix() if file != path else ""
-        with open(file, "rb") as content:
-            hasher.update(f"{name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\0".encode())
-    return hasher.hexdigest()
-
-
 def _fetch(files: Files, location: str, found: list[FileInfo], target: Path) -> None:
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=".partial-"))
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cluster.cache import fetch_to_node, hash_tree
+from cluster.cache import fetch_to_node
 from cluster.cells import Needs
 from cluster.files import Files
 from cluster.inputs import StoreInputs
@@ -13,6 +13,7 @@ from cluster.listing import IndexPlan, load_image_facts, plan_index
 from cluster.stores.base import Store
 from jobs.inspect.plan import make_inspect_plan, make_stamp
 from jobs.protocol import ImageFacts, Known
+from jobs.sae_files import hash_tree
 from schemas import layout
 from schemas.base import DIGEST_LENGTH
 from schemas.errors import BadRef, UnknownModel

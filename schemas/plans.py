@@ -35,6 +35,7 @@ class StageSpec(Frozen):
     def detail(self) -> str:
         """What tells it from its siblings, for people: site, variant, the settings of an SAE that a sweep varies."""
         words = [self.params.get("site"), self.params.get("variant")]
+        words += [self.params.get("format"), str(self.params.get("sha256", ""))[:8]]
         sae = self.params.get("sae")
         if isinstance(sae, dict):
             words += [sae["arch"], f"{sae['latents']} latents"]

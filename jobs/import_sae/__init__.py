@@ -1,0 +1,1 @@
+"""Reads SAEs of other libraries, publishes them in our own format and measures them on held-out images."""
