@@ -25,7 +25,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "saelens": ("sae-lens==6.54.12",),
     "sparsify": ("eai-sparsify==1.3.3",),
     "dictionary_learning": ("nnsight>=0.3,<0.4", "datasets", "einops", "zstandard", "wandb"),
-    "overcomplete": ("einops", "matplotlib", "opencv-python-headless", "scikit-image", "scikit-learn"),
+    "overcomplete": ("einops", "matplotlib>=3.8.4,<3.9", "opencv-python-headless", "scikit-image", "scikit-learn"),
 }
 _AWAY = ("NewConnectionError", "ConnectTimeout", "NameResolutionError", "ProxyError", "No route to host", "Read timed out",
          "Temporary failure in name resolution", "Network is unreachable", "Max retries exceeded")  # fmt: skip
