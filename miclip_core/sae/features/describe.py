@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miclip_core.sae.features.codes import FeatureCodes, reduce_segments
+from miclip_core.sae.features.codes import FeatureCodes, order_by_value, reduce_segments
 
 QUANTILES = (0.5, 0.9, 0.99)
 BINS = 64
@@ -54,16 +54,11 @@ def describe(codes: FeatureCodes, tokens: int) -> Description:
         std=std,
         min_active=reduce_segments(np.minimum, value, active.offsets, np.nan),
         max=reduce_segments(np.maximum, value, active.offsets, np.nan),
-        quantiles=_quantiles(value[by_value(active)], active.offsets),
+        quantiles=_quantiles(value[order_by_value(feature, active.value)], active.offsets),
         skewness=skewness,
         kurtosis=kurtosis,
         histogram=_histogram(feature, active.value, active.width),
     )
-
-
-def by_value(codes: FeatureCodes) -> np.ndarray:
-    """The order that sorts entries by (feature, value)."""
-    return np.lexsort((codes.value, codes.feature))
 
 
 def _active(codes: FeatureCodes) -> FeatureCodes:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from miclip_core.sae.features.codes import reduce_segments
+from miclip_core.sae.features.codes import order_by_value, reduce_segments
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ def sort_entries(feature: np.ndarray, value: np.ndarray, item: np.ndarray, width
     """Entries of `width` features in order; zeros and items below 0 (positions that nothing is known of) are dropped."""
     kept = (value != 0) & (item >= 0)
     feature, value, item = feature[kept], value[kept], item[kept]
-    order = np.lexsort((value, feature))
+    order = order_by_value(feature, value)
     return Entries(feature[order].astype(np.int64), value[order], item[order], width)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miclip_core.sae.features.codes import FeatureCodes, ImageCodes
+from miclip_core.sae.features.codes import FeatureCodes, ImageCodes, order_by_value
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,15 @@ def top_images(images: ImageCodes, id_order: np.ndarray, k: int) -> TopImages:
     id_order int [images]: place of each image when they are sorted by id.
     """
     active = np.flatnonzero(images.largest > 0)
-    feature = images.feature[active]
-    order = np.lexsort((id_order[images.image[active]], -images.largest[active], feature))
+    feature, value = images.feature[active], images.largest[active]
+    offsets = np.searchsorted(feature, np.arange(images.width + 1))
+    ascending = value[order_by_value(feature, value)]
+    least = ascending[np.maximum(offsets[1:] - k, offsets[:-1])[feature]] if len(value) else value
+    active = active[value >= least]  # the k largest and what ties with the last of them
+    feature, value = images.feature[active], images.largest[active]
+    order = np.lexsort((id_order[images.image[active]], -value, feature))
     feature = feature[order]
-    first = np.searchsorted(feature, np.arange(images.width))
-    rank = np.arange(len(feature)) - first[feature]
+    rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
     kept = rank < k
     return TopImages(feature[kept], rank[kept].astype(np.int32), active[order][kept])
 

@@ -5,7 +5,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from miclip_core.sae.features.codes import FeatureCodes, by_image, join_codes, reduce_segments, sort_codes
+from miclip_core.sae.features.codes import (
+    FeatureCodes,
+    by_image,
+    join_codes,
+    order_by_value,
+    reduce_segments,
+    sort_codes,
+)
 from miclip_core.sae.features.top import code_maps, top_images
 
 IMAGES, POSITIONS, WIDTH = 12, 5, 9
@@ -121,3 +128,11 @@ def test_top_images_go_by_value_then_id_and_leave_out_idle_images():
         assert top.rank[rows].tolist() == list(range(len(expected)))
         for row, image in zip(rows, expected, strict=True):
             assert np.array_equal(maps[row], dense[image, 1:, feature])
+
+
+def test_values_of_any_sign_are_ordered_inside_their_feature():
+    random = np.random.default_rng(0)
+    value = np.exp2(random.normal(0, 40, 500)).astype(np.float32) * random.choice([-1, 1], 500)
+    value = np.concatenate([value, [-np.inf, np.inf, 1.0, 1.0, -1.0]]).astype(np.float32)
+    feature = np.sort(random.integers(0, 4, len(value)))
+    assert np.array_equal(order_by_value(feature, value), np.lexsort((value, feature)))
