@@ -51,7 +51,7 @@ class Lane:
     def begin(self, window_ND: Tensor) -> None:
         """Start from nothing, with the first window of the stream; a lane that has begun or was resumed stays as it is."""
         if self._trainer is None:
-            self._trainer = self._make(window_ND.shape[1])
+            self._trainer = self._make()
             self._trainer.begin(self._share(window_ND))
 
     def train(self, batch_ND: Tensor, position: list[int]) -> None:
@@ -66,7 +66,8 @@ class Lane:
         rank, size = self._group.rank, self._group.size
         return rows_ND[len(rows_ND) * rank // size : len(rows_ND) * (rank + 1) // size]
 
-    def _make(self, width: int) -> SaeTrainer:
+    def _make(self) -> SaeTrainer:
+        width = int(self.plan.effort["width"])  # type: ignore[arg-type]
         return SaeTrainer(self.settings, width, self._device, self._group)
 
     # -------------------------------------------------------------- states
@@ -99,7 +100,7 @@ class Lane:
         for name in pieces:
             if name.startswith("tensor."):
                 tensors.update(load(pieces[name]))
-        self._trainer = self._make(tensors["weight.W_enc"].shape[1])
+        self._trainer = self._make()
         self._trainer.load_state(tensors)
         return True
 

@@ -66,6 +66,7 @@ def _plan(spec: TrainSaeSpec, facts: ModelFacts, tokens: SiteTokens, sae: SaeSet
             "keep_every": spec.keep_every,
             "feeders": spec.feeders,
             "index": tokens.forward.index,
+            "width": tokens.width(facts),
         },
         gang=spec.data_parallel + spec.feeders,
     )

@@ -13,7 +13,8 @@ from cluster.executor import StopFlag
 from cluster.pipeline import plan_pipeline
 from cluster.run import run_stages
 from jobs.protocol import Known
-from jobs.train_sae.plan import estimate, settings_of, stream_of, tokens_of
+from jobs.sae_tokens import tokens_of
+from jobs.train_sae.plan import estimate, settings_of, stream_of
 from schemas.errors import UsageError
 from schemas.plans import Plan, Resources
 from schemas.sae_specs import TrainSaeSpec
@@ -52,9 +53,10 @@ class World:
     def plans(self, **fields: Any) -> list[Plan]:
         spec = self.spec(**fields)
         planned = plan_pipeline(spec, self.lake.store)
-        facts = planned.facts.freeze(self.lake.store, Resources())
-        run_stages(facts, self.lake.store, self.lake.executor, EventLog(), StopFlag())
-        planned = plan_pipeline(spec, self.lake.store)
+        if any("not inspected" in cell.error or "not indexed" in cell.error for cell in planned.cells):
+            facts = planned.facts.freeze(self.lake.store, Resources())
+            run_stages(facts, self.lake.store, self.lake.executor, EventLog(), StopFlag())
+            planned = plan_pipeline(spec, self.lake.store)
         if errors := [cell.error for cell in planned.cells if cell.error]:
             raise UsageError("; ".join(errors))
         return [plan for _, plan, _ in planned.plans() if plan.stage.kind == "train_sae"]
