@@ -67,7 +67,7 @@ def plan_facts(needs: Needs, store: Store) -> FactPlans:
         models,
         images={images.key: plan_index(files, images) for images in needs.images},
         files={location: _hash(files, location) for location in needs.files},
-        stages={ref: _find_stage(store, ref) for ref in needs.stages},
+        stages={ref: find_stage(store, ref) for ref in needs.stages},
     )
 
 
@@ -78,8 +78,12 @@ def _hash(files: Files, location: str) -> str:
         raise BadRef(f"sae at {location}: nothing there ({error})") from None
 
 
-def _find_stage(store: Store, ref: str) -> StageSpec:
-    """The published stage that `sae:<first digits>` names."""
+def find_stage(store: Store, ref: str) -> StageSpec:
+    """The published stage that `sae:<first digits>` names.
+
+    Raises:
+        BadRef: none begins so, or several do.
+    """
     start = SaeRef.parse(ref).location
     keys = [layout.published_key(start)] if len(start) == DIGEST_LENGTH else store.list("stages")
     found = sorted({key.split("/")[1] for key in keys if key.startswith(f"stages/{start}") and "/published" in key})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cluster.cli import common, doctor, looking, models, report, running, specs, tables
+from cluster.cli import common, doctor, looking, models, report, running, saes, specs, tables
 
 app = typer.Typer(
     name="miclip",
@@ -26,5 +26,6 @@ def _everything(
     common.debug = debug
 
 
-for _verbs in (running.VERBS, specs.VERBS, looking.VERBS, report.VERBS, tables.VERBS, models.VERBS, doctor.VERBS):
+_ALL = (running, specs, looking, report, tables, saes, models, doctor)
+for _verbs in (module.VERBS for module in _ALL):
     _verbs.add_to(app)
