@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files as package_files
 from typing import Any
 
 from jobs.protocol import Estimate, Files, Known
+from miclip_core.zoo.shipped import find_folder
 from schemas.errors import KeyMissing, UnknownModel
 from schemas.plans import Plan, Round, StageSpec
 from schemas.refs import ModelRef
@@ -41,11 +41,7 @@ def make_stamp(model: str, files: Files) -> list[str]:
     ref = ModelRef.parse(model)
     location = ref.location
     if ref.source == "demo":
-        folder = package_files("miclip_core") / "world" / "zoo" / ref.name
-        if not folder.is_dir():
-            there = sorted(p.name for p in (package_files("miclip_core") / "world" / "zoo").iterdir() if p.is_dir())
-            raise UnknownModel(f"{model}: no such demo model; there are {', '.join('demo:' + n for n in there)}")
-        location = f"file:{folder}"
+        location = f"file:{find_folder(ref)}"
     if location is None:
         return []
     path = location.removeprefix("file:")

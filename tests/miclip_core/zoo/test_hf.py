@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 from miclip_core.world.tokens import CONTEXT, EOS, VOCABULARY, encode, save_tokenizer
-from miclip_core.zoo import demo, hf
+from miclip_core.zoo import hf, shipped
 from miclip_core.zoo.hf import transformers
 from miclip_core.zoo.hf_geometry import geometry_of
 from miclip_core.zoo.load import inspect_model, load_model
@@ -369,10 +369,10 @@ def test_newer_processors_are_found_inside_the_whole_processors_file(tmp_path: P
 
 
 def test_demo_models_in_the_transformers_format_are_described() -> None:
-    for name in demo.names():
-        if (demo.FOLDER / name / "config.json").is_file():
+    for name in shipped.names():
+        if (shipped.FOLDER / name / "config.json").is_file():
             facts = load_model(ModelRef.parse(f"demo:{name}")).facts
             assert facts.input_hw == (64, 64) and facts.family.startswith("hf_"), name
             assert facts.geometry.resize == "squash" and facts.geometry.interpolation == "bicubic"
-            if "classifier" in (demo.FOLDER / name / "config.json").read_text() or facts.classes:
+            if "classifier" in (shipped.FOLDER / name / "config.json").read_text() or facts.classes:
                 assert facts.classes is not None and facts.classes[0] == "red circle"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from miclip_core.zoo import demo, openclip
+from miclip_core.zoo import openclip, shipped
 from miclip_core.zoo.checkpoint import fill_completely
 from miclip_core.zoo.load import inspect_model, load_model
 from miclip_core.zoo.locate import HubFile, locate
@@ -248,8 +248,8 @@ def test_unknown_names_are_answered_with_what_exists(text: str, message: str) ->
 
 
 def test_every_demo_model_that_ships_is_described() -> None:
-    for name in demo.names():
-        if (demo.FOLDER / name / openclip.CONFIG).is_file():
+    for name in shipped.names():
+        if (shipped.FOLDER / name / openclip.CONFIG).is_file():
             facts = inspect_model(ref(f"demo:{name}"))
             assert facts.has_text and facts.input_hw == (64, 64), name
 

@@ -1,0 +1,27 @@
+"""Which models ship with the package, and where they lie; known without loading any library of models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import miclip_core
+from schemas.errors import UnknownModel
+from schemas.refs import ModelRef
+
+FOLDER = Path(miclip_core.__file__).parent / "world" / "zoo"
+
+
+def names() -> list[str]:
+    """The models that ship, as `demo:NAME` calls them."""
+    return sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
+
+
+def find_folder(ref: ModelRef) -> Path:
+    """The folder of `demo:NAME`.
+
+    Raises:
+        UnknownModel: no model of that name ships; the message lists those that do.
+    """
+    if ref.name not in names():
+        raise UnknownModel(f"{ref}: no such demo model; there are {', '.join(f'demo:{name}' for name in names())}")
+    return FOLDER / ref.name
