@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from jobs.ahead import in_order
-from schemas.errors import BadSpec, UnsafeName
+from schemas.errors import BadSpec, UnsafeName, UsageError
 
 if TYPE_CHECKING:
     import pyarrow.fs
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+BUDGET_S = 60.0  # how long one request may go without a usable answer; MICLIP_STORE_BUDGET_S overrides
 MAX_PART_BYTES = 200  # a file name may have 255; the rest is room for the names of temporary files
 MAX_KEY_BYTES = 800  # S3 allows 1024 for prefix and key together
 Item = TypeVar("Item")
@@ -98,6 +100,27 @@ def make_store(uri: str, endpoint: str | None = None) -> Store:
     from cluster.stores.posix import PosixStore
 
     return PosixStore(os.path.abspath(Path(folder).expanduser()))
+
+
+def get_budget() -> float:
+    """Seconds for which one request is tried again before its store counts as away.
+
+    Raises:
+        UsageError: MICLIP_STORE_BUDGET_S is no number above 0.
+    """
+    text = os.environ.get("MICLIP_STORE_BUDGET_S", str(BUDGET_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise UsageError(f"MICLIP_STORE_BUDGET_S is {text!r}; expected seconds above 0, for example {BUDGET_S:g}")
+    return seconds
+
+
+def get_pause(tried: int) -> float:
+    """Seconds to wait after so many attempts: growing, so that a store recovers, and random, so that nobody marches."""
+    return min(5.0, 0.1 * 2 ** min(tried, 10)) * random.uniform(0.5, 1.0)
 
 
 def check_key(key: str) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import functools
+import itertools
 import os
 import stat
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster.stores.base import check_key, check_prefix
+from cluster.stores.base import check_key, check_prefix, get_budget, get_pause
 from schemas.errors import KeyMissing, StoreDenied, StoreFull, StoreMissing, StoreUnreachable, UnsafeName
 from schemas.layout import check_state
 
@@ -20,21 +23,51 @@ if TYPE_CHECKING:
 _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
+_STUMBLES = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EREMOTEIO}  # for a moment
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+Call = TypeVar("Call", bound=Callable[..., Any])
+
+
+def _patient(call: Call) -> Call:
+    """Repeat a call of a store while its file system stumbles, within the budget; everything else is said at once.
+
+    Once a budget is spent every call has one attempt, until one succeeds.
+    """
+
+    @functools.wraps(call)
+    def patiently(store: PosixStore, *arguments: Any) -> Any:
+        begun = time.monotonic()
+        for tried in itertools.count(1):
+            try:
+                answer = call(store, *arguments)
+                store.given_up = False
+                return answer
+            except StoreUnreachable as error:
+                if not (isinstance(error.__cause__, OSError) and error.__cause__.errno in _STUMBLES):
+                    raise
+                pause = get_pause(tried)
+                if store.given_up or time.monotonic() - begun + pause > get_budget():
+                    store.given_up = True
+                    raise
+            store.retries += 1
+            time.sleep(pause)
+
+    return patiently  # type: ignore[return-value]
 
 
 class PosixStore:
     """Objects are files below one root folder; see `cluster.stores.base.Store` for what the methods promise."""
 
-    retries = 0  # a failing disk is the caller's to retry, as a whole shard
-
     def __init__(self, root: str) -> None:
+        self.retries = 0
+        self.given_up = False
         self.uri = root
         self._root = os.path.realpath(root)
 
     def __repr__(self) -> str:
         return f"PosixStore({self.uri!r})"
 
+    @_patient
     def create(self, key: str, data: bytes) -> bool:
         path = self._path(key)
         with _clear_errors(path, len(data)):
@@ -45,6 +78,7 @@ class PosixStore:
             _sync_folder(os.path.dirname(path))
             return created
 
+    @_patient
     def replace(self, key: str, data: bytes) -> None:
         path = self._path(key)
         with _clear_errors(path, len(data)):
@@ -52,17 +86,20 @@ class PosixStore:
                 os.replace(temporary, path)
             _sync_folder(os.path.dirname(path))
 
+    @_patient
     def drop_state(self, key: str) -> None:
         check_state(key)
         path = self._path(key)
         with _clear_errors(path, 0), suppress(FileNotFoundError):
             os.unlink(path)
 
+    @_patient
     def get(self, key: str) -> bytes:
         path = self._path(key)
         with self._reading(key, path), open(path, "rb") as file:
             return file.read()
 
+    @_patient
     def get_range(self, key: str, start: int, length: int) -> bytes:
         path = self._path(key)
         with self._reading(key, path), open(path, "rb") as file:
@@ -76,6 +113,7 @@ class PosixStore:
             return False
         return True
 
+    @_patient
     def size(self, key: str) -> int:
         path = self._path(key)
         with self._reading(key, path):
@@ -84,6 +122,7 @@ class PosixStore:
                 raise IsADirectoryError
             return found.st_size
 
+    @_patient
     def list(self, prefix: str) -> list[str]:
         prefix = check_prefix(prefix)
         top = self._path(prefix) if prefix else self._root

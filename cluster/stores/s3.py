@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -30,14 +29,13 @@ from fsspec.asyn import sync
 from fsspec.spec import AbstractBufferedFile
 from s3fs.errors import translate_boto_error
 
-from cluster.stores.base import check_key, check_prefix
+from cluster.stores.base import check_key, check_prefix, get_budget, get_pause
 from schemas.errors import BadSpec, KeyMissing, StoreDenied, StoreFull, StoreMissing, StoreUnreachable, UsageError
 from schemas.layout import check_state
 
 if TYPE_CHECKING:
     import pyarrow.fs
 
-BUDGET_S = 60.0  # how long one request may go unanswered; MICLIP_STORE_BUDGET_S overrides
 SLOWEST = 256 * 1024  # bytes a second; a transfer slower than this counts as hanging
 MAX_PUT = 5 * 2**30  # the largest object S3 takes in one request, which is the only conditional way to write
 CONNECTIONS = 32
@@ -101,7 +99,7 @@ class PatientS3(s3fs.S3FileSystem):
     retries = 1  # s3fs's own loop: off
 
     def __init__(self, endpoint: str | None = None) -> None:
-        self.budget = _budget()
+        self.budget = get_budget()
         self.silence = min(20.0, self.budget / 3)  # seconds without a byte after which a request is sent again
         self.resent = 0
         self.given_up = False
@@ -156,7 +154,7 @@ class PatientS3(s3fs.S3FileSystem):
                 return answer
             except (*_NETWORK, *_NO_CREDENTIALS, ClientError, BotoCoreError) as error:
                 self._raise_if_final(error, name, arguments)
-                pause = min(5.0, 0.1 * 2 ** min(tried, 10)) * random.uniform(0.5, 1.0)
+                pause = get_pause(tried)
                 spent = time.monotonic() - begun
                 if self.given_up or spent + pause > self.budget:
                     self.given_up = True
@@ -245,17 +243,6 @@ class PatientFile(AbstractBufferedFile):
     def _fetch_range(self, start: int, end: int) -> bytes:
         bucket, key, _ = self.fs.split_path(self.path)
         return sync(self.fs.loop, self.fs.read, bucket, key, start, end - start)
-
-
-def _budget() -> float:
-    text = os.environ.get("MICLIP_STORE_BUDGET_S", str(BUDGET_S))
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise UsageError(f"MICLIP_STORE_BUDGET_S is {text!r}; expected seconds above 0, for example {BUDGET_S:g}")
-    return seconds
 
 
 def _endpoint(given: str | None) -> str | None:

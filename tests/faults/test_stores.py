@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import resource
 import signal
@@ -102,6 +104,28 @@ def test_a_store_that_goes_away_for_ever_ends_the_command_within_its_budget_with
     monkeypatch.delenv("MICLIP_STORE_BUDGET_S")
     assert lake.run(as_pipeline(SelftestSpec(rows=200, shard_rows=10))).exit_code == 0
     assert lake.count("shard_done") == 21 - 3
+
+
+# -- a disk that fails
+
+
+def test_a_disk_that_stumbles_now_and_then_changes_no_row_and_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every fifth call that makes a write durable fails with EIO, of the driver and of the worker."""
+    expected, calls, fsync = undisturbed(tmp_path), itertools.count(1), os.fsync
+
+    def stumble(descriptor: int) -> None:
+        if next(calls) % 5 == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", stumble)
+    lake = Lake(tmp_path / "lake")
+    report = lake.run(SPEC)
+    assert report.exit_code == 0, report.failures
+    assert next(calls) > 50 and lake.files() == expected
+    assert any(note.startswith("store retries: ") for event in lake.events for note in event.get("notes", ()))
 
 
 # -- a full disk

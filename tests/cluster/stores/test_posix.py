@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from cluster.stores import make_store
 from cluster.stores.probe import check_writable
-from schemas.errors import BadSpec, StoreMissing, UnsafeName
+from schemas.errors import BadSpec, StoreDenied, StoreFull, StoreMissing, StoreUnreachable, UnsafeName
 
 
 def test_the_uri_is_the_absolute_folder_and_nothing_is_made_before_the_first_write(tmp_path: Path, monkeypatch) -> None:
@@ -87,6 +88,54 @@ def test_below_an_object_nothing_can_lie(tmp_path: Path) -> None:
         store.create("a/b", b"y")
     store.create("folder/x", b"")
     assert store.create("folder", b"y") is False
+
+
+class Stumbling:
+    """fsync of a disk that fails its first `times` calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, times: float, number: int = errno.EIO) -> None:
+        self.calls, self.times, self._number, self._fsync = 0, times, number, os.fsync
+        monkeypatch.setattr(os, "fsync", self)
+
+    def __call__(self, descriptor: int) -> None:
+        self.calls += 1
+        if self.calls <= self.times:
+            raise OSError(self._number, os.strerror(self._number))
+        self._fsync(descriptor)
+
+
+def test_a_disk_that_stumbles_is_tried_again_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(str(tmp_path))
+    Stumbling(monkeypatch, 2)
+    assert store.create("k", b"x") is True
+    assert store.retries == 2 and store.get("k") == b"x"
+    assert [path.name for path in tmp_path.iterdir()] == ["k"]
+
+
+def test_a_disk_that_fails_for_ever_is_unreachable_and_each_later_call_has_one_attempt_until_it_recovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MICLIP_STORE_BUDGET_S", "0.5")
+    store = make_store(str(tmp_path))
+    disk = Stumbling(monkeypatch, 1e9)
+    for attempts in (None, 1, 1):
+        disk.calls = 0
+        with pytest.raises(StoreUnreachable, match=r"Input/output error; the file system failed"):
+            store.create("k", b"x")
+        assert attempts in (None, disk.calls)
+    assert store.list("") == []
+    disk.times = 0
+    assert store.create("k", b"x") is True and not store.given_up
+
+
+def test_an_error_that_waiting_does_not_cure_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(str(tmp_path))
+    for number, error in ((errno.EINVAL, StoreUnreachable), (errno.ENOSPC, StoreFull), (errno.EROFS, StoreDenied)):
+        disk = Stumbling(monkeypatch, 1e9, number)
+        with pytest.raises(error):
+            store.create("k", b"x")
+        assert disk.calls == 1
+    assert store.retries == 0
 
 
 IN_A_CHILD = """

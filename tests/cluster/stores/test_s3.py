@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.stores import Store, make_store
+from cluster.stores.base import BUDGET_S
 from cluster.stores.probe import check_writable, probe
-from cluster.stores.s3 import BUDGET_S, split_s3
+from cluster.stores.s3 import split_s3
 from schemas.errors import BadSpec, StoreDenied, StoreFull, StoreMissing, StoreUnreachable, UnsafeName, UsageError
 from tests.faultproxy import FaultProxy, Rule
 from tests.servers import free_port, plain_client
