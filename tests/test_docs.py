@@ -69,7 +69,7 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small `miclip-demo/store`: what `make demo` leaves, over 40 images and two models."""
+    """A folder with a small `miclip-demo/store`: what `make demo` leaves, over 40 images, two models and one small SAE."""
     folder = tmp_path_factory.mktemp("docs")
     world = export(folder / "world", 40)
     both = ["demo:clip-p8", "demo:clip-rn"]
@@ -77,11 +77,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "vectors": {"sites": ["resid_post.-2@patch"], "outputs": ["activations", "top_images"], "model": both[:1]},
         "embeds": {"outputs": ["embeddings"], "model": both},
     }
+    sae = {"reads": "vectors", "latents": 32, "k": 4, "steps": 20, "batch_tokens": 128, "block_images": 8}
+    saes = {"sae": {"kind": "train_sae", **sae}, "features": {"kind": "sae_features", "reads": ["sae", "vectors"]}}
     spec = {
         "kind": "pipeline",
         "name": "demo",
         "images": {"ref": f"folder:{world}/images", "labels": f"file:{world}/labels.parquet"},
-        "stages": {name: {"kind": "extract", **stage} for name, stage in stages.items()},
+        "stages": {name: {"kind": "extract", **stage} for name, stage in stages.items()} | saes,
     }
     report = Lake(folder / STORE).run(specs.PipelineSpec.model_validate(spec, strict=False))
     assert report.exit_code == 0, report.failures
