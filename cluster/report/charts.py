@@ -10,7 +10,20 @@ from typing import NamedTuple
 import numpy as np
 
 from cluster.report.colours import series_dash
-from cluster.report.frame import BOTTOM, LEFT, RIGHT, TOP, Series, empty_chart, figure, plot_x, plot_y, px, series_group
+from cluster.report.frame import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    Series,
+    dot_class,
+    empty_chart,
+    figure,
+    plot_x,
+    plot_y,
+    px,
+    series_group,
+)
 from cluster.report.html import Html, join, tag
 from cluster.report.numbers import short_number
 from cluster.report.scales import Scale, make_scale
@@ -112,7 +125,7 @@ def scatter_chart(
     marks = [series_group(n, p.colour, _dot(p, at)) for n, (p, at) in enumerate(zip(points, spots))]
     names = _place_labels([p.name for p in points], spots, best if frontier else range(len(points)))
     series = [Series(p.name, p.colour) for p in points]
-    return figure(title, x, y, [line, marks, names], series, note=note)
+    return figure(title, x, y, [line, marks, names], series, note=note, dots=True)
 
 
 def grid_chart(title: str, x: Scale, y: Scale, xs: np.ndarray, ys: np.ndarray, colour: int, note: str = "") -> Html:
@@ -199,7 +212,16 @@ def _path(x: Scale, y: Scale, xs: np.ndarray, ys: np.ndarray, **attributes: obje
 
 
 def _dot(point: Point, at: tuple[float, float]) -> Html:
-    return tag("circle", cx=px(at[0]), cy=px(at[1]), r=5, tabindex=0, data_tip=point.tip, aria_label=point.tip)
+    return tag(
+        "circle",
+        cx=px(at[0]),
+        cy=px(at[1]),
+        r=5,
+        class_=dot_class(point.colour),
+        tabindex=0,
+        data_tip=point.tip,
+        aria_label=point.tip,
+    )
 
 
 def _place_labels(names: Sequence[str], spots: Sequence[tuple[float, float]], order: Sequence[int]) -> list[Html]:
@@ -209,11 +231,16 @@ def _place_labels(names: Sequence[str], spots: Sequence[tuple[float, float]], or
     for i in order:
         x, y = spots[i]
         width = 6.2 * len(names[i])
-        for left, base in ((x + 8, y + 4), (x - 8 - width, y + 4), (x - width / 2, y - 9), (x - width / 2, y + 18)):
-            box = (left, base - 10, left + width, base + 2)
+        for at, base, anchor, back in (
+            (x + 8, y + 4, "start", 0),
+            (x - 8, y + 4, "end", width),
+            (x, y - 9, "middle", width / 2),
+            (x, y + 18, "middle", width / 2),
+        ):
+            box = (at - back, base - 10, at - back + width, base + 2)
             if box[0] > LEFT and box[2] < RIGHT and box[1] > TOP and box[3] < BOTTOM and not _hits(box, taken):
                 taken.append(box)
-                labels.append(tag("text", names[i], x=px(left), y=px(base), class_="name"))
+                labels.append(tag("text", names[i], x=px(at), y=px(base), text_anchor=anchor, class_="name"))
                 break
     return labels
 

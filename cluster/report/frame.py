@@ -48,11 +48,12 @@ def figure(
     series: Sequence[Series] = (),
     hover: dict[str, Any] | None = None,
     note: str = "",
+    dots: bool = False,
 ) -> Html:
     """A whole chart.
 
     marks: SVG elements inside the plot. hover: data for the page's script, which shows values under the pointer.
-    note: a sentence below, such as what was left out.
+    note: a sentence below, such as what was left out. dots: the legend shows points, not lines.
     """
     told = f"{title}: {y.title} against {x.title}" + (f", {len(series)} series" if len(series) > 1 else "")
     svg = tag(
@@ -70,20 +71,27 @@ def figure(
         "figure",
         tag("figcaption", title),
         tag("div", svg, data, class_="plot"),
-        legend(series) if len(series) > 1 or any(s.remark for s in series) else None,
+        legend(series, dots) if len(series) > 1 or any(s.remark for s in series) else None,
         tag("p", note, class_="note") if note else None,
         class_="chart",
     )
 
 
-def legend(series: Sequence[Series]) -> Html:
+def legend(series: Sequence[Series], dots: bool = False) -> Html:
     """Buttons that hide and show a series; pointing at one dims the others."""
     items = (
         tag(
             "li",
             tag(
                 "button",
-                tag("svg", _swatch(s.colour), viewBox="0 0 18 8", width=18, height=8, aria_hidden="true"),
+                tag(
+                    "svg",
+                    _dot(s.colour) if dots else _swatch(s.colour),
+                    viewBox="0 0 18 8",
+                    width=18,
+                    height=8,
+                    aria_hidden="true",
+                ),
                 s.name,
                 tag("span", s.remark, class_="remark") if s.remark else None,
                 type="button",
@@ -99,6 +107,15 @@ def legend(series: Sequence[Series]) -> Html:
 
 def _swatch(colour: int) -> Html:
     return tag("path", d="M0 4H18", class_="line", stroke_dasharray=series_dash(colour))
+
+
+def _dot(colour: int) -> Html:
+    return tag("circle", cx=9, cy=4, r=3.5, class_=f"dot {dot_class(colour) or ''}".strip())
+
+
+def dot_class(colour: int) -> str | None:
+    """Points whose colour comes again are hollow."""
+    return "hollow" if series_dash(colour) else None
 
 
 def _x_axis(scale: Scale) -> Html:

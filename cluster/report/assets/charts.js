@@ -1,11 +1,12 @@
 // Charts: values under the pointer (or, with arrow keys, under a cursor), and legends that hide and light up series.
 function lineTip(told, lines, index) {
   const head = document.createElement("b");
-  head.textContent = `${told.x} ${lines[0].at[index(lines[0])]}\n`;
+  head.textContent = `${told.x} ${lines[0].at[index(lines[0])]}`;
   const rows = lines.map((line) => {
-    const row = document.createElement("span"), key = document.createElement("span");
-    key.className = "key " + line.group.getAttribute("class");
-    row.append(key, `${line.name}  ${line.value[index(line)]}\n`);
+    const row = document.createElement("span"), value = document.createElement("b");
+    row.className = "row " + line.group.getAttribute("class");
+    value.textContent = line.value[index(line)];
+    row.append(line.key?.cloneNode(true) ?? "", line.name, value);
     return row;
   });
   return [head, ...rows];
@@ -38,17 +39,17 @@ for (const figure of $$(".chart")) {
     });
   }
   const data = $("script.hover", figure);
-  if (data) hoverLines(plot, groups, JSON.parse(data.textContent));
+  if (data) hoverLines(plot, groups, $$(".legend svg", figure), JSON.parse(data.textContent));
 }
 
-function hoverLines(plot, groups, told) {
+function hoverLines(plot, groups, swatches, told) {
   const [left, top, right, bottom] = told.plot;
   const cursor = document.createElementNS("http://www.w3.org/2000/svg", "path");
   cursor.setAttribute("class", "cursor");
   plot.append(cursor);
   let at = right;
   const show = (x, clientX, clientY) => {
-    const lines = told.lines.map((line, n) => ({ ...line, group: groups[n] })).filter((line) => !line.group.classList.contains("off"));
+    const lines = told.lines.map((line, n) => ({ ...line, group: groups[n], key: swatches[n] })).filter((line) => !line.group.classList.contains("off"));
     if (!lines.length) return leave();
     at = Math.max(left, Math.min(right, x));
     const longest = lines.reduce((a, b) => (b.x.length > a.x.length ? b : a));

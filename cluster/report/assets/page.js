@@ -47,5 +47,5 @@ const watch = new IntersectionObserver((entries) => {
   for (const entry of entries) entry.isIntersecting ? inView.add(entry.target.id) : inView.delete(entry.target.id);
   const current = [...links.keys()].find((id) => inView.has(id));
   for (const [id, a] of links) id === current ? a.setAttribute("aria-current", "true") : a.removeAttribute("aria-current");
-}, { rootMargin: "-80px 0px -55% 0px" });
+}, { rootMargin: "-35% 0px -65% 0px" });
 $$("main > section").forEach((section) => watch.observe(section));

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
+from cluster.report.colours import HEAT
 from cluster.report.data import ReportData
 from cluster.report.frame import px
 from cluster.report.html import Html, join, tag
@@ -136,9 +137,24 @@ def _controls(saes: Sequence[Described]) -> Html:
         tag("select", reasons, id="reason", aria_label="Why it was chosen"),
         tag("select", sorts, id="order", aria_label="Order"),
         tag("button", "Overlay", type="button", id="overlay", aria_pressed="true", title="Overlay on or off (o)"),
+        _heat_key(),
         tag("span", id="found", role="status"),
         class_="bar",
     )  # fmt: skip
+
+
+def _heat_key() -> Html:
+    """What the colours of the overlay mean."""
+    steps = (tag("rect", x=6 * i, width=6, height=10, fill=colour) for i, colour in enumerate(HEAT))
+    picture = tag("svg", join(steps), width=6 * len(HEAT), height=10, aria_hidden="true")
+    return tag(
+        "span",
+        "0 ",
+        picture,
+        " largest code",
+        class_="heat",
+        title="Each colour is a sixteenth of the feature's largest code",
+    )
 
 
 def _card(cards: Cards, row: dict[str, Any], views: Views, on_page: set[str]) -> Html:

@@ -96,13 +96,14 @@ def test_the_frontier_holds_what_no_other_point_beats() -> None:
 def test_labels_of_points_do_not_lie_on_each_other() -> None:
     points = [Point(10 + i % 6, 0.5 - 0.01 * i, f"a rather long name {i}", "tip", i) for i in range(30)]
     page = scatter_chart("t", "x", "y", points, frontier=True)
-    boxes = [(float(x), float(y), len(name) * 6.2)
-             for x, y, name in re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="name">([^<]+)<', page)]  # fmt: skip
+    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)" class="name">([^<]+)<', page)
+    shift = {"start": 0, "middle": 0.5, "end": 1}
+    boxes = [(float(x) - shift[a] * len(n) * 6.2, float(y), len(n) * 6.2) for x, y, a, n in found]
     assert len(boxes) > 2
     for i, (x, y, width) in enumerate(boxes):
         assert x > LEFT and x + width < RIGHT
         assert not any(x < u + w and u < x + width and abs(y - v) < 12 for u, v, w in boxes[i + 1 :])
-    assert page.count("<circle") == 30
+    assert page.count("data-tip") == 30
 
 
 def test_a_grid_counts_every_point_once() -> None:
