@@ -41,7 +41,12 @@ def publish_sae(lake: Lake, sae: Sae, site: str = CANONICAL, seed: int = 0) -> s
     stored = StoredArtifact(name="sae.safetensors", key=key, bytes=len(data), sha256=sha256(data))
     marker = DoneMarker(shard=0, round=0, parts=(), artifacts=(stored,))
     lake.store.create(layout.done_key(stage.digest, 0), marker.canonical_json().encode())
-    publish(lake.store, Plan(stage=stage, rounds=(Round(name="train", rows=1, shard_rows=1),), worker="made up"), [], ["sae.safetensors"])
+    publish(
+        lake.store,
+        Plan(stage=stage, rounds=(Round(name="train", rows=1, shard_rows=1),), worker="made up"),
+        [],
+        ["sae.safetensors"],
+    )
     return f"sae:{stage.digest}"
 
 
@@ -52,9 +57,13 @@ def make_spec(saes: list[str], images: str, stored: dict[str, Any] | None = None
     stages: dict[str, Any] = {"features": features}
     if stored is not None:
         of_forward = {"round_to": "fp32", "batch_size": 16, "shard_rows": 50, "resources": {"workers": 1}}
-        stages["acts"] = {"kind": "extract", "sites": [SITE], "outputs": ["activations", "embeddings"], **of_forward, **stored}
+        stages["acts"] = {
+            "kind": "extract",
+            "sites": [SITE],
+            "outputs": ["activations", "embeddings"],
+            **of_forward,
+            **stored,
+        }
         features["reads"] = ["acts"]
     data = {"kind": "pipeline", "name": "t", "images": {"ref": images}, "matrix": {"model": [MODEL]}, "stages": stages}
     return PipelineSpec.model_validate(data, strict=False)
-
-
