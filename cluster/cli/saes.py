@@ -102,6 +102,7 @@ def export(
     """Write one sparse autoencoder as files of a library; also from one library's format to another's."""
     from cluster.saes import export as write
 
+    sae = _absolute(sae)
     lake = open_existing(store) if store or (sae.startswith("sae:") and os.environ.get("MICLIP_STORE")) else None
     config = write(sae, format.value, to, lake)
     folder = to.resolve()
@@ -115,3 +116,11 @@ def export(
     screen().print(
         f"load it: {HOW_TO_LOAD[format.value].format(folder=folder)}", style="dim", soft_wrap=True, markup=False
     )
+
+
+def _absolute(ref: str) -> str:
+    """Files of other libraries may be named from where the command is given."""
+    source, _, location = ref.partition(":")
+    if source == "sae" or not location or location.startswith(("/", "s3://")):
+        return ref
+    return f"{source}:{Path(location).resolve()}"

@@ -3,64 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from cluster.inputs import StoreInputs
 from cluster.ledger import load_failures
-from cluster.pipeline import RunReport
-from miclip_core.sae.foreign import save_foreign
-from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
-from schemas.sae import SaeConfig
-from schemas.specs import PipelineSpec
-from tests.lakes import Lake, export
-
-MODEL, SITE, WIDTH, LATENTS, K = "demo:clip-p8", "resid_post.3@patch", 96, 64, 6
-
-
-def make_sae(seed: int = 0, width: int = WIDTH) -> Sae:
-    make = torch.Generator().manual_seed(seed)
-    W_dec = torch.nn.functional.normalize(torch.randn(LATENTS, width, generator=make), dim=1)
-    config = SaeConfig(arch="topk", d=width, latents=LATENTS, k=K)
-    return Sae(config, W_dec.clone(), torch.zeros(LATENTS), W_dec, 0.1 * torch.randn(width, generator=make))
-
-
-class Place:
-    """Images, a lake, and folders of SAEs in the formats of other libraries."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.images = export(folder / "images", 24)
-        self.lake = Lake(folder / "lake")
-
-    def sae(self, format: str, name: str, seed: int = 0, width: int = WIDTH) -> str:
-        save_foreign(format, make_sae(seed, width), self.folder / name)
-        return f"{format}:{self.folder / name}"
-
-    def run(self, saes: list[str], read: bool = False, **fields: Any) -> RunReport:
-        own = {"kind": "import_sae", "saes": saes, "sites": [SITE], "block_images": 4, "holdout": 0.3, **fields}
-        stages = {"saes": own}
-        if read:
-            stages["acts"] = {"kind": "extract", "sites": [SITE], "outputs": ["activations"]}
-            stages["saes"] = {**own, "reads": ["acts"]}
-        images = {"ref": f"folder:{self.images}/images", "labels": f"file:{self.images}/labels.parquet"}
-        data = {"kind": "pipeline", "name": "t", "images": images, "matrix": {"model": [MODEL]}, "stages": stages}
-        return self.lake.run(PipelineSpec.model_validate(data, strict=False))
-
-    def digests(self, report: RunReport) -> list[str]:
-        return [state.digest for state in report.state.stages if state.cell.startswith("saes")]
+from schemas.errors import BadRef
+from tests.import_lakes import LATENTS, MODEL, SITE, WIDTH, ImportLake, K, make_sae
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(tmp_path_factory.mktemp("import"))
+def place(tmp_path_factory: pytest.TempPathFactory) -> ImportLake:
+    return ImportLake(tmp_path_factory.mktemp("import"))
 
 
-def test_two_formats_of_one_sae_become_our_file_and_equal_rows_of_the_summary(place: Place) -> None:
+def test_two_formats_of_one_sae_become_our_file_and_equal_rows_of_the_summary(place: ImportLake) -> None:
     report = place.run([place.sae("saelens", "a"), place.sae("sparsify", "b")])
     assert report.exit_code == 0, report.state
     stages = place.digests(report)
@@ -95,7 +54,7 @@ def test_two_formats_of_one_sae_become_our_file_and_equal_rows_of_the_summary(pl
         assert all(torch.equal(tensor, sae.tensors()[name]) for name, tensor in expected.tensors().items())
 
 
-def test_a_stage_is_its_files_wherever_they_are_and_whether_tokens_are_stored(place: Place) -> None:
+def test_a_stage_is_its_files_wherever_they_are_and_whether_tokens_are_stored(place: ImportLake) -> None:
     here = place.sae("dictionary_learning", "c", seed=1)
     first, files = place.run([here]), place.lake.files()
     there = place.folder / "elsewhere" / "d"
@@ -112,7 +71,7 @@ def test_a_stage_is_its_files_wherever_they_are_and_whether_tokens_are_stored(pl
     assert place.digests(place.run([here], batch_size=5)) == place.digests(first)
 
 
-def test_one_that_cannot_be_used_says_why_and_the_others_go_on(place: Place) -> None:
+def test_one_that_cannot_be_used_says_why_and_the_others_go_on(place: ImportLake) -> None:
     good, narrow = place.sae("saelens", "e", seed=2), place.sae("saelens", "f", width=48)
     broken = place.sae("overcomplete", "g", seed=3)
     (place.folder / "g" / "overcomplete.json").unlink()
@@ -126,8 +85,6 @@ def test_one_that_cannot_be_used_says_why_and_the_others_go_on(place: Place) -> 
     assert any("name the folder that holds it and its settings" in text for text in said)
 
 
-def test_a_place_with_nothing_is_an_error_before_anything_runs(place: Place) -> None:
-    from schemas.errors import BadRef
-
+def test_a_place_with_nothing_is_an_error_before_anything_runs(place: ImportLake) -> None:
     with pytest.raises(BadRef, match="nowhere: nothing there"):
         place.run([f"saelens:{place.folder}/nowhere"])
