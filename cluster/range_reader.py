@@ -61,7 +61,8 @@ class RangeReader:
         for _, table in prefetch(read, wanted, GROUPS_AHEAD):
             value = table.column(column).to_numpy()
             rows = _take(table, _overlap(value, value, starts, stops))
-            yield from (rows if columns is None else rows.select(list(columns))).to_batches()
+            if rows.num_rows:
+                yield from (rows if columns is None else rows.select(list(columns))).to_batches()
 
     def _groups(self, parts: Sequence[StoredPart], column: str) -> _Groups:
         """The row groups of a table, whose parts never change once they are published."""

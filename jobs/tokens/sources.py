@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,53 +65,87 @@ class TableSource:
         """
         found = {site: self._read(self._tokens[site], ranges) for site in sites}
         for start, stop in ranges:
-            yield {site: _cut(rows, start, stop) for site, rows in found.items()}
+            yield {site: _cut(pieces, start, stop, self._tokens[site].round_to) for site, pieces in found.items()}
 
-    def _read(self, tokens: SiteTokens, ranges: Sequence[tuple[int, int]]) -> _Table:
-        stage, dtype = tokens.stage.digest, ROUND_TO[tokens.round_to]
-        ids, indices, positions, values = [], [], [], []
+    def _read(self, tokens: SiteTokens, ranges: Sequence[tuple[int, int]]) -> list[_Piece]:
+        """Rows of all ranges, in pieces by (image_index, token)."""
+        stage = tokens.stage.digest
+        pieces = []
         for batch in self._inputs.table(stage, "activations", _COLUMNS, ("image_index", ranges)):
-            ids.append(batch.column("image_id"))
-            indices.append(batch.column("image_index").to_numpy())
-            positions.append(batch.column("token").to_numpy())
-            values.append(_to_matrix(batch.column("act"), stage).to(dtype))
-        if not values:
-            return _Table(torch.empty(0, 0, dtype=dtype), np.empty(0, np.int64), np.empty(0, np.int32), pa.nulls(0))
-        table = _Table(torch.cat(values), np.concatenate(indices), np.concatenate(positions), pa.chunked_array(ids))
-        _refuse_nonfinite(table, tokens)
-        return table.sorted()
+            piece = _Piece(
+                # a copy in any case: a view would keep the whole row group in memory
+                _to_matrix(batch.column("act"), stage).to(ROUND_TO[tokens.round_to], copy=True),
+                batch.column("image_index").to_numpy(),
+                batch.column("token").to_numpy(),
+                batch.column("image_id"),
+            )
+            _refuse_nonfinite(piece, tokens)
+            pieces.append(piece)
+        return _sorted(pieces)
 
 
 @dataclass(frozen=True, eq=False)
-class _Table:
-    """Rows of a table of activations; every array is [N]."""
+class _Piece:
+    """Some rows of a table of activations; every array is [N], N > 0."""
 
     values: Tensor
     image_index: np.ndarray
     token: np.ndarray
-    image_id: pa.ChunkedArray
+    image_id: pa.Array
 
-    def sorted(self) -> _Table:
-        """By (image_index, token), as every table of ours is already."""
-        order = np.lexsort((self.token, self.image_index))
-        if (order[1:] > order[:-1]).all():
-            return self
-        values = self.values[torch.from_numpy(order)]
-        return _Table(values, self.image_index[order], self.token[order], self.image_id.take(pa.array(order)))
+    def slice(self, low: int, high: int) -> _Piece:
+        """Rows [low, high), without a copy."""
+        ids = self.image_id.slice(low, high - low)
+        return _Piece(self.values[low:high], self.image_index[low:high], self.token[low:high], ids)
 
 
-def _cut(table: _Table, start: int, stop: int) -> TokenRows:
-    """The rows of one range; an image's id is looked up once, not once per row."""
-    low, high = np.searchsorted(table.image_index, [start, stop]).tolist()
-    index = table.image_index[low:high]
-    first = np.flatnonzero(np.diff(index, prepend=-1))
-    names = table.image_id.take(pa.array(first + low)).to_pylist()
-    return TokenRows(
-        table.values[low:high],
-        np.repeat(np.arange(len(first), dtype=np.int32), np.diff(first, append=len(index))),
-        table.token[low:high],
-        tuple(zip(index[first].tolist(), names, strict=True)),
+def _sorted(pieces: list[_Piece]) -> list[_Piece]:
+    """The same rows by (image_index, token), as they are in every table of ours already."""
+    if not pieces:
+        return []
+    index = np.concatenate([piece.image_index for piece in pieces])
+    order = np.lexsort((np.concatenate([piece.token for piece in pieces]), index))
+    if (order[1:] > order[:-1]).all():
+        return pieces
+    whole, to = _join_pieces(pieces), torch.from_numpy(order)
+    return [
+        _Piece(whole.values[to], whole.image_index[order], whole.token[order], whole.image_id.take(pa.array(order)))
+    ]
+
+
+def _join_pieces(pieces: Sequence[_Piece]) -> _Piece:
+    if len(pieces) == 1:
+        return pieces[0]
+    return _Piece(
+        torch.cat([piece.values for piece in pieces]),
+        np.concatenate([piece.image_index for piece in pieces]),
+        np.concatenate([piece.token for piece in pieces]),
+        pa.concat_arrays([piece.image_id for piece in pieces]),
     )
+
+
+def _cut(pieces: Sequence[_Piece], start: int, stop: int, round_to: str) -> TokenRows:
+    """The rows of one range; an image's id is looked up once, not once per row."""
+    inside = []
+    for i in range(bisect_left(pieces, start, key=lambda piece: piece.image_index[-1]), len(pieces)):
+        if pieces[i].image_index[0] >= stop:
+            break
+        low, high = np.searchsorted(pieces[i].image_index, [start, stop]).tolist()
+        if low < high:
+            inside.append(pieces[i].slice(low, high))
+    if not inside:
+        return _no_rows(round_to)
+    rows = _join_pieces(inside)
+    first = np.flatnonzero(np.diff(rows.image_index, prepend=-1))
+    image_of_row = np.repeat(np.arange(len(first), dtype=np.int32), np.diff(first, append=len(rows.image_index)))
+    names = rows.image_id.take(pa.array(first)).to_pylist()
+    images = tuple(zip(rows.image_index[first].tolist(), names, strict=True))
+    return TokenRows(rows.values, image_of_row, rows.token, images)
+
+
+def _no_rows(round_to: str) -> TokenRows:
+    empty = np.empty(0, np.int32)
+    return TokenRows(torch.empty(0, 0, dtype=ROUND_TO[round_to]), empty, empty, ())
 
 
 class LiveSource:
@@ -136,7 +171,7 @@ class LiveSource:
             for batch in self._forward.run(self._inputs, start, stop, list(parsed.values())):
                 for name, site in parsed.items() if batch.out is not None else ():
                     found[name] += self._rows(batch, self._tokens[name], site)
-            yield {name: _join(rows, ROUND_TO[self._tokens[name].round_to]) for name, rows in found.items()}
+            yield {name: _join(rows) if rows else _no_rows(self._tokens[name].round_to) for name, rows in found.items()}
 
     def _rows(self, batch: ImageBatch, tokens: SiteTokens, site: Site) -> Iterator[Rows]:
         assert batch.out is not None
@@ -147,9 +182,7 @@ class LiveSource:
             yield Rows(rows.values.to(ROUND_TO[tokens.round_to]).cpu(), rows.positions, rows.images)
 
 
-def _join(batches: Sequence[Rows], dtype: torch.dtype) -> TokenRows:
-    if not batches:
-        return TokenRows(torch.empty(0, 0, dtype=dtype), np.empty(0, np.int32), np.empty(0, np.int32), ())
+def _join(batches: Sequence[Rows]) -> TokenRows:
     per_image = batches[0].values.shape[1]
     images: list[ImageBytes] = [image for rows in batches for image in rows.images]
     return TokenRows(
@@ -169,13 +202,12 @@ def _to_matrix(column: pa.ListArray, stage: str) -> Tensor:
     return torch.from_dlpack(column.flatten()).reshape(len(column), low)
 
 
-def _refuse_nonfinite(table: _Table, tokens: SiteTokens) -> None:
-    finite = torch.isfinite(table.values)
-    if finite.all():
+def _refuse_nonfinite(piece: _Piece, tokens: SiteTokens) -> None:
+    if all(torch.isfinite(bound) for bound in torch.aminmax(piece.values)):  # one pass, and NaN comes through
         return
-    row = int((~finite.all(1)).nonzero()[0])
+    row = int((~torch.isfinite(piece.values).all(1)).nonzero()[0])
     raise NonFiniteActivation(
         f"stage {tokens.stage.digest}: {tokens.site} of {tokens.forward.model} is NaN or infinite for image "
-        f"{table.image_id[row]} (image_index {table.image_index[row]}, token {table.token[row]}); no autoencoder can be "
+        f"{piece.image_id[row]} (image_index {piece.image_index[row]}, token {piece.token[row]}); no autoencoder can be "
         "trained on that; extract it again with dtype: fp32 and on_nonfinite: quarantine"
     )
