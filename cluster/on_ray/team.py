@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -119,7 +120,7 @@ class Team:
         try:
             for ref in ready:
                 self._answers[ref] = ray.get(ref)
-                self._check_in_step(self._answers[ref])
+                self._check_usable(self._answers[ref])
         except ray.exceptions.RayTaskError as error:
             raise self._die(str(error.cause), outcome=self._unable(error)) from error
         except ray.exceptions.RayError as error:
@@ -138,9 +139,13 @@ class Team:
             self.started = True
         return None
 
-    def _check_in_step(self, answer: Any) -> None:
-        """One failed member ends a gang, because the others may wait for it for ever."""
-        if self.slot.gang > 1 and isinstance(answer, Outcome) and answer.state != "done":
+    def _check_usable(self, answer: Any) -> None:
+        """End a team whose device is gone, and a gang with one failed member, for whom the others may wait for ever."""
+        if not isinstance(answer, Outcome) or answer.state == "done":
+            return
+        if has_lost_device(answer):
+            raise self._die(f"the device failed: {answer.message}", outcome=replace(answer, state="lost"))
+        if self.slot.gang > 1:
             raise self._die(f"a member of the gang failed: {answer.message}", outcome=answer)
 
     def _die(self, cause: str, out_of_memory: bool = False, outcome: Outcome | None = None) -> Died:
@@ -161,6 +166,12 @@ class Team:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Ray's memory monitor ended the process."""
     return isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in str(error)
+
+
+def has_lost_device(outcome: Outcome) -> bool:
+    """Whether an accelerator failed under a worker: its context is gone, and no later call of that process can succeed."""
+    named = outcome.error == "AcceleratorError"  # of torch since 2.8, a RuntimeError before and in some libraries
+    return named or (outcome.error == "RuntimeError" and "CUDA error" in outcome.message)
 
 
 def describe(error: BaseException) -> str:

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import ray
 
-from cluster.board import Outcome, Task, group_siblings
+from cluster.board import Outcome, Task, Work, group_siblings
 from cluster.executor import SerialExecutor, StopFlag
 from cluster.on_ray.actor import HostActor, limit_threads
 from cluster.on_ray.executor import RayExecutor
 from cluster.on_ray.team import describe, is_out_of_memory
+from jobs.selftest.work import SelftestWorker
 from schemas.errors import ClusterUnreachable, Infeasible, Interrupted
-from schemas.plans import Resources
+from schemas.plans import Resources, Shard
 from tests import driver
 from tests.corridor import contents, markers, published_rows, run, selftest
 
@@ -139,6 +140,36 @@ def test_idle_workers_that_died_between_runs_are_not_blamed_on_the_next_shards(
     ran = run(selftest(rows=8, shard_rows=1, seed=1), str(tmp_path), executor)
     assert ran.of("shard_lost") == []
     assert ran.board.incomplete() == []
+
+
+@pytest.mark.parametrize("name", ["AcceleratorError", "RuntimeError"])
+def test_a_worker_whose_device_failed_is_replaced_because_nothing_would_succeed_in_it(
+    tmp_path: Path, make_ray: MakeRay, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """From shard 2 on every shard of the first process fails, as it does once a CUDA context is gone."""
+    intact = tmp_path / "intact"
+    intact.touch()
+
+    class OnADevice(HostActor):
+        def run(self, work: Work, task: Task) -> Outcome:
+            self._gone = getattr(self, "_gone", False)
+            SelftestWorker._misbehave = self._compute  # type: ignore[method-assign]
+            return HostActor.run(self, work, task)
+
+        def _compute(self, shard: Shard, switches: object) -> None:
+            if shard.number == 2 and intact.exists():
+                intact.unlink()
+                self._gone = True
+            if self._gone:
+                raise type(name, (RuntimeError,), {})("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr("cluster.on_ray.team._actor_class", lambda: ray.remote(OnADevice))
+    todo = selftest(Resources(workers=1), rows=8, shard_rows=1)
+    executor = make_ray(tmp_path / "s")
+    ran = run(todo, str(tmp_path / "s"), executor)
+    assert ran.board.failed == {} and published_rows(str(tmp_path / "s"), todo) == [list(range(8))]
+    assert [(e["shard"], e["attempt"], e["error"]) for e in ran.of("shard_lost")] == [(2, 1, name)]
+    assert [t.id for t in executor._teams.values()] == [1]
 
 
 def test_two_actors_with_the_same_shard_at_once_leave_one_part_and_one_marker(tmp_path: Path) -> None:
