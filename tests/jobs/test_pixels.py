@@ -110,7 +110,7 @@ def test_decoding_runs_at_most_two_batches_ahead():
 
 def test_images_are_decoded_in_the_threads_that_the_spec_states():
     names: set[str] = set()
-    together = threading.Barrier(3, timeout=20)
+    together = threading.Barrier(3, timeout=240)
 
     def meet(image: Image.Image) -> Tensor:
         names.add(threading.current_thread().name)
