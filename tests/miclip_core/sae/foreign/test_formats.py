@@ -215,3 +215,12 @@ def test_weights_that_are_not_finite_or_a_k_beyond_the_width_are_refused(tmp_pat
     settings.write_text(settings.read_text().replace('"k": 41', '"k": 0'))
     with pytest.raises(BadSae, match="/b: k 0: "):
         load_foreign("sparsify", tmp_path / "b")
+
+
+def test_the_page_has_a_row_for_every_format() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "saes.md").read_text()
+    rows = {
+        cells[1].strip(): cells for line in page.splitlines() if (cells := line.split("|"))[0] == "" and len(cells) == 6
+    }
+    assert {f"`{name}:`" for name in FORMATS} == set(rows) - {"ref", "---", "`sae:…`"}
+    assert {name for name in FORMATS if rows[f"`{name}:`"][4].strip()} == set(WRITTEN)
