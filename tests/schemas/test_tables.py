@@ -20,6 +20,12 @@ COLUMNS = {
     "text_embeddings": "stage model text_id text embedding",
     "activation_moments": "stage model site unit n mean variance min max positive",
     "top_images": "stage model site unit rank image_id image_index value token",
+    "sae_codes": "stage model site sae feature image_id image_index token value",
+    "sae_features": "stage model site sae feature n_active images_active density is_dead mean? std? min_pos? p50? p90? p99? max? skewness? kurtosis? "
+    "histogram enc_dec_cos decoder_norm b_enc neighbours neighbour_cos clarity? clarity_baseline? clarity_z? monosemanticity?",
+    "sae_top_images": "stage model site sae feature rank image_id image_index uri? value token image_mean map? grid_h? grid_w?",
+    "sae_selectivity": "stage model site sae feature level concept n_pos n auroc best_f1 f1_threshold? precision? recall? rank_in_feature? "
+    "rank_in_concept?",
     "selftest": "stage row value vector",
     "selftest_summary": "stage rows total",
 }  # fmt: skip

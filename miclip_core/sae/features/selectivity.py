@@ -153,8 +153,8 @@ def _best_f1(known: _Known, positives: np.ndarray) -> tuple[np.ndarray, np.ndarr
     above = known.value[known.entry] > 0
     key, entry = known.key[above], known.entry[above]
     offsets = np.searchsorted(key, np.arange((len(known.offsets) - 1) * len(positives) + 1))
-    # hits at the threshold of a pair: the pairs from the first of its ties to the last of its key
-    hits = offsets[key + 1] - _runs(key, known.value[entry])[0]
+    # hits at the threshold of a pair: the pairs from it to the last of its key; of ties the first has them all and wins
+    hits = offsets[key + 1] - np.arange(len(key))
     predicted = known.offsets[known.feature[entry] + 1] - known.first[entry]
     wanted = positives[key % len(positives)]
     f1 = 2.0 * hits / (predicted + wanted)
