@@ -1,8 +1,9 @@
 """A run in a process of its own that can be told where to die: `python -m tests.faults.victim '<json>'`.
 
 The JSON holds store, spec (a pipeline), executor (`serial` or `ray`), and optionally `die`: {"key": a regular
-expression, "nth": 1, "when": "before" or "after"} ends the process, as SIGKILL would, around the nth object it creates
-under such a key; and `file_bytes`, the largest file this process may write. It prints one JSON line.
+expression, "nth": 1, "when": "before" or "after", "how": "create" or "replace"} ends the process, as SIGKILL would, around
+the nth object it creates (or puts in the place of another) under such a key; and `file_bytes`, the largest file this
+process may write. It prints one JSON line.
 """
 
 from __future__ import annotations
@@ -48,32 +49,32 @@ def finish_well(process: subprocess.Popen[str]) -> dict[str, Any]:
     return said
 
 
-def die_at(key: str, nth: int = 1, when: str = "before") -> None:
-    """End this process around the nth creation of an object whose key matches."""
+def die_at(key: str, nth: int = 1, when: str = "before", how: str = "create") -> None:
+    """End this process around the nth writing of an object whose key matches."""
     from cluster.stores.posix import PosixStore
     from cluster.stores.s3 import S3Store
 
     seen = 0
     one_by_one = threading.Lock()  # stages of a shard are stored side by side, and the nth must be the last one there
 
-    def deadly(create: Any) -> Any:
-        def wrapped(self: Any, name: str, data: bytes) -> bool:
+    def deadly(write: Any) -> Any:
+        def wrapped(self: Any, name: str, data: bytes) -> Any:
             nonlocal seen
             if re.search(key, name) is None:
-                return create(self, name, data)
+                return write(self, name, data)
             with one_by_one:
                 seen += 1
                 if seen == nth and when == "before":
                     os._exit(DIED)
-                created = create(self, name, data)
+                written = write(self, name, data)
                 if seen == nth:
                     os._exit(DIED)
-                return created
+                return written
 
         return wrapped
 
     for store in (PosixStore, S3Store):
-        store.create = deadly(store.create)  # type: ignore[method-assign]
+        setattr(store, how, deadly(getattr(store, how)))
 
 
 def _make_executor(order: dict[str, Any]) -> Executor:
