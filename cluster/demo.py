@@ -1,19 +1,20 @@
-"""The first run of a newcomer: export image files, run the demo spec over several models, ask one question in SQL."""
+"""The first run of a newcomer: export image files, run the demo spec over several models, ask two questions in SQL."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from jobs.world import export_images
 
 N_IMAGES = 2400
 
-QUESTION = """\
+_UNITS = """\
 For how many units of each layer do all of their 16 strongest images show one and the same concept?"""
 
-QUERY = """\
+_UNITS_QUERY = """\
 WITH shown AS (   -- what each image shows, a row per concept; the images are drawn, so it is known
   SELECT DISTINCT image_id, regexp_replace(e.key, '_[0-9]', '') AS kind, e.value AS concept
   FROM (SELECT image_id, unnest(map_entries(attributes)) AS e FROM images)
@@ -31,8 +32,34 @@ SELECT model, site, count(DISTINCT unit) AS units,
 FROM top_images LEFT JOIN pure USING (model, site, unit)
 GROUP BY ALL ORDER BY ALL"""
 
-READING = """\
+_UNITS_READING = """\
 No concept is in more than about 40 of 100 images, so chance would count one unit in a million."""
+
+_FEATURES = """\
+Which concepts has a sparse autoencoder found in the patches of the flagship, and how well does one feature tell each?"""
+
+_FEATURES_QUERY = """\
+SELECT split_part(concept, '=', 1) AS kind, count(DISTINCT concept) AS concepts,
+       round(avg(best), 3) AS mean_auroc, round(min(best), 3) AS worst,
+       arg_min(concept, best) AS hardest, 'feature ' || arg_max(feature, best) || ' is ' || arg_max(concept, best) AS example
+FROM (SELECT concept, max(auroc) AS best, arg_max(feature, auroc) AS feature
+      FROM sae_selectivity WHERE level = 'image' AND concept NOT LIKE 'label=%' GROUP BY concept)
+WHERE kind IN ('colour', 'shape', 'texture', 'background')
+GROUP BY kind ORDER BY mean_auroc DESC"""
+
+_FEATURES_READING = """\
+AUROC is the chance that an image that shows the concept drives the feature harder than one that does not: 0.5 is guessing."""
+
+
+class Asked(NamedTuple):
+    """A question, the SQL that answers it, and how to read the answer."""
+
+    question: str
+    query: str
+    reading: str
+
+
+QUESTIONS = (Asked(_UNITS, _UNITS_QUERY, _UNITS_READING), Asked(_FEATURES, _FEATURES_QUERY, _FEATURES_READING))
 
 
 @dataclass(frozen=True)
@@ -50,6 +77,11 @@ class DemoPaths:
     def store(self) -> Path:
         """The store with the published tables."""
         return self.root / "store"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows what was found."""
+        return self.root / "report.html"
 
     @property
     def spec(self) -> Path:

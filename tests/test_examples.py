@@ -20,7 +20,7 @@ NAMES = sorted(path.name for path in EXAMPLES.glob("*.yaml"))
 
 
 def test_there_are_examples_for_a_newcomer_real_models_and_a_bucket() -> None:
-    assert {"demo.yaml", "selftest.yaml", "zoo.yaml", "bucket.yaml"} <= set(NAMES)
+    assert {"demo.yaml", "selftest.yaml", "zoo.yaml", "sae.yaml", "bucket.yaml"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,5 +56,6 @@ def test_the_real_models_example_differs_from_the_demo_by_names_alone() -> None:
     """Real models are one line away: the same fields, other refs."""
     zoo = read_spec_file(EXAMPLES / "zoo.yaml").pipeline
     demo = parse_spec((EXAMPLES / "demo.yaml").read_text(), "demo.yaml").pipeline
-    used = {field for spec in (zoo, demo) for stage in spec.stages.values() for field in stage.model_fields_set}
-    assert used <= set(ExtractSpec.model_fields)
+    extracts = [stage for spec in (zoo, demo) for stage in spec.stages.values() if stage.kind == "extract"]
+    assert len(extracts) == 5
+    assert {field for stage in extracts for field in stage.model_fields_set} <= set(ExtractSpec.model_fields)

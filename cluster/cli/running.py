@@ -46,11 +46,15 @@ def demo(
     executor: ExecutorOption = ExecutorName.ray,
     as_json: JsonOption = False,
 ) -> None:
-    """Make image files, run five small models over them, and ask one question in SQL. Needs no download."""
+    """Make image files, run five small models over them, train an SAE, ask SQL questions, write a page. Needs no download."""
+    from cluster.amounts import count
     from cluster.catalog import open_catalog
     from cluster.cli.answers import show_answer
-    from cluster.cli.common import count, errors, screen
-    from cluster.demo import QUERY, QUESTION, READING, DemoPaths, prepare
+    from cluster.cli.common import errors, screen
+    from cluster.demo import QUESTIONS, DemoPaths, prepare
+    from cluster.report.data import load_report
+    from cluster.report.page import make_page
+    from cluster.report.sections import SECTIONS
     from cluster.runs import RunOptions
     from cluster.spec_file import read_spec_file
     from cluster.sql import run_sql
@@ -66,10 +70,13 @@ def demo(
     if code or as_json:
         raise typer.Exit(code)
     console = screen()
-    console.print(f"\n[bold]{QUESTION}[/bold]\n")
-    console.print(QUERY, style="dim", markup=False, soft_wrap=True)
-    show_answer(run_sql(open_catalog(store), QUERY))
-    console.print(READING, style="dim")
+    for asked in QUESTIONS:
+        console.print(f"\n[bold]{asked.question}[/bold]\n")
+        console.print(asked.query, style="dim", markup=False, soft_wrap=True)
+        show_answer(run_sql(open_catalog(store), asked.query))
+        console.print(asked.reading, style="dim")
+    paths.report.write_text(make_page(load_report(store, None), SECTIONS))
+    console.print(f"To look at, in a browser: [bold]{paths.report}[/bold]", soft_wrap=True)
     console.print(f'Ask your own: [bold]miclip sql --store {store.uri} "SELECT ..."[/bold]', soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""The question of the demo, over rows that are counted by hand, and the files that it prepares."""
+"""The questions of the demo, over rows that are counted by hand, and the files that it prepares."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from cluster.demo import QUERY, DemoPaths, prepare
+from cluster.demo import QUESTIONS, DemoPaths, prepare
 from cluster.spec_file import read_spec_file
+
+UNITS, FEATURES = (asked.query for asked in QUESTIONS)
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def tables() -> duckdb.DuckDBPyConnection:
 
 def test_units_are_counted_by_the_concepts_that_all_their_images_show(tables):
     """Unit 0 sees red rings, unit 1 half of each and so nothing, unit 2 stars beside hearts, all of them blue."""
-    relation = tables.sql(QUERY)
+    relation = tables.sql(UNITS)
     (row,) = [dict(zip(relation.columns, values)) for values in relation.fetchall()]
     assert (row["model"], row["site"], row["units"]) == ("m", "s", 3)
     assert (row["colour"], row["shape"], row["texture"], row["background"]) == (2, 2, 0, 0)
@@ -40,7 +42,7 @@ def test_units_are_counted_by_the_concepts_that_all_their_images_show(tables):
 
 def test_a_unit_that_is_not_above_zero_sees_nothing(tables):
     tables.execute("UPDATE top_images SET value = 0 WHERE unit = 0")
-    assert tables.sql(QUERY).fetchall()[0][3:5] == (1, 1)
+    assert tables.sql(UNITS).fetchall()[0][3:5] == (1, 1)
 
 
 def test_files_are_prepared_once_and_the_spec_names_them(tmp_path: Path) -> None:
@@ -49,3 +51,22 @@ def test_files_are_prepared_once_and_the_spec_names_them(tmp_path: Path) -> None
     pipeline = read_spec_file(paths.spec).pipeline
     assert pipeline.images is not None and pipeline.images.ref == f"folder:{paths.world.resolve()}/images"
     assert pipeline.store == str(paths.store.resolve())
+
+
+def test_concepts_are_told_by_their_best_feature():
+    """Feature 3 tells red by 0.9 and blue by 0.7; ring is told by 0.8; labels and patches are not asked for."""
+    connection = duckdb.connect()
+    connection.execute(
+        """
+        CREATE TABLE sae_selectivity AS SELECT * FROM (VALUES
+          (3, 'colour=red', 'image', 0.9), (4, 'colour=red', 'image', 0.6), (3, 'colour=blue', 'image', 0.7),
+          (5, 'shape=ring', 'image', 0.8), (5, 'shape=ring', 'patch', 1.0), (5, 'label=red ring', 'image', 1.0)
+        ) t(feature, concept, level, auroc)
+        """
+    )
+    relation = connection.sql(FEATURES)
+    rows = [dict(zip(relation.columns, values)) for values in relation.fetchall()]
+    colour, shape = sorted(rows, key=lambda row: row["kind"])
+    assert (colour["kind"], colour["concepts"], float(colour["mean_auroc"])) == ("colour", 2, 0.8)
+    assert (colour["hardest"], colour["example"]) == ("colour=blue", "feature 3 is colour=red")
+    assert (shape["kind"], shape["concepts"], float(shape["worst"])) == ("shape", 1, 0.8)

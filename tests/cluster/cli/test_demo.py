@@ -66,6 +66,9 @@ def test_the_demo_answers_on_two_actors_and_finds_everything_done_the_second_tim
     folders = {Path(path) for path in re.findall(r"/\S+/tables/\w+", said)}
     assert len(folders) >= 7 and [path for path in folders if not list(path.rglob("*.parquet"))] == []
     assert finished(tmp_path, "demo-00001")["shard_done"] > 0
+    kinds = set(re.findall(r"^\W*(background|shape|texture|colour)\W+\d+\W+[\d.]+", said, re.M))
+    assert kinds == {"background", "shape", "texture", "colour"}  # found by features of the SAE
+    assert "</html>" in (tmp_path / "demo" / "report.html").read_text()
 
     second, actors = run_demo(tmp_path)
     again = (tmp_path / "out").read_text()
