@@ -63,7 +63,11 @@ def variance_of(batch: Batch, square_x: Tensor, sum_x_D: Tensor) -> float:
     """
     if not bool(torch.isfinite(square_x)):
         check_finite(batch.x_ND)
-        raise BadTokens("another data-parallel worker's tokens hold NaN or infinite values")
+        if batch.group.size > 1:
+            raise BadTokens("the tokens of another data-parallel worker hold NaN or infinite values")
+        raise BadTokens(
+            f"tokens of length {float(batch.x_ND.abs().max()):g} in training units overflow; is this the right site?"
+        )
     return max(0.0, float(square_x - sum_x_D.square().sum() / batch.tokens))
 
 
