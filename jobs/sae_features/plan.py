@@ -37,7 +37,7 @@ SHARD_CODES = 1 << 23
 """Codes that one shard of images is expected to hold."""
 USUAL_K = 64
 """Active latents per token of an SAE that does not say."""
-CODE_BYTES = {"parts": 12, "sorting": 60, "merging": 110, "table": 9}
+CODE_BYTES = {"parts": 12, "sorting": 60, "merging": 140, "table": 9}
 """Bytes per code: stored between the rounds, at the peak of either round, and in the published table."""
 TOKEN_BYTES = 12
 """Per number of a token: as stored, in float32, and less its mean."""
