@@ -60,15 +60,15 @@ def line_chart(
     lines: Sequence[Line],
     log_y: bool = False,
     smooth: bool = False,
-    zero: bool = False,
+    counts: bool = False,
     note: str = "",
 ) -> Html:
-    """Lines over a common axis; `smooth` draws a running mean, and each step behind it faintly."""
+    """Lines over a common axis; `smooth` draws a running mean, and each step behind it faintly; `counts` begin at 0."""
     lines = [line for line in lines if np.isfinite(line.y).any()]
     if not lines:
         return empty_chart(title, "No values were logged.")
-    x = make_scale(x_title, np.concatenate([line.x for line in lines]), zero=True)
-    y = make_scale(y_title, np.concatenate([line.y for line in lines]), log=log_y, zero=zero)
+    x = make_scale(x_title, np.concatenate([line.x for line in lines]), zero=True, whole=True)
+    y = make_scale(y_title, np.concatenate([line.y for line in lines]), log=log_y, zero=counts, whole=counts)
     marks, told = [], []
     for number, line in enumerate(lines):
         drawn = thin(line.x, running_mean(line.y) if smooth else line.y)
@@ -86,7 +86,7 @@ def step_chart(title: str, x: Scale, y_title: str, edges: np.ndarray, lines: Seq
     lines = [line for line in lines if line.y.sum() > 0]
     if not lines:
         return empty_chart(title, "Nothing to count.")
-    y = make_scale(y_title, np.concatenate([line.y for line in lines]), zero=True)
+    y = make_scale(y_title, np.concatenate([line.y for line in lines]), zero=True, whole=True)
     between = [f"{short_number(float(a))} to {short_number(float(b))}" for a, b in itertools.pairwise(edges)]
     at = _listed((plot_x(x, edges[:-1]) + plot_x(x, edges[1:])) / 2)
     marks, told = [], []
@@ -107,12 +107,12 @@ def scatter_chart(
     x_title: str,
     y_title: str,
     points: Sequence[Point],
-    frontier: bool = False,
+    frontier: str = "",
     log_x: bool = False,
     log_y: bool = False,
     note: str = "",
 ) -> Html:
-    """Labelled points; `frontier` joins those that no other point beats in both (less is better)."""
+    """Labelled points; `frontier` joins those that no other beats in both (less is better) and says so."""
     points = [p for p in points if _shown(p.x, log_x) and _shown(p.y, log_y)]
     if not points:
         return empty_chart(title, "No finite values.")
@@ -125,7 +125,15 @@ def scatter_chart(
     marks = [series_group(n, p.colour, _dot(p, at)) for n, (p, at) in enumerate(zip(points, spots))]
     names = _place_labels([p.name for p in points], spots, best if frontier else range(len(points)))
     series = [Series(p.name, p.colour) for p in points]
-    return figure(title, x, y, [line, marks, names], series, note=note, dots=True)
+    return figure(
+        title,
+        x,
+        y,
+        [line, marks, names],
+        series,
+        note=" ".join(filter(None, [frontier if line else "", note])),
+        dots=True,
+    )
 
 
 def grid_chart(title: str, x: Scale, y: Scale, xs: np.ndarray, ys: np.ndarray, colour: int, note: str = "") -> Html:

@@ -15,13 +15,14 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 class Scale:
     """One axis of a chart: [low, high] in data, linear or logarithmic.
 
-    title: what it measures, with its unit.
+    title: what it measures, with its unit. whole: it counts, so that only whole numbers have ticks.
     """
 
     title: str
     low: float
     high: float
     log: bool = False
+    whole: bool = False
 
     def place(self, values: np.ndarray | float, start: float, stop: float) -> np.ndarray:
         """Pixels of data, low at `start` and high at `stop`; NaN where a log axis has no place for a value."""
@@ -35,6 +36,8 @@ class Scale:
     def ticks(self, count: int = 6) -> list[tuple[float, str]]:
         """(value, label), ascending, about `count` of them and all inside the axis."""
         values = _log_ticks(self.low, self.high, count) if self.log else _linear_ticks(self.low, self.high, count)
+        if self.whole:
+            values = [value for value in values if float(value).is_integer()]
         if self.log:
             far = any(value < 1e-3 or value >= 1e7 for value in values)
             return [(value, _power(value) if far else tick_label(value)) for value in values]
@@ -42,20 +45,22 @@ class Scale:
         return [(value, tick_label(value, step)) for value in values]
 
 
-def make_scale(title: str, values: Iterable[float], log: bool = False, zero: bool = False) -> Scale:
+def make_scale(
+    title: str, values: Iterable[float], log: bool = False, zero: bool = False, whole: bool = False
+) -> Scale:
     """An axis that holds all finite values (positive ones if log) with a little room around; `zero` starts it at 0."""
     array = np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype=float)
     array = array[np.isfinite(array) & ((array > 0) | (not log))]
     if not len(array):
-        return Scale(title, 0.1, 1.0, log) if log else Scale(title, 0.0, 1.0)
+        return Scale(title, 0.1, 1.0, log) if log else Scale(title, 0.0, 1.0, whole=whole)
     low, high = float(array.min()), float(array.max())
     if log:
         room = max((high / low) ** 0.04, 1.05)
         return Scale(title, low / room, high * room, True)
     if zero and low >= 0:
-        return Scale(title, 0.0, high * 1.04 or 1.0)
+        return Scale(title, 0.0, high * 1.04 or 1.0, whole=whole)
     room = (high - low) * 0.04 or max(abs(high) * 0.1, 0.5)
-    return Scale(title, low - room, high + room)
+    return Scale(title, low - room, high + room, whole=whole)
 
 
 def _linear_ticks(low: float, high: float, count: int) -> list[float]:

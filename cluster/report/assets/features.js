@@ -32,7 +32,7 @@ async function draw(tile) {
   for (let i = 0; i < map.length; i++) {
     if (!map[i]) continue;
     const share = map[i] / 255;
-    pen.globalAlpha = 0.15 + 0.6 * share;
+    pen.globalAlpha = 0.12 + 0.5 * share;
     pen.fillStyle = heat[Math.min(heat.length - 1, Math.floor(share * heat.length))];
     const column = i % columns, row = Math.floor(i / columns);
     pen.fillRect(spot.left + column * spot.wide, spot.top + row * spot.high, spot.wide, spot.high);

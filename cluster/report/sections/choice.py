@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Amount(NamedTuple):
 class Choice(NamedTuple):
     """The features of one SAE to show, and why each was chosen: selective, dense or random."""
 
-    features: np.ndarray
+    features: list[int]
     reasons: tuple[str, ...]
     by: str
     """What selective means here."""
@@ -56,46 +57,45 @@ def _bytes(cards: int, each: int, images: int, patches: int) -> float:
 
 def choose(data: ReportData, sae: Described, most: int) -> Choice:
     """A third each, without repeats, ascending by feature; only features that are active at all."""
-    table = data.table(
-        "sae_features", ["stage", "feature", "density", "is_dead", "kurtosis", "monosemanticity"], {"stage": sae.stage}
-    )
-    alive = ~table["is_dead"].to_numpy()
-    feature = table["feature"].to_numpy()[alive]
-    density = table["density"].to_numpy()[alive]
-    quality, by = _quality(
-        data, sae, table["monosemanticity"].to_numpy()[alive], table["kurtosis"].to_numpy()[alive], feature
-    )
-    shuffled = np.random.default_rng(SEED).permutation(len(feature))
-    third = -(-most // 3)
+    columns = ["stage", "feature", "density", "is_dead", "kurtosis", "monosemanticity"]
+    table = data.table("sae_features", columns, {"stage": sae.stage, "is_dead": [False]}).sort_by("feature")
+    of = {name: table[name].to_numpy() for name in ("feature", "density", "kurtosis", "monosemanticity")}
+    feature = of["feature"]
+    selective, by = _selective(data, sae, of)
+    dense = feature[_descending(of["density"])]
     chosen: dict[int, str] = {}
-    for reason, order in (("selective", _descending(quality)), ("dense", _descending(density)), ("random", shuffled)):
-        room = min(third, most - len(chosen))
-        fresh = [i for i in order if i not in chosen][:room]
+    for reason, order in (
+        ("selective", selective),
+        ("dense", dense.tolist()),
+        ("random", feature[np.random.default_rng(SEED).permutation(len(feature))].tolist()),
+    ):
+        room = min(-(-most // 3), most - len(chosen))
+        fresh = [f for f in order if f not in chosen][:room]
         chosen.update(dict.fromkeys(fresh, reason))
-    places = sorted(chosen, key=lambda i: feature[i])
-    return Choice(feature[places], tuple(chosen[i] for i in places), by)
+    features = sorted(chosen)
+    return Choice(features, tuple(chosen[f] for f in features), by)
+
+
+def _selective(data: ReportData, sae: Described, of: dict[str, np.ndarray]) -> tuple[list[int], str]:
+    """Features by best F1, the best of each concept first, then the second best; without labels by how alike their
+    images look, else by how peaked they are."""
+    rows = data.table("sae_selectivity", ["stage", "feature", "concept", "best_f1"], {"stage": sae.stage}).to_pylist()
+    if rows:
+        rows.sort(key=lambda row: (-row["best_f1"], row["feature"], row["concept"]))
+        best = {row["feature"]: row for row in reversed(rows)}  # the first of each feature wins
+        seen: Counter[str] = Counter()
+        places = []
+        for row in sorted(best.values(), key=lambda row: (-row["best_f1"], row["feature"])):
+            places.append((seen[row["concept"]], -row["best_f1"], row["feature"]))
+            seen[row["concept"]] += 1
+        alive = set(of["feature"].tolist())
+        return [feature for _, _, feature in sorted(places) if feature in alive], "best F1, concept by concept"
+    by = "monosemanticity" if np.isfinite(of["monosemanticity"]).any() else "kurtosis"
+    return of["feature"][_descending(of[by])].tolist(), by
 
 
 def _descending(values: np.ndarray) -> np.ndarray:
     return np.argsort(-np.where(np.isfinite(values), values, -np.inf), kind="stable")
-
-
-def _quality(
-    data: ReportData, sae: Described, monosemanticity: np.ndarray, kurtosis: np.ndarray, feature: np.ndarray
-) -> tuple[np.ndarray, str]:
-    """Best F1 over concepts where labels were there, else how alike a feature's images look, else how peaked it is."""
-    scores = (
-        data.table("sae_selectivity", ["stage", "feature", "best_f1"], {"stage": sae.stage})
-        if data.has("sae_selectivity")
-        else None
-    )
-    if scores is not None and len(scores):
-        best = np.full(int(max(feature.max(initial=0), scores["feature"].to_numpy().max())) + 1, -np.inf)
-        np.maximum.at(best, scores["feature"].to_numpy(), scores["best_f1"].to_numpy())
-        return best[feature], "best F1 for a concept"
-    if np.isfinite(monosemanticity).any():
-        return monosemanticity, "monosemanticity"
-    return kurtosis, "kurtosis"
 
 
 def describe_choice(amount: Amount, total: int, choices: Sequence[Choice]) -> str:

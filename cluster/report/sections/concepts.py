@@ -22,7 +22,8 @@ def render(data: ReportData) -> Html:
     """A table of SAEs, and one of concepts."""
     saes = {sae.stage: sae for sae in load_described(data)}
     rows = data.table("sae_selectivity", COLUMNS, {"rank_in_concept": [0]}).to_pylist()
-    rows = [row for row in rows if row["stage"] in saes]
+    order = {stage: i for i, stage in enumerate(saes)}
+    rows = sorted((r for r in rows if r["stage"] in saes), key=lambda r: (r["level"], order[r["stage"]]))
     lead = tag("p", f"A concept counts as found if some latent tells it apart with AUROC above {FOUND} on the images that were "
                "described. Level image compares images by their labels; level patch compares patches where the truth of each is known.")  # fmt: skip
     return join([lead, _of_saes(rows, saes), tag("h3", "The best latent for each concept"), _of_concepts(rows, saes)])

@@ -44,7 +44,7 @@ class Dictionary(NamedTuple):
 def render(data: ReportData) -> Html:
     """Histograms over all SAEs of a model and site, then density against strength for each."""
     lead = tag("p", "Density is the share of tokens on which a latent is active. A healthy dictionary has few latents that "
-               "are always on, few that never fire, and few whose nearest neighbour points the same way.")  # fmt: skip
+               "are always on, few that never fire, and few whose nearest neighbour points the same way. Histograms are over the latents that fire.")  # fmt: skip
     described = load_described(data)
     groups = [list(of) for _, of in groupby(described, key=lambda d: (d.model, d.site))]
     return join([lead, *(_group(data, group) for group in groups)])
@@ -64,7 +64,7 @@ def _group(data: ReportData, saes: Sequence[Described]) -> Html:
         step_chart("How often latents fire", freely, "latents", spread,
                    [_counted(d, "density", spread, _dead) for d in shown], note),
         _cosines("Encoder and decoder rows", "cosine of a latent's two rows", "enc_dec_cos", shown, note),
-        _cosines("Nearest neighbour", "cosine of a latent's decoder row with the nearest other", "neighbour_cos", shown, note),
+        _cosines("Nearest neighbour", "cosine with the nearest other decoder row", "neighbour_cos", shown, note),
         _cosines("Monosemanticity", "weighted mean cosine of the images that activate a latent", "monosemanticity", shown, note),
         _cosines("Clarity", "mean cosine of a latent's top images", "clarity", shown, note),
         *_strengths(shown[:MOST_GRIDS]),
@@ -112,7 +112,7 @@ def _cosines(title: str, x_title: str, name: str, shown: Sequence[Dictionary], n
         return None
     low = np.floor(values.min() * 10 + 1e-9) / 10
     edges = np.linspace(min(low, 0.9), 1.0, bins(shown) + 1)
-    x = Scale(f"{x_title}; latents that fire", float(edges[0]), 1.0)
+    x = Scale(x_title, float(edges[0]), 1.0)
     return step_chart(title, x, "latents", edges, [_counted(d, name, edges) for d in shown], note)
 
 

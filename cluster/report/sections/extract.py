@@ -40,13 +40,14 @@ SECTION = Section("extract", "Activations", ("activation_moments",), render)
 
 
 def _groups(moments: pa.Table) -> Iterator[tuple[str, str, dict[str, np.ndarray]]]:
-    keys = moments.select(["model", "site"]).combine_chunks()
+    models, sites = (moments[name].combine_chunks().dictionary_encode() for name in ("model", "site"))
     arrays = {name: moments[name].to_numpy() for name in COLUMNS[2:]}
-    places: dict[tuple[str, str], list[int]] = {}
-    for i, key in enumerate(zip(keys["model"].to_pylist(), keys["site"].to_pylist())):
-        places.setdefault(key, []).append(i)
-    for (model, site), rows in places.items():
-        yield model, site, {name: array[rows] for name, array in arrays.items()}
+    codes = models.indices.to_numpy() * len(sites.dictionary) + sites.indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    found, starts = np.unique(codes[order], return_index=True)
+    for code, rows in zip(found.tolist(), np.split(order, starts[1:])):
+        model, site = divmod(code, len(sites.dictionary))
+        yield models.dictionary[model].as_py(), sites.dictionary[site].as_py(), {n: a[rows] for n, a in arrays.items()}
 
 
 def _row(model: str, site: str, of: dict[str, np.ndarray]) -> list[Any]:

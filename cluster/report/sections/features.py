@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow.compute as pc
 
 from cluster.report.colours import HEAT
@@ -52,7 +51,7 @@ def render(data: ReportData) -> Html:
     cards = [_load(data, sae, amount) for sae in saes[: amount.saes]]
     pictures = Pictures(data, (i["image_id"] for c in cards for images in c.images.values() for i in images))
     views = Views(data, pictures)
-    on_page = {card_id(c.sae, int(feature)) for c in cards for feature in c.choice.features}
+    on_page = {card_id(c.sae, feature) for c in cards for feature in c.choice.features}
     return join(
         [
             tag("p", describe_choice(amount, len(saes), [c.choice for c in cards])),
@@ -84,7 +83,7 @@ def _patches(data: ReportData) -> int:
 
 def _load(data: ReportData, sae: Described, amount: Amount) -> Cards:
     choice = choose(data, sae, amount.features)
-    chosen = [int(f) for f in choice.features]
+    chosen = choice.features
     where = {"stage": sae.stage, "feature": chosen}
     rows = data.table("sae_features", None, where).sort_by("feature").to_pylist() if chosen else []
     columns = ["feature", "rank", "image_id", "value", "token", "map", "grid_h", "grid_w"]
@@ -161,7 +160,7 @@ def _card(cards: Cards, row: dict[str, Any], views: Views, on_page: set[str]) ->
     sae, feature = cards.sae, row["feature"]
     concepts = cards.concepts.get(feature, [])
     best = concepts[0] if concepts else None
-    reason = cards.choice.reasons[int(np.searchsorted(cards.choice.features, feature))]
+    reason = cards.choice.reasons[cards.choice.features.index(feature)]
     words = " ".join([f"#{feature}", sae.title, *(c["concept"] for c in concepts), reason])
     head = tag(
         "header",

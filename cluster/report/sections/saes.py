@@ -80,9 +80,9 @@ class Described:
 def load_described(data: ReportData) -> list[Described]:
     """The SAEs with features, in the order of their names; one without a summary goes by its ref."""
     known = {sae.ref: sae for group in load_groups(data) for sae in group.saes}
-    keys = data.table("sae_features", ["stage", "sae", "model", "site"]).group_by(["stage", "sae", "model", "site"])
+    first = data.table("sae_features", ["stage", "sae", "model", "site"], {"feature": [0]}).to_pylist()
     found = []
-    for number, row in enumerate(keys.aggregate([]).to_pylist()):
+    for number, row in enumerate(first):
         sae = known.get(row["sae"])
         name, place = (sae.name, sae.number) if sae else (row["sae"], number)
         found.append(Described(row["stage"], row["sae"], row["model"], row["site"], name, place))

@@ -58,7 +58,7 @@ def _group(group: Group, curves: Curves) -> Html:
         _frontier(group),
         line_chart("Loss in training", "step", "loss (log)", _lines(shown, curves, "loss"), log_y=True, smooth=True, note=note),
         line_chart("FVU in training", "step", "FVU of the batch (log)", _lines(shown, curves, "fvu"), log_y=True, smooth=True, note=note),
-        line_chart("Dead latents in training", "step", "latents that have not fired for long", _lines(shown, curves, "dead"), zero=True, note=note),
+        line_chart("Dead latents in training", "step", "latents that have not fired for long", _lines(shown, curves, "dead"), counts=True, note=note),
     ] if shown else [_frontier(group)]  # fmt: skip
     return join([group.heading(), tag("div", charts, class_="charts"), _table(group.saes)])
 
@@ -77,8 +77,7 @@ def _frontier(group: Group) -> Html:
     log_x = bool(spread) and max(spread) > 8 * min(spread)
     title = "FVU against L0, held-out images"
     x_title = "L0: active latents per token" + (" (log)" if log_x else "")
-    note = "Dashed: the SAEs that no other beats in both." if len(points) > 1 else ""
-    return scatter_chart(title, x_title, "FVU", points, frontier=True, log_x=log_x, note=note)
+    return scatter_chart(title, x_title, "FVU", points, "Dashed: the SAEs that no other beats in both.", log_x=log_x)
 
 
 # ---------------------------------------------------------------- the table

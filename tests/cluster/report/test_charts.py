@@ -32,7 +32,7 @@ def path_of(page: str, kind: str) -> list[tuple[float, float]]:
 
 
 def test_a_line_goes_through_its_points() -> None:
-    page = line_chart("t", "x", "y", [Line("a", np.array([0.0, 50, 100]), np.array([0.0, 1, 2]), 0)], zero=True)
+    page = line_chart("t", "x", "y", [Line("a", np.array([0.0, 50, 100]), np.array([0.0, 1, 2]), 0)], counts=True)
     points = path_of(page, "line")
     assert points[0] == (LEFT, BOTTOM)
     assert points[1][0] - points[0][0] == pytest.approx(points[2][0] - points[1][0], abs=0.11)
@@ -95,7 +95,7 @@ def test_the_frontier_holds_what_no_other_point_beats() -> None:
 
 def test_labels_of_points_do_not_lie_on_each_other() -> None:
     points = [Point(10 + i % 6, 0.5 - 0.01 * i, f"a rather long name {i}", "tip", i) for i in range(30)]
-    page = scatter_chart("t", "x", "y", points, frontier=True)
+    page = scatter_chart("t", "x", "y", points, "best")
     found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" text-anchor="(\w+)" class="name">([^<]+)<', page)
     shift = {"start": 0, "middle": 0.5, "end": 1}
     boxes = [(float(x) - shift[a] * len(n) * 6.2, float(y), len(n) * 6.2) for x, y, a, n in found]

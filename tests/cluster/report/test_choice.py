@@ -13,7 +13,7 @@ from cluster.report.sections.pictures import WHOLE, pack_map, seen
 from cluster.report.sections.saes import load_described, load_groups, name_apart
 from cluster.stores import make_store
 from schemas.models import Geometry
-from tests.made_up_saes import publish_sweep, save_run
+from tests.made_up_saes import CONCEPTS, publish_sweep, save_run
 
 IMAGES = [{"image_id": f"{i:032x}", "image_index": i, "uri": f"world:{i}"} for i in range(12)]
 
@@ -29,18 +29,21 @@ def test_a_third_each_is_selective_dense_and_random_without_repeats(data: Report
     sae = load_described(data)[0]
     choice = choose(data, sae, 12)
     rows = data.table("sae_features", ["stage", "feature", "density", "is_dead"], {"stage": sae.stage}).to_pylist()
-    f1: dict[int, float] = {}
-    for row in data.table("sae_selectivity", ["stage", "feature", "best_f1"], {"stage": sae.stage}).to_pylist():
-        f1[row["feature"]] = max(f1.get(row["feature"], 0.0), row["best_f1"])
+    best: dict[int, tuple[float, str]] = {}
+    columns = ["stage", "feature", "concept", "best_f1"]
+    for row in data.table("sae_selectivity", columns, {"stage": sae.stage}).to_pylist():
+        best[row["feature"]] = max(best.get(row["feature"], (0.0, "")), (row["best_f1"], row["concept"]))
     alive = [row for row in rows if not row["is_dead"]]
-    selective = sorted(f1, key=lambda f: (-f1[f], f))[:4]
+    selective = set()
+    for concept in CONCEPTS:  # of those that tell this concept best among all concepts, the best
+        selective.add(max((f for f in best if best[f][1] == concept), key=lambda f: best[f][0]))
     dense = [r["feature"] for r in sorted(alive, key=lambda r: -r["density"]) if r["feature"] not in selective][:4]
-    chosen = dict(zip(choice.features.tolist(), choice.reasons))
+    chosen = dict(zip(choice.features, choice.reasons, strict=True))
     assert sorted(f for f, why in chosen.items() if why == "selective") == sorted(selective)
     assert sorted(f for f, why in chosen.items() if why == "dense") == sorted(dense)
     assert len(chosen) == 12 and set(chosen) <= {row["feature"] for row in alive}
-    assert choose(data, sae, 12).features.tolist() == choice.features.tolist()
-    assert choice.by == "best F1 for a concept"
+    assert choose(data, sae, 12) == choice
+    assert choice.by == "best F1, concept by concept"
 
 
 def test_all_features_that_are_alive_are_chosen_where_there_are_few(data: ReportData) -> None:
