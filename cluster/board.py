@@ -112,7 +112,7 @@ def group_siblings(plans: Iterable[tuple[Plan, Resources]]) -> list[Work]:
 
 
 class Board:
-    """The unfinished shards of all works; `ready` gives tasks, `record` takes outcomes. Pure: no store, no clock."""
+    """The unfinished shards of all works; `ready` gives tasks, `record` takes outcomes, `wake` ends rests. Pure: no store, no clock."""
 
     def __init__(self, works: Iterable[Work], done: Mapping[str, set[int]]) -> None:
         self.works: dict[str, Work] = {work.key: work for work in works}
@@ -128,6 +128,7 @@ class Board:
         self._fails: dict[str, int] = defaultdict(int)
         self._stopped: set[str] = set()
         self._out: dict[str, Task] = {}
+        self._resting: dict[str, Task] = {}
         self._ready: dict[str, OrderedDict[str, Task]] = {key: OrderedDict() for key in self.works}
         for work in self.works.values():
             self._release(work, work.plans)
@@ -165,6 +166,15 @@ class Board:
         """A task that was queued behind another on a dead worker: it never ran, so it costs no attempt."""
         self._requeue(self._out.pop(task.id))
 
+    @property
+    def resting(self) -> Mapping[str, Task]:
+        """Tasks that failed and will be tried again, by id; whoever has a clock says when, by `wake`."""
+        return {} if self.fatal else self._resting
+
+    def wake(self, task: Task) -> None:
+        """A task has rested: it may start now, before the others of its work."""
+        self._requeue(self._resting.pop(task.id))
+
     def _requeue(self, task: Task) -> None:
         if task.work not in self._stopped:
             queue = self._ready[task.work]
@@ -181,7 +191,7 @@ class Board:
         else:
             self._attempts[task.id] += 1
             if (outcome.state == "lost" or outcome.retry) and self._attempts[task.id] < MAX_ATTEMPTS:
-                self._requeue(replace(task, attempt=self._attempts[task.id]))
+                self._resting[task.id] = replace(task, attempt=self._attempts[task.id])
             elif outcome.state == "open_failed":
                 self._fail(task, outcome, stop=True)
             else:
@@ -224,8 +234,8 @@ class Board:
 
     @property
     def finished(self) -> bool:
-        """Nothing is running and nothing may start."""
-        return not self._out and (self.fatal is not None or not any(self._ready.values()))
+        """Nothing is running, and nothing may start now or later."""
+        return not self._out and not self.resting and (self.fatal is not None or not any(self._ready.values()))
 
     def counts(self) -> tuple[int, int]:
         """(shards finished, shards in all), over every stage."""

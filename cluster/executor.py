@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from cluster.board import Board, Need, Outcome
 from cluster.shard_host import ShardHost
 from schemas.errors import Infeasible, Interrupted
+
+FIRST_REST = 0.5
+"""Seconds before a shard that failed is tried for the second time: what passes needs time to pass."""
+REST_GROWTH = 4.0
 
 
 class StopFlag:
@@ -50,6 +55,23 @@ class Executor(Protocol):
         ...
 
 
+class Rests:
+    """The clock between a board and its workers: what failed is tried again after a pause, and a longer one each time."""
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[str, int], float] = {}
+
+    def end(self, board: Board) -> None:
+        """Wake the tasks that have rested long enough; call it often."""
+        now = time.monotonic()
+        for task in list(board.resting.values()):
+            until = self._until.setdefault(
+                (task.id, task.attempt), now + FIRST_REST * REST_GROWTH ** (task.attempt - 1)
+            )
+            if now >= until:
+                board.wake(task)
+
+
 class SerialExecutor:
     """One task after another in this process: for debugging, notebooks and tests."""
 
@@ -69,9 +91,14 @@ class SerialExecutor:
 
     def run(self, board: Board, stop: StopFlag) -> Iterator[Outcome]:
         """Tasks in board order."""
+        rests = Rests()
         while not board.finished:
             stop.check()
-            task = next(iter(board.ready()))
+            rests.end(board)
+            task = next(iter(board.ready()), None)
+            if task is None:  # all that is left rests
+                time.sleep(0.05)
+                continue
             board.hand_out(task)
             yield self._host.run(board.works[task.work], task)
 

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from cluster.board import Board, Need, Outcome
-from cluster.executor import StopFlag
+from cluster.executor import Rests, StopFlag
 from cluster.on_ray.session import join, start_local
 from cluster.on_ray.team import Died, Team
 from cluster.on_ray.watch import PATIENCE, ClusterWatch
@@ -67,11 +67,13 @@ class RayExecutor:
         works = {key: ray.put(work) for key, work in board.works.items()}
         self._failed_starts = 0
         self._prove_idle()
+        rests = Rests()
         last_life = time.monotonic()
         try:
             while not board.finished and board.fatal is None:
                 stop.check()
                 self._watch.check()
+                rests.end(board)
                 self._act(board, works)
                 yield from self._collect(board)
                 if any(team.state.in_flight for team in self._teams.values()):

@@ -13,6 +13,9 @@ from tests.corridor import selftest, selftest_works
 
 
 def take(board: Board) -> Task:
+    """The next task, of those that rest too."""
+    for resting in list(board.resting.values()):
+        board.wake(resting)
     task = next(iter(board.ready()))
     board.hand_out(task)
     return task
@@ -67,6 +70,8 @@ def test_a_lost_shard_comes_back_first_and_counts_its_attempts() -> None:
     (work,) = selftest_works(1, 3)
     board = Board([work], {})
     board.record(Outcome(take(board), "lost"))
+    assert [t.shard.number for t in board.ready()] == [1, 2] and not board.finished
+    assert [(t.shard.number, t.attempt) for t in board.resting.values()] == [(0, 1)]
     again = take(board)
     assert (again.shard.number, again.attempt) == (0, 1)
 
@@ -152,7 +157,12 @@ def test_whatever_happens_every_task_ends_exactly_once_and_nothing_hangs(data: s
     for _ in range(2000):
         if board.finished:
             break
+        for resting in list(board.resting.values()):
+            if not out or data.draw(st.booleans(), label="wake"):
+                board.wake(resting)
         may_start = next(iter(board.ready()), None)
+        if may_start is None and not out:  # what rested belongs to a work that was stopped meanwhile
+            continue
         if may_start is not None and (not out or data.draw(st.booleans(), label="start")):
             board.hand_out(may_start)
             out.append(may_start)

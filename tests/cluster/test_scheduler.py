@@ -326,6 +326,8 @@ class Simulation:
                 self.board.take_back(other)
             self._forget(worker)
             self.board.record(Outcome(task, "lost"))
+            for resting in list(self.board.resting.values()):
+                self.board.wake(resting)
             return
         self.tasks[worker] = queued
         self.board.record(Outcome(task, "done"))
