@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from jobs.ahead import in_order
+from jobs.ahead import in_order, one_ahead
 
 
 def test_results_come_in_the_order_of_items_whatever_takes_longest() -> None:
@@ -60,3 +61,34 @@ def test_an_error_is_raised_in_its_place() -> None:
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(results)
+
+
+def test_one_ahead_makes_the_next_item_while_one_is_used_and_no_more() -> None:
+    made: list[int] = []
+
+    def make() -> Iterator[int]:
+        for i in range(5):
+            made.append(i)
+            yield i
+
+    found = []
+    for i in one_ahead(make()):
+        found.append(i)
+        time.sleep(0.05)
+        assert made == list(range(min(i + 2, 5)))
+    assert found == [0, 1, 2, 3, 4]
+
+
+def test_one_ahead_raises_an_error_in_its_place() -> None:
+    def make() -> Iterator[int]:
+        yield 1
+        raise ValueError("two")
+
+    items = one_ahead(make())
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="two"):
+        next(items)
+
+
+def test_one_ahead_of_nothing_is_nothing() -> None:
+    assert list(one_ahead(iter(()))) == []
