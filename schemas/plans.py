@@ -39,7 +39,7 @@ class StageSpec(Frozen):
         sae = self.params.get("sae")
         if isinstance(sae, dict):
             words += [sae["arch"], f"{sae['latents']} latents"]
-            words += [f"{name} {sae[name]:g}" for name in ("k", "l1", "lr", "seed") if sae.get(name) is not None]  # type: ignore[str-format]
+            words += [f"{name} {sae[name]:g}" for name in ("k", "l1", "lr", "seed") if sae.get(name) is not None]
         return " ".join(str(word) for word in words if word)
 
     @property

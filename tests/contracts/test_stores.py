@@ -19,6 +19,7 @@ import pytest
 
 from cluster.stores import Store, get_many, make_store
 from cluster.stores.probe import check_writable, probe
+from schemas import layout
 from schemas.errors import KeyMissing, UnsafeName
 
 STORES = ["posix", "s3", "s3 behind a proxy", pytest.param("radosgw", marks=pytest.mark.slow)]
@@ -55,6 +56,16 @@ def test_replace_writes_whether_or_not_the_key_exists(store: Store) -> None:
     store.replace("runs/x/state.json", b"22")
     assert store.get("runs/x/state.json") == b"22"
     assert store.list("runs") == ["runs/x/state.json"]
+
+
+def test_a_state_can_be_dropped_and_nothing_else(store: Store) -> None:
+    state = layout.keep_key("0" * 20, 0, 7, "weights")
+    store.replace(state, b"w")
+    store.drop_state(state)
+    store.drop_state(state)  # which is gone already
+    assert not store.exists(state)
+    with pytest.raises(UnsafeName, match="only those may be dropped"):
+        store.drop_state(layout.published_key("0" * 20))
 
 
 def test_of_16_creates_at_once_exactly_one_wins_and_its_bytes_stay(store: Store) -> None:
