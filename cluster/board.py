@@ -93,6 +93,8 @@ class Outcome:
     retry: bool = False
     exit_code: int = 1
     notes: tuple[str, ...] = ()
+    blamed: tuple[str, ...] = ()
+    """Of a failure: the stages of the task that it concerns, or all if empty."""
 
 
 def group_siblings(plans: Iterable[tuple[Plan, Resources]]) -> list[Work]:
@@ -194,6 +196,10 @@ class Board:
                 self._resting[task.id] = replace(task, attempt=self._attempts[task.id])
             elif outcome.state == "open_failed":
                 self._fail(task, outcome, stop=True)
+            elif others := tuple(stage for stage in task.stages if outcome.blamed and stage not in outcome.blamed):
+                self._requeue(replace(task, stages=others))
+                task = replace(task, stages=outcome.blamed)
+                self._fail(task, replace(outcome, task=task), stop=False)
             else:
                 self._fails[task.work] += 1
                 self._fail(task, outcome, stop=self._fails[task.work] >= MAX_FAILED_SHARDS)

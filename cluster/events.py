@@ -77,7 +77,9 @@ class EventLog:
         if outcome.notes:
             record["notes"] = list(outcome.notes)
         if outcome.state != "done":
-            record.update(error=outcome.error, message=outcome.message, final=task.id in board.failed)
+            record.update(
+                error=outcome.error, message=outcome.message, final=bool(outcome.blamed) or task.id in board.failed
+            )
         self.emit(f"shard_{outcome.state}" if outcome.state != "open_failed" else "open_failed", **record)
 
     def published(self, published: Published) -> None:

@@ -32,10 +32,11 @@ def run_stages(
     log.planned(board)
     _publish(board, board.complete(), store, log)
     for outcome in executor.run(board, stop):
+        failed_before = set(board.failed)
         complete = board.record(outcome)
         log.outcome(outcome, board)
-        if outcome.task.id in board.failed:
-            ledger.record_failure(store, outcome)
+        for failed in board.failed.keys() - failed_before:
+            ledger.record_failure(store, board.failed[failed])
         _publish(board, complete, store, log)
     if board.fatal is not None:
         raise getattr(errors, board.fatal.error, errors.StoreUnreachable)(board.fatal.message)

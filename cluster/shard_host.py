@@ -214,4 +214,5 @@ def _failed(task: Task, state: str, error: BaseException, retry: bool = False) -
         traceback=text,
         retry=retry,
         exit_code=error.exit_code if isinstance(error, MiclipError) else 1,
+        blamed=error.stages if isinstance(error, MiclipError) else (),
     )

@@ -7,6 +7,8 @@ class MiclipError(Exception):
     """Base of every error that is meant to be read by a person; `exit_code` is what the command line returns."""
 
     exit_code = 1
+    stages: tuple[str, ...] = ()
+    """Of several stages that ran together, those that it concerns, while the others can be had without them; all if empty."""
 
 
 # -- the spec or the command is wrong (exit 2): nothing was scheduled

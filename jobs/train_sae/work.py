@@ -22,7 +22,7 @@ from jobs.train_sae.plan import settings_of, stream_of
 from miclip_core.sae.parallel import Alone, Group
 from miclip_core.sae.weights import load_sae
 from miclip_core.zoo.model import VisionModel
-from schemas.errors import GangLost, WorkFailed
+from schemas.errors import BadSae, GangLost, SaeCollapsed, SaeDiverged, ThresholdUnset, WorkFailed
 from schemas.plans import Plan, Shard
 
 
@@ -77,9 +77,13 @@ class TrainSaeWorker:
             for lane in running.take(step):
                 if group.rank == 0 and (lane.is_done or lane.step % keep_every == 0):
                     lane.save(keep)
+            if not running.is_any_left:
+                break
+        if running.failures:
+            raise running.failures[0]  # the others are kept at their end, so that trying them without it costs nothing
         if group.rank == 0:
             for lane in lanes:
-                with naming(lane):
+                with blaming(lane):
                     yield from lane.results()
 
     def _make_source(self, plans: Sequence[Plan]) -> Source:
@@ -121,9 +125,13 @@ class TrainSaeWorker:
 
 
 class Running:
-    """Lanes that still have steps to take, at whatever step each of them is: a lane waits until the stream reaches it."""
+    """Lanes that still have steps to take, at whatever step each of them is: a lane waits until the stream reaches it.
+
+    A lane that fails is left behind, and the others go on; `failures` says why, of which SAE.
+    """
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
+        self.failures: list[WorkFailed] = []
         self._sites: dict[str, list[Lane]] = {}
         for lane in lanes:
             self._sites.setdefault(lane.site, []).append(lane)
@@ -140,27 +148,46 @@ class Running:
         slowest = [min(some, key=lambda lane: lane.step) for some in self._sites.values()]
         return {lane.site: lane.position for lane in slowest if lane.position is not None}
 
+    @property
+    def is_any_left(self) -> bool:
+        """Whether a lane still has steps to take."""
+        return any(not lane.is_done for some in self._sites.values() for lane in some)
+
     def take(self, step: Step) -> list[Lane]:
-        """Give every site's batch to the lanes whose turn it is; returns those."""
+        """Give every site's batch to the lanes whose turn it is; returns those that have taken it.
+
+        Raises:
+            BadTokens, GangLost: as every lane would.
+        """
         taken = []
         for site, x_ND in step.x.items():
-            for lane in self._sites[site]:
-                if lane.step == self._seen[site] and not lane.is_done:
-                    with naming(lane):
+            for lane in [lane for lane in self._sites[site] if lane.step == self._seen[site] and not lane.is_done]:
+                try:
+                    with blaming(lane):
                         lane.begin(step.windows[site].rows)
                         lane.train(x_ND, step.position[site])
+                except OF_ONE as error:
+                    self.failures.append(error)
+                    self._sites[site].remove(lane)
+                else:
                     taken.append(lane)
             self._seen[site] += 1
         return taken
 
 
+OF_ONE = (SaeDiverged, SaeCollapsed, ThresholdUnset, BadSae)
+"""What goes wrong with one SAE and says nothing of its siblings."""
+
+
 @contextmanager
-def naming(lane: Lane) -> Iterator[None]:
+def blaming(lane: Lane) -> Iterator[None]:
     """Say of which SAE of a sweep an error speaks."""
     try:
         yield
-    except WorkFailed as error:
-        raise type(error)(f"{lane.plan.stage.detail}: {error}") from error
+    except OF_ONE as error:
+        named = type(error)(f"{lane.plan.stage.detail}: {error}")
+        named.stages = (lane.plan.digest,)
+        raise named from error
 
 
 def check_agreed(steps: Sequence[int], group: Group, device: str) -> None:

@@ -51,6 +51,26 @@ def test_a_shard_that_one_sibling_has_is_done_for_the_other_alone() -> None:
     assert [(t.shard.number, t.stages) for t in board.ready()] == [(0, (a, b)), (1, (b,))]
 
 
+def test_a_stage_that_is_blamed_fails_alone_and_its_siblings_are_tried_again_without_it() -> None:
+    (work,) = selftest_works(1, 2, variants=("a", "b", "c"))
+    a, b, c = (plan.digest for plan in work.plans)
+    board = Board([work], {})
+    board.record(Outcome(take(board), "failed", error="X", blamed=(b,)))
+    assert [(t.shard.number, t.stages) for t in board.ready()] == [(0, (a, c)), (1, (a, b, c))]
+    assert [(failed.task.shard.number, failed.task.stages) for failed in board.failed.values()] == [(0, (b,))]
+    finish_all(board)
+    assert sorted(plan.digest for plan in board.complete()) == sorted((a, c))
+
+
+def test_a_failure_that_blames_every_stage_or_none_fails_the_task() -> None:
+    for blamed in (0, 2):
+        (work,) = selftest_works(1, 1, variants=("a", "b"))
+        board = Board([work], {})
+        task = take(board)
+        board.record(Outcome(task, "failed", error="X", blamed=task.stages[:blamed]))
+        assert board.finished and [failed.task for failed in board.failed.values()] == [task]
+
+
 def test_siblings_that_reach_their_second_round_at_different_times_do_not_mix_up_their_tasks() -> None:
     (work,) = selftest_works(1, 2, variants=("a", "b"))
     a, b = work.plans

@@ -227,3 +227,13 @@ def test_a_loss_that_is_no_number_any_more_says_which_and_when(store: Store) -> 
 def test_more_active_latents_than_there_are_is_refused_by_the_settings() -> None:
     with pytest.raises(ValueError, match="k is 9, but there are only 8 latents"):
         SaeSettings(arch="topk", latents=8, k=9, lr=1e-3, steps=1, dead_tokens=1)
+
+
+def test_an_sae_that_fails_is_blamed_alone_and_its_siblings_are_kept_at_their_end(store: Store) -> None:
+    tokens = store_tokens(store)
+    good, bad = make_plan(tokens), make_plan(tokens, lr=1e30)
+    with pytest.raises(SaeDiverged) as raised:
+        train(store, bad, good)
+    assert raised.value.stages == (bad.digest,)
+    found = train(store, good)
+    assert found.notes == [f"{good.stage.detail}: goes on from step 12"] and found.keep.saved == []

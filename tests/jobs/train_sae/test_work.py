@@ -270,3 +270,13 @@ def test_sites_that_cannot_be_replaced_have_no_loss_and_a_model_without_classes_
     assert {"loss_kind", "loss_original", "kl_spliced", "embedding_cosine", "recovered_mean"} <= nulls
     assert cls["loss_kind"] is None and cls["kl_spliced"] is None and -1 <= cls["embedding_cosine"] < 1
     assert cls["fvu"] > 0 and cls["measured_tokens"] == cls["images"]
+
+
+def test_one_sae_of_a_sweep_that_diverges_fails_alone(world: World) -> None:
+    lake = Lake(world.folder / "live")  # where its sibling may be trained already: images and model are known
+    report = lake.run(world.spec(live=True, seed=[5], lr=[1e-3, 1e30, 2e-3], classes=None))
+    assert report.exit_code == 1 and len(report.failures) == 1
+    assert "SaeDiverged" in report.failures[0] and "lr 1e+30" in report.failures[0]
+    states = {state.detail: state.state for state in report.state.stages if state.kind == "train_sae"}
+    assert sorted(states.values()) == ["failed", "published", "published"]
+    assert len(rows(lake, report, "sae_summary")) == 2
