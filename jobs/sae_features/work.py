@@ -13,12 +13,12 @@ from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.sae_features.describe import Bucket, rank
 from jobs.sae_features.encode import Encoder, live_embeddings, stored_embeddings, uris_of
 from jobs.sae_features.plan import EMBEDDING, READ_IMAGES, tokens_of
+from jobs.sae_files import WEIGHTS
 from jobs.tokens.sources import LiveSource, Source, TableSource, TokenRows
 from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
 from schemas.plans import Plan, Shard
 
-WEIGHTS = "sae.safetensors"
 READ_BYTES = 64 << 20
 """Tokens that are asked for at once, as float32."""
 
