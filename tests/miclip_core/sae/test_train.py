@@ -12,7 +12,7 @@ from miclip_core.sae.train import NO_THRESHOLD, SaeTrainer, StepMetrics
 from schemas.errors import BadSae, BadTokens, SaeCollapsed, SaeDiverged, ThresholdUnset
 from schemas.sae import SaeSettings, training_bytes
 from tests.miclip_core.sae.dense_reference import DenseTrainer, losses
-from tests.miclip_core.sae.runs import KINDS, D, M, settings, tokens
+from tests.miclip_core.sae.runs import KINDS, D, settings, tokens
 
 
 def trainer(s: SaeSettings, dtype: torch.dtype = torch.float32) -> SaeTrainer:
