@@ -78,7 +78,7 @@ def share_interval(
 
 def _draw_shares(runs: Sequence[Judged], above: float, draws: int, rng: np.random.Generator) -> Iterator[float]:
     for _ in range(draws):
-        run = runs[rng.integers(len(runs))]
+        run = runs[int(rng.integers(len(runs)))]
         images = np.unique(np.concatenate(run.image))
         weight = np.bincount(rng.choice(images, len(images)), minlength=images.max() + 1)
         aurocs = [

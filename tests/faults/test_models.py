@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from jobs.extract import work
+from jobs import forward as forwards
 from schemas.errors import UsageError
 from tests.faults.conftest import Place
 from tests.lakes import Lake, export, make_extract
@@ -63,7 +63,7 @@ def test_out_of_memory_halves_the_batch_once_says_so_and_gives_the_same_rows(
     plenty, little = Lake(tmp_path / "plenty"), Lake(tmp_path / "little")
     expected = plenty.run(spec)
     sizes: list[int] = []
-    forward = work.tapped
+    forward = forwards.tapped
 
     def small_device(*arguments: Any, batch_size: int, **options: Any) -> Any:
         sizes.append(batch_size)
@@ -71,7 +71,7 @@ def test_out_of_memory_halves_the_batch_once_says_so_and_gives_the_same_rows(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return forward(*arguments, batch_size=batch_size, **options)
 
-    monkeypatch.setattr(work, "tapped", small_device)
+    monkeypatch.setattr(forwards, "tapped", small_device)
     report = little.run(spec)
     assert report.exit_code == 0, report.failures
     assert [size for size in sizes if size > 4] == [8]
@@ -93,7 +93,7 @@ def test_a_device_that_holds_not_one_image_fails_the_shard_with_advice(
     def no_device(*arguments: Any, **options: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(work, "tapped", no_device)
+    monkeypatch.setattr(forwards, "tapped", no_device)
     lake = Lake(tmp_path / "lake")
     report = embed(lake, world, GOOD)
     assert report.exit_code == 1
