@@ -7,7 +7,6 @@ from pydantic import JsonValue
 from jobs.activations import get_facts
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_files import WEIGHTS
-from jobs.sae_files import WEIGHTS
 from jobs.sae_tokens import SiteTokens, find_tokens, measured_inputs, measured_params, tokens_of
 from schemas.base import canonical_json, digest
 from schemas.models import ModelFacts
