@@ -75,7 +75,7 @@ def load_report(store: Store, run: str | None = None) -> ReportData:
     state = load_state(store, run)
     if load_tables(store, run) is not None:
         return ReportData((_facts(store, state),), open_catalog(store, Scope(run=run)))
-    digests = [stage.digest for stage in state.stages if stage.state in ("cached", "published")]
+    digests = dict.fromkeys(stage.digest for stage in state.stages)
     found = [published for _, published in prefetch(lambda digest: load_published(store, digest), digests) if published]
     return ReportData((_facts(store, state),), Catalog(store, tuple(found)))
 
