@@ -16,7 +16,7 @@ def heldout(
 ) -> Iterator[dict[str, TokenRows]]:
     """The held-out blocks one after another in random order; the next are read in a thread.
 
-    limit: only the first blocks that have so many rows of the index.
+    limit: only so many rows of the index, the first of these blocks.
 
     Raises:
         TooFewTokens: at the end, if they gave no token of a site.

@@ -67,9 +67,14 @@ class Order:
         return start, min(start + self.settings.block_images, self.n_rows)
 
     def heldout_ranges(self, limit: int | None = None) -> list[tuple[int, int]]:
-        """Rows [start, stop) of held-out blocks in their random order: all, or the first that have `limit` rows."""
-        blocks = self.heldout if limit is None else self.heldout[: max(1, -(-limit // self.settings.block_images))]
-        return [self.rows(block) for block in blocks]
+        """Rows [start, stop) of held-out blocks in their random order: all, or the first `limit` rows of them."""
+        left = self.n_rows if limit is None else limit
+        ranges: list[tuple[int, int]] = []
+        for start, stop in map(self.rows, self.heldout):
+            if left > 0:
+                ranges.append((start, min(stop, start + left)))
+            left -= stop - start
+        return ranges
 
     def blocks(self, place: Place = FIRST) -> Iterator[Block]:
         """The training blocks from a place on, without end: every epoch has all of them, in an order of its own."""
