@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
-from jobs.activations import Forward, get_facts
+from jobs.activations import get_facts
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_files import WEIGHTS
-from jobs.sae_tokens import SiteTokens, find_tokens, measured_inputs, measured_params
+from jobs.sae_tokens import SiteTokens, find_tokens, measured_inputs, measured_params, tokens_of
 from schemas.base import canonical_json, digest
 from schemas.models import ModelFacts
 from schemas.plans import Plan, Round, StageSpec, load_json
@@ -67,16 +67,6 @@ def _plan(spec: ImportSaeSpec, facts: ModelFacts, tokens: SiteTokens, ref: SaeRe
             "width": tokens.width(facts),
             "index": tokens.forward.index,
         },
-    )
-
-
-def tokens_of(plan: Plan) -> SiteTokens:
-    """The tokens that the SAE of a plan is measured on."""
-    return SiteTokens(
-        forward=load_json(Forward, canonical_json(plan.effort["forward"])),
-        site=str(plan.stage.params["site"]),
-        round_to=str(plan.stage.params["round_to"]),
-        stored=plan.effort["source"] == "table",
     )
 
 

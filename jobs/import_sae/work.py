@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from jobs.import_sae.plan import tokens_of
 from jobs.models import open_model
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.sae_evaluation import Evaluation, Measured
 from jobs.sae_files import WEIGHTS, hash_tree
+from jobs.sae_tokens import tokens_of
 from jobs.tokens.sources import LiveSource, Source, TableSource
 from miclip_core.sae.foreign import load_foreign
 from miclip_core.sae.sae import Sae
@@ -21,15 +21,18 @@ from schemas.plans import Plan, Shard
 
 
 class ImportSaeWorker:
-    """Holds the plan of one SAE."""
+    """Holds the plan of one SAE; `notes` says what people should know, such as a batch that was halved."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         self._plans = {plan.digest: plan for plan in setting.plans}
+        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
         torch.set_num_threads(max(1, int(setting.resources.cpus)))
+        self.notes: list[str] = []
 
     def process(self, shard: Shard, stages: Sequence[str], inputs: Inputs, keep: Keep) -> Iterator[Part | Artifact]:
         """Our file of the SAE, or its row of sae_summary."""
+        self.notes.clear()
         for plan in (self._plans[stage] for stage in stages):
             if plan.rounds[shard.round].name == "import":
                 yield Artifact(plan.digest, WEIGHTS, save_sae(read_planned(plan, inputs)))
@@ -43,6 +46,8 @@ class ImportSaeWorker:
         evaluation = Evaluation(tokens, plan.stage.params, source, model, inputs, threads)
         sae = load_sae(inputs.artifact(plan.digest, 0, WEIGHTS)).to(self._setting.device)
         yield from evaluation.measure([Measured(plan, sae)])
+        if isinstance(source, LiveSource):
+            self.notes += source.notes
 
     def _source(self, plan: Plan, model: VisionModel, inputs: Inputs) -> Source:
         tokens = tokens_of(plan)
