@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from jobs.sae_files import WEIGHTS
 from jobs.tokens.sources import LiveSource, Source, TableSource, TokenRows
 from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
+from schemas.errors import BadSae, BadTokens, ThresholdUnset
 from schemas.plans import Plan, Shard
 
 READ_BYTES = 64 << 20
@@ -51,14 +52,16 @@ class FeaturesWorker:
 
     def _map(self, plans: Sequence[Plan], shard: Shard, inputs: Inputs) -> Iterator[Artifact]:
         encoders = {plan.digest: Encoder(plan, self._get_sae(plan, inputs)) for plan in plans}
+        widest = max(self._get_sae(plan, inputs).config.d for plan in plans)
         sites = list(dict.fromkeys(str(plan.stage.params["site"]) for plan in plans))
         has_live = self._has_live_embeddings()
         embeddings: dict[int, np.ndarray] = {}
-        for found in self._read(shard, [*sites, EMBEDDING] if has_live else sites, inputs):
+        for found in self._read(shard, plans, widest, [*sites, EMBEDDING] if has_live else sites, inputs):
             if has_live:
                 embeddings.update(live_embeddings(found[EMBEDDING]))
             for plan in plans:
-                encoders[plan.digest].add(found[str(plan.stage.params["site"])])
+                with _named(plan):
+                    encoders[plan.digest].add(found[str(plan.stage.params["site"])])
         uris = uris_of(inputs, plans[0].stage.inputs["labels"], shard.start, shard.stop)
         for plan in plans:
             stage = plan.stage.inputs.get("embeddings")
@@ -67,11 +70,11 @@ class FeaturesWorker:
                 vectors = stored_embeddings(inputs, stage, shard.start, shard.stop) if stage else None
             yield from encoders.pop(plan.digest).results(vectors, uris)
 
-    def _read(self, shard: Shard, sites: Sequence[str], inputs: Inputs) -> Iterator[dict[str, TokenRows]]:
+    def _read(
+        self, shard: Shard, plans: Sequence[Plan], widest: int, sites: Sequence[str], inputs: Inputs
+    ) -> Iterator[dict[str, TokenRows]]:
         """The tokens of a shard, READ_IMAGES images after another; as many of them are asked for at once as fit."""
-        params: list[Any] = [plan.stage.params for plan in self._plans.values()]
-        widths = [self._get_sae(plan, inputs).config.d for plan in self._plans.values()]
-        per_image = max(p["positions"] * width for p, width in zip(params, widths, strict=True))
+        per_image = widest * max(int(plan.stage.params["positions"]) for plan in plans)  # type: ignore[arg-type]
         at_once = max(1, READ_BYTES // (4 * READ_IMAGES * per_image)) * READ_IMAGES
         for first in range(shard.start, shard.stop, at_once):
             last = min(first + at_once, shard.stop)
@@ -85,7 +88,8 @@ class FeaturesWorker:
     def _get_sae(self, plan: Plan, inputs: Inputs) -> Sae:
         stage = plan.stage.inputs["sae"]
         if stage not in self._saes:
-            self._saes[stage] = load_sae(inputs.published(stage, WEIGHTS)).to(self._setting.device)
+            with _named(plan):
+                self._saes[stage] = load_sae(inputs.published(stage, WEIGHTS)).to(self._setting.device)
         return self._saes[stage]
 
     def _get_source(self, inputs: Inputs) -> Source:
@@ -102,6 +106,17 @@ class FeaturesWorker:
                 self.notes = source.notes
                 self._source = source
         return self._source
+
+
+@contextmanager
+def _named(plan: Plan) -> Iterator[None]:
+    """Say which SAE an error is about; the others of the model are described without it."""
+    try:
+        yield
+    except (BadSae, BadTokens, ThresholdUnset) as error:
+        named = type(error)(f"sae:{plan.stage.inputs['sae']} at {plan.stage.params['site']}: {error}")
+        named.stages = (plan.digest,)
+        raise named from error
 
 
 def open_worker(setting: Setting, inputs: Inputs) -> FeaturesWorker:

@@ -21,15 +21,15 @@ CANONICAL = "resid_post.3@patch"
 WIDTH, LATENTS, K = 96, 24, 4
 
 
-def make_sae(seed: int = 0, latents: int = LATENTS, signed: bool = False) -> Sae:
+def make_sae(seed: int = 0, latents: int = LATENTS, signed: bool = False, width: int = WIDTH) -> Sae:
     """A random SAE whose last latent can never fire."""
     generator = torch.Generator().manual_seed(seed)
-    w_dec = torch.nn.functional.normalize(torch.randn(latents, WIDTH, generator=generator), dim=1)
-    w_enc = w_dec + 0.1 * torch.randn(latents, WIDTH, generator=generator)
+    w_dec = torch.nn.functional.normalize(torch.randn(latents, width, generator=generator), dim=1)
+    w_enc = w_dec + 0.1 * torch.randn(latents, width, generator=generator)
     b_enc = 0.1 * torch.randn(latents, generator=generator)
     b_enc[-1] = 0 if signed else -1e6
-    config = SaeConfig(arch="topk", d=WIDTH, latents=latents, k=K, post_topk_relu=not signed)
-    return Sae(config, w_enc, b_enc, w_dec, torch.zeros(WIDTH))
+    config = SaeConfig(arch="topk", d=width, latents=latents, k=K, post_topk_relu=not signed)
+    return Sae(config, w_enc, b_enc, w_dec, torch.zeros(width))
 
 
 def publish_sae(lake: Lake, sae: Sae, site: str = CANONICAL, seed: int = 0) -> str:

@@ -246,11 +246,11 @@ def test_siblings_share_the_pass_and_change_nothing(stored, tmp_path: Path):
     assert set(last["sae_selectivity"]["level"].to_pylist()) == {"image"}
 
 
-def test_only_the_tables_that_are_asked_for_are_made(tmp_path: Path):
-    lake, report, (ref,) = run(tmp_path, [(make_sae(), CANONICAL)], "world:seed=0,n=20", tables=["top_images"])
-    assert {name: t.num_rows > 0 for name, t in tables(lake, report, ref).items()} == {
-        "sae_codes": False,
-        "sae_features": False,
-        "sae_top_images": True,
-        "sae_selectivity": False,
-    }
+def test_an_sae_of_another_width_is_named_its_siblings_are_described_and_only_by_what_was_asked_for(tmp_path: Path):
+    lake = Lake(tmp_path)
+    refs = [publish_sae(lake, make_sae(), CANONICAL), publish_sae(lake, make_sae(width=48), CANONICAL, seed=1)]
+    report = lake.run(make_spec(refs, "world:seed=0,n=20", tables=["top_images"]))
+    (message,) = report.failures
+    assert report.exit_code == 1 and refs[1] in message and "d=48" in message
+    made = [name for name, table in tables(lake, report, refs[0]).items() if table.num_rows]
+    assert made == ["sae_top_images"]

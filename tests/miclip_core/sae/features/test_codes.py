@@ -136,3 +136,10 @@ def test_values_of_any_sign_are_ordered_inside_their_feature():
     value = np.concatenate([value, [-np.inf, np.inf, 1.0, 1.0, -1.0]]).astype(np.float32)
     feature = np.sort(random.integers(0, 4, len(value)))
     assert np.array_equal(order_by_value(feature, value), np.lexsort((value, feature)))
+
+
+def test_a_bucket_of_no_features_is_cut_and_joined_like_any_other():
+    codes = from_dense(make_dense())
+    empty = codes.cut(5, 5)
+    joined = join_codes([empty, FeatureCodes.from_state(empty.state())], [0, IMAGES])
+    assert joined.width == 0 and len(joined) == 0 and list(joined.chunks(10, 10)) == []
