@@ -126,8 +126,10 @@ class Evaluation:
 
     def _labels(self, start: int, stop: int) -> dict[int, int]:
         """Row of the index -> class, for images whose label is the name of one."""
-        names = self.model.facts.classes if self.params["classes"] == "head" else self.params["classes"]
-        number = {name.strip(): i for i, name in enumerate(names or ())}
+        classes = self.params["classes"]
+        if classes is None:
+            return {}
+        number = {name.strip(): i for i, name in enumerate(self.model.facts.classes if classes == "head" else classes)}
         found: dict[int, int] = {}
         for batch in self.inputs.table(
             self.tokens.forward.index, "images", ["image_index", "label"], ("image_index", [(start, stop)])

@@ -190,7 +190,8 @@ def test_a_member_of_a_gang_that_is_killed_starts_the_gang_again_from_the_last_s
     running.kill(rank)
     found = get_saes(running.lake, running.finish())
     assert running.lake.count("shard_lost") + running.lake.count("shard_failed") >= 1
-    assert len(resumed_from(running.lake)) == 2 and min(resumed_from(running.lake)) >= 40
+    steps = resumed_from(running.lake)
+    assert len(steps) == 2 and max(steps) >= 40 and min(steps) >= max(steps) - 20  # states come one after another
     again = Running(quiet.copy(tmp_path / "again"), spec)
     assert found == get_saes(again.lake, again.finish())  # bit for bit those of an undisturbed gang
 
