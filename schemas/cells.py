@@ -16,6 +16,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 
 
 def as_value_error(parse: object, text: str) -> str:
+    """What `parse` makes of a text, as text; its errors as those that pydantic collects. Raises ValueError."""
     """The canonical text of a ref or site; what is wrong with it as the ValueError that a validator raises."""
     try:
         return str(parse(text))  # type: ignore[operator]
