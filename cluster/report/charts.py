@@ -30,6 +30,8 @@ from cluster.report.scales import Scale, make_scale
 
 MOST_POINTS = 240
 """Points of one line; more are taken together, so that a million steps make no larger page."""
+MOST_AREAS = 6
+"""Outlines up to which the ground below each is tinted."""
 GRID_COLUMNS, GRID_ROWS = 44, 26
 
 
@@ -94,7 +96,7 @@ def step_chart(title: str, x: Scale, y_title: str, edges: np.ndarray, lines: Seq
         outline = np.repeat(edges, 2)[1:-1], np.repeat(line.y, 2)
         path = _path(x, y, *outline, class_="line", stroke_dasharray=series_dash(line.colour))
         fill = _path(x, y, np.r_[edges[0], outline[0], edges[-1]], np.r_[0, outline[1], 0], class_="area")
-        marks.append(series_group(number, line.colour, fill, path))
+        marks.append(series_group(number, line.colour, fill if len(lines) <= MOST_AREAS else None, path))
         told.append(
             {"name": line.name, "x": at, "at": between, "y": _listed(plot_y(y, line.y)), "value": _words(line.y)}
         )

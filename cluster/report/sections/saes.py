@@ -8,7 +8,6 @@ from typing import Any
 
 from cluster.report.data import ReportData
 from cluster.report.html import Html, tag
-from cluster.report.numbers import short_number
 
 DECIDING = ("arch", "latents", "k", "l1", "lr", "steps", "seed", "source")
 """Settings that may tell SAEs of one model and site apart, in the order in which a name says them."""
@@ -98,7 +97,7 @@ def name_apart(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _say(field: str, value: Any) -> str:
-    shown = short_number(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    shown = f"{value:g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
     return WORDS.get(field, "{}").format(shown)
 
 

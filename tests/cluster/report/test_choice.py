@@ -71,7 +71,7 @@ def test_names_say_what_differs_and_nothing_else(data: ReportData) -> None:
     assert name_apart([{**row, "sae": "sae:a"}]) == ["topk"]
     assert name_apart([{**row, "sae": "sae:a"}, {**row, "sae": "sae:b"}]) == ["topk sae:a", "topk sae:b"]
     assert name_apart([{**row, "sae": "a"}, {**row, "sae": "b", "lr": 1e-3, "latents": 16384}]) == [
-        "topk 8,192 latents lr 0.000200", "topk 16,384 latents lr 0.00100"
+        "topk 8,192 latents lr 0.0002", "topk 16,384 latents lr 0.001"
     ]  # fmt: skip
 
 
