@@ -1,10 +1,10 @@
-"""Fixtures of the interchange tests: environments, and what each library computed in its own."""
+"""The fixture that makes an environment for a library, once in a session."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 
 import pytest
 
@@ -12,12 +12,8 @@ from tests.interchange.environments import Environment, make_environment
 
 
 @pytest.fixture(scope="session")
-def environment_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Environment]:
-    """library -> its environment, made once in a session."""
-    folder: Path = tmp_path_factory.mktemp("environments")
-
-    @cache
-    def make(library: str) -> Environment:
-        return make_environment(library, folder)
-
-    return make
+def environment_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Environment]]:
+    """library -> its environment; gone with the session, unless $MICLIP_TEST_ENVS says where they may stay."""
+    folder = tmp_path_factory.mktemp("environments")
+    yield cache(lambda library: make_environment(library, folder))
+    shutil.rmtree(folder)
