@@ -65,8 +65,15 @@ class WorkView:
 
 
 _WAITING = "waiting for a worker"
-_UNITS = {"extract": "images", "index_images": "files", "inspect": ""}
-"""What the rows of the first round are; inspection is one row for all models of a pass, so its stages are counted."""
+_UNITS = {
+    "extract": "images",
+    "index_images": "files",
+    "inspect": "",
+    "sae_features": "images",
+    "train_sae": "",
+    "import_sae": "",
+}
+"""What the rows of the first round are; where one row is all there is, stages are counted."""
 
 
 class RunProgress:
