@@ -37,7 +37,7 @@ def demo_tokens() -> tuple[Tensor, Tensor]:
 
 def sparse_mixture() -> tuple[Tensor, Tensor]:
     """Sums of about 8 of 512 random directions in 64 dimensions, an offset, and a little noise."""
-    draw = torch.Generator().manual_seed(1)
+    draw = torch.Generator().manual_seed(101)
     directions = torch.nn.functional.normalize(torch.randn(512, 64, generator=draw), dim=1)
     n = 300_000
     present = torch.rand(n, 512, generator=draw) < 8 / 512
@@ -54,13 +54,16 @@ def repeat(train: Tensor) -> Tensor:
     return train[order[: BATCH * STEPS]]
 
 
-@pytest.mark.parametrize("tokens", [demo_tokens, sparse_mixture])
+@pytest.mark.parametrize(("tokens", "seeds"), [(demo_tokens, 6), (sparse_mixture, 2)])
 def test_held_out_fvu_is_within_a_hundredth_of_theirs_and_no_more_latents_are_dead(
-    tokens: Callable[[], tuple[Tensor, Tensor]], environment_of: Callable[[str], Environment], tmp_path: Path
+    tokens: Callable[[], tuple[Tensor, Tensor]],
+    seeds: int,
+    environment_of: Callable[[str], Environment],
+    tmp_path: Path,
 ) -> None:
     """Both learn at 2e-4 / sqrt(m / 2^14), the rule of both; a latent is dead that fires on no held-out token.
 
-    Seeds alone move either FVU by 2 %, so the means of three are compared.
+    On the demo tokens a seed alone moves either FVU by 2 %, so means over several are compared.
     """
     train, held = tokens()
     fvu: dict[str, list[float]] = {"ours": [], "theirs": []}
@@ -71,25 +74,27 @@ def test_held_out_fvu_is_within_a_hundredth_of_theirs_and_no_more_latents_are_de
         fvu[whose].append(float((held - x_hat).square().sum() / variance))
         dead[whose].append(int((fired == 0).sum()))
 
-    for seed in (0, 1, 2):
+    stream = repeat(train)
+    np.save(tmp_path / "train.npy", stream.numpy())
+    np.save(tmp_path / "held.npy", held.numpy())
+    for seed in range(seeds):
         settings = SaeSettings(
             arch="topk", latents=512, k=8, lr=default_lr(512), steps=STEPS, warmup_steps=100, seed=seed,
             dead_tokens=default_dead_tokens(512, 8),
         )  # fmt: skip
-        trainer, stream = SaeTrainer(settings, train.shape[1]), repeat(train)
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        for name, rows in {"train": stream, "held": held, "directions": trainer.weights["W_dec"].detach()}.items():
-            np.save(folder / f"{name}.npy", rows.numpy())
+        trainer = SaeTrainer(settings, train.shape[1])
+        (tmp_path / str(seed)).mkdir()
+        np.save(tmp_path / str(seed) / "directions.npy", trainer.weights["W_dec"].detach().numpy())
         facts = settings.model_dump(mode="json") | {"batch": BATCH}
-        (folder / "settings.json").write_text(json.dumps(facts))
+        (tmp_path / str(seed) / "settings.json").write_text(json.dumps(facts))
         trainer.begin(stream[: 64 * BATCH])
         for x in stream.split(BATCH):
             trainer.step(x)
         codes, x_hat = trainer.finish().reconstruct(held)
         note("ours", x_hat, codes.fired())
-        environment_of("dictionary_learning").run("tests.interchange.topk_trainer", folder, timeout=600)
-        theirs = np.load(folder / "theirs.npz")
+    environment_of("dictionary_learning").run("tests.interchange.topk_trainer", tmp_path, timeout=1200)
+    for seed in range(seeds):
+        theirs = np.load(tmp_path / str(seed) / "theirs.npz")
         note("theirs", torch.from_numpy(theirs["x_hat"]), torch.from_numpy(theirs["fired"]))
     print(f"\n{tokens.__name__}: held-out FVU {fvu}, dead latents {dead}")
     assert np.mean(fvu["ours"]) <= 1.01 * np.mean(fvu["theirs"])

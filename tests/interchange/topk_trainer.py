@@ -1,7 +1,7 @@
 """Runs in the environment of dictionary_learning: trains its TopK SAE on given tokens and says how well it reconstructs.
 
-python -m tests.interchange.topk_trainer FOLDER: reads FOLDER/{train,held,directions}.npy and FOLDER/settings.json, writes
-FOLDER/theirs.npz with x_hat of the held-out tokens and how many of them each latent fired on.
+python -m tests.interchange.topk_trainer FOLDER: reads FOLDER/{train,held}.npy and, for every run, RUN/directions.npy and
+RUN/settings.json below it; writes RUN/theirs.npz with x_hat of the held-out tokens and on how many each latent fired.
 """
 
 from __future__ import annotations
@@ -12,13 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from dictionary_learning.trainers.top_k import TopKTrainer
+
+from miclip_core.torchvision_shim import ensure_torchvision
+
+ensure_torchvision()  # before transformers, which the library imports
+from dictionary_learning.trainers.top_k import TopKTrainer  # noqa: E402
 
 
 def main(folder: Path) -> None:
+    """Train every run on the same tokens."""
+    train, held = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("train", "held"))
+    for path in sorted(folder.glob("*/settings.json")):
+        run(path.parent, train, held)
+
+
+def run(folder: Path, train: torch.Tensor, held: torch.Tensor) -> None:
     """Its own trainer and schedule, its recommended normalisation (unit mean squared norm), our first directions."""
-    train, held, directions = (torch.from_numpy(np.load(folder / f"{n}.npy")) for n in ("train", "held", "directions"))
-    s = json.loads((folder / "settings.json").read_text())
+    directions, s = (
+        torch.from_numpy(np.load(folder / "directions.npy")),
+        json.loads((folder / "settings.json").read_text()),
+    )
     scale = float(train.square().sum(1).mean().sqrt())
     trainer = TopKTrainer(
         steps=s["steps"], activation_dim=train.shape[1], dict_size=s["latents"], k=s["k"], layer=0, lm_name="none",
