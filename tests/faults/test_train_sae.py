@@ -23,6 +23,7 @@ from schemas.specs import PipelineSpec
 from tests.faults import victim
 from tests.lakes import Lake, export
 
+pytestmark = pytest.mark.slow
 STEPS, KEEP_EVERY = 24, 2
 SAE = {
     "kind": "train_sae",
@@ -90,9 +91,9 @@ def resumed_from(lake: Lake) -> list[int]:
 
 KILLS = [
     (r"keep/00000/\d{12}$", 7, "after"),  # a whole state of the first SAE at step 8
-    pytest.param(r"keep/00000/\d{12}$", 6, "before", marks=pytest.mark.slow),  # its pieces are there, their list is not
-    pytest.param(r"keep/00000/\d{12}-small$", 9, "before", marks=pytest.mark.slow),  # half of its pieces
-    pytest.param(r"keep/00000/\d{12}$", 24, "after", marks=pytest.mark.slow),  # both at their end, no result written
+    (r"keep/00000/\d{12}$", 6, "before"),  # its pieces are there, their list is not
+    (r"keep/00000/\d{12}-small$", 9, "before"),  # half of its pieces
+    (r"keep/00000/\d{12}$", 24, "after"),  # both at their end, no result written
 ]
 
 
@@ -112,7 +113,6 @@ def test_a_driver_that_dies_around_a_state_goes_on_from_the_last_whole_one(
     assert not [name for name in lake.store.list("stages") if "/keep/" in name]
 
 
-@pytest.mark.slow
 def test_a_driver_killed_at_random_moments_ends_with_the_same_weights(quiet: Quiet, tmp_path: Path) -> None:
     rng = random.Random(11)
     store = quiet.copy(tmp_path / "lake")
@@ -178,7 +178,6 @@ class Running:
         return self.report
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1, 2], ids=["first-trainer", "other-trainer", "feeder"])
 def test_a_member_of_a_gang_that_is_killed_starts_the_gang_again_from_the_last_state(
     quiet: Quiet, tmp_path: Path, ray_address: str, rank: int
@@ -196,7 +195,6 @@ def test_a_member_of_a_gang_that_is_killed_starts_the_gang_again_from_the_last_s
     assert found == get_saes(again.lake, again.finish())  # bit for bit those of an undisturbed gang
 
 
-@pytest.mark.slow
 def test_a_gang_trains_what_one_process_trains(quiet: Quiet, tmp_path: Path, ray_address: str) -> None:
     """Sums are cut in two, so that their last bits differ; everything else is the same."""
     running = Running(str(tmp_path / "lake"), make_spec(quiet.folder, live=True, data_parallel=2, feeders=1))
