@@ -8,20 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from cluster.report.charts import (
-    MOST_POINTS,
-    Line,
-    Point,
-    grid_chart,
-    line_chart,
-    pareto,
-    running_mean,
-    scatter_chart,
-    step_chart,
-    thin,
-    thin_extremes,
-)
+from cluster.report.charts import Line, Point, grid_chart, line_chart, scatter_chart, step_chart
 from cluster.report.frame import BOTTOM, LEFT, RIGHT, TOP
+from cluster.report.reduce import MOST_POINTS, pareto, running_mean, thin, thin_extremes
 from cluster.report.scales import Scale
 
 
