@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, Protocol
@@ -114,7 +114,10 @@ def group_siblings(plans: Iterable[tuple[Plan, Resources]]) -> list[Work]:
 
 
 class Board:
-    """The unfinished shards of all works; `ready` gives tasks, `record` takes outcomes, `wake` ends rests. Pure: no store, no clock."""
+    """The unfinished shards of all works; `ready` gives tasks, `record` takes outcomes, `wake` ends rests. Pure: no store, no clock.
+
+    A plan that reads a stage of another plan here waits until that one is complete.
+    """
 
     def __init__(self, works: Iterable[Work], done: Mapping[str, set[int]]) -> None:
         self.works: dict[str, Work] = {work.key: work for work in works}
@@ -132,10 +135,18 @@ class Board:
         self._out: dict[str, Task] = {}
         self._resting: dict[str, Task] = {}
         self._ready: dict[str, OrderedDict[str, Task]] = {key: OrderedDict() for key in self.works}
-        for work in self.works.values():
-            self._release(work, work.plans)
+        unfinished = {digest for digest, left in self._left.items() if any(left)}
+        self._inputs = {d: unfinished & set(plan.stage.inputs.values()) for d, plan in self._plans.items()}
+        self._release([plan for digest, plan in self._plans.items() if not self._inputs[digest]])
 
-    def _release(self, work: Work, plans: Iterable[Plan]) -> None:
+    def _release(self, plans: Iterable[Plan]) -> None:
+        """Queue the open rounds of these plans, work by work."""
+        released = {plan.digest for plan in plans}
+        for work in self.works.values() if released else ():
+            if work.key not in self._stopped:
+                self._queue(work, [plan for plan in work.plans if plan.digest in released])
+
+    def _queue(self, work: Work, plans: Iterable[Plan]) -> None:
         """Queue the open round of these siblings; shards they share become one task."""
         shards: dict[Shard, list[str]] = defaultdict(list)
         for plan in plans:
@@ -159,6 +170,17 @@ class Board:
     def waiting(self, work: str) -> Mapping[str, Task]:
         """Tasks of one work that may start now, oldest first, by id."""
         return {} if self.fatal else self._ready[work]
+
+    def rows_left(self, work: str) -> int:
+        """Rows of the first round that some plan of a work still lacks, whether or not they may start now."""
+        shards = {
+            s
+            for plan in self.works[work].plans
+            if plan.rounds
+            for s in plan.shards(0)
+            if s.number in self._left[plan.digest][0]
+        }
+        return sum(shard.stop - shard.start for shard in shards)
 
     def hand_out(self, task: Task) -> None:
         """Mark a task as given to a worker."""
@@ -221,9 +243,20 @@ class Board:
                 complete.append(self._plans[stage])
             elif not this_round:
                 advanced.append(self._plans[stage])
-        if task.work not in self._stopped:
-            self._release(self.works[task.work], advanced)
+        self._release([*advanced, *self._freed_by(complete)])
         return complete
+
+    def _freed_by(self, complete: Sequence[Plan]) -> list[Plan]:
+        """Plans whose last unfinished input has just been completed; whoever records an outcome publishes before it goes on."""
+        finished = {plan.digest for plan in complete}
+        freed = [digest for digest, waits in self._inputs.items() if waits and waits <= finished]
+        for waits in self._inputs.values():
+            waits -= finished
+        return [self._plans[digest] for digest in freed]
+
+    def missing_inputs(self, plan: Plan) -> set[str]:
+        """Stages that this plan reads and that are not complete."""
+        return self._inputs[plan.digest]
 
     def complete(self) -> list[Plan]:
         """Plans with no shard left."""

@@ -52,7 +52,7 @@ class EventLog:
                 stages=[p.digest for p in work.plans],
                 shards=first.n_shards if first else 0,
                 rows=first.rows if first else 0,
-                rows_left=sum(t.shard.stop - t.shard.start for t in ready if t.shard.round == 0),
+                rows_left=board.rows_left(key),
                 ready=len(ready),
                 workers=min(work.resources.workers, len(ready)),
             )

@@ -150,8 +150,8 @@ class PipelineRun:
         self._planned = planned = plan_pipeline(self._spec, self._store, planned.facts)
         self._save("RUNNING")
         for wave in self._spec.waves():
-            cells = [c for c in planned.cells if c.cell.name in wave and not self._misses_input(c)]
-            self._run_wave([(plan, c.cell.resources) for c in cells for plan in c.plans])
+            cells = [c for c in planned.cells if c.cell.name in wave]
+            self._run_wave([(plan, c.cell.resources) for c in cells for plan in self._with_inputs(c)])
 
     def _run_wave(self, plans: list[tuple[Plan, Resources]]) -> Board:
         board = run_stages(plans, self._store, self._executor, self._log, self._stop)
@@ -160,15 +160,17 @@ class PipelineRun:
         self._save("RUNNING")
         return board
 
-    def _misses_input(self, cell: CellPlans) -> bool:
-        """A cell whose input failed cannot run; the input's failure is the one that is reported."""
+    def _with_inputs(self, cell: CellPlans) -> Iterator[Plan]:
+        """The plans of a cell whose inputs are there; where one failed, its failure is the one that is reported."""
         assert self._planned is not None
         earlier = {name: [c for c in self._planned.cells if c.cell.name == name] for name in cell.cell.spec.reads}
-        read = [plan.digest for other in cells_read(cell.cell, earlier) for plan in other.plans]
-        missing = set(read) - find_published(self._store, read)
-        for plan in cell.plans if missing else ():
-            self._errors[plan.digest] = f"its input stage {min(missing)} is not published"
-        return bool(missing)
+        read = {plan.digest for other in cells_read(cell.cell, earlier) for plan in other.plans}
+        missing = read - find_published(self._store, read)
+        for plan in cell.plans:
+            if absent := missing & set(plan.stage.inputs.values()):
+                self._errors[plan.digest] = f"its input stage {min(absent)} is not published"
+            else:
+                yield plan
 
     def _note_failures(self, board: Board) -> None:
         self._errors.update(board.damaged)
@@ -176,6 +178,9 @@ class PipelineRun:
             where = f"shard {outcome.task.shard.number}" if outcome.state != "open_failed" else "opening the worker"
             for stage in outcome.task.stages:
                 self._errors.setdefault(stage, f"{where}: {outcome.error}: {outcome.message}")
+        for plan in board.incomplete():
+            if absent := board.missing_inputs(plan):
+                self._errors.setdefault(plan.digest, f"its input stage {min(absent)} is not published")
 
     def _finish(self) -> RunReport:
         state = self._state("DONE")

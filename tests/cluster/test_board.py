@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.board import MAX_ATTEMPTS, MAX_FAILED_SHARDS, Board, Outcome, Task, group_siblings
-from schemas.plans import Resources
+from schemas.plans import Plan, Resources
 from tests.corridor import selftest, selftest_works
 
 
@@ -213,3 +213,50 @@ def test_whatever_happens_every_task_ends_exactly_once_and_nothing_hangs(data: s
             over = before[plan.digest] | {n for (d, n) in ends if d == plan.digest}
             assert first_round <= over
             assert (plan in board.complete()) == (not failed)
+
+
+# -- plans that read each other
+
+
+def chain(rows: int = 2) -> tuple[list[str], Board]:
+    """A stage of some shards, two siblings that read it, and one that reads both of those."""
+    first = selftest(rows=rows, shard_rows=1)
+    (a, needs) = first[0]
+    reads = {"x.0": a.digest}
+    second = [(with_inputs(plan, reads), needs) for plan, _ in selftest(subject="two", rows=1, variants=("a", "b"))]
+    both = {f"x.{i}": plan.digest for i, (plan, _) in enumerate(second)}
+    last = [(with_inputs(plan, both), needs) for plan, _ in selftest(subject="three", rows=1)]
+    todo = [*last, *second, *first]
+    return [plan.digest for plan, _ in (*first, *second, *last)], Board(group_siblings(todo), {})
+
+
+def with_inputs(plan: Plan, inputs: dict[str, str]) -> Plan:
+    return plan.model_copy(update={"stage": plan.stage.model_copy(update={"inputs": inputs})})
+
+
+def test_a_plan_waits_for_those_that_it_reads_and_siblings_are_freed_together():
+    (a, b, c, d), board = chain()
+    order = [task.stages for task in finish_all(board)]
+    assert order == [(a,), (a,), (a,), (b, c), (b, c), (d,), (d,)]  # two shards and their merge, then two rounds each
+    assert len(board.complete()) == 4
+
+
+def test_what_reads_a_stage_that_failed_never_starts_and_names_it():
+    (a, b, c, d), board = chain()
+    task = take(board)
+    board.record(Outcome(task, "failed", error="ValueError", message="no"))
+    board.record(Outcome(take(board), "done"))
+    assert board.finished and board.complete() == []
+    waiting = {plan.digest: board.missing_inputs(plan) for plan in board.incomplete()}
+    assert waiting == {a: set(), b: {a}, c: {a}, d: {b, c}}
+
+
+def test_an_input_that_is_not_on_the_board_is_not_waited_for():
+    plan, needs = selftest(rows=1)[0]
+    board = Board(group_siblings([(with_inputs(plan, {"x.0": "0" * 20}), needs)]), {})
+    assert len(finish_all(board)) == 2
+
+
+def test_rows_that_wait_for_an_input_are_left():
+    _, board = chain(rows=5)
+    assert sorted(board.rows_left(key) for key in board.works) == [1, 1, 5]
