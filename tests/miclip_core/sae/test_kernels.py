@@ -58,6 +58,15 @@ def test_rows_without_ties_are_left_as_torch_gives_them_beside_rows_with_ties() 
     assert columns.tolist() == [[0, 2], [1, 2], [0, 1]]
 
 
+@pytest.mark.parametrize("width", [6, 100, 5000])
+def test_a_tie_that_begins_behind_the_last_kept_value_is_seen(width: int) -> None:
+    """One 1 among zeros: the second of two is any zero by value, and must be the first zero."""
+    p = torch.eye(width)[torch.arange(20) % width]
+    values, columns = lowest_topk(p, 2)
+    assert values.tolist() == [[1, 0]] * 20
+    assert columns.tolist() == [[i % width, 1 if i % width == 0 else 0] for i in range(20)]
+
+
 def test_a_row_shorter_than_k_is_given_whole() -> None:
     values, columns = lowest_topk(torch.tensor([[1.0, 1.0, 2.0]]), 5)
     assert values.tolist() == [[2, 1, 1]] and columns.tolist() == [[2, 0, 1]]
