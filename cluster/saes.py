@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ MEASURED = ("arch", "d", "latents", "k", "seed", "tokens", "source", "fvu", "l0"
 
 def list_saes(store: Store) -> list[dict[str, Any]]:
     """Every published SAE: its ref, kind, model and site, and the columns MEASURED of its sae_summary or None."""
-    found = [p for p in open_catalog(store, Scope(all=True)).stages if p.stage.output == "sae"]
-    measured = _measured(store, found)
+    published_stages = open_catalog(store, Scope(all=True)).stages
+    found = [p for p in published_stages if p.stage.output == "sae"]
+    measured = _measured(store, published_stages)
     nothing = dict.fromkeys(MEASURED)
     rows = [
         {
@@ -32,7 +34,7 @@ def list_saes(store: Store) -> list[dict[str, Any]]:
             "kind": published.stage.kind,
             "model": published.stage.subject,
             "site": stage_site(published),
-            **measured.get(published.stage.digest, nothing),
+            **measured.get(f"sae:{published.stage.digest}", nothing),
         }
         for published in found
         if any(artifact.name == WEIGHTS for artifact in published.artifacts)
@@ -40,12 +42,12 @@ def list_saes(store: Store) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["model"], row["site"], row["arch"] or "", row["latents"] or 0, row["sae"]))
 
 
-def _measured(store: Store, found: list[Published]) -> dict[str, dict[str, Any]]:
+def _measured(store: Store, found: Sequence[Published]) -> dict[str, dict[str, Any]]:
     with_rows = tuple(p for p in found if "sae_summary" in p.tables)
     if not with_rows:
         return {}
-    table = LakeTable(Catalog(store, with_rows), "sae_summary", {}, ["stage", *MEASURED]).arrow()
-    return {row.pop("stage"): row for row in table.to_pylist()}
+    table = LakeTable(Catalog(store, with_rows), "sae_summary", {}, ["sae", *MEASURED]).arrow()
+    return {row.pop("sae"): row for row in table.to_pylist()}
 
 
 def export(text: str, format: str, folder: Path, store: Store | None) -> SaeConfig:

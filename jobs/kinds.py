@@ -16,6 +16,7 @@ KINDS: dict[str, str] = {
     "extract": "jobs.extract",
     "train_sae": "jobs.train_sae",
     "import_sae": "jobs.import_sae",
+    "measure_sae": "jobs.measure_sae",
     "sae_features": "jobs.sae_features",
 }
 

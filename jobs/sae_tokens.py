@@ -1,10 +1,8 @@
-"""Which tokens an SAE stage is about, and what its measurement needs, decided at planning; loads no torch."""
+"""Which tokens an SAE stage is about, decided at planning; loads no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-
-from pydantic import JsonValue
 
 from jobs.activations import Forward, forward_of, get_facts, make_forward
 from jobs.protocol import Cell, Known
@@ -13,8 +11,7 @@ from schemas.errors import BadSpec
 from schemas.models import ModelFacts, resolve_sites, rows_per_image, site_width
 from schemas.plans import Plan, StageSpec, load_json
 from schemas.refs import Site
-from schemas.sae import StreamSettings
-from schemas.sae_specs import MeasuredCell, TokensCell
+from schemas.sae_specs import TokensCell
 
 
 class SiteTokens(Frozen):
@@ -108,34 +105,3 @@ def _choose(facts: ModelFacts, stored: Sequence[SiteTokens], asked: Sequence[str
             raise BadSpec(f"site {text} of {facts.model} is not among the stored activations; there are {has}")
         wanted.update(dict.fromkeys(there))
     yield from (tokens for tokens in stored if tokens.site in wanted)
-
-
-def find_classes(spec: MeasuredCell, facts: ModelFacts) -> dict[str, JsonValue]:
-    """Params `classes` and `templates`: zero-shot classes of the spec, the model's own head, or none."""
-    if facts.has_text and spec.classes is not None:
-        templates = spec.classes.templates
-        return {
-            "classes": list(spec.classes.names),
-            "templates": templates if isinstance(templates, str) else list(templates),
-        }
-    return {"classes": None if facts.has_text or facts.classes is None else "head", "templates": None}
-
-
-def measured_params(
-    spec: MeasuredCell, facts: ModelFacts, tokens: SiteTokens, stream: StreamSettings
-) -> dict[str, JsonValue]:
-    """What decides the measurement on held-out images, beside the SAE itself."""
-    return {
-        "stream": stream.model_dump(mode="json"),
-        "site": tokens.site,
-        "round_to": tokens.round_to,
-        "rows": tokens.forward.rows,
-        "evaluate_images": spec.evaluate_images,
-        **find_classes(spec, facts),
-    }
-
-
-def measured_inputs(params: dict[str, JsonValue], tokens: SiteTokens) -> dict[str, str]:
-    """Digests of the activations, and of the index where labels count: another label is another loss."""
-    inputs = {"activations": tokens.stage.digest}
-    return inputs if params["classes"] is None else {**inputs, "labels": tokens.forward.index}

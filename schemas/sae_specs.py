@@ -45,6 +45,8 @@ class MeasuredCell(TokensCell):
     """At most so many held-out images are measured."""
     classes: Annotated[Classes | None, RESULT] = None
     """Zero-shot classes for the loss recovered when reconstructions are put into the model; a head has its own."""
+    labels_from: Annotated[str, RESULT] = "label"
+    """What names the class of an image: its label, or one of its attributes (a column of the labels file)."""
 
     @model_validator(mode="after")
     def _tokens_come_from_one_place(self) -> MeasuredCell:

@@ -47,4 +47,7 @@ class ImportLake:
         return self.lake.run(PipelineSpec.model_validate(data, strict=False))
 
     def digests(self, report: RunReport) -> list[str]:
-        return [state.digest for state in report.state.stages if state.cell.startswith("saes")]
+        return [state.digest for state in report.state.stages if state.kind == "import_sae"]
+
+    def measurements(self, report: RunReport) -> list[str]:
+        return [state.digest for state in report.state.stages if state.kind == "measure_sae"]

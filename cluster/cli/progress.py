@@ -72,6 +72,7 @@ _UNITS = {
     "sae_features": "images",
     "train_sae": "",
     "import_sae": "",
+    "measure_sae": "",
 }
 """What the rows of the first round are; where one row is all there is, stages are counted."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from jobs import activations
 from jobs.activations import Forward, checkpoint, get_facts, make_forward, model_digest
+from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
 from schemas.base import digest
 from schemas.errors import BadSpec
@@ -34,8 +35,6 @@ TABLES = {
 }
 ARTIFACTS: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
 TEXT_SHARD = 1024
-LIBRARY_BYTES = 440 << 20
-"""What torch, open_clip, transformers and Arrow hold before any model is open, as measured on Linux."""
 READ_AHEAD_BYTES = 64 << 20
 WAITING_BATCHES = 6
 MERGED = ("activation_moments", "top_images")

@@ -5,26 +5,24 @@ from __future__ import annotations
 from pydantic import JsonValue
 
 from jobs.activations import get_facts
+from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_files import WEIGHTS
-from jobs.sae_tokens import SiteTokens, find_tokens, measured_inputs, measured_params, tokens_of
-from schemas.base import canonical_json, digest
+from jobs.sae_measurement import make_measurement
+from jobs.sae_tokens import SiteTokens, find_tokens
+from schemas.base import digest
 from schemas.models import ModelFacts
-from schemas.plans import Plan, Round, StageSpec, load_json
+from schemas.plans import Plan, Round, StageSpec
 from schemas.refs import SaeRef
-from schemas.sae import StreamSettings
 from schemas.sae_specs import ImportSaeSpec
 
 METHOD = 1
-TABLES: dict[str, dict[str, tuple[str, ...]]] = {"sae": {"import": (), "evaluate": ("sae_summary",)}}
+TABLES: dict[str, dict[str, tuple[str, ...]]] = {"sae": {"import": ()}}
 ARTIFACTS: dict[str, tuple[str, ...]] = {"sae": (WEIGHTS,)}
-ROUNDS = (Round(name="import", rows=1, shard_rows=1), Round(name="evaluate", rows=1, shard_rows=1))
-RUNS_PER_IMAGE = 4
-"""As it is, spliced, with zeros and with the mean."""
 
 
 def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
-    """One plan per SAE.
+    """Two plans per SAE: its import, and its measurement.
 
     Raises:
         NotInspected: the model or the image set is not known yet.
@@ -35,47 +33,24 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
     facts = get_facts(cell, known)
     tokens = next(iter(find_tokens(cell, known)))
     refs = [SaeRef.parse(text) for text in dict.fromkeys(spec.saes)]
-    return tuple(_plan(spec, facts, tokens, ref, known.files[ref.location]) for ref in refs)
+    imported = [_plan(facts, tokens, ref, known.files[ref.location]) for ref in refs]
+    return (*imported, *(make_measurement(spec, facts, tokens, plan.stage) for plan in imported))
 
 
-def _plan(spec: ImportSaeSpec, facts: ModelFacts, tokens: SiteTokens, ref: SaeRef, sha256: str) -> Plan:
-    # held-out blocks are those of a training with the same blocks, share and seed, whatever its batches are
-    stream = StreamSettings(
-        batch_tokens=1, buffer_batches=1, block_images=spec.block_images, holdout=spec.holdout, seed=spec.order_seed
-    )
-    params: dict[str, JsonValue] = {
-        **measured_params(spec, facts, tokens, stream),
-        "format": ref.source,
-        "sha256": sha256,
-    }
-    stage = StageSpec(
-        kind="import_sae",
-        method=METHOD,
-        subject=facts.model,
-        output="sae",
-        params=params,
-        inputs=measured_inputs(params, tokens),
-    )
+def _plan(facts: ModelFacts, tokens: SiteTokens, ref: SaeRef, sha256: str) -> Plan:
+    params: dict[str, JsonValue] = {"site": tokens.site, "format": ref.source, "sha256": sha256}
+    stage = StageSpec(kind="import_sae", method=METHOD, subject=facts.model, output="sae", params=params)
     return Plan(
         stage=stage,
-        rounds=ROUNDS,
+        rounds=(Round(name="import", rows=1, shard_rows=1),),
         worker=f"import_sae {digest(params)}",  # not shared: a file that cannot be read must not fail the others
         effort={
-            "forward": tokens.forward.model_dump(mode="json"),
-            "source": tokens.source,
             "location": ref.location,
             "width": tokens.width(facts),
-            "index": tokens.forward.index,
         },
     )
 
 
 def estimate(plan: Plan, known: Known) -> Estimate:
-    """The held-out images and what the model computes on them; how large the SAE is, its files say later."""
-    facts = known.models.get(plan.stage.subject)
-    if facts is None:
-        return Estimate()
-    stream: StreamSettings = load_json(StreamSettings, canonical_json(plan.stage.params["stream"]))
-    held_out = round(tokens_of(plan).forward.rows * stream.holdout)
-    images = min(held_out, int(plan.stage.params["evaluate_images"]))  # type: ignore[arg-type]
-    return Estimate(images=images, flops=images * RUNS_PER_IMAGE * facts.flops)
+    """Reading a file; how large the SAE is, it says itself."""
+    return Estimate(worker_memory=LIBRARY_BYTES)

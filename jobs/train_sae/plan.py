@@ -5,9 +5,11 @@ from __future__ import annotations
 from pydantic import JsonValue
 
 from jobs.activations import get_facts
+from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_files import WEIGHTS
-from jobs.sae_tokens import SiteTokens, find_tokens, measured_inputs, measured_params, tokens_of
+from jobs.sae_measurement import make_measurement
+from jobs.sae_tokens import SiteTokens, find_tokens, tokens_of
 from schemas.base import canonical_json, digest
 from schemas.models import ModelFacts
 from schemas.plans import Plan, Round, StageSpec, load_json
@@ -15,19 +17,21 @@ from schemas.sae import SaeSettings, StreamSettings, training_bytes
 from schemas.sae_specs import TrainSaeSpec
 
 METHOD = 1
-TABLES = {"sae": {"train": ("sae_metrics",), "evaluate": ("sae_summary",)}}
+TABLES = {"sae": {"train": ("sae_metrics",)}}
 ARTIFACTS: dict[str, tuple[str, ...]] = {"sae": (WEIGHTS,)}
-ROUNDS = (Round(name="train", rows=1, shard_rows=1), Round(name="evaluate", rows=1, shard_rows=1))
+ROUNDS = (Round(name="train", rows=1, shard_rows=1),)
 SPARSE = ("topk", "batchtopk", "matryoshka")
 BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
-WINDOWS = 2
-"""Windows in memory: the one that is used, and the one that is read meanwhile."""
+WINDOWS = 4
+"""Windows in memory: the one that is used, the one that is read meanwhile, and what both are made of."""
+TABLE_BYTES = 256 << 20
+"""What reading stored rows takes on top: row groups as they are and decoded."""
 METRICS_BYTES = 32
 """Of one step in the table, after compression."""
 
 
 def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
-    """The plans of one model: every SAE of the sweep at every site.
+    """The plans of one model: every SAE of the sweep at every site, and the measurement of each.
 
     Raises:
         NotInspected: the model or the image set is not known yet.
@@ -36,11 +40,20 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
     spec = cell.spec
     assert isinstance(spec, TrainSaeSpec)
     facts = get_facts(cell, known)
-    return tuple(_plan(spec, facts, tokens, sae) for tokens in find_tokens(cell, known) for sae in spec.saes())
+    plans: list[Plan] = []
+    for tokens in find_tokens(cell, known):
+        trained = [_plan(spec, facts, tokens, sae) for sae in spec.saes()]
+        plans += [*trained, *(make_measurement(spec, facts, tokens, plan.stage) for plan in trained)]
+    return tuple(plans)
 
 
 def _plan(spec: TrainSaeSpec, facts: ModelFacts, tokens: SiteTokens, sae: SaeSettings) -> Plan:
-    shared = measured_params(spec, facts, tokens, spec.stream)
+    shared: dict[str, JsonValue] = {
+        "stream": spec.stream.model_dump(mode="json"),
+        "site": tokens.site,
+        "round_to": tokens.round_to,
+        "rows": tokens.forward.rows,
+    }
     params: dict[str, JsonValue] = {
         **shared,
         "sae": sae.model_dump(mode="json"),
@@ -52,7 +65,7 @@ def _plan(spec: TrainSaeSpec, facts: ModelFacts, tokens: SiteTokens, sae: SaeSet
         subject=facts.model,
         output="sae",
         params=params,
-        inputs=measured_inputs(params, tokens),
+        inputs={"activations": tokens.stage.digest},
     )
     # live sites share a forward pass, stored ones have nothing in common
     alike = shared if tokens.stored else {name: value for name, value in shared.items() if name != "site"}
@@ -65,7 +78,6 @@ def _plan(spec: TrainSaeSpec, facts: ModelFacts, tokens: SiteTokens, sae: SaeSet
             "source": tokens.source,
             "keep_every": spec.keep_every,
             "feeders": spec.feeders,
-            "index": tokens.forward.index,
             "width": tokens.width(facts),
         },
         gang=spec.data_parallel + spec.feeders,
@@ -74,12 +86,12 @@ def _plan(spec: TrainSaeSpec, facts: ModelFacts, tokens: SiteTokens, sae: SaeSet
 
 def settings_of(plan: Plan) -> SaeSettings:
     """The SAE that a plan trains."""
-    return load_json(SaeSettings, canonical_json(plan.stage.params["sae"]))  # type: ignore[no-any-return]
+    return load_json(SaeSettings, canonical_json(plan.stage.params["sae"]))
 
 
 def stream_of(plan: Plan) -> StreamSettings:
     """The order of tokens of a plan."""
-    return load_json(StreamSettings, canonical_json(plan.stage.params["stream"]))  # type: ignore[no-any-return]
+    return load_json(StreamSettings, canonical_json(plan.stage.params["stream"]))
 
 
 def estimate(plan: Plan, known: Known) -> Estimate:
@@ -96,9 +108,8 @@ def estimate(plan: Plan, known: Known) -> Estimate:
         images=tokens.forward.rows,
         flops=seen * _flops_per_token(sae, d) + forwards,
         bytes=4 * (2 * sae.latents * d + 2 * sae.latents + d) + METRICS_BYTES * sae.steps,
-        # every live site has a window of its own in the one worker
-        memory=training if tokens.stored else training + window,
-        worker_memory=window if tokens.stored else 0,
+        memory=training,
+        worker_memory=LIBRARY_BYTES + window + (TABLE_BYTES if tokens.stored else 8 * facts.params),
     )
 
 

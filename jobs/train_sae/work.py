@@ -1,4 +1,4 @@
-"""The train_sae worker: every SAE of a sweep takes its steps on one stream of batches, then is measured on held-out images."""
+"""The train_sae worker: every SAE of a sweep takes its steps on one stream of batches."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 
 from jobs.models import open_model
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
-from jobs.sae_evaluation import Evaluation, Measured
-from jobs.sae_files import WEIGHTS
 from jobs.sae_tokens import tokens_of
 from jobs.tokens.exchange import GangSource, feed
 from jobs.tokens.gang import Membership, join_gang
@@ -18,9 +16,8 @@ from jobs.tokens.order import Order
 from jobs.tokens.sources import LiveSource, Source, TableSource
 from jobs.tokens.window import Step, batches
 from jobs.train_sae.lane import Lane
-from jobs.train_sae.plan import settings_of, stream_of
+from jobs.train_sae.plan import stream_of
 from miclip_core.sae.parallel import Alone, Group
-from miclip_core.sae.weights import load_sae
 from miclip_core.zoo.model import VisionModel
 from schemas.errors import BadSae, GangLost, SaeCollapsed, SaeDiverged, ThresholdUnset, WorkFailed
 from schemas.plans import Plan, Shard
@@ -30,7 +27,7 @@ class TrainSaeWorker:
     """Holds the plans of one stream, and the model once it is needed; `notes` says what people should know.
 
     In a gang the first `data_parallel` members train on their share of every batch, the others make tokens; the first
-    alone saves, publishes and measures.
+    alone saves and publishes.
     """
 
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
@@ -47,13 +44,10 @@ class TrainSaeWorker:
         self.notes: list[str] = []
 
     def process(self, shard: Shard, stages: Sequence[str], inputs: Inputs, keep: Keep) -> Iterator[Part | Artifact]:
-        """The weights and curves of every SAE that asks, or what they do on images that none of them has seen."""
+        """The weights and curves of every SAE that asks."""
         self.notes.clear()
         plans = [self._plans[stage] for stage in stages]
-        if plans[0].rounds[shard.round].name == "evaluate":
-            if self._setting.gang.rank == 0:
-                yield from self._evaluate(plans, inputs)
-        elif self._member is None:
+        if self._member is None:
             yield from self._train(plans, keep, Alone(), self._make_source(plans))
         elif self._member.group is None:
             feed(self._make_source(plans), self._member)
@@ -98,30 +92,6 @@ class TrainSaeWorker:
             tokens = [tokens_of(plan) for plan in self._setting.plans]
             self._model = open_model(tokens[0].forward, self._inputs, self._setting.device, [t.site for t in tokens])
         return self._model
-
-    # -------------------------------------------------------------- measuring
-
-    def _evaluate(self, plans: Sequence[Plan], inputs: Inputs) -> Iterator[Part]:
-        by_site: dict[str, list[Plan]] = {}
-        for plan in plans:
-            by_site.setdefault(tokens_of(plan).site, []).append(plan)
-        for some in by_site.values():
-            evaluation = Evaluation(
-                tokens=tokens_of(some[0]),
-                params=some[0].stage.params,
-                source=self._make_source(some),
-                model=self._open_model(),
-                inputs=inputs,
-                threads=self._setting.resources.decode_threads,
-            )
-            yield from evaluation.measure([self._trained(plan, inputs) for plan in some])
-
-    def _trained(self, plan: Plan, inputs: Inputs) -> Measured:
-        settings = settings_of(plan)
-        dead = inputs.shard_table(plan.digest, 0, "sae_metrics")["dead"]
-        columns = {"l1": settings.l1, "lr": settings.lr, "steps": settings.steps, "dead_at_end": dead[-1].as_py()}
-        sae = load_sae(inputs.artifact(plan.digest, 0, WEIGHTS))
-        return Measured(plan, sae.to(self._setting.device), columns)
 
 
 class Running:

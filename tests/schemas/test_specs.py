@@ -30,7 +30,7 @@ from schemas.specs import (
 )
 
 FORWARD = {"kind", "reads", "model", "images", "sites", "round_to", "dtype", "geometry", "on_nonfinite", "on_changed"}
-MEASURED = FORWARD | {"block_images", "holdout", "order_seed", "evaluate_images", "classes"}
+MEASURED = FORWARD | {"block_images", "holdout", "order_seed", "evaluate_images", "classes", "labels_from"}
 ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
     ExtractSpec: {
         "result": FORWARD | {"outputs", "classes", "texts", "top_k", "predictions_k"},
@@ -47,7 +47,7 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
     },
     ImportSaeSpec: {"result": MEASURED | {"saes"}, "effort": {"resources", "batch_size"}},
     SaeFeaturesSpec: {
-        "result": FORWARD | {"saes", "tables", "top_k", "concepts_per_feature", "features_per_concept", "max_values"},
+        "result": FORWARD | {"saes", "tables", "top_k", "concepts_per_feature", "features_per_concept", "max_values", "min_positives"},
         "effort": {"resources", "batch_size", "shard_rows"},
     },
     SelftestSpec: {

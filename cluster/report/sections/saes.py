@@ -30,7 +30,7 @@ class SaeFacts:
     @property
     def stage(self) -> str:
         """The digest of the stage that trained or imported it."""
-        return str(self.row["stage"])
+        return self.ref.removeprefix("sae:")
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class World:
         data = {"kind": "pipeline", "name": "t", "images": images, "matrix": {"model": [model]}, "stages": stages}
         return PipelineSpec.model_validate(data, strict=False)
 
-    def plans(self, **fields: Any) -> list[Plan]:
+    def plans(self, kind: str = "train_sae", **fields: Any) -> list[Plan]:
         spec = self.spec(**fields)
         planned = plan_pipeline(spec, self.lake.store)
         if any("not inspected" in cell.error or "not indexed" in cell.error for cell in planned.cells):
@@ -59,7 +59,10 @@ class World:
             planned = plan_pipeline(spec, self.lake.store)
         if errors := [cell.error for cell in planned.cells if cell.error]:
             raise UsageError("; ".join(errors))
-        return [plan for _, plan, _ in planned.plans() if plan.stage.kind == "train_sae"]
+        return [plan for _, plan, _ in planned.plans() if plan.stage.kind == kind]
+
+    def measurements(self, **fields: Any) -> list[str]:
+        return [plan.digest for plan in self.plans(kind="measure_sae", **fields)]
 
     def digests(self, **fields: Any) -> list[str]:
         return [plan.digest for plan in self.plans(**fields)]
@@ -95,14 +98,13 @@ RESULT_FIELDS: dict[str, Any] = {
     "block_images": 2,
     "holdout": 0.4,
     "order_seed": 1,
-    "evaluate_images": 2,
-    "classes": CLASSES,
     "dtype": "bf16",
     "round_to": "fp32",
     "geometry": "square",
     "images": {"limit": 8},
     "model": RESNET,
 }
+OF_MEASURING: dict[str, Any] = {"evaluate_images": 2, "classes": CLASSES, "labels_from": "shape"}
 OF_AN_ARCH: dict[str, dict[str, Any]] = {
     "l1": {"arch": ["relu"], "l1": [0.5]},
     "levels": {"arch": ["matryoshka"], "levels": [0.25, 0.75]},
@@ -126,7 +128,12 @@ ELSEWHERE = {"kind", "reads", "sites", "on_nonfinite", "on_changed"}
 def test_every_field_is_named_above_with_its_role() -> None:
     roles = TrainSaeSpec.roles()
     assert set(roles) == set(TrainSaeSpec.model_fields)
-    assert {name for name, role in roles.items() if role == "result"} == {*RESULT_FIELDS, *OF_AN_ARCH, *ELSEWHERE}
+    assert {name for name, role in roles.items() if role == "result"} == {
+        *RESULT_FIELDS,
+        *OF_MEASURING,
+        *OF_AN_ARCH,
+        *ELSEWHERE,
+    }
     assert {name for name, role in roles.items() if role == "effort"} == set(EFFORT_FIELDS)
 
 
@@ -158,10 +165,25 @@ def test_live_tokens_and_stored_ones_are_the_same_input(world: World) -> None:
     assert [p.effort["source"] for p in stored + live] == ["table", "live"]
 
 
-def test_labels_are_part_of_the_stage_only_where_a_loss_needs_them(world: World) -> None:
+@pytest.mark.parametrize("name", OF_MEASURING)
+def test_what_is_measured_on_never_trains_an_sae_again(world: World, name: str) -> None:
+    others = {"classes": CLASSES} if name == "labels_from" else {}
+    changed = {**others, name: OF_MEASURING[name]}
+    assert world.digests(**changed) == world.digests(**others)
+    assert world.measurements(**changed) != world.measurements(**others)
+
+
+def test_labels_are_part_of_the_measurement_only_where_a_loss_needs_them(world: World) -> None:
     labelled = {"labels": f"file:{world.images}/labels.parquet"}
-    assert world.digests(images=labelled) == world.digests()
-    assert world.digests(images=labelled, classes=CLASSES) != world.digests(classes=CLASSES)
+    assert world.measurements(images=labelled) == world.measurements()
+    assert world.measurements(images=labelled, classes=CLASSES) != world.measurements(classes=CLASSES)
+    assert world.digests(images=labelled, classes=CLASSES) == world.digests()
+
+
+def test_an_sae_is_measured_once_it_is_trained(world: World) -> None:
+    train, measure = (world.plans(seed=[0, 1], kind=kind) for kind in ("train_sae", "measure_sae"))
+    assert [plan.stage.inputs["sae"] for plan in measure] == [plan.digest for plan in train]
+    assert len(works(measure)) == 1 and {plan.gang for plan in measure} == {1}
 
 
 # -- sweeps and what runs together
@@ -212,7 +234,7 @@ def test_a_plan_gives_back_what_it_was_made_of(world: World) -> None:
     tokens = tokens_of(plan)
     assert tokens.stage.digest == plan.stage.inputs["activations"]
     assert (settings_of(plan).latents, settings_of(plan).k, stream_of(plan).batch_tokens) == (64, 4, 32)
-    assert (plan.gang, [r.name for r in plan.rounds], plan.n_shards) == (3, ["train", "evaluate"], 2)
+    assert (plan.gang, [r.name for r in plan.rounds], plan.n_shards) == (3, ["train"], 1)
     assert tokens_of(world.plans()[0]).stored and not tokens.stored
 
 
@@ -228,7 +250,9 @@ def test_estimates_follow_from_the_sizes(world: World) -> None:
     per_image = tokens_of(live).per_image(world.known().models[CLIP])
     assert with_forward.flops - cost.flops == 320 * world.known().models[CLIP].flops // per_image
     assert (cost.images, cost.bytes) == (12, 4 * (2 * 64 * width + 2 * 64 + width) + 320)
-    assert cost.memory + cost.worker_memory == with_forward.memory + with_forward.worker_memory > 0
+    params, table = world.known().models[CLIP].params, 256 << 20
+    assert cost.memory == with_forward.memory > 0
+    assert with_forward.worker_memory - cost.worker_memory == 8 * params - table  # the model instead of row groups
     (dense,) = world.plans(arch=["relu"])
     assert estimate(dense, world.known()).flops == 320 * 12 * width * 64
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cluster.inputs import StoreInputs
 from cluster.pipeline import RunReport
-from jobs.sae_evaluation import find_entrance
+from jobs.measure_sae.evaluation import find_entrance
 from jobs.tokens.order import Order
 from miclip_core.images import decode
 from miclip_core.sae.sae import Sae
@@ -117,7 +117,10 @@ def test_a_rerun_computes_nothing_and_one_seed_more_trains_only_that_one(world: 
     assert again.exit_code == 0 and stored.lake.count("shard_done") == 0
     more = stored.lake.run(world.spec(seed=[0, 1, 2]))
     trained = [event for event in stored.lake.events if event["event"] == "shard_done"]
-    assert [(event["shard"], len(event["stages"])) for event in trained] == [(0, 1), (1, 1)]
+    assert [(event["title"].split()[0], len(event["stages"])) for event in trained] == [
+        ("train_sae", 1),
+        ("measure_sae", 1),
+    ]
     assert stored.saes().items() < stored.saes(more).items()
 
 
@@ -154,6 +157,7 @@ class Oracle:
         self.labels = torch.tensor(
             [CLASSES.index(name) if (name := labels[i.image_index]) in CLASSES else -1 for i in images]
         )
+        self.indices = [image.image_index for image in images]
         self.pixels = torch.stack([model.preprocess(decode(i.data, "upright")) for i in images if i.data is not None])
         self.model = model
         self.classifier = zero_shot_classifier(model, CLASSES, ["a {}"]) * model.module.logit_scale.exp()
@@ -191,7 +195,7 @@ def oracle(world: World, stored: Stored, model: VisionModel) -> Oracle:
 def test_reconstruction_figures_are_those_of_a_plain_loop(stored: Stored, oracle: Oracle) -> None:
     x = oracle.run()[0].flatten(0, 1).half().double()
     for row in rows(stored.lake, stored.report, "sae_summary"):
-        sae = load_sae(stored.saes()[row["stage"]])
+        sae = load_sae(stored.saes()[row["sae"].removeprefix("sae:")])
         codes, x_hat = sae.reconstruct(x.float())
         e = x - x_hat.double()
         close = pytest.approx
@@ -210,7 +214,7 @@ def test_losses_are_those_of_the_model_with_a_plain_hook_on_the_block(stored: St
     mean = patches.half().float().flatten(0, 1).mean(0)
     zero, average = oracle.run(torch.zeros_like)[2], oracle.run(lambda x: mean.expand(x.shape))[2]
     for row in rows(stored.lake, stored.report, "sae_summary"):
-        sae = load_sae(stored.saes()[row["stage"]])
+        sae = load_sae(stored.saes()[row["sae"].removeprefix("sae:")])
         _, spliced_embeddings, spliced = oracle.run(lambda x, sae=sae: spliced_by(sae, x))
         assert row["loss_kind"] == "zero_shot"
         expected = {
@@ -237,7 +241,8 @@ def spliced_by(sae: Sae, patches: torch.Tensor) -> torch.Tensor:
 
 def test_the_row_of_an_sae_says_what_it_is(stored: Stored) -> None:
     first = rows(stored.lake, stored.report, "sae_summary")[0]
-    assert (first["sae"], first["source"], first["arch"]) == (f"sae:{first['stage']}", "miclip", "topk")
+    assert first["sae"] in {f"sae:{stage}" for stage in stored.saes()} and first["stage"] not in stored.saes()
+    assert (first["source"], first["arch"]) == ("miclip", "topk")
     assert (first["d"], first["latents"], first["k"], first["seed"], first["steps"]) == (96, 64, 4, 0, 20)
     config = json.loads(first["config"])
     assert config["settings"]["latents"] == config["sae"]["latents"] == 64 and config["sae"]["site"] == SITE
@@ -275,8 +280,32 @@ def test_sites_that_cannot_be_replaced_have_no_loss_and_a_model_without_classes_
 def test_one_sae_of_a_sweep_that_diverges_fails_alone(world: World) -> None:
     lake = Lake(world.folder / "live")  # where its sibling may be trained already: images and model are known
     report = lake.run(world.spec(live=True, seed=[5], lr=[1e-3, 1e30, 2e-3], classes=None))
-    assert report.exit_code == 1 and len(report.failures) == 1
+    assert report.exit_code == 1 and len(report.failures) == 2
     assert "SaeDiverged" in report.failures[0] and "lr 1e+30" in report.failures[0]
+    assert "its input stage" in report.failures[1]  # there is nothing to measure
     states = {state.detail: state.state for state in report.state.stages if state.kind == "train_sae"}
     assert sorted(states.values()) == ["failed", "published", "published"]
     assert len(rows(lake, report, "sae_summary")) == 2
+
+
+def test_the_class_of_an_image_may_be_an_attribute_and_the_sae_is_not_trained_again(
+    world: World, stored: Stored, model: VisionModel, oracle: Oracle
+) -> None:
+    """Colours are no labels of these images, but an attribute; the original loss is that of a plain zero-shot pass."""
+    colours = ["red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"]
+    classes = {"names": colours, "templates": ["a {}"]}
+    report = stored.lake.run(world.spec(classes=classes, labels_from="colour"))
+    assert stored.lake.count("shard_done", "extract") == 0 and get_saes(stored.lake, report) == stored.saes()
+    index = next(state.digest for state in report.state.stages if state.kind == "index_images")
+    attributes = {
+        row["image_index"]: dict(row["attributes"])
+        for batch in StoreInputs(stored.lake.store).table(index, "images")
+        for row in batch.to_pylist()
+    }
+    shown = [attributes[index].get("colour") for index in oracle.indices]
+    named = torch.tensor([colours.index(colour) if colour in colours else -1 for colour in shown])
+    columns = zero_shot_classifier(model, colours, ["a {}"])
+    logits = normalize(oracle.run()[1], dim=-1) @ columns * model.module.logit_scale.exp()
+    expected = float(cross_entropy(logits[named >= 0], named[named >= 0]))
+    for row in rows(stored.lake, report, "sae_summary"):
+        assert row["loss_original"] == pytest.approx(expected, rel=1e-4)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -76,7 +75,8 @@ class Evaluation:
 
     def _reconstruct(self, saes: Sequence[Measured]) -> tuple[list[Quality], set[int]]:
         """Sums over the held-out tokens, and the images that gave them."""
-        qualities, images = [Quality() for _ in saes], set()
+        qualities = [Quality() for _ in saes]
+        images: set[int] = set()
         site = self.tokens.site
         for found in heldout(self.source, self._order, [site], self._limit):
             images.update(index for index, _ in found[site].images)
@@ -122,22 +122,25 @@ class Evaluation:
 
     def _classifier(self) -> Classifier | None:
         classes = self.params["classes"]
-        return None if classes is None else make_classifier(self.model, classes, self.params["templates"])
+        return None if classes is None else make_classifier(self.model, classes, self.params.get("templates", "plain"))
 
     def _labels(self, start: int, stop: int) -> dict[int, int]:
-        """Row of the index -> class, for images whose label is the name of one."""
+        """Row of the index -> class, for images whose label, or the attribute that the spec names, is the name of one."""
         classes = self.params["classes"]
         if classes is None:
             return {}
-        number = {name.strip(): i for i, name in enumerate(self.model.facts.classes if classes == "head" else classes)}
+        names = (self.model.facts.classes or ()) if classes == "head" else classes
+        number = {name.strip(): i for i, name in enumerate(names)}
+        column = str(self.params["labels_from"])
+        wanted = ["image_index", "label" if column == "label" else "attributes"]
+        between = ("image_index", [(start, stop)])
         found: dict[int, int] = {}
-        for batch in self.inputs.table(
-            self.tokens.forward.index, "images", ["image_index", "label"], ("image_index", [(start, stop)])
-        ):
-            rows = batch.filter(pc.is_in(batch["label"], value_set=pc.cast(list(number), batch["label"].type)))
-            found |= {
-                index: number[label] for index, label in zip(rows["image_index"].to_pylist(), rows["label"].to_pylist())
-            }
+        for batch in self.inputs.table(self.tokens.forward.index, "images", wanted, between):
+            indices, named = (batch[name].to_pylist() for name in wanted)
+            for index, value in zip(indices, named, strict=True):
+                label = value if column == "label" else dict(value).get(column)
+                if label in number:
+                    found[index] = number[label]
         return found
 
     def _loss_kind(self, loss: LossSums) -> str | None:
@@ -210,7 +213,7 @@ def _row(
         "stage": plan.digest,
         "model": plan.stage.subject,
         "site": str(plan.stage.params["site"]),
-        "sae": f"sae:{plan.digest}",
+        "sae": f"sae:{plan.stage.inputs['sae']}",
         "source": config.source,
         "arch": config.arch,
         "d": config.d,
