@@ -219,7 +219,9 @@ def test_a_part_beyond_8_mb_waits_in_a_file_and_is_the_same_part(monkeypatch):
     assert encode("activations", [rows]) == [(data, 6000)]
 
 
-def error_in_time(encoder: PartEncoder, batches: Sequence[pa.RecordBatch], seconds: float = 240) -> BaseException | None:
+def error_in_time(
+    encoder: PartEncoder, batches: Sequence[pa.RecordBatch], seconds: float = 240
+) -> BaseException | None:
     """What handing over and finishing raised; it must come back whatever happened."""
     raised: list[BaseException] = []
 

@@ -22,7 +22,7 @@ from miclip_core.world.export import export_world
 from miclip_core.world.recipes import RECIPES
 from miclip_core.world.towers import load_model
 from miclip_core.zoo import load as zoo
-from miclip_core.zoo.demo import FOLDER, names
+from miclip_core.zoo.shipped import FOLDER, names
 from schemas.refs import ModelRef
 
 MEMBERS = [name for name in RECIPES if name != "quick"]
