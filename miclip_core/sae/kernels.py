@@ -50,7 +50,8 @@ def batch_topk(x_ND: Tensor, W_UD: Tensor, b_U: Tensor, total: int) -> Codes:
     asked for more. Never N x U at once.
     """
     n, m = x_ND.shape[0], W_UD.shape[0]
-    open_N, closed, width = torch.arange(n, device=x_ND.device), [], min(m, -(-2 * total // max(n, 1)))
+    open_N, width = torch.arange(n, device=x_ND.device), min(m, -(-2 * total // max(n, 1)))
+    closed: list[tuple[Tensor, Tensor, Tensor]] = []
     while True:
         values, latents = blockwise_topk(x_ND if len(open_N) == n else x_ND[open_N], W_UD, b_U, width)
         floor = _kth_largest(torch.cat([values.flatten(), *(c[2] for c in closed)]), total).clamp_(min=0)
@@ -99,12 +100,19 @@ def accumulate_rows(
     out_UD.index_add_(0, touched, sparse_decode(owner[order], coef[order], rows_ND, ends))
 
 
-def _topk_of_tokens(x_ND: Tensor, W_UD: Tensor, b_U: Tensor, k: int, block: int, among: Tensor | None):
+def _topk_of_tokens(
+    x_ND: Tensor, W_UD: Tensor, b_U: Tensor, k: int, block: int, among: Tensor | None
+) -> tuple[Tensor, Tensor]:
     best: tuple[Tensor, Tensor] | None = None
     for start in range(0, W_UD.shape[0] if among is None else len(among), block):
-        chosen = slice(start, start + block) if among is None else among[start : start + block]
-        values, latents = lowest_topk(pre_activations(x_ND, W_UD[chosen], b_U[chosen]), k)
-        latents = latents.add_(start) if among is None else chosen[latents]
+        stop = start + block
+        if among is None:
+            values, latents = lowest_topk(pre_activations(x_ND, W_UD[start:stop], b_U[start:stop]), k)
+            latents += start
+        else:
+            chosen_U = among[start:stop]
+            values, places = lowest_topk(pre_activations(x_ND, W_UD[chosen_U], b_U[chosen_U]), k)
+            latents = chosen_U[places]
         if best is not None:
             values, latents = torch.cat((best[0], values), 1), torch.cat((best[1], latents), 1)
             values, order = lowest_topk(values, k)

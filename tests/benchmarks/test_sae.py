@@ -18,18 +18,16 @@ import torch
 from torch import Tensor
 
 from cluster.inputs import StoreInputs
-from cluster.stores.base import make_store
-from jobs.activations import Forward, forward_of
+from jobs.activations import forward_of
 from jobs.models import open_model
 from jobs.sae_tokens import SiteTokens
 from jobs.tokens.order import Order
-from jobs.tokens.sources import LiveSource, Source, TableSource
+from jobs.tokens.sources import LiveSource, Source
 from jobs.tokens.window import batches
 from miclip_core.sae.train import SaeTrainer
 from miclip_core.torchvision_shim import ensure_torchvision
 from schemas.plans import Plan, load_json
 from schemas.sae import SaeSettings, StreamSettings, default_lr, training_bytes
-from tests.activations import publish_activations
 from tests.benchmarks.test_extract import write_jpegs
 from tests.jobs.tokens.made_up import Memory
 from tests.lakes import Lake, make_extract
@@ -239,36 +237,14 @@ def test_eight_saes_of_a_sweep_from_a_live_model_against_one(stored: tuple[Lake,
           f"{taken['eight'] / taken['one']:.2f} (goal < 2.5)")  # fmt: skip
 
 
-@pytest.mark.bench
-def test_training_from_stored_parquet_against_training_from_memory(tmp_path: Path) -> None:
-    """400 images of 49 patches, d 768, in fp16 on a folder store; the speed of the same steps on the same tokens (goal 0.9)."""
-    torch.set_num_threads(2)
-    images = dict(enumerate(make_tokens(400 * 49).view(400, 49, D).numpy()))
-    forward = Forward(model="demo:made-up", inputs={}, params={"rows": 400, "on_nonfinite": "stop"}, effort={})
-    tokens = SiteTokens(forward=forward, site="resid_post.0@patch", round_to="fp16", stored=True)
-    store = make_store(str(tmp_path))
-    publish_activations(store, tokens.stage, list(images.items()), shard_rows=100)
-    order = Order(400, StreamSettings(batch_tokens=BATCH, buffer_batches=4, block_images=16, holdout=0.05))
-    table = TableSource(StoreInputs(store), [tokens])
-    memory = Memory(torch.float16, **{tokens.site: images})
-    trainers = [make_trainer()]
-    taken = times(
-        5,
-        {
-            "memory": lambda: train(memory, order, tokens.site, trainers, 16),
-            "parquet": lambda: train(table, order, tokens.site, trainers, 16),
-        },
-    )
-    print(f"\n16 steps: {taken}, speed from parquet / from memory {taken['memory'] / taken['parquet']:.3f} (goal 0.9)")
-
-
 # ---------------------------------------------------------------- memory
 
 CHILD = """
-import json, resource, torch
+import json, torch
+from pathlib import Path
 from miclip_core.sae.train import SaeTrainer
 from tests.benchmarks.test_sae import BATCH, D, make_settings, make_tokens
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak(): return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 x = make_tokens(4 * BATCH)
 before = peak()
 trainer = SaeTrainer(make_settings(latents=100_000, dead_tokens=BATCH), D)
