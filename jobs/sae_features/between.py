@@ -53,3 +53,25 @@ def unpack_all(inputs: Inputs, plan: Plan, round_number: int, name: str) -> Iter
     for shard in plan.shards(round_number):
         if (found := unpack(inputs, plan, shard.number, name)) is not None:
             yield found
+
+
+def unpack_embeddings(inputs: Inputs, plan: Plan) -> Iterator[np.ndarray]:
+    """The image embeddings [images, E] of each map shard, in order; zeros, which stand for none, where a shard has none.
+
+    Without those zeros every later image would be taken for one before it. Nothing at all if no shard has any.
+    """
+    ahead, width = 0, None
+    for shard in plan.shards(0):
+        images = unpack(inputs, plan, shard.number, IMAGES)
+        count = 0 if images is None else len(images["image_index"])
+        found = unpack(inputs, plan, shard.number, EMBEDDINGS)
+        if found is not None:
+            vectors = found["embedding"]
+            if width is None and ahead:
+                yield np.zeros((ahead, vectors.shape[1]), vectors.dtype)
+            width = vectors.shape[1]
+            yield vectors
+        elif width is not None:
+            yield np.zeros((count, width), np.float32)
+        else:
+            ahead += count

@@ -11,13 +11,13 @@ import pyarrow as pa
 
 from jobs.protocol import Artifact, Inputs, Part
 from jobs.sae_features.between import (
-    EMBEDDINGS,
     IMAGES,
     SCORES,
     bucket_features,
     codes_name,
     pack,
     unpack_all,
+    unpack_embeddings,
 )
 from jobs.sae_features.concepts import (
     LEVELS,
@@ -154,8 +154,7 @@ class Bucket:
         active, place, largest = (np.concatenate(column) for column in zip(*self._actives))
         monosemanticity = PairCosine(active, place, largest, width)
         chance = RandomPairs()
-        pieces = (shard["embedding"] for shard in unpack_all(self._inputs, self._plan, 0, EMBEDDINGS))
-        for number, block in enumerate(in_blocks(pieces)):
+        for number, block in enumerate(in_blocks(unpack_embeddings(self._inputs, self._plan))):
             clarity.add(number, block)
             monosemanticity.add(number, block)
             chance.add(block)
