@@ -1,0 +1,1 @@
+"""What alignment, localisation and description are worth: accuracy, text similarity, significance, geometry and error traces."""
