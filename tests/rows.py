@@ -26,7 +26,7 @@ def make_value(column: Column, place: int, row: int) -> Any:
     if pa.types.is_map(kind):
         return [("colour", f"red {row}"), ("größe", "a 'b' \"c\"")][: row % 3]
     if pa.types.is_list(kind):
-        return [f"site.{i}" for i in range(row % 4)]
+        return [f"site.{i}" if pa.types.is_string(kind.value_type) else row + i for i in range(row % 4)]
     if pa.types.is_boolean(kind):
         return row % 2 == 0
     if pa.types.is_binary(kind):

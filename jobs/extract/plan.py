@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jobs import activations
 from jobs.activations import Forward, checkpoint, get_facts, make_forward, model_digest
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
@@ -18,7 +17,6 @@ from schemas.specs import SITE_OUTPUTS, ExtractSpec
 from schemas.tables import PART_BYTES, ROW_GROUP_BYTES
 
 METHODS = {
-    "activations": activations.METHOD,
     "activation_moments": 1,
     "top_images": 1,
     "embeddings": 1,

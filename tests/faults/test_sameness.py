@@ -18,7 +18,7 @@ from cluster.executor import SerialExecutor, StopFlag
 from cluster.inputs import StoreInputs
 from cluster.shard_host import ShardHost
 from cluster.stores.base import Store, make_store
-from jobs.extract import plan as extract_plan
+from jobs import activations
 from schemas.errors import DamagedPart
 from schemas.specs import SelftestSpec, as_pipeline
 from tests.faults import victim
@@ -123,7 +123,7 @@ def test_a_new_version_of_a_method_makes_a_new_table_and_leaves_the_old_one(
     lake = Lake(tmp_path / "lake")
     assert lake.run(spec).exit_code == 0
     before = lake.files()
-    monkeypatch.setitem(extract_plan.METHODS, "activations", 2)
+    monkeypatch.setattr(activations, "METHOD", 2)
     report = lake.run(spec)
     assert report.exit_code == 0
     assert [(e["kind"], e["output"]) for e in lake.events if e["event"] == "published"] == [("extract", "activations")]
