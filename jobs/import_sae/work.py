@@ -13,6 +13,7 @@ from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import save_sae
 from schemas.errors import BadRef, BadSae, WeightsMissing
 from schemas.plans import Plan, Shard
+from schemas.refs import Site
 
 
 class ImportSaeWorker:
@@ -33,7 +34,8 @@ def read_planned(plan: Plan, inputs: Inputs) -> Sae:
     Raises:
         BadRef: one file is named where a folder makes the SAE.
         WeightsMissing: the files are not those that were planned with.
-        BadSae: its width is not that of the site. Others: as `load_foreign`.
+        BadSae: its width is not that of the site, or its file says that it was trained at another one. Others: as
+        `load_foreign`.
     """
     location, params = str(plan.effort["location"]), plan.stage.params
     path = inputs.local_path(location if "://" in location else f"file:{location}")
@@ -54,7 +56,17 @@ def read_planned(plan: Plan, inputs: Inputs) -> Sae:
             f"{location}: expected d={plan.effort['width']}, the width of {params['site']} of {plan.stage.subject}, got "
             f"d={sae.config.d}; name the site and the model that this SAE was trained on"
         )
+    _check_site(sae, str(params["site"]), location)
     return sae.to(torch.float32).with_config(model=plan.stage.subject, site=params["site"])
+
+
+def _check_site(sae: Sae, site: str, location: str) -> None:
+    """Refuse another site or kind of token than a file of ours states; a sample of the positions is the same kind."""
+    if sae.config.source != "miclip" or sae.config.site is None:
+        return
+    trained, wanted = Site.parse(sae.config.site), Site.parse(site)
+    if (trained.path, trained.tokens) != (wanted.path, wanted.tokens):
+        raise BadSae(f"{location}: this SAE was trained at {trained}, not at {wanted}; give sites: [{trained}]")
 
 
 def open_worker(setting: Setting, inputs: Inputs) -> ImportSaeWorker:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from cluster.inputs import StoreInputs
 from cluster.ledger import load_failures
+from miclip_core.sae.foreign import save_foreign
 from miclip_core.sae.weights import load_sae
 from schemas.errors import BadRef
 from tests.import_lakes import LATENTS, MODEL, SITE, WIDTH, ImportLake, K, make_sae
@@ -89,3 +91,23 @@ def test_one_that_cannot_be_used_says_why_and_the_others_go_on(place: ImportLake
 def test_a_place_with_nothing_is_an_error_before_anything_runs(place: ImportLake) -> None:
     with pytest.raises(BadRef, match="nowhere: nothing there"):
         place.run([f"saelens:{place.folder}/nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("trained_at", "fits"),
+    [
+        (SITE, True),
+        ("resid_post.3@patch:sample(16,0)", True),
+        ("resid_post.2@patch", False),
+        ("resid_post.3@cls", False),
+    ],
+)
+def test_a_file_of_ours_is_imported_at_the_site_that_it_states_alone(
+    trained_at: str, fits: bool, tmp_path: Path
+) -> None:
+    place = ImportLake(tmp_path)
+    save_foreign("miclip", make_sae().with_config(site=trained_at), tmp_path / "own")
+    report = place.run([f"miclip:{tmp_path / 'own'}"])
+    said = [f.message for stage in place.digests(report) for f in load_failures(place.lake.store, stage)]
+    assert report.exit_code == (0 if fits else 1)
+    assert not said if fits else f"this SAE was trained at {trained_at}, not at {SITE}" in said[0]
