@@ -17,7 +17,7 @@ from miclip_core.sae.train import SaeTrainer
 from schemas.errors import BadTokens
 from tests.miclip_core.sae.runs import D, settings, tokens
 
-ARCHS = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated")
+ARCHS = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu")
 BATCH = 33
 CUTS = {1: (0, BATCH), 2: (0, 10, BATCH), 3: (0, 11, 26, BATCH)}
 """Which rows of a batch each worker gets: never equal parts."""
