@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +12,17 @@ import torch
 from torch import Tensor
 
 from miclip_core.torchvision_shim import ensure_torchvision
-from miclip_core.zoo.checkpoint import read_checkpoint, tensor_names
+from miclip_core.zoo.checkpoint import tensor_names
+from miclip_core.zoo.hf_files import (
+    Get,
+    folder_files,
+    in_precision,
+    load_library,
+    optional,
+    quiet,
+    refuse_code,
+    weight_files,
+)
 from miclip_core.zoo.hf_geometry import geometry_of
 from miclip_core.zoo.hf_vit import input_size, tower_of
 from miclip_core.zoo.locate import HubFile, Locate, revision_of
@@ -23,11 +30,8 @@ from miclip_core.zoo.recipe import Built, Recipe
 from miclip_core.zoo.text import TOKENISER_FILES, TextTower, Tokeniser
 from schemas.errors import (
     MissingPackage,
-    RemoteCodeRefused,
     UnknownModel,
-    UnsafeCheckpoint,
     UnsupportedBlock,
-    WeightsMissing,
 )
 from schemas.models import Geometry
 from schemas.refs import ModelRef
@@ -36,7 +40,6 @@ ensure_torchvision()
 
 import transformers  # noqa: E402 - needs a working torchvision
 from transformers.initialization import no_init_weights  # noqa: E402
-from transformers.utils import logging  # noqa: E402
 
 # Model type -> the classes we know, the one for a bare configuration first.
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -52,16 +55,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
 }
 # Models without a fixed image size: convolutional, or with position embeddings that they resize themselves.
 _ANY_SIZE = ("dinov2", "dinov2_with_registers", "resnet")
-_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
-
-Get = Callable[[str], Path]
-"""Name of a file of one checkpoint -> its local path; FileNotFoundError if the checkpoint has no such file."""
 
 
 def recipe(ref: ModelRef, locate: Locate) -> Recipe:
@@ -84,15 +78,7 @@ def from_path(name: str, path: Path) -> Recipe:
     Raises:
         UnknownModel: a file, or a folder without config.json or weights.
     """
-    if path.is_file():
-        raise UnknownModel(f"{path}: give the folder that holds config.json and the weights, not one file")
-
-    def get(file: str) -> Path:
-        if not (path / file).is_file():
-            raise FileNotFoundError(f"{path / file}")
-        return path / file
-
-    return _from_files(name, get)
+    return _from_files(name, folder_files(path))
 
 
 # ---------------------------------------------------------------- names and files
@@ -102,7 +88,7 @@ def _random(model_type: str) -> Recipe:
     """The library's default configuration of a model type."""
     _check_type(f"hf:{model_type}/random", model_type)
     kind = getattr(transformers, CLASSES[model_type][0])
-    with _quiet():
+    with quiet():
         plan = Blueprint(model_type, kind, kind.config_class())
     return Recipe(model_type, (), None, _LIBRARIES, plan.build, partial(plan.fill, ()))
 
@@ -125,19 +111,19 @@ def _hub_files(repo: str, revision: str | None, locate: Locate) -> Get:
 
 
 def _from_files(name: str, get: Get) -> Recipe:
-    config_path = _optional(get, "config.json")
+    config_path = optional(get, "config.json")
     if config_path is None:
         raise UnknownModel(f"hf:{name}: no config.json in the folder; a transformers checkpoint has one")
     config = json.loads(config_path.read_text())
-    _refuse_code(name, "config.json", config)
+    refuse_code(name, "config.json", config)
     kind = _class(name, config)
     processor = _processor(get)
     tokeniser = _tokeniser_files(name, get) if "text_config" in config else ()
-    weights = _weights(name, get)
+    weights = weight_files(name, get)
     arguments = {}
     if kind.__name__ == "ViTModel":  # whether it was saved with its pooler is written in the weights alone
         arguments["add_pooling_layer"] = any("pooler." in key for file in weights for key in tensor_names(file))
-    with _quiet():
+    with quiet():
         settings = kind.config_class.from_pretrained(config_path.parent, local_files_only=True)
     plan = Blueprint(name, kind, settings, processor, arguments, tokeniser[0].parent if tokeniser else None)
     return Recipe(
@@ -152,15 +138,6 @@ def _from_files(name: str, get: Get) -> Recipe:
     )
 
 
-def _refuse_code(name: str, file: str, content: dict[str, Any]) -> None:
-    if content.get("auto_map"):
-        raise RemoteCodeRefused(
-            f"hf:{name}: {file} has `auto_map`, so the checkpoint wants to run its own Python "
-            f"({', '.join(map(str, content['auto_map'].values()))[:120]}), which is never done; use a checkpoint of a "
-            "model that transformers has itself, or, if it is one, save it again without `auto_map`"
-        )
-
-
 def _class(name: str, config: dict[str, Any]) -> Any:
     """The class that the checkpoint was saved from."""
     _check_type(f"hf:{name}", config.get("model_type"))
@@ -171,44 +148,20 @@ def _class(name: str, config: dict[str, Any]) -> Any:
     return getattr(transformers, wanted)
 
 
-def _optional(get: Get, file: str) -> Path | None:
-    try:
-        return get(file)
-    except FileNotFoundError:
-        return None
-
-
 def _processor(get: Get) -> dict[str, Any]:
     """What the image processor's file says; newer checkpoints keep it inside that of the whole processor."""
-    if (path := _optional(get, "preprocessor_config.json")) is not None:
+    if (path := optional(get, "preprocessor_config.json")) is not None:
         return json.loads(path.read_text())
-    if (path := _optional(get, "processor_config.json")) is not None:
+    if (path := optional(get, "processor_config.json")) is not None:
         return json.loads(path.read_text()).get("image_processor", {})
     return {}
 
 
-def _weights(name: str, get: Get) -> tuple[Path, ...]:
-    """The checkpoint's files: safetensors where it has them, shards of an index in order."""
-    for file in _WEIGHTS:
-        if (path := _optional(get, file)) is None:
-            continue
-        if not file.endswith(".index.json"):
-            return (path,)
-        shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-        if any(Path(shard).name != shard for shard in shards):
-            raise UnsafeCheckpoint(f"hf:{name}: {file} names a file outside the checkpoint")
-        found = [(shard, _optional(get, shard)) for shard in shards]
-        if missing := [shard for shard, shard_path in found if shard_path is None]:
-            raise WeightsMissing(f"hf:{name}: {file} names {', '.join(missing)}, which is not there")
-        return tuple(shard_path for _, shard_path in found if shard_path is not None)
-    raise UnknownModel(f"hf:{name}: no weights; expected one of {', '.join(_WEIGHTS)}")
-
-
 def _tokeniser_files(name: str, get: Get) -> tuple[Path, ...]:
     """The tokeniser's files, in one folder; none if the checkpoint has no vocabulary."""
-    found = {file: path for file in TOKENISER_FILES if (path := _optional(get, file)) is not None}
+    found = {file: path for file in TOKENISER_FILES if (path := optional(get, file)) is not None}
     if "tokenizer_config.json" in found:
-        _refuse_code(name, "tokenizer_config.json", json.loads(found["tokenizer_config.json"].read_text()))
+        refuse_code(name, "tokenizer_config.json", json.loads(found["tokenizer_config.json"].read_text()))
     return tuple(found.values()) if any(file in found for file in _VOCABULARIES) else ()
 
 
@@ -234,8 +187,8 @@ class Blueprint:
 
     def build(self) -> Built:
         """The library's model in fp32 and eval mode, with its geometry, text tower and class names."""
-        with _quiet(), no_init_weights():  # whatever builds this fills it next
-            root = self.kind(_fp32(self.config), **self.arguments).float().eval()
+        with quiet(), no_init_weights():  # whatever builds this fills it next
+            root = self.kind(in_precision(self.config, torch.float32), **self.arguments).float().eval()
         for name in ("logit_scale", "logit_bias"):
             if getattr(root, name, torch.zeros(())).ndim:  # SigLIP's, which start at random without initialisation
                 torch.nn.init.zeros_(getattr(root, name))
@@ -264,54 +217,8 @@ class Blueprint:
         Raises:
             WeightsMissing: tensors that are missing, left over or of another shape.
         """
-        tensors: dict[str, Tensor] = {}
-        for file in weights:
-            tensors |= read_checkpoint(file)
-        with _quiet():
-            loaded, info = self.kind.from_pretrained(
-                None,
-                config=_fp32(self.config),
-                state_dict=tensors,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **self.arguments,
-            )
-        shapes = [f"{key} {tuple(has)} instead of {tuple(want)}" for key, has, want in info["mismatched_keys"]]
-        for what, keys in (
-            ("are missing", info["missing_keys"]),
-            ("belong to no part of the model", info["unexpected_keys"]),
-            ("have another shape", shapes),
-        ):
-            if keys:
-                raise WeightsMissing(
-                    f"hf:{self.name}: {len(keys)} tensors of the checkpoint {what}: {', '.join(sorted(keys)[:4])}"
-                    f"{', ...' if len(keys) > 4 else ''}; config.json describes another model"
-                )
+        loaded = load_library(self.kind, self.config, weights, f"hf:{self.name}", **self.arguments)
         built.root.load_state_dict(loaded.state_dict(), assign=True)
-
-
-def _fp32(config: Any) -> Any:
-    """A copy that does not ask for half precision, in which parts of a model would be built."""
-    config = deepcopy(config)
-    for part in (config, *(getattr(config, name, None) for name in ("vision_config", "text_config"))):
-        if part is not None:
-            part.dtype = torch.float32
-    return config
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's bars and load reports: what is wrong is said by our errors."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 # ---------------------------------------------------------------- text
