@@ -1,0 +1,205 @@
+"""The exact activation of each unit that a given share of all positions exceeds, whatever the number of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from miclip_core.dissect.ordered import from_ordered, to_ordered
+from miclip_core.sae.codes import Codes
+from schemas.errors import NonFiniteActivation, TooFewTokens
+
+SHARE = 0.005
+"""Of all positions, those where a unit counts as on (Bau et al. 2017, Network Dissection)."""
+
+_BITS = (11, 11, 10)  # of the 32 of a number, per pass: 2,048 counts a unit; fewer passes would need 65,536
+_BLOCK = 1 << 22  # activations counted at once
+_UNITS = 1024  # whose counts are made at once
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """T_u of U units: at most `share` of n positions are above it, and no lower activation of the unit has this property.
+
+    value float32 [U]; above int64 [U], positions with an activation > value; n: positions.
+    """
+
+    value: Tensor
+    above: Tensor
+    n: int
+
+    def __getitem__(self, units: slice) -> Thresholds:
+        """Those of a block of units."""
+        return Thresholds(self.value[units], self.above[units], self.n)
+
+
+class ThresholdSearch:
+    """Radix selection of one quantile per unit: each pass over all activations fixes 11 bits more of every threshold.
+
+    Memory is 16 KiB a unit however many positions there are, where keeping the top 0.5 % of them takes 4 bytes of
+    n * share: 1,500 KiB a unit for 100,000 images of 196 patches. Counts add up, so every pass may be spread over shards
+    in any order: each shard fills an `empty()` of the search, `merge` takes them in, `close` ends the pass.
+
+    n_units: U. share: of the positions that may be above. half: all activations are float16 or bfloat16, of which the
+    first 22 bits as float32 hold everything, so two passes are exact; otherwise three.
+    """
+
+    def __init__(self, n_units: int, share: float = SHARE, *, half: bool = False, device: str | torch.device = "cpu"):
+        if not 0 < share < 1:
+            raise ValueError(f"share={share}: expected a share of the positions between 0 and 1")
+        self.share, self.half, self.n_units = share, half, n_units
+        self.n = 0  # positions of this pass
+        self._total = 0  # of the first pass
+        self._pass = 0
+        self._prefix_U = torch.zeros(n_units, dtype=torch.int32, device=device)
+        self._above_U = torch.zeros(n_units, dtype=torch.int64, device=device)
+        self._counts_UK = self._no_counts()
+
+    @property
+    def done(self) -> bool:
+        """Whether enough passes are closed."""
+        return self._pass == (2 if self.half else 3)
+
+    def add(self, activations: Tensor | Codes) -> None:
+        """Count N positions of this pass: dense [N,U], or codes of U latents, which are 0 wherever they hold nothing.
+
+        Raises:
+            ValueError: another number of units, all passes are closed, or `half` and these are not.
+            NonFiniteActivation: NaN or infinity among them.
+        """
+        width = activations.width if isinstance(activations, Codes) else activations.shape[1]
+        if width != self.n_units or self.done:
+            raise ValueError(
+                f"found {width} units in pass {self._pass + 1}, expected {self.n_units}; done is {self.done}"
+            )
+        values = activations.values if isinstance(activations, Codes) else activations
+        if self.half and values.dtype not in (torch.float16, torch.bfloat16):
+            raise ValueError(f"found {values.dtype}, expected float16 or bfloat16; leave out half")
+        self.n += len(activations)
+        if isinstance(activations, Codes):
+            self._add_codes(activations)
+            return
+        for first in range(0, self.n_units, _UNITS):
+            block_NU = activations[:, first : first + _UNITS]
+            for part_NU in block_NU.split(max(1, _BLOCK // block_NU.shape[1])):
+                units_U = torch.arange(first, first + part_NU.shape[1], device=part_NU.device)
+                self._count(part_NU.reshape(-1), units_U.repeat(len(part_NU)), first, part_NU.shape[1])
+
+    def merge(self, other: ThresholdSearch) -> None:
+        """Take in what another search of the same pass has counted.
+
+        Raises:
+            ValueError: it is of another pass or of other units.
+        """
+        if other._pass != self._pass or not torch.equal(other._prefix_U, self._prefix_U):
+            raise ValueError("these counts are of another pass or of other units; fill an empty() of this search")
+        self.n += other.n
+        self._counts_UK += other._counts_UK
+
+    def empty(self) -> ThresholdSearch:
+        """A search of the same pass that has counted nothing, for a shard to fill."""
+        other = ThresholdSearch(self.n_units, self.share, half=self.half, device=self._prefix_U.device)
+        other._pass, other._total = self._pass, self._total
+        other._prefix_U, other._above_U = self._prefix_U, self._above_U
+        other._counts_UK = other._no_counts()
+        return other
+
+    def close(self) -> None:
+        """End the pass: all positions were added once.
+
+        Raises:
+            TooFewTokens: there were none. ValueError: not as many as in the first pass.
+        """
+        if self._pass == 0:
+            self._total = self.n
+        if self.n == 0:
+            raise TooFewTokens("no positions were added, so no share of them can be found")
+        if self.n != self._total:
+            raise ValueError(f"this pass saw {self.n} positions, the first one {self._total}; add the same ones again")
+        allowed = int(Fraction(str(self.share)) * self.n)
+        from_top_UK = self._counts_UK.flip(1).cumsum(1).flip(1)  # positions in this bin or above
+        # The threshold is in the highest bin that cannot be above it as a whole.
+        bin_U = ((self._above_U[:, None] + from_top_UK) > allowed).sum(1) - 1
+        in_bin_U = self._counts_UK.gather(1, bin_U[:, None])[:, 0]
+        self._above_U = self._above_U + from_top_UK.gather(1, bin_U[:, None])[:, 0] - in_bin_U
+        offset = 1 << (_BITS[0] - 1) if self._pass == 0 else 0
+        self._prefix_U = (self._prefix_U << _BITS[self._pass]) + (bin_U - offset).int()
+        self._pass += 1
+        self.n = 0
+        self._counts_UK = self._no_counts()
+
+    def thresholds(self) -> Thresholds:
+        """The result, once `done`.
+
+        Raises:
+            ValueError: there are passes to come.
+        """
+        if not self.done:
+            raise ValueError(f"only {self._pass} passes are closed")
+        missing = 32 - sum(_BITS[: self._pass])
+        low = torch.where(self._prefix_U < 0, (1 << missing) - 1, 0).int()  # of negative numbers zeros are kept as ones
+        return Thresholds(from_ordered((self._prefix_U << missing) | low), self._above_U, self._total)
+
+    # ---------------------------------------------------------------- counting
+
+    def _no_counts(self) -> Tensor:
+        bins = 1 << _BITS[min(self._pass, len(_BITS) - 1)]
+        return torch.zeros(self.n_units, bins, dtype=torch.int64, device=self._prefix_U.device)
+
+    def _add_codes(self, codes: Codes) -> None:
+        latents = codes.latents.long()
+        for first in range(0, self.n_units, _UNITS):
+            stop = min(first + _UNITS, self.n_units)
+            inside = (latents >= first) & (latents < stop)
+            self._count(codes.values[inside], latents[inside], first, stop - first)
+        zeros_U = len(codes) - torch.bincount(latents, minlength=self.n_units)
+        units_U = torch.arange(self.n_units, device=zeros_U.device)
+        inside_U, bin_U = self._bins(torch.zeros(self.n_units, device=zeros_U.device), units_U)
+        self._counts_UK[units_U[inside_U], bin_U[inside_U]] += zeros_U[inside_U]
+
+    def _count(self, values: Tensor, units: Tensor, first: int, width: int) -> None:
+        """Add entries (value, unit) of the units [first, first + width)."""
+        if not bool(values.isfinite().all()):
+            raise NonFiniteActivation("an activation is NaN or infinite; a threshold needs finite numbers")
+        inside, bins = self._bins(values, units)
+        size = self._counts_UK.shape[1]
+        places = ((units - first) * size + bins)[inside]
+        counts = torch.bincount(places, minlength=width * size)
+        self._counts_UK[first : first + width] += counts.view(width, size)
+
+    def _bins(self, values: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether an entry agrees with what is known of its unit's threshold, and its bin by the bits of this pass."""
+        keys = to_ordered(values)
+        below = 32 - sum(_BITS[: self._pass + 1])
+        bits = _BITS[self._pass]
+        if self._pass == 0:
+            return torch.ones_like(units, dtype=torch.bool), (keys >> below) + (1 << (bits - 1))
+        return (keys >> (below + bits)) == self._prefix_U[units], (keys >> below) & ((1 << bits) - 1)
+
+
+def find_thresholds(
+    read: Callable[[], Iterable[Tensor | Codes]],
+    n_units: int,
+    share: float = SHARE,
+    *,
+    half: bool = False,
+    device: str | torch.device = "cpu",
+) -> Thresholds:
+    """T_u with P(A_u > T_u) = share (Bau et al. 2017), over all positions of all images.
+
+    read: gives all activations, [N,U] or codes, in parts; called once per pass (2 for half precision, else 3).
+    Of ties at the threshold none counts as above, so the share is `share` at most, and exact where there are none.
+
+    Raises:
+        What ThresholdSearch raises.
+    """
+    search = ThresholdSearch(n_units, share, half=half, device=device)
+    while not search.done:
+        for part in read():
+            search.add(part)
+        search.close()
+    return search.thresholds()
