@@ -42,7 +42,7 @@ class MeasuredCell(TokensCell):
     """Share of the blocks that no training sees, for evaluation."""
     order_seed: Annotated[int, RESULT] = 0
     evaluate_images: Annotated[int, Field(ge=1), RESULT] = 1024
-    """At most so many held-out images are measured."""
+    """At most so many held-out images are measured, some of every held-out block."""
     classes: Annotated[Classes | None, RESULT] = None
     """Zero-shot classes for the loss recovered when reconstructions are put into the model; a head has its own."""
     labels_from: Annotated[str, RESULT] = "label"
@@ -91,7 +91,7 @@ class TrainSaeSpec(MeasuredCell):
     dead_tokens: Annotated[int | None, Field(ge=1), RESULT] = None
     """Tokens without firing after which a latent counts as dead; 200 latents / k within 1e5 .. 1e7 if not given."""
     levels: Annotated[tuple[float, ...], RESULT] = LEVELS
-    """Matryoshka: share of the latents in each level, from the innermost."""
+    """Matryoshka: share of the latents in each level, from the innermost; together 1."""
     level_weights: Annotated[Literal["mean", "sum"], RESULT] = "mean"
     """Matryoshka: each prefix counts 1 / levels, or 1."""
     scope: Annotated[Literal["global", "local"], RESULT] = "global"
@@ -121,6 +121,16 @@ class TrainSaeSpec(MeasuredCell):
     def _lists_are_tuples(cls, value: object) -> object:
         return as_tuple(value)
 
+    @field_validator("levels")
+    @classmethod
+    def _levels_are_shares_of_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(share > 0 for share in value) or abs(sum(value) - 1) > 1e-6:
+            raise ValueError(
+                f"found {list(value)}, which sum to {sum(value):g}; expected shares above 0 that sum to 1, the latents that "
+                "each level adds: prefixes of a quarter and of all are [0.25, 0.75]"
+            )
+        return value
+
     @model_validator(mode="after")
     def _every_sae_is_possible(self) -> TrainSaeSpec:
         if self.batch_tokens < self.data_parallel:
@@ -142,6 +152,11 @@ class TrainSaeSpec(MeasuredCell):
         chosen: dict[str, object] = {"k": k} if by_k else {"l1": l1}
         if arch == "matryoshka":
             sizes = make_group_sizes(latents, self.levels)
+            if min(sizes) < 1:
+                raise ValueError(
+                    f"{latents} latents in levels {list(self.levels)} make groups of {list(sizes)}; expected at least one "
+                    "in each; give more latents or fewer levels"
+                )
             weight = 1.0 if self.level_weights == "sum" else 1 / len(sizes)
             chosen |= {"group_sizes": sizes, "level_weights": (weight,) * len(sizes)}
         if arch in ("batchtopk", "matryoshka"):
