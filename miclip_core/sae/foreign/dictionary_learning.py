@@ -13,7 +13,7 @@ from miclip_core.sae.foreign.convert import one_threshold, require_plain, with_p
 from miclip_core.sae.foreign.files import find, get, plain, read_settings, shape_of, take, write_settings
 from miclip_core.sae.sae import Sae
 from miclip_core.zoo.checkpoint import read_pickle
-from schemas.errors import BadSae, ThresholdUnset, UnsupportedSae
+from schemas.errors import BadRef, BadSae, ThresholdUnset, UnsupportedSae
 from schemas.sae import Arch, SaeConfig
 
 NAME = "dictionary_learning"
@@ -30,7 +30,7 @@ def load(path: Path) -> Sae:
         backup of a run that is not finished. ThresholdUnset. UnsupportedSae: another class. UnsafeCheckpoint: code.
     """
     file = find(path, WEIGHTS)
-    settings_file = find(file.parent / CONFIG if (file.parent / CONFIG).is_file() else file.parent.parent / CONFIG)
+    settings_file = _find_settings(file)
     settings = read_settings(settings_file).get("trainer")
     if not isinstance(settings, dict):
         raise BadSae(f"{settings_file}: no settings under 'trainer'; expected dict_class, k and others there")
@@ -43,6 +43,14 @@ def load(path: Path) -> Sae:
     if sae.config.k is not None and stated != sae.config.k:
         raise BadSae(f"{file}: its k is {sae.config.k}, but {settings_file.name} says {stated}; which one is right?")
     return sae
+
+
+def _find_settings(file: Path) -> Path:
+    """Beside the weights, or above them where they are one of checkpoints/."""
+    for folder in (file.parent, file.parent.parent):
+        if (folder / CONFIG).is_file():
+            return folder / CONFIG
+    raise BadRef(f"{file}: there is no {CONFIG} beside it or one folder above; it says which class the weights are of")
 
 
 def _read_state(file: Path) -> dict[str, Tensor]:

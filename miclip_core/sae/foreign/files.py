@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from schemas.errors import BadRef, BadSae
@@ -114,8 +114,8 @@ def write_settings(path: Path, settings: Settings) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """The tensors as safetensors."""
-    save_file(plain(tensors), path)
+    """The tensors as safetensors, to be read by whoever may read new files of this user; the library's own are private."""
+    path.write_bytes(save(plain(tensors)))
 
 
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from miclip_core.sae.foreign import load_foreign, save_foreign
-from schemas.errors import BadSae, ThresholdUnset, UnsupportedSae
+from schemas.errors import BadRef, BadSae, ThresholdUnset, UnsupportedSae
 from tests.foreign_saes import D, K, M, assert_same, random_sae, tokens, topk, write_folder
 
 SAE = random_sae("topk")
@@ -105,6 +105,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     assert load_foreign("dictionary_learning", folder_of(tmp_path, "AutoEncoderTopK", unset)).threshold is None
     (tmp_path / "trainer_0" / "config.json").write_text("[]")
     with pytest.raises(BadSae, match="found list, expected an object"):
+        load_foreign("dictionary_learning", tmp_path / "trainer_0")
+    (tmp_path / "trainer_0" / "config.json").unlink()
+    with pytest.raises(BadRef, match=r"trainer_0/ae\.pt: there is no config\.json beside it or one folder above"):
         load_foreign("dictionary_learning", tmp_path / "trainer_0")
 
 

@@ -142,6 +142,14 @@ def test_a_place_with_nothing_is_named(name: str, tmp_path: Path) -> None:
         load_foreign(name, tmp_path)
 
 
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_written_may_be_read_by_whoever_may_read_new_files(name: str, tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    save_foreign(name, random_sae("topk"), tmp_path / "out")
+    modes = {file.stat().st_mode for file in (tmp_path / "out").iterdir()}
+    assert modes == {(tmp_path / "new").stat().st_mode}
+
+
 def test_a_folder_of_folders_names_those_that_hold_one(tmp_path: Path) -> None:
     for layer in (3, 7):
         save_foreign("sparsify", random_sae("topk"), tmp_path / f"layers.{layer}")
