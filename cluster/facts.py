@@ -75,7 +75,7 @@ def _hash(files: Files, location: str) -> str:
     try:
         return hash_tree(fetch_to_node(files, location if "://" in location else f"file:{location}"))
     except UnknownModel as error:
-        raise BadRef(f"sae at {location}: nothing there ({error})") from None
+        raise BadRef(f"{location}: nothing there ({error})") from None
 
 
 def find_stage(store: Store, ref: str) -> StageSpec:

@@ -44,8 +44,10 @@ class SpecFile:
             raise type(error)("\n".join(map(self._with_place, str(error).splitlines()))) from error
 
     def _with_place(self, message: str) -> str:
-        """Errors open with the text they are about; the field that holds this text is the place."""
+        """Errors open with the field or the text they are about; that field, or the one that holds this text, is the place."""
         about = message.removeprefix("images ").split(": ")[0]
+        if (path := tuple(about.split("."))) in self.document.places:
+            return f"{self.document.place(path)}  {message}"
         leaves = [(path, value) for path, value in _leaves(self.document.data, ()) if isinstance(value, str)]
         for path in [p for p, v in leaves if v == about] + [p for p, v in leaves if about and _ref_of(v, about)]:
             return f"{self.document.place(path)}  {'.'.join(map(str, path))}: {message}"
@@ -53,8 +55,8 @@ class SpecFile:
 
 
 def _ref_of(value: str, about: str) -> bool:
-    """Whether a message about `about` speaks of this value: all of it up to a part that the message leaves out."""
-    return value.startswith(about) and value[len(about) : len(about) + 1] in "@:/"
+    """Whether a message about `about` speaks of this value: all of it but a format before it, or a part after it."""
+    return value.endswith(f":{about}") or (value.startswith(about) and value[len(about) : len(about) + 1] in "@:/")
 
 
 @cache
@@ -154,7 +156,11 @@ def _override(document: Document, override: str) -> None:
         raise BadSpec(f"{place}: {'.'.join(map(str, path[:-1]))} is a single value and has no field {last!r}")
     key: Any = last if isinstance(inside, list) else str(last)
     inside[key] = value
-    document.places[tuple(p if isinstance(p, int) else str(p) for p in path)] = place
+    written_path = tuple(p if isinstance(p, int) else str(p) for p in path)
+    below = [p for p in document.places if len(p) > len(path) and p[: len(path)] == written_path]
+    for replaced in below:
+        del document.places[replaced]
+    document.places[written_path] = place
 
 
 def _step(inside: Any, path: tuple[Any, ...], part: Any, place: Place) -> Any:

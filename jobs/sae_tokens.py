@@ -102,6 +102,6 @@ def _choose(facts: ModelFacts, stored: Sequence[SiteTokens], asked: Sequence[str
         there = [site for site in sites if any(tokens.site == site for tokens in stored)]
         if not there:
             has = ", ".join(dict.fromkeys(tokens.site for tokens in stored))
-            raise BadSpec(f"site {text} of {facts.model} is not among the stored activations; there are {has}")
+            raise BadSpec(f"{text}: not among the stored activations of {facts.model}; there are {has}")
         wanted.update(dict.fromkeys(there))
     yield from (tokens for tokens in stored if tokens.site in wanted)

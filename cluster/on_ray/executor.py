@@ -198,7 +198,8 @@ def _check_fits(work: Need, nodes: tuple[Node, ...]) -> None:
         if asked[name] * slot.gang > total:
             raise Infeasible(
                 f"{work.title}: a gang of {slot.gang} workers with resources.{name} {asked[name]:g} needs "
-                f"{asked[name] * slot.gang:g}, the cluster has {total:g}; lower gang or stages.*.resources.{name}"
+                f"{asked[name] * slot.gang:g}, the cluster has {total:g}; lower gang, or "
+                f"data_parallel and feeders, or stages.*.resources.{name}"
             )
     raise Infeasible(f"{work.title}: no machine has {_describe(slot)} together; lower stages.*.resources")
 

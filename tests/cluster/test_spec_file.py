@@ -171,6 +171,7 @@ def test_an_override_reaches_into_lists() -> None:
         ("stages.acts.batch_size", "expected path.to.field=value"),
         ("matrix.model.7=demo:x", "is a list of 1; there is no item 7"),
         ("name.first=x", "name is a single value and has no field 'first'"),
+        ("matrix.model=[3]", "--set matrix.model  matrix.model.0: found 3, expected text"),
     ],
 )  # fmt: skip
 def test_a_wrong_override_is_named_as_it_was_typed(override: str, said: str) -> None:
@@ -293,6 +294,8 @@ def test_a_single_job_without_a_name_is_called_as_its_file(tmp_path: Path) -> No
     ("message", "line"),
     [
         ("demo:clip-p8: broken", ":3:1  model: "),
+        ("n=4: broken", ":4:10  images.ref: "),
+        ("images.ref: broken", ":4:10  "),
         (": broken", ""),
         ("d: broken", ""),
         ("demo:clip: broken", ""),
