@@ -22,6 +22,9 @@ from schemas.errors import BadRef, BadSite, EmptyImageSet, NotInspected, Unknown
 from schemas.plans import Plan, Resources
 from schemas.specs import PipelineSpec
 
+WAITS = "its input stage"
+"""How the reason of a stage begins that fails only because one before it did."""
+
 
 @dataclass
 class PlannedPipeline:
@@ -168,7 +171,7 @@ class PipelineRun:
         missing = read - find_published(self._store, read)
         for plan in cell.plans:
             if absent := missing & set(plan.stage.inputs.values()):
-                self._errors[plan.digest] = f"its input stage {min(absent)} is not published"
+                self._errors[plan.digest] = f"{WAITS} {min(absent)} is not published"
             else:
                 yield plan
 
@@ -180,7 +183,7 @@ class PipelineRun:
                 self._errors.setdefault(stage, f"{where}: {outcome.error}: {outcome.message}")
         for plan in board.incomplete():
             if absent := board.missing_inputs(plan):
-                self._errors.setdefault(plan.digest, f"its input stage {min(absent)} is not published")
+                self._errors.setdefault(plan.digest, f"{WAITS} {min(absent)} is not published")
 
     def _finish(self) -> RunReport:
         state = self._state("DONE")

@@ -10,7 +10,7 @@ from rich.text import Text
 from cluster.amounts import count, duration, short, some
 from cluster.cli.common import errors, make_table, screen
 from cluster.ledger import load_published
-from cluster.pipeline import RunReport
+from cluster.pipeline import WAITS, RunReport
 from cluster.stores import Store, prefetch
 from schemas.plans import Published
 
@@ -87,10 +87,15 @@ def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8
     console = errors()
     # a model that fails is said once, not again for each cell that waits for it
     unique = list({failure.rpartition("shard ")[2]: failure for failure in reversed(report.failures)}.values())[::-1]
+    # nor does what waits for an input that failed say anything new
+    causes = [failure for failure in unique if WAITS not in failure] or unique
+    waiting, unique = len(unique) - len(causes), causes
     for failure in unique[:most]:
         console.print(Text.assemble(("  ✗ ", "red"), failure.strip().replace("\n", " ")), soft_wrap=True)
     if len(unique) > most:
         console.print(f"  and {len(unique) - most} more")
+    if waiting:
+        console.print(f"  {some(waiting, 'stage')} not begun, because inputs of theirs are missing")
     run = report.state.run
     console.print(Text(f"tracebacks: miclip logs {run} --failed --store {store.uri}", "dim"), soft_wrap=True)
     console.print(Text(f"what workers printed: {log_file}", "dim"), soft_wrap=True)
