@@ -19,7 +19,8 @@ from schemas.plans import Published
 from schemas.refs import SaeRef
 from schemas.sae import SaeConfig
 
-MEASURED = ("arch", "d", "latents", "k", "seed", "tokens", "source", "fvu", "l0", "dead_fraction", "recovered_mean")
+_SETTINGS = ("arch", "d", "latents", "k", "l1", "lr", "seed", "tokens", "source")
+MEASURED = (*_SETTINGS, "fvu", "l0", "dead_fraction", "recovered_mean")
 
 
 def list_saes(store: Store) -> list[dict[str, Any]]:

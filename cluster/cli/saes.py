@@ -22,6 +22,8 @@ from cluster.cli.common import (
 
 VERBS = Verbs("SAEs")
 SHOWN_DIGITS = 12
+TELLING_APART = {"l1": "g", "lr": "g", "seed": "d", "source": ""}
+"""Shown where SAEs differ in them."""
 
 
 class FormatName(StrEnum):
@@ -57,17 +59,19 @@ def saes(store: StoreOption = None, as_json: JsonOption = False) -> None:
     if not rows:
         console.print(f"no SAEs in {where.uri} yet; run a spec with a stage of kind train_sae or import_sae")
         return
-    numbers = ("d", "latents", "k", "FVU", "L0", "dead")
-    table = make_table("sae", "arch", *numbers, "model", "site", right=numbers, keep=("sae",))
+    differing = [name for name in TELLING_APART if len({row[name] for row in rows}) > 1]
+    numbers = ("d", "latents", "k", "l1", "lr", "seed", "FVU", "L0", "dead")
+    settings = ("d", "latents", "k", *differing)
+    table = make_table("sae", "arch", *settings, "FVU", "L0", "dead", "model", "site", right=numbers, keep=("sae",))
     for row in rows:
-        table.add_row(*map(str, _cells(row)))
+        table.add_row(*_cells(row, differing))
     console.print(table)
     console.print(
         "[dim]take one out: miclip export SAE --format saelens --to DIR; all measures: table sae_summary[/dim]"
     )
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any], differing: list[str]) -> list[str]:
     def number(name: str, form: str) -> str:
         return "" if row[name] is None else format(row[name], form)
 
@@ -75,6 +79,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["sae"][: len("sae:") + SHOWN_DIGITS],
         row["arch"] or "",
         *(number(name, ",") for name in ("d", "latents", "k")),
+        *(number(name, TELLING_APART[name]) for name in differing),
         number("fvu", ".4f"),
         number("l0", ".1f"),
         number("dead_fraction", ".0%"),

@@ -47,7 +47,8 @@ def test_every_sae_is_listed_with_what_is_known_of_it(place: ImportLake, listed:
     for row in listed:
         (line,) = [line for line in text.splitlines() if line.strip().startswith(str(row["sae"])[:16])]
         assert f"{row['fvu']:.4f}" in line and MODEL in line and SITE in line
-    assert "miclip export" in text
+        assert str(row["source"]) in line  # the one thing in which these two differ
+    assert "miclip export" in text and "seed" not in text
 
 
 def test_a_store_without_saes_says_how_to_get_some(tmp_path: Path) -> None:
