@@ -59,3 +59,11 @@ def test_the_real_models_example_differs_from_the_demo_by_names_alone() -> None:
     extracts = [stage for spec in (zoo, demo) for stage in spec.stages.values() if stage.kind == "extract"]
     assert len(extracts) == 5
     assert {field for stage in extracts for field in stage.model_fields_set} <= set(ExtractSpec.model_fields)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_of_an_example_can_say_how_alike_their_images_are(name: str) -> None:
+    stages = read_spec_file(EXAMPLES / name).pipeline.stages
+    for stage in stages.values():
+        read = [stages[other] for other in stage.reads] if stage.kind == "sae_features" else []
+        assert all("embeddings" in other.outputs for other in read if isinstance(other, ExtractSpec))
