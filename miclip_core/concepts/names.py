@@ -1,0 +1,135 @@
+"""Concepts: their names, the sentences that stand for them in a text tower, and which images are labelled with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from miclip_core.sae.features.selectivity import Category
+from miclip_core.world.captions import sentences, value_claims
+from miclip_core.world.scene import PLANTED, POSITIONS, WORDS
+from schemas.errors import BadSpec
+
+PLAIN = ("{}",)
+"""The template that is the name alone."""
+WORLD_CATEGORIES = {**PLANTED, "position": POSITIONS, "word": WORDS}
+
+
+@dataclass(frozen=True)
+class Concepts:
+    """M texts to compare units with; concept m is names[m] wherever it is written down.
+
+    phrases: what takes the place of `{}` in each template, one per name and mostly the name. White space around names,
+    phrases and templates does not count. Names differ as they are written, so `Crane` and `crane` are two; a text
+    tower that cannot tell two names apart gives them equal scores, of which the first is preferred.
+
+    Raises:
+        BadSpec: no name, an empty one, one that is there twice, not as many phrases, or a template without one `{}`.
+    """
+
+    names: tuple[str, ...]
+    phrases: tuple[str, ...]
+    templates: tuple[str, ...] = PLAIN
+
+    def __post_init__(self) -> None:
+        for field in ("names", "phrases", "templates"):
+            object.__setattr__(self, field, tuple(text.strip() for text in getattr(self, field)))
+        _check_names(self.names)
+        if len(self.phrases) != len(self.names) or "" in self.phrases:
+            raise BadSpec(
+                f"found {len(self.phrases)} phrases, expected one that is not empty for each of {len(self)} names"
+            )
+        for template in self.templates or ("",):
+            if template.count("{}") != 1:
+                raise BadSpec(f"template {template!r}: expected {{}} exactly once, where the concept goes")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def make_concepts(names: Sequence[str], templates: Sequence[str] = PLAIN) -> Concepts:
+    """Concepts whose phrases are their names: a list of one's own, the classes of a model, common words.
+
+    Raises:
+        BadSpec: as for Concepts.
+    """
+    return Concepts(tuple(names), tuple(names), tuple(templates))
+
+
+def read_concepts(text: str, templates: Sequence[str] = PLAIN) -> Concepts:
+    """Concepts from the text of a file with one name per line; concept m is on line m + 1, so no line may be empty.
+
+    Raises:
+        BadSpec: as for Concepts.
+    """
+    return make_concepts(text.removeprefix("\ufeff").removesuffix("\n").split("\n"), templates)
+
+
+def world_concepts(categories: Sequence[str] = tuple(PLANTED)) -> Concepts:
+    """The values of the demo world's categories, each with a phrase such as its captions have ("a red object").
+
+    Names are the values; those of `word`, which are also shapes and colours, are `word=red`.
+
+    Raises:
+        BadSpec: no such category, or one named twice.
+    """
+    names: list[str] = []
+    phrases: list[str] = []
+    for category in categories:
+        if category not in WORLD_CATEGORIES:
+            raise BadSpec(f"category {category!r} of the demo world: expected some of {', '.join(WORLD_CATEGORIES)}")
+        names += [f"word={value}" if category == "word" else value for value in WORLD_CATEGORIES[category]]
+        phrases += sentences(value_claims(category))
+    return Concepts(tuple(names), tuple(phrases))
+
+
+def membership(categories: Sequence[Category], names: Sequence[str]) -> np.ndarray:
+    """Which image is labelled with which concept: bool [N,M].
+
+    categories: labels and columns of the same N images. A value belongs to the name `category=value`, else to the name
+    that is written as it is; a name to which no value belongs has no image.
+
+    Raises:
+        BadSpec: a name that is a value of several categories.
+        ValueError: no category, or some of different numbers of images.
+    """
+    sizes = {len(category.classes) for category in categories}
+    if len(sizes) != 1:
+        raise ValueError(f"found categories of {sorted(sizes)} images; expected some, all of the same images")
+    column = {name.strip(): m for m, name in enumerate(names)}
+    out = np.zeros((sizes.pop(), len(names)), bool)
+    owner: dict[int, str] = {}
+    for category in categories:
+        of_value = np.full(len(category.values) + 1, -1)  # the last for slots not used, which hold -1
+        for number, value in enumerate(category.values):
+            m = column.get(f"{category.name}={value}", column.get(value.strip(), -1))
+            if m >= 0 and owner.setdefault(m, category.name) != category.name:
+                raise BadSpec(
+                    f"concept {names[m]!r} is a value of {owner[m]} and of {category.name}; leave one of them out, "
+                    f"or name it {category.name}={value}"
+                )
+            of_value[number] = m
+        columns = of_value[category.classes]
+        image, slot = np.nonzero(columns >= 0)
+        out[image, columns[image, slot]] = True
+    return out
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if not names:
+        raise BadSpec("found no concept, expected at least one name")
+    empty = [str(place) for place, name in enumerate(names, 1) if not name]
+    if empty:
+        raise BadSpec(f"concepts {_some(empty)} of {len(names)} are empty; delete those lines")
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names, 1):
+        places.setdefault(name, []).append(place)
+    twice = [f"{name!r} ({', '.join(map(str, at))})" for name, at in places.items() if len(at) > 1]
+    if twice:
+        raise BadSpec(f"concepts {_some(twice)} are there more than once; keep one of each, or make them differ")
+
+
+def _some(found: Sequence[str], most: int = 10) -> str:
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
