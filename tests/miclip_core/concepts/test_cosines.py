@@ -178,4 +178,6 @@ def test_requests_that_cannot_be_met_are_refused():
 def test_stated_memory_knows_nothing_of_units_times_concepts():
     """A whole table of 100,000 x 20,000 would be 7.5 GiB; tests/benchmarks measures that this bound holds."""
     assert scoring_bytes(100_000, 20_000, 512, 5) < 0.3 * 2**30
-    assert scoring_bytes(200_000, 20_000, 512, 5) - scoring_bytes(100_000, 20_000, 512, 5) < 100_000 * 500
+    assert (
+        scoring_bytes(200_000, 20_000, 512, 5) - scoring_bytes(100_000, 20_000, 512, 5) < 100_000 * 1000
+    )  # bytes for each further unit
