@@ -121,6 +121,13 @@ class TrainSaeSpec(MeasuredCell):
     def _lists_are_tuples(cls, value: object) -> object:
         return as_tuple(value)
 
+    @field_validator("betas")
+    @classmethod
+    def _betas_are_decays(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"found {list(value)}, expected two numbers from 0 to below 1, as Adam's (0.9, 0.999)")
+        return value
+
     @field_validator("levels")
     @classmethod
     def _levels_are_shares_of_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:

@@ -68,6 +68,7 @@ def test_matryoshka_levels_sum_to_the_latents() -> None:
             "make groups of [0, 1, 2, 4, 9]; expected at least one in each",
         ),
         ({"levels": [0.5, 0.8]}, "found [0.5, 0.8], which sum to 1.3; expected shares above 0 that sum to 1"),
+        ({"betas": [0.9, 1]}, "found [0.9, 1.0], expected two numbers from 0 to below 1"),
         ({"levels": [-0.5, 1.5]}, "expected shares above 0"),
         ({"levels": []}, "which sum to 0; expected shares above 0"),
         ({"reads": "acts", "images": {"ref": "folder:/a"}}, "images are those of the extract stage"),
