@@ -180,6 +180,14 @@ class TooFewTokens(WorkFailed):
     """There are not enough tokens for one batch, or none that are held out."""
 
 
+class BadAlignment(WorkFailed):
+    """A neuron encoder cannot be trained on these inputs, or cannot be used: widths, labels, values or a damaged file."""
+
+
+class BadUnits(WorkFailed):
+    """Lists of units that cannot be edited: a unit that the site or SAE does not have, one twice, or lists of other classes."""
+
+
 class GangLost(WorkFailed, ConnectionError):
     """Another member of this gang is gone or does not answer; all start again from the last kept state."""
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from miclip_core.adam import differing, keep_weights, restore_weights
 from miclip_core.sae.batch import Batch, Outcome, sums_over
 from miclip_core.sae.dead import DeadCount
 from miclip_core.sae.normalise import Norm, fold, measure_norm
@@ -145,10 +146,7 @@ class SaeTrainer:
         """All that later steps depend on; the tensors are the trainer's own, so write them before the next step."""
         if self.norm is None:
             raise RuntimeError("nothing to keep before begin(rows)")
-        found = {f"weight.{name}": weight for name, weight in self.weights.items()}
-        for name, weight in self.weights.items():
-            moments = self.adam.state.get(weight) or _no_moments(weight)
-            found |= {f"adam.{key}.{name}": moments[key] for key in ("exp_avg", "exp_avg_sq")}
+        found = keep_weights(self.weights, self.adam)
         counters = {"steps": self.steps_done, "tokens": self.tokens_seen, "threshold_updates": self.threshold_updates}
         found |= {name: torch.tensor(value, dtype=torch.int64) for name, value in counters.items()}
         numbers = {"threshold": self.threshold, "norm.scale": self.norm.scale}
@@ -163,20 +161,13 @@ class SaeTrainer:
             BadSae: names or shapes are not those of this run.
         """
         self.norm = self.norm or Norm(torch.zeros(self.d, dtype=torch.float64, device=self.device), 1.0)
-        expected = {name: tuple(tensor.shape) for name, tensor in self.state().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        if expected != found:
-            wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+        if wrong := differing(self.state(), state):
             raise BadSae(f"this state is of another training run; names that differ: {', '.join(wrong)}")
         self.norm = Norm(state["norm.mu"].to(self.device, copy=True), float(state["norm.scale"]))
         self.dead_count.since.copy_(state["since"])
         self.steps_done, self.tokens_seen = int(state["steps"]), int(state["tokens"])
         self.threshold, self.threshold_updates = float(state["threshold"]), int(state["threshold_updates"])
-        for name, weight in self.weights.items():
-            weight.copy_(state[f"weight.{name}"])
-            moments = {key: state[f"adam.{key}.{name}"].to(weight, copy=True) for key in ("exp_avg", "exp_avg_sq")}
-            step = torch.tensor(float(self.steps_done), device=self.device)
-            self.adam.state[weight] = {"step": step, **moments}
+        restore_weights(self.weights, self.adam, state, self.steps_done)
 
     # -------------------------------------------------------------- inside
 
@@ -235,10 +226,6 @@ def _initial(settings: SaeSettings, d: int) -> dict[str, Tensor]:
     biases = per_kind.get(settings.arch, {"b_enc": zeros_U})
     weights = {"W_enc": W_dec_UD, "W_dec": W_dec_UD, "b_dec": torch.zeros(d), **biases}
     return {name: value.clone() for name, value in weights.items()}
-
-
-def _no_moments(weight: Tensor) -> dict[str, Tensor]:
-    return {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
 
 
 def _cure(settings: SaeSettings) -> str:

@@ -1,0 +1,1 @@
+"""The neuron encoder: a linear map from the activations of a site into the joint space of a CLIP, how it is learned and used."""
