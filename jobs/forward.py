@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from PIL import Image
@@ -38,22 +39,22 @@ class IndexForward:
         self._batch_size = int(forward.effort["batch_size"])  # type: ignore[arg-type]
         self.notes: list[str] = []
 
-    def run(self, inputs: Inputs, start: int, stop: int, sites: Sequence[Site]) -> Iterator[ImageBatch]:
-        """Usable images among rows [start, stop) of the index, in order.
+    def run(self, inputs: Inputs, ranges: Sequence[tuple[int, int]], sites: Sequence[Site]) -> Iterator[ImageBatch]:
+        """Usable images among rows [start, stop) of the index, one range after another; a batch may hold several ranges.
 
         Raises:
             ImageChanged: on_changed is stop and an image is not what was indexed.
             OutOfMemory: the device cannot hold one image.
         """
-        for batch in self.pixels(inputs, start, stop):
+        for batch in self.pixels(inputs, ranges):
             if batch.problems:
                 yield ImageBatch(problems=batch.problems)
             yield from self._tap(batch.images, batch.pixels, sites)
 
-    def pixels(self, inputs: Inputs, start: int, stop: int) -> Iterator[PixelBatch]:
+    def pixels(self, inputs: Inputs, ranges: Sequence[tuple[int, int]]) -> Iterator[PixelBatch]:
         """The same images as pixels, in batches of the shape that `run` forwards. Raises ImageChanged as `run` does."""
         return iter_pixels(
-            inputs.images(self._forward.index, start, stop),
+            chain.from_iterable(inputs.images(self._forward.index, start, stop) for start, stop in ranges),
             self._to_pixels(),
             batch_size=self._batch_size,
             threads=self._threads,

@@ -64,7 +64,7 @@ class ExtractWorker:
     def _map(self, plans: Sequence[Plan], shard: Shard, inputs: Inputs) -> Iterator[Part | Artifact]:
         products = [(plan, *self._make_product(plan)) for plan in plans]
         sites = list(dict.fromkeys(site for _, site, _ in products))
-        for batch in self._forward.run(inputs, shard.start, shard.stop, sites):
+        for batch in self._forward.run(inputs, [(shard.start, shard.stop)], sites):
             yield from self._bad_inputs(plans, batch.problems)
             if batch.out is not None:
                 for plan, site, product in products:

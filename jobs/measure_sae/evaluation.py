@@ -19,13 +19,12 @@ from jobs.tokens.order import Order
 from jobs.tokens.sources import Source
 from miclip_core.sae.evaluate import LossSums, Quality, constant, splice
 from miclip_core.sae.sae import Sae
-from miclip_core.zoo.capture import split_block
 from miclip_core.zoo.edits import Edit
-from miclip_core.zoo.model import CachedBlock, VisionModel
+from miclip_core.zoo.model import VisionModel
+from miclip_core.zoo.suffix import Suffix
 from schemas.base import canonical_json
 from schemas.errors import BadSite, UnknownSite, UnsupportedBlock
 from schemas.plans import Plan, load_json
-from schemas.refs import Site
 from schemas.sae import StreamSettings
 
 ROWS = 4096
@@ -104,27 +103,27 @@ class Evaluation:
         if not spliced_run.targets:
             return sums
         forward = IndexForward(self.model, self.tokens.forward, self.threads)
-        for start, stop in self._order.heldout_ranges(self._limit):
-            labels = self._labels(start, stop)
-            for batch in forward.pixels(self.inputs, start, stop):
-                chosen = [i for i, image in enumerate(batch.images) if image.image_index in images]
-                if not chosen:
-                    continue
-                labels_B = torch.tensor([labels.get(batch.images[i].image_index, -1) for i in chosen])
-                try:
-                    shared = spliced_run.begin(self.model.normalise(batch.pixels), ablations, chosen)
-                    for total, edits in zip(sums, spliced, strict=True):
-                        outputs = {**shared, "spliced": spliced_run.edited(edits)}
-                        total.add(spliced_run.logits(outputs), labels_B, spliced_run.embeddings(outputs))
-                except (UnknownSite, UnsupportedBlock):  # computed from other sites, so it cannot be replaced
-                    return sums
+        ranges = self._order.heldout_ranges(self._limit)
+        labels = self._labels(ranges)
+        for batch in forward.pixels(self.inputs, ranges):
+            chosen = [i for i, image in enumerate(batch.images) if image.image_index in images]
+            if not chosen:
+                continue
+            labels_B = torch.tensor([labels.get(batch.images[i].image_index, -1) for i in chosen])
+            try:
+                shared = spliced_run.begin(self.model.normalise(batch.pixels), ablations, chosen)
+                for total, edits in zip(sums, spliced, strict=True):
+                    outputs = {**shared, "spliced": spliced_run.edited(edits)}
+                    total.add(spliced_run.logits(outputs), labels_B, spliced_run.embeddings(outputs))
+            except (UnknownSite, UnsupportedBlock):  # computed from other sites, so it cannot be replaced
+                return sums
         return sums
 
     def _classifier(self) -> Classifier | None:
         classes = self.params["classes"]
         return None if classes is None else make_classifier(self.model, classes, self.params.get("templates", "plain"))
 
-    def _labels(self, start: int, stop: int) -> dict[int, int]:
+    def _labels(self, ranges: Sequence[tuple[int, int]]) -> dict[int, int]:
         """Row of the index -> class, for images whose label, or the attribute that the spec names, is the name of one."""
         classes = self.params["classes"]
         if classes is None:
@@ -133,7 +132,7 @@ class Evaluation:
         number = {name.strip(): i for i, name in enumerate(names)}
         column = str(self.params["labels_from"])
         wanted = ["image_index", "label" if column == "label" else "attributes"]
-        between = ("image_index", [(start, stop)])
+        between = ("image_index", ranges)
         found: dict[int, int] = {}
         for batch in self.inputs.table(self.tokens.forward.index, "images", wanted, between):
             indices, named = (batch[name].to_pylist() for name in wanted)
@@ -150,34 +149,29 @@ class Evaluation:
 
 
 class SplicedRun:
-    """One batch of images at a time: the pass as it is once, then again with edits, from the block that they are in on."""
+    """One batch of images at a time: what the model says of it as it is, with ablations and with reconstructions."""
 
     def __init__(self, model: VisionModel, site: str, classifier: Classifier | None) -> None:
-        self._model = model
         self._classifier = classifier
-        wanted = ["embedding", *([classifier.site] if classifier else [])]
-        self.targets = [name for name in dict.fromkeys(wanted) if name in model.family.sites]
-        """What is looked at at the end of the pass."""
-        self._entrance = find_entrance(model, site)
-        self._images_BCIJ: Tensor | None = None
-        self._start: CachedBlock | None = None
+        self._suffix = Suffix(model, site, ["embedding", *([classifier.site] if classifier else [])])
         self._chosen: list[int] = []
+
+    @property
+    def targets(self) -> list[str]:
+        """What is looked at at the end of the pass."""
+        return self._suffix.targets
 
     def begin(
         self, images_BCIJ: Tensor, ablations: Mapping[str, Sequence[Edit]], chosen: list[int]
     ) -> dict[str, dict[str, Tensor]]:
         """Run images as they are and with each ablation; `chosen` of them count."""
-        cached = [f"{self._entrance}@all"] if self._entrance else []
-        out = self._model.run(images_BCIJ, [*self.targets, *cached])
-        self._start = CachedBlock(self._entrance, out[cached[0]]) if self._entrance else None
-        self._images_BCIJ, self._chosen = None if self._entrance else images_BCIJ, chosen
-        original = {name: out[name][chosen] for name in self.targets}
+        self._chosen = chosen
+        original = self._of_chosen(self._suffix.begin(images_BCIJ))
         return {"original": original, **{name: self.edited(edits) for name, edits in ablations.items()}}
 
     def edited(self, edits: Sequence[Edit]) -> dict[str, Tensor]:
         """The targets of the chosen images with edits."""
-        out = self._model.run(self._images_BCIJ, self.targets, edits, start=self._start)
-        return {name: out[name][self._chosen] for name in self.targets}
+        return self._of_chosen(self._suffix.edited(edits))
 
     def logits(self, outputs: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor] | None:
         """Logits by variant, if there are classes."""
@@ -191,18 +185,8 @@ class SplicedRun:
             return None
         return {name: outputs[name]["embedding"] for name in ("original", "spliced")}
 
-
-def find_entrance(model: VisionModel, site: str) -> str | None:
-    """The latest residual from which a pass can start that still comes through `site`, if there is one."""
-    order = [facts.path for facts in model.facts.sites]
-    path = Site.parse(site).path
-    _, block = split_block(path)
-    if block is None or not model.family.blocks or path not in order:
-        return None
-    for entrance in (f"resid_mid.{block}", f"resid_pre.{block}"):
-        if entrance in order and order.index(entrance) <= order.index(path):
-            return entrance
-    return None
+    def _of_chosen(self, out: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: out[name][self._chosen] for name in self.targets}
 
 
 def _row(

@@ -16,7 +16,7 @@ def heldout(
 ) -> Iterator[dict[str, TokenRows]]:
     """The held-out blocks one after another in random order; the next are read in a thread.
 
-    limit: only so many rows of the index, the first of these blocks.
+    limit: only so many rows of the index, a few of every block.
 
     Raises:
         TooFewTokens: at the end, if they gave no token of a site.

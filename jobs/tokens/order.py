@@ -67,14 +67,17 @@ class Order:
         return start, min(start + self.settings.block_images, self.n_rows)
 
     def heldout_ranges(self, limit: int | None = None) -> list[tuple[int, int]]:
-        """Rows [start, stop) of held-out blocks in their random order: all, or the first `limit` rows of them."""
-        left = self.n_rows if limit is None else limit
-        ranges: list[tuple[int, int]] = []
-        for start, stop in map(self.rows, self.heldout):
-            if left > 0:
-                ranges.append((start, min(stop, start + left)))
-            left -= stop - start
-        return ranges
+        """Rows [start, stop) of the held-out blocks in their random order: whole, or at most `limit` rows of all together.
+
+        With a limit every block gives its first few: neighbours are often alike (an index sorted by class), so a few
+        whole blocks would be a sample of a few classes.
+        """
+        ranges = [self.rows(block) for block in self.heldout]
+        if limit is None or limit >= len(ranges) * self.settings.block_images:
+            return ranges
+        share, more = divmod(limit, len(ranges))
+        wanted = [share + (i < more) for i in range(len(ranges))]
+        return [(start, min(stop, start + n)) for (start, stop), n in zip(ranges, wanted) if n]
 
     def blocks(self, place: Place = FIRST) -> Iterator[Block]:
         """The training blocks from a place on, without end: every epoch has all of them, in an order of its own."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -149,10 +150,7 @@ def _no_rows(round_to: str) -> TokenRows:
 
 
 class LiveSource:
-    """The tokens that extraction would store, computed when they are asked for; nothing is stored.
-
-    Images are run in batches of the forward's `batch_size`; ranges that are a multiple of it waste nothing.
-    """
+    """The tokens that extraction would store, computed when they are asked for; nothing is stored."""
 
     def __init__(self, model: VisionModel, inputs: Inputs, tokens: Sequence[SiteTokens], threads: int) -> None:
         """tokens: sites of one forward pass. threads: those that decode images."""
@@ -164,14 +162,24 @@ class LiveSource:
         self.notes = self._forward.notes
 
     def read(self, ranges: Sequence[tuple[int, int]], sites: Sequence[str]) -> Iterator[dict[str, TokenRows]]:
-        """As `Source.read`; images that cannot be used are left out or stop it, as the forward says."""
+        """As `Source.read`; images that cannot be used are left out or stop it, as the forward says.
+
+        Batches are filled across ranges, so that short ones waste no forward pass.
+        """
         parsed = {name: Site.parse(name) for name in sites}
-        for start, stop in ranges:
-            found: dict[str, list[Rows]] = {name: [] for name in sites}
-            for batch in self._forward.run(self._inputs, start, stop, list(parsed.values())):
-                for name, site in parsed.items() if batch.out is not None else ():
-                    found[name] += self._rows(batch, self._tokens[name], site)
-            yield {name: _join(rows) if rows else _no_rows(self._tokens[name].round_to) for name, rows in found.items()}
+        waiting = deque((range(start, stop), {name: list[Rows]() for name in sites}) for start, stop in ranges)
+        for batch in self._forward.run(self._inputs, ranges, list(parsed.values())):
+            for name, site in parsed.items() if batch.out is not None else ():
+                for rows in self._rows(batch, self._tokens[name], site):
+                    for images, found in waiting:
+                        found[name] += _inside(rows, images)
+            while batch.images and batch.images[-1].image_index not in waiting[0][0]:
+                yield self._joined(waiting.popleft()[1])
+        for _, found in waiting:
+            yield self._joined(found)
+
+    def _joined(self, found: Mapping[str, list[Rows]]) -> dict[str, TokenRows]:
+        return {name: _join(rows) if rows else _no_rows(self._tokens[name].round_to) for name, rows in found.items()}
 
     def _rows(self, batch: ImageBatch, tokens: SiteTokens, site: Site) -> Iterator[Rows]:
         assert batch.out is not None
@@ -180,6 +188,15 @@ class LiveSource:
             raise stop_for(unusable[0], self._model.facts.model)
         if rows is not None:
             yield Rows(rows.values.to(ROUND_TO[tokens.round_to]).cpu(), rows.positions, rows.images)
+
+
+def _inside(rows: Rows, images: range) -> Iterator[Rows]:
+    """Those of a batch whose images are in a range, if there are any; they stand together."""
+    chosen = [i for i, image in enumerate(rows.images) if image.image_index in images]
+    if chosen:
+        low, high = chosen[0], chosen[-1] + 1
+        positions = rows.positions if rows.positions.ndim == 1 else rows.positions[low:high]
+        yield Rows(rows.values[low:high], positions, rows.images[low:high])
 
 
 def _join(batches: Sequence[Rows]) -> TokenRows:

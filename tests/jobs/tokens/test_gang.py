@@ -155,7 +155,7 @@ def test_a_feeder_that_is_killed_is_noticed_within_seconds() -> None:
         time.sleep(0.5)
         os.kill(gang.processes[3].pid or 0, signal.SIGKILL)
         killed = time.monotonic()
-        errors = [gang.receive(0, 20), gang.receive(1, 20)]
+        errors = [gang.receive(0), gang.receive(1)]
         assert all(isinstance(error, GangLost) for error in errors), errors
         assert isinstance(errors[0], ConnectionError) and "member 3 of this gang is gone" in str(errors[0])
         assert time.monotonic() - killed < 10
@@ -168,7 +168,7 @@ def test_what_a_feeder_raises_is_raised_by_every_trainer() -> None:
     try:
         gang.join()
         for rank in range(3):
-            error = gang.receive(rank, 20)
+            error = gang.receive(rank)
             assert isinstance(error, NonFiniteActivation) and "is NaN" in str(error)
     finally:
         gang.end()
@@ -179,6 +179,6 @@ def test_what_a_trainer_raises_while_it_makes_blocks_is_raised_by_all() -> None:
     try:
         gang.join()
         for rank in range(2):
-            assert isinstance(gang.receive(rank, 20), NonFiniteActivation)
+            assert isinstance(gang.receive(rank), NonFiniteActivation)
     finally:
         gang.end()

@@ -66,12 +66,15 @@ def test_another_seed_holds_out_other_blocks() -> None:
     assert make(1000, seed=0) == make(1000, seed=0)
 
 
-def test_the_first_held_out_blocks_are_a_sample_of_all() -> None:
+def test_a_limit_takes_a_few_rows_of_every_held_out_block() -> None:
+    """Of an index sorted by class, whole blocks would be a sample of few classes."""
     order = make(1000, holdout=0.5)
     assert order.heldout != tuple(sorted(order.heldout))
-    first, second, (start, _) = (order.rows(block) for block in order.heldout[:3])
-    assert order.heldout_ranges(25) == [first, second, (start, start + 5)]
-    assert len(order.heldout_ranges()) == 50 and len(order.heldout_ranges(1)) == 1
+    starts = [order.rows(block)[0] for block in order.heldout]
+    assert len(starts) == 50
+    assert order.heldout_ranges(125) == [(s, s + 3) for s in starts[:25]] + [(s, s + 2) for s in starts[25:]]
+    assert order.heldout_ranges(7) == [(s, s + 1) for s in starts[:7]]
+    assert order.heldout_ranges() == order.heldout_ranges(500) == [(s, s + 10) for s in starts]
 
 
 def test_a_pace_is_one_block_until_it_is_known() -> None:

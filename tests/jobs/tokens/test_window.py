@@ -183,8 +183,13 @@ def test_held_out_blocks_come_once_with_where_every_row_is_from() -> None:
         np.testing.assert_allclose(patch.values[:, 0], index + patch.token / 100, rtol=1e-6)
 
 
-def test_a_limit_takes_the_first_held_out_blocks() -> None:
-    assert len(list(heldout(Memory(site=PATCH), ORDER, ["site"], limit=4))) == 2
+def test_a_limit_is_shared_by_the_held_out_blocks() -> None:
+    found = list(heldout(Memory(site=PATCH), ORDER, ["site"], limit=4))
+    firsts = [ORDER.rows(block)[0] for block in ORDER.heldout]
+    wanted = [[firsts[0], firsts[0] + 1], [firsts[1]], [firsts[2]]]
+    assert [[i for i, _ in rows["site"].images] for rows in found] == [
+        [i for i in some if i in PATCH] for some in wanted
+    ]
 
 
 def test_held_out_blocks_without_a_token_are_an_error() -> None:
