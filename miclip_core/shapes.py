@@ -17,4 +17,7 @@ LEGEND: dict[str, str] = {
     "M": "texts",
     "I": "height of a map (rows)",
     "J": "width of a map (columns)",
+    "L": "layers, or tokens of a text",
+    "G": "groups of units",
+    "S": "samples at random, or templates of a text",
 }
