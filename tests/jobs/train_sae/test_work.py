@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cluster.inputs import StoreInputs
 from cluster.pipeline import RunReport
-from jobs.measure_sae.evaluation import find_entrance
 from jobs.tokens.order import Order
 from miclip_core.images import decode
 from miclip_core.sae.sae import Sae
@@ -246,22 +245,6 @@ def test_the_row_of_an_sae_says_what_it_is(stored: Stored) -> None:
     assert (first["d"], first["latents"], first["k"], first["seed"], first["steps"]) == (96, 64, 4, 0, 20)
     config = json.loads(first["config"])
     assert config["settings"]["latents"] == config["sae"]["latents"] == 64 and config["sae"]["site"] == SITE
-
-
-@pytest.mark.parametrize(
-    ("site", "entrance"),
-    [
-        ("resid_post.3@patch", "resid_mid.3"),
-        ("mlp_act.2@patch", "resid_mid.2"),
-        ("attn_out.1@cls", "resid_pre.1"),
-        ("resid_pre.1@cls", "resid_pre.1"),
-        ("embedding", None),
-    ],
-)
-def test_a_pass_with_reconstructions_starts_at_the_last_residual_before_them(
-    model: VisionModel, site: str, entrance: str | None
-) -> None:
-    assert find_entrance(model, site) == entrance
 
 
 def test_sites_that_cannot_be_replaced_have_no_loss_and_a_model_without_classes_has_a_cosine(world: World) -> None:
