@@ -35,7 +35,7 @@ class Masks:
         if annotated_BM is not None:
             some_BM = some_BM & annotated_BM
         image, concept = some_BM.nonzero(as_tuple=True)
-        return cls(image, concept, mask_BMIJ[image, concept], *some_BM.shape, annotated_BM)
+        return cls(image, concept, mask_BMIJ[image, concept], len(some_BM), some_BM.shape[1], annotated_BM)
 
     def to(self, device: str | torch.device) -> Masks:
         """The same masks on another device."""
