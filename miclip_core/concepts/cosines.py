@@ -23,6 +23,7 @@ _CACHED = 2**18
 """Numbers of float64 that stay near a processor while they are worked on."""
 
 
+@torch.no_grad()
 def score_blocks(
     units_UE: Tensor,
     concepts_ME: Tensor,
@@ -149,6 +150,8 @@ def _settle(
 ) -> TopLists:
     """For every row of a the exact tau best of these rows of b, from candidates where they suffice."""
     out = TopLists.empty(len(near.ids_NK), tau, near.ids_NK.device)
+    if not len(among):
+        return out
     width = a.x_NE.shape[1]
     margin = _margin(width)
     unsure, trusted = [], True

@@ -53,7 +53,7 @@ class TopLists:
             raise ValueError(f"scores {tuple(scores_RC.shape)} for {len(rows_R)} rows and {len(columns_C)} columns")
         if scores_RC.numel() == 0:
             return
-        scores_RC = scores_RC.float()
+        scores_RC = scores_RC.detach().float()
         maxima, chunk = _maxima(scores_RC, self.k)
         best_R = maxima.amax(1)
         if best_R.isnan().any():

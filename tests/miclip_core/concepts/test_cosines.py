@@ -136,6 +136,17 @@ def test_what_has_no_direction_is_in_no_list_and_dead_units_are_only_described()
     assert not torch.isin(top.units_of_concept.ids_NK, torch.tensor([2, 5, 7, 9])).any()
 
 
+def test_a_shard_of_no_units_and_one_of_units_without_direction_find_nothing():
+    for units in (draw(0), torch.zeros(3, 48)):
+        top = score_blocks(units, draw(4, seed=1), 2, first_unit=1, total_units=5)
+        assert (top.concepts_of_unit.ids_NK == NONE).all() and (top.units_of_concept.ids_NK == NONE).all()
+
+
+def test_vectors_that_are_being_trained_leave_no_graph():
+    top = score_blocks(draw(9).requires_grad_(), draw(4, seed=1).requires_grad_(), 2)
+    assert not top.concepts_of_unit.scores_NK.requires_grad
+
+
 def test_few_concepts_make_short_lists():
     top = score_blocks(draw(9), draw(2, seed=1), 5).concepts_of_unit
     assert (top.ids_NK[:, :2] >= 0).all() and (top.ids_NK[:, 2:] == NONE).all()
