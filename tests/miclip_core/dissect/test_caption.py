@@ -30,9 +30,10 @@ def by_hand(folder: Path, model: Any, patch: Patch, question: str, length: int) 
     processor = tiny_models.transformers.AutoProcessor.from_pretrained(folder)
     inputs = processor(images=patch.pixels, text=question, return_tensors="pt")
     ids, begin = inputs.input_ids, inputs.input_ids.shape[1]
+    picture = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
     with torch.no_grad():
         for _ in range(length):
-            logits = model(input_ids=ids, pixel_values=inputs.pixel_values).logits
+            logits = model(input_ids=ids, **picture).logits
             ids = torch.cat((ids, logits[:, -1:].argmax(-1)), 1)
             if ids[0, -1] == 2:
                 break
@@ -45,6 +46,13 @@ def test_answers_are_the_likeliest_tokens_after_the_question(saved: tuple[Path, 
     question = "USER: <image> describe this ASSISTANT:"
     assert answers == [by_hand(*saved, patch, question, 6) for patch in PATCHES]
     assert len(set(answers)) > 1 and captioner.name == "tiny-llava"
+
+
+def test_questions_of_different_lengths_are_answered_as_each_alone(tmp_path: Path) -> None:
+    model = tiny_models.llava_next(tmp_path)
+    answers = AskedCaptions(tmp_path, max_new_tokens=4).caption(PATCHES, "describe this")
+    question = "USER: <image> describe this ASSISTANT:"
+    assert answers == [by_hand(tmp_path, model, patch, question, 4) for patch in PATCHES]
 
 
 def test_without_a_chat_template_the_picture_comes_before_the_prompt(tmp_path: Path) -> None:

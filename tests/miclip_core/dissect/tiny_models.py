@@ -39,37 +39,42 @@ def clipseg(folder: Path) -> Any:
 
 def llava(folder: Path, chat_template: str | None = CHAT, seed: int = 0) -> Any:
     """A LLaVA of 32 x 32 pixels with some forty words; the library's own model is returned."""
-    words = [
-        "<pad>",
-        "<s>",
-        "</s>",
-        "<unk>",
-        "<image>",
-        "USER",
-        "ASSISTANT",
-        ":",
-        "describe",
-        "this",
-        *VOCABULARY[4:-1],
-    ]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    pictures = transformers.CLIPImageProcessor(**_PICTURES)
+    processor = transformers.LlavaProcessor(pictures, _words(), chat_template=chat_template, **_PLACES)
+    return _save(folder, processor, transformers.LlavaForConditionalGeneration, transformers.LlavaConfig, seed)
+
+
+def llava_next(folder: Path) -> Any:
+    """A LLaVA-NeXT, whose questions are longer for larger pictures; the library's own model is returned."""
+    tiles = {"image_grid_pinpoints": [[32, 64], [64, 32], [64, 64]]}
+    pictures = transformers.LlavaNextImageProcessor(**_PICTURES, **tiles)
+    processor = transformers.LlavaNextProcessor(pictures, _words(), chat_template=CHAT, **_PLACES)
+    kinds = transformers.LlavaNextForConditionalGeneration, transformers.LlavaNextConfig
+    return _save(folder, processor, *kinds, 0, **tiles)
+
+
+_WORDS = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "USER", "ASSISTANT", ":", "describe", "this", *VOCABULARY[4:-1]]
+_PICTURES = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+_PLACES = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+
+
+def _words() -> Any:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(_WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = transformers.PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
         extra_special_tokens={"image_token": "<image>"},
     )  # fmt: skip
+
+
+def _save(folder: Path, processor: Any, kind: Any, settings: Any, seed: int, **more: Any) -> Any:
     language = transformers.LlamaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        vocab_size=len(_WORDS), hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=256, pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     vision = transformers.CLIPVisionConfig(**VISION)
-    config = transformers.LlavaConfig(vision_config=vision, text_config=language, image_token_index=4)
-    model = transformers.LlavaForConditionalGeneration(config).eval()
+    model = kind(settings(vision_config=vision, text_config=language, image_token_index=4, **more)).eval()
     fill_random(model, seed)
     model.save_pretrained(folder)
-    pictures = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    transformers.LlavaProcessor(
-        pictures, fast, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=chat_template,
-    ).save_pretrained(folder)  # fmt: skip
+    processor.save_pretrained(folder)
     return model
