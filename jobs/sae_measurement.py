@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 
 from jobs.sae_tokens import SiteTokens, tokens_of
+from jobs.tokens.order import Order
 from schemas.base import canonical_json, digest
 from schemas.models import ModelFacts
 from schemas.plans import Plan, Round, StageSpec, load_json
@@ -21,10 +22,14 @@ def make_measurement(spec: MeasuredCell, facts: ModelFacts, tokens: SiteTokens, 
 
     sae: the stage that publishes its weights. The held-out images are those that a training with the same blocks, share
     and seed leaves out, whatever its batches are.
+
+    Raises:
+        TooFewImages: they make no block to hold out and another one.
     """
     held_out = StreamSettings(
         batch_tokens=1, buffer_batches=1, block_images=spec.block_images, holdout=spec.holdout, seed=spec.order_seed
     )
+    Order(tokens.forward.rows, held_out)
     shared: dict[str, JsonValue] = {
         "stream": held_out.model_dump(mode="json"),
         "site": tokens.site,

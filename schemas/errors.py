@@ -176,6 +176,10 @@ class BadTokens(WorkFailed):
     """Tokens that no autoencoder can be trained or run on: of another width, not finite, or all alike."""
 
 
+class BadLabels(WorkFailed):
+    """Images are not labelled with any of the classes that a spec gives."""
+
+
 class TooFewTokens(WorkFailed):
     """There are not enough tokens for one batch, or none that are held out."""
 

@@ -95,6 +95,8 @@ class SaeConfig(Frozen):
     """The length in the model's units that was 1 in training: activations here are this times those of the run."""
     model: str | None = None
     site: str | None = None
+    activations: str | None = None
+    """Digest of the stage of activations that it was trained on: weights and preprocessing of the model, site, images."""
     source: str = "miclip"
     """Which format it was read from."""
     tokens: int | None = None

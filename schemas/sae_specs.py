@@ -86,7 +86,7 @@ class TrainSaeSpec(MeasuredCell):
     decay_from: Annotated[float, Field(gt=0, le=1), RESULT] = 0.8
     grad_clip: Annotated[float, Field(gt=0), RESULT] = 1.0
     aux_coefficient: Annotated[float, Field(ge=0), RESULT] = 1 / 32
-    """Weight of the loss that revives dead latents; 0 leaves it out."""
+    """Weight of the loss that revives dead latents of topk, batchtopk and matryoshka; 0 leaves it out."""
     aux_k: Annotated[int | None, Field(ge=1), RESULT] = None
     dead_tokens: Annotated[int | None, Field(ge=1), RESULT] = None
     """Tokens without firing after which a latent counts as dead; 200 latents / k within 1e5 .. 1e7 if not given."""
@@ -168,6 +168,8 @@ class TrainSaeSpec(MeasuredCell):
             chosen |= {"group_sizes": sizes, "level_weights": (weight,) * len(sizes)}
         if arch in ("batchtopk", "matryoshka"):
             chosen["scope"] = self.scope
+        if arch in ("topk", "batchtopk", "matryoshka"):
+            chosen |= {"aux_coefficient": self.aux_coefficient, "aux_k": self.aux_k}
         if arch == "jumprelu":
             warm = self.sparsity_warmup_steps
             chosen |= {
@@ -188,8 +190,6 @@ class TrainSaeSpec(MeasuredCell):
             warmup_steps=min(1000, self.steps // 10) if self.warmup_steps is None else self.warmup_steps,
             decay_from=self.decay_from,
             grad_clip=self.grad_clip,
-            aux_coefficient=self.aux_coefficient,
-            aux_k=self.aux_k,
             dead_tokens=self.dead_tokens or default_dead_tokens(latents, k if by_k else None),
             precision=self.precision,
             **chosen,  # type: ignore[arg-type]

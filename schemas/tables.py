@@ -259,7 +259,7 @@ TABLES: dict[str, Table] = {
                 ("tokens?", pa.int64(), "tokens seen in training"),
                 ("norm_scale", pa.float64(), "codes divided by this are in the normalised units of training"),
                 ("gamma", pa.float64(), "norm of the mean over norm of the standard deviation of the measured tokens"),
-                ("dead_at_end?", pa.int32(), "latents that counted as dead when training ended"),
+                ("dead_at_end?", pa.int32(), "latents that counted as dead when the last step began"),
                 ("images", pa.int64(), "held-out images measured"),
                 ("measured_tokens", pa.int64(), "held-out tokens measured"),
                 (

@@ -53,8 +53,12 @@ class Row(NamedTuple):
         cells = [f"`{self.model}`", self.units, self._share(0.9), self._share(0.95), f"{mean:.3f}", named]
         return f"| {' | '.join(cells)} |"
 
+    def interval(self, above: float) -> tuple[float, float]:
+        """Of the share of values that are found with a higher AUROC."""
+        return share_interval(self.runs, above)
+
     def _share(self, above: float) -> str:
-        low, high = share_interval(self.runs, above)
+        low, high = self.interval(above)
         return f"{np.mean([r.share(above) for r in self.runs]):.2f} ({low:.2f} to {high:.2f})"
 
 

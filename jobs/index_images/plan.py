@@ -10,7 +10,7 @@ from schemas.plans import Plan, Published, Round, StageSpec
 from schemas.refs import ImageSetRef
 from schemas.specs import Images
 
-METHOD = 1
+METHOD = 2
 TABLES = {"images": {"write": ("images", "bad_inputs")}}
 ARTIFACTS: dict[str, tuple[str, ...]] = {"images": ("content",)}
 READ, DUPLICATES, WRITE = range(3)

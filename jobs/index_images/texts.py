@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ def as_texts(row: Mapping[str, Any]) -> Texts:
 def _as_text(value: Any) -> str:
     if value is None or isinstance(value, bytes):
         return ""
+    if isinstance(value, float) and math.isnan(value):
+        return ""  # how tables of numbers say that there is none
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, dict)):

@@ -110,7 +110,9 @@ class Lane:
         """The curve and the weights, in the units of the model."""
         assert self._trainer is not None
         yield Part(self.plan.digest, "sae_metrics", self._metrics())
-        sae = self._trainer.finish().with_config(model=self.plan.stage.subject, site=self.site)
+        sae = self._trainer.finish().with_config(
+            model=self.plan.stage.subject, site=self.site, activations=self.plan.stage.inputs["activations"]
+        )
         self._trainer = None  # its moments and gradients are most of this worker's memory
         yield Artifact(self.plan.digest, WEIGHTS, save_sae(sae))
 

@@ -112,26 +112,5 @@ def fold(sae: Sae, norm: Norm) -> Sae:
     )
 
 
-def fold_keeping_activations(sae: Sae, norm: Norm) -> Sae:
-    """The same with unchanged activations: encoder rows get shorter, decoder rows longer by the scale."""
-    return replace(sae, W_enc=sae.W_enc / norm.scale, W_dec=sae.W_dec * norm.scale, b_dec=_b_dec(sae, norm))
-
-
-def without_pre_bias(sae: Sae) -> Sae:
-    """The same function as an SAE that does not take b_dec off its input: its encoder biases do that."""
-    if not sae.config.apply_b_dec_to_input:
-        return sae
-    moved_U = sae.W_enc @ sae.b_dec
-    gate = dict(sae.gate)
-    if gate:
-        gate |= {"b_gate": gate["b_gate"] - moved_U, "b_mag": gate["b_mag"] - gate["r_mag"].exp() * moved_U}
-    return replace(
-        sae,
-        config=sae.config.model_copy(update={"apply_b_dec_to_input": False}),
-        b_enc=sae.b_enc if gate else sae.b_enc - moved_U,
-        gate=gate,
-    )
-
-
 def _b_dec(sae: Sae, norm: Norm) -> Tensor:
     return (norm.mu_D + norm.scale * sae.b_dec.double()).to(sae.b_dec.dtype)

@@ -54,7 +54,7 @@ def repeat(train: Tensor) -> Tensor:
     return train[order[: BATCH * STEPS]]
 
 
-@pytest.mark.parametrize(("tokens", "seeds"), [(demo_tokens, 6), (sparse_mixture, 2)])
+@pytest.mark.parametrize(("tokens", "seeds"), [(demo_tokens, 14), (sparse_mixture, 2)])
 def test_held_out_fvu_is_within_a_hundredth_of_theirs_and_no_more_latents_are_dead(
     tokens: Callable[[], tuple[Tensor, Tensor]],
     seeds: int,
@@ -63,7 +63,8 @@ def test_held_out_fvu_is_within_a_hundredth_of_theirs_and_no_more_latents_are_de
 ) -> None:
     """Both learn at 2e-4 / sqrt(m / 2^14), the rule of both; a latent is dead that fires on no held-out token.
 
-    On the demo tokens a seed alone moves either FVU by 2 %, so means over several are compared.
+    On the demo tokens a seed moves the difference of the two by 1.8 % (one standard deviation), so means over many are
+    compared.
     """
     train, held = tokens()
     fvu: dict[str, list[float]] = {"ours": [], "theirs": []}

@@ -170,11 +170,21 @@ def test_a_parquet_labels_file_says_the_same(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     root = fill_folder(tmp_path / "x", {"a.jpg": jpeg(1), "b.jpg": jpeg(2)})
-    columns = {"file": ["b.jpg", "a.jpg"], "label": [3, 4], "good": [True, None], "tags": [["x", "y"], []]}
+    columns = {
+        "file": ["b.jpg", "a.jpg"],
+        "label": [3, 4],
+        "good": [True, None],
+        "tags": [["x", "y"], []],
+        "score": [0.5, float("nan")],
+    }
     pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
     found = index(tmp_path / "s", f"folder:{root}", labels=f"file:{tmp_path}/labels.parquet")
     assert found.column("label") == ["4", "3"]
-    assert found.column("attributes") == [[("tags", "[]")], [("good", "true"), ("tags", '["x", "y"]')]]
+    # a number that is none is no text: it would become a concept of its own
+    assert found.column("attributes") == [
+        [("tags", "[]")],
+        [("good", "true"), ("tags", '["x", "y"]'), ("score", "0.5")],
+    ]
 
 
 def test_a_labels_name_that_fits_two_images_stops_the_index(tmp_path: Path) -> None:

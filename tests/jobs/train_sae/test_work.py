@@ -292,3 +292,19 @@ def test_the_class_of_an_image_may_be_an_attribute_and_the_sae_is_not_trained_ag
     expected = float(cross_entropy(logits[named >= 0], named[named >= 0]))
     for row in rows(stored.lake, report, "sae_summary"):
         assert row["loss_original"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"labels_from": "shap"}, "its shap is not known"),
+        ({"classes": {"names": ["zebra", "horse"], "templates": ["a {}"]}}, "classes zebra, horse: no held-out image is of any"),
+    ],
+)  # fmt: skip
+def test_classes_that_no_held_out_image_has_are_an_error_and_no_row_of_nulls(
+    world: World, stored: Stored, fields: dict[str, Any], said: str
+) -> None:
+    report = stored.lake.run(world.spec(**fields))
+    assert report.exit_code == 1 and stored.lake.count("shard_done", "train_sae") == 0
+    assert all("BadLabels" in failure and said in failure for failure in report.failures), report.failures
+    assert all("name the column in labels_from" in failure for failure in report.failures)
