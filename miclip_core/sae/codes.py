@@ -59,6 +59,15 @@ class Codes:
         f_NU[self.rows(), self.latents.long()] = self.values
         return f_NU
 
+    def at(self, latents_NK: Tensor) -> Tensor:
+        """The values of chosen latents on each token, [N,K]: 0 where one did not fire or its number is -1."""
+        if not len(self.values):
+            return self.values.new_zeros(latents_NK.shape)
+        wanted = latents_NK + torch.arange(len(self), device=latents_NK.device)[:, None] * self.width
+        keys = self.rows() * self.width + self.latents  # ascending: rows are, and the latents of a row
+        place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+        return self.values[place] * ((keys[place] == wanted) & (latents_NK >= 0))
+
     def fired(self) -> Tensor:
         """How many tokens each latent fired on (value > 0), int64 [U]."""
         return torch.bincount(self.latents[self.values > 0], minlength=self.width)

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from miclip_core.sae.codes import Codes
 from miclip_core.sae.sae import Sae
-from miclip_core.zoo.edits import Edit
+from miclip_core.zoo.edits import Edit, rows_of
 from miclip_core.zoo.model import VisionModel
 from schemas.errors import BadSae, BadSite, BadTokens
 from schemas.models import SiteFacts
@@ -164,14 +164,7 @@ def splice(model: VisionModel, site: str | Site, sae: Sae, keep_error: bool = Fa
         BadSite: several sites, or one reduced by a mean or maximum, whose tokens an SAE of means does not know.
         BadSae: it has another width than the site, or was trained at another site.
     """
-    known = _one_site(model, site)
-    width = model.facts.site(known.path).width
-    if sae.config.d != width:
-        raise BadSae(f"an SAE of d={sae.config.d} at {known}, which has width {width}; is this the right site?")
-    if sae.config.source == "miclip" and sae.config.site is not None:
-        own = _one_site(model, sae.config.site)
-        if (own.path, own.tokens) != (known.path, known.tokens):
-            raise BadSae(f"this SAE was trained at {own}, not at {known}")
+    known = check_site(model, site, sae)
 
     def change(x_ND: Tensor) -> Tensor:
         x_ND = x_ND.to(sae.W_dec)
@@ -181,18 +174,40 @@ def splice(model: VisionModel, site: str | Site, sae: Sae, keep_error: bool = Fa
     return [_edit_of_rows(model.facts.site(known.path), known, change)]
 
 
+def check_site(model: VisionModel, site: str | Site, sae: Sae) -> Site:
+    """The canonical site whose tokens this SAE can stand for.
+
+    Raises:
+        BadSite, BadSae: see `splice`.
+    """
+    known = one_site(model, site)
+    width = model.facts.site(known.path).width
+    if sae.config.d != width:
+        raise BadSae(f"an SAE of d={sae.config.d} at {known}, which has width {width}; is this the right site?")
+    if sae.config.source == "miclip" and sae.config.site is not None:
+        own = one_site(model, sae.config.site)
+        if (own.path, own.tokens) != (known.path, known.tokens):
+            raise BadSae(f"this SAE was trained at {own}, not at {known}")
+    return known
+
+
 def constant(model: VisionModel, site: str | Site, value_D: Tensor | float) -> list[Edit]:
     """Edits that put one vector [d] (or a number) in the place of every token of the site's kind: ablation to zero or mean.
 
     Raises:
         BadSite: several sites, or one reduced by a mean or maximum.
     """
-    known = _one_site(model, site)
+    known = one_site(model, site)
     facts = model.facts.site(known.path)
     return [_edit_of_rows(facts, known, lambda x_ND: torch.as_tensor(value_D).to(x_ND).expand(x_ND.shape))]
 
 
-def _one_site(model: VisionModel, site: str | Site) -> Site:
+def one_site(model: VisionModel, site: str | Site) -> Site:
+    """The one canonical site that is named and whose tokens can be replaced.
+
+    Raises:
+        BadSite: several sites, or one reduced by a mean or maximum.
+    """
     found = model.sites([site])
     if len(found) != 1:
         raise BadSite(f"{site}: names {len(found)} sites of {model.facts.model}; an SAE belongs to one")
@@ -208,12 +223,8 @@ def _edit_of_rows(facts: SiteFacts, site: Site, change: Callable[[Tensor], Tenso
     """An edit that sees the selected tokens as rows [N, width], flattened as tables of activations are."""
 
     def apply(part: Tensor) -> Tensor:
-        flat = part.flatten(2) if facts.layout == "map" else part
-        axis = {"tokens": 1, "heads": 2, "map": 2, "vector": None}[facts.layout]
-        moved = flat if axis is None else flat.movedim(axis, 1)
-        rows = moved.reshape(-1, facts.width)
-        changed = change(rows).to(part.dtype).reshape(moved.shape)
-        return (changed if axis is None else changed.movedim(1, axis)).reshape(part.shape)
+        rows_BRW, back = rows_of(facts, part)
+        return back(change(rows_BRW.reshape(-1, facts.width)).reshape(rows_BRW.shape))
 
     return Edit(Site(path=site.path, tokens=site.tokens), "fn", apply)
 

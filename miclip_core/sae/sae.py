@@ -149,6 +149,13 @@ class Sae:
         _, scale_N1, shift_N1 = self._normalised(self._checked(x_ND))
         return x_hat_ND * scale_N1 + shift_N1
 
+    def decoder_scale(self, x_ND: Tensor) -> Tensor:
+        """By what `decode` multiplies the vectors of latents on each token, [N,1]: 1 unless `input_norm` is per token.
+
+        Raises: BadTokens.
+        """
+        return self._normalised(self._checked(x_ND))[1]
+
     def reconstruct(self, x_ND: Tensor) -> tuple[Codes, Tensor]:
         """The codes of tokens [N,d] and what they decode to [N,d]."""
         codes = self.encode(x_ND)

@@ -43,6 +43,22 @@ class Edit:
         return self.site.path
 
 
+def rows_of(facts: SiteFacts, part: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The selected part of a site as rows [B, R, width], flattened as tables of activations are, and the way back.
+
+    The way back takes rows of any float dtype to the layout and dtype of the part.
+    """
+    flat = part.flatten(2) if facts.layout == "map" else part
+    axis = position_axis(facts)
+    moved = flat.unsqueeze(1) if axis is None else flat.movedim(axis, 1)
+
+    def back(rows_BRW: Tensor) -> Tensor:
+        new = rows_BRW.to(part.dtype).reshape(moved.shape)
+        return (new if axis is None else new.movedim(1, axis)).reshape(part.shape)
+
+    return moved.reshape(*moved.shape[:2], facts.width), back
+
+
 def apply_edits(facts: SiteFacts, whole: Tensor, edits: Sequence[Edit]) -> Tensor:
     """All edits of one site in declaration order; returns a new tensor, `whole` is never written to."""
     for edit in edits:

@@ -187,3 +187,12 @@ def test_codes_on_paper() -> None:
     assert codes.rows().tolist() == [0, 0, 2]
     twice = Codes.concat([codes, Codes.from_dense(codes.dense())])
     assert torch.equal(twice.dense(), codes.dense().repeat(2, 1))
+
+
+def test_chosen_values_of_codes_on_paper() -> None:
+    """Token 0 has latents 1 and 3, token 1 none, token 2 latent 0; -1 asks for nothing."""
+    codes = Codes.from_dense(torch.tensor([[0, 5.0, 0, 7], [0, 0, 0, 0], [2, 0, 0, 0]]))
+    asked = torch.tensor([[3, 0, 1], [-1, 1, 2], [3, 0, -1]])
+    assert codes.at(asked).tolist() == [[7, 0, 5], [0, 0, 0], [0, 2, 0]]
+    assert Codes.from_dense(torch.zeros(2, 4)).at(asked[:2]).tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert codes.at(asked[:, :0]).shape == (3, 0)
