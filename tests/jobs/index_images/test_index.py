@@ -183,7 +183,7 @@ def test_a_parquet_labels_file_says_the_same(tmp_path: Path) -> None:
     # a number that is none is no text: it would become a concept of its own
     assert found.column("attributes") == [
         [("tags", "[]")],
-        [("good", "true"), ("tags", '["x", "y"]'), ("score", "0.5")],
+        [("good", "true"), ("score", "0.5"), ("tags", '["x", "y"]')],
     ]
 
 
