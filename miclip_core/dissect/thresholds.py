@@ -83,11 +83,14 @@ class ThresholdSearch:
         if isinstance(activations, Codes):
             self._add_codes(activations)
             return
+        size = self._counts_UK.shape[1]
         for first in range(0, self.n_units, _UNITS):
             block_NU = activations[:, first : first + _UNITS]
-            for part_NU in block_NU.split(max(1, _BLOCK // block_NU.shape[1])):
-                units_U = torch.arange(first, first + part_NU.shape[1], device=part_NU.device)
-                self._count(part_NU.reshape(-1), units_U.repeat(len(part_NU)), first, part_NU.shape[1])
+            units_U = torch.arange(block_NU.shape[1], device=block_NU.device)
+            for part_NU in block_NU.split(max(1, _BLOCK // len(units_U))):
+                places = self._places(part_NU, units_U, self._prefix_U[first : first + _UNITS])
+                counts = torch.bincount(places, minlength=len(units_U) * size)
+                self._counts_UK[first : first + _UNITS] += counts.view(-1, size)
 
     def merge(self, other: ThresholdSearch) -> None:
         """Take in what another search of the same pass has counted.
@@ -151,34 +154,32 @@ class ThresholdSearch:
         return torch.zeros(self.n_units, bins, dtype=torch.int64, device=self._prefix_U.device)
 
     def _add_codes(self, codes: Codes) -> None:
-        latents = codes.latents.long()
-        for first in range(0, self.n_units, _UNITS):
-            stop = min(first + _UNITS, self.n_units)
-            inside = (latents >= first) & (latents < stop)
-            self._count(codes.values[inside], latents[inside], first, stop - first)
+        latents, counts = codes.latents.long(), self._counts_UK.view(-1)
+        places = self._places(codes.values, latents, self._prefix_U[latents])
+        counts.index_add_(0, places, torch.ones_like(places))
         zeros_U = len(codes) - torch.bincount(latents, minlength=self.n_units)
-        units_U = torch.arange(self.n_units, device=zeros_U.device)
-        inside_U, bin_U = self._bins(torch.zeros(self.n_units, device=zeros_U.device), units_U)
-        self._counts_UK[units_U[inside_U], bin_U[inside_U]] += zeros_U[inside_U]
+        zero_U = torch.zeros(self.n_units, device=latents.device)
+        places = self._places(zero_U, torch.arange(self.n_units, device=latents.device), self._prefix_U)
+        counts.index_add_(0, places, zeros_U[self._known(to_ordered(zero_U)) == self._prefix_U])
 
-    def _count(self, values: Tensor, units: Tensor, first: int, width: int) -> None:
-        """Add entries (value, unit) of the units [first, first + width)."""
+    def _known(self, keys: Tensor) -> Tensor:
+        """The bits that the closed passes look at."""
+        return keys >> (32 - sum(_BITS[: self._pass])) if self._pass else torch.zeros_like(keys)
+
+    def _places(self, values: Tensor, units: Tensor, prefix: Tensor) -> Tensor:
+        """Where, of [U,K] counts in a row, each value belongs that agrees with what is known of its unit's threshold.
+
+        units (int64) and prefix are as long as the last dimension of the values.
+        """
         if not bool(values.isfinite().all()):
             raise NonFiniteActivation("an activation is NaN or infinite; a threshold needs finite numbers")
-        inside, bins = self._bins(values, units)
-        size = self._counts_UK.shape[1]
-        places = ((units - first) * size + bins)[inside]
-        counts = torch.bincount(places, minlength=width * size)
-        self._counts_UK[first : first + width] += counts.view(width, size)
-
-    def _bins(self, values: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
-        """Whether an entry agrees with what is known of its unit's threshold, and its bin by the bits of this pass."""
         keys = to_ordered(values)
-        below = 32 - sum(_BITS[: self._pass + 1])
-        bits = _BITS[self._pass]
+        bits, below = _BITS[self._pass], 32 - sum(_BITS[: self._pass + 1])
         if self._pass == 0:
-            return torch.ones_like(units, dtype=torch.bool), (keys >> below) + (1 << (bits - 1))
-        return (keys >> (below + bits)) == self._prefix_U[units], (keys >> below) & ((1 << bits) - 1)
+            return ((keys >> below) + (units * (1 << bits) + (1 << (bits - 1)))).flatten()
+        inside = self._known(keys) == prefix
+        digits = (keys[inside] >> below) & ((1 << bits) - 1)
+        return digits + units.expand(values.shape)[inside] * (1 << bits)
 
 
 def find_thresholds(
