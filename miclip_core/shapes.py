@@ -9,7 +9,7 @@ LEGEND: dict[str, str] = {
     "N": "MLP width (neurons)",
     "U": "units: channels of a site, latents or heads",
     "K": "kept best (top-k)",
-    "P": "patches",
+    "P": "patches, or pixels of a map in a row",
     "R": "rows of one image in a table: one per kept position",
     "W": "width of a row: the flattened vector at one position",
     "C": "channels of a map, or classes of a classifier",
@@ -20,4 +20,6 @@ LEGEND: dict[str, str] = {
     "L": "layers, or tokens of a text",
     "G": "groups of units",
     "S": "samples at random, or templates of a text",
+    "Q": "items of a list: pairs of an image and a unit or concept, patches, captions",
+    "Z": "bins of a histogram",
 }

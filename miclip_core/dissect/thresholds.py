@@ -57,7 +57,7 @@ class ThresholdSearch:
         self._pass = 0
         self._prefix_U = torch.zeros(n_units, dtype=torch.int32, device=device)
         self._above_U = torch.zeros(n_units, dtype=torch.int64, device=device)
-        self._counts_UK = self._no_counts()
+        self._counts_UZ = self._no_counts()
 
     @property
     def done(self) -> bool:
@@ -83,14 +83,14 @@ class ThresholdSearch:
         if isinstance(activations, Codes):
             self._add_codes(activations)
             return
-        size = self._counts_UK.shape[1]
+        size = self._counts_UZ.shape[1]
         for first in range(0, self.n_units, _UNITS):
             block_NU = activations[:, first : first + _UNITS]
             units_U = torch.arange(block_NU.shape[1], device=block_NU.device)
             for part_NU in block_NU.split(max(1, _BLOCK // len(units_U))):
                 places = self._places(part_NU, units_U, self._prefix_U[first : first + _UNITS])
                 counts = torch.bincount(places, minlength=len(units_U) * size)
-                self._counts_UK[first : first + _UNITS] += counts.view(-1, size)
+                self._counts_UZ[first : first + _UNITS] += counts.view(-1, size)
 
     def merge(self, other: ThresholdSearch) -> None:
         """Take in what another search of the same pass has counted.
@@ -101,14 +101,14 @@ class ThresholdSearch:
         if other._pass != self._pass or not torch.equal(other._prefix_U, self._prefix_U):
             raise ValueError("these counts are of another pass or of other units; fill an empty() of this search")
         self.n += other.n
-        self._counts_UK += other._counts_UK
+        self._counts_UZ += other._counts_UZ
 
     def empty(self) -> ThresholdSearch:
         """A search of the same pass that has counted nothing, for a shard to fill."""
         other = ThresholdSearch(self.n_units, self.share, half=self.half, device=self._prefix_U.device)
         other._pass, other._total = self._pass, self._total
         other._prefix_U, other._above_U = self._prefix_U, self._above_U
-        other._counts_UK = other._no_counts()
+        other._counts_UZ = other._no_counts()
         return other
 
     def close(self) -> None:
@@ -124,16 +124,16 @@ class ThresholdSearch:
         if self.n != self._total:
             raise ValueError(f"this pass saw {self.n} positions, the first one {self._total}; add the same ones again")
         allowed = int(Fraction(str(self.share)) * self.n)
-        from_top_UK = self._counts_UK.flip(1).cumsum(1).flip(1)  # positions in this bin or above
+        from_top_UZ = self._counts_UZ.flip(1).cumsum(1).flip(1)  # positions in this bin or above
         # The threshold is in the highest bin that cannot be above it as a whole.
-        bin_U = ((self._above_U[:, None] + from_top_UK) > allowed).sum(1) - 1
-        in_bin_U = self._counts_UK.gather(1, bin_U[:, None])[:, 0]
-        self._above_U = self._above_U + from_top_UK.gather(1, bin_U[:, None])[:, 0] - in_bin_U
+        bin_U = ((self._above_U[:, None] + from_top_UZ) > allowed).sum(1) - 1
+        in_bin_U = self._counts_UZ.gather(1, bin_U[:, None])[:, 0]
+        self._above_U = self._above_U + from_top_UZ.gather(1, bin_U[:, None])[:, 0] - in_bin_U
         offset = 1 << (_BITS[0] - 1) if self._pass == 0 else 0
         self._prefix_U = (self._prefix_U << _BITS[self._pass]) + (bin_U - offset).int()
         self._pass += 1
         self.n = 0
-        self._counts_UK = self._no_counts()
+        self._counts_UZ = self._no_counts()
 
     def thresholds(self) -> Thresholds:
         """The result, once `done`.
@@ -154,7 +154,7 @@ class ThresholdSearch:
         return torch.zeros(self.n_units, bins, dtype=torch.int64, device=self._prefix_U.device)
 
     def _add_codes(self, codes: Codes) -> None:
-        latents, counts = codes.latents.long(), self._counts_UK.view(-1)
+        latents, counts = codes.latents.long(), self._counts_UZ.view(-1)
         places = self._places(codes.values, latents, self._prefix_U[latents])
         counts.index_add_(0, places, torch.ones_like(places))
         zeros_U = len(codes) - torch.bincount(latents, minlength=self.n_units)
@@ -167,7 +167,7 @@ class ThresholdSearch:
         return keys >> (32 - sum(_BITS[: self._pass])) if self._pass else torch.zeros_like(keys)
 
     def _places(self, values: Tensor, units: Tensor, prefix: Tensor) -> Tensor:
-        """Where, of [U,K] counts in a row, each value belongs that agrees with what is known of its unit's threshold.
+        """Where, of [U,Z] counts in a row, each value belongs that agrees with what is known of its unit's threshold.
 
         units (int64) and prefix are as long as the last dimension of the values.
         """
