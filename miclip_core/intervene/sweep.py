@@ -141,7 +141,8 @@ class Sweep:
         BadSite, UnknownSite, BadSae: the site cannot be edited, the SAE is of another, or the scorer's site is missing.
         BadUnits: units that are not there, methods with other numbers of classes, or one class and nothing off it.
         """
-        self._site = latest_name(model, one_site(model, site))
+        known = one_site(model, site)
+        self._site = latest_name(model, Site(path=known.path, tokens=known.tokens))
         for units_CK in units.values():
             check_units(units_CK, kind.count(model, site))
         self._model, self._kind, self._scorer = model, kind, scorer

@@ -19,7 +19,7 @@ from schemas.intervene import Change
 from schemas.refs import ModelRef
 from schemas.sae import SaeConfig
 
-BATCH, CLASSES, TAU, BLOCK = 32, 1000, 5, 6
+BATCH, CLASSES, TAU, BLOCK = 8, 1000, 5, 6
 CHANGES = [Change(beta=0.0), Change(beta=2.0)]
 
 

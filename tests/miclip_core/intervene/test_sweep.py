@@ -134,6 +134,23 @@ def test_counts_of_neurons_are_those_of_single_passes(name: str, site: str, widt
     assert any(not torch.equal(counts.sums["edit"][m, x], counts.sums["clean"]) for m in (0, 1) for x in (0, 1))
 
 
+def test_an_sae_of_sampled_tokens_is_edited_at_all_of_them_and_a_module_is_a_site_like_any_other() -> None:
+    case, units = make_case("clip-p8"), {"one": random_units(40, 0)}
+    sampled, all_patches = (
+        swept(case, f"resid_post.3@patch{sample}", Features(make_sae(96)), units, [PLUS, DOUBLE])
+        for sample in (":sample(4,0)", "")
+    )
+    assert all(torch.equal(sampled.sums[name], all_patches.sums[name]) for name in sampled.sums)
+    path = "module:resnet.encoder.stages.3.layers.0.shortcut"
+    ref, resnet = ModelRef.parse("demo:resnet-sup"), make_case("resnet-sup")
+    shortcut = Case(load_model(ref, modules=[path]), resnet.scorer, resnet.images, resnet.labels)
+    units = {"one": random_units(128, 0)}
+    counts = swept(shortcut, path, Neurons(), units, [Change(op="add", beta=30.0)])
+    expected = by_hand(shortcut, path, units["one"], list(counts.changes), plain_edit, 0)
+    assert_same(counts, "one", expected, list(counts.changes))
+    assert not torch.equal(counts.sums["edit"][0, 0], counts.sums["clean"])
+
+
 @pytest.mark.parametrize("error", ["keep", "drop"])
 def test_counts_of_features_are_those_of_single_passes(error: str) -> None:
     case, changes, sae = make_case("clip-p8"), [DOUBLE, Change(op="add", beta=8.0)], make_sae(96)
