@@ -31,7 +31,7 @@ class SaeSettings(Frozen):
     seed: int = 0
     steps: int = Field(ge=1)
     normalise: Normalisation = "unit_ms"
-    centre: Literal["mean", "geometric_median", "none"] = "mean"
+    centre: Literal["mean", "geometric_median", "none"] = "geometric_median"
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_steps: int = Field(default=1000, ge=0)
     decay_from: float = Field(default=0.8, gt=0, le=1)

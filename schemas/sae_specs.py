@@ -79,7 +79,7 @@ class TrainSaeSpec(MeasuredCell):
     buffer_batches: Annotated[int, Field(ge=1), RESULT] = 64
     """Batches in a window, inside which tokens are shuffled."""
     normalise: Annotated[Normalisation, RESULT] = "unit_ms"
-    centre: Annotated[Literal["mean", "geometric_median", "none"], RESULT] = "mean"
+    centre: Annotated[Literal["mean", "geometric_median", "none"], RESULT] = "geometric_median"
     betas: Annotated[tuple[float, float], RESULT] = (0.9, 0.999)
     warmup_steps: Annotated[int | None, Field(ge=0), RESULT] = None
     """Steps of linear warm-up; a tenth of all, at most 1000, if not given."""

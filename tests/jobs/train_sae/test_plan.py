@@ -85,7 +85,7 @@ RESULT_FIELDS: dict[str, Any] = {
     "batch_tokens": 16,
     "buffer_batches": 3,
     "normalise": "none",
-    "centre": "geometric_median",
+    "centre": "mean",
     "betas": [0.9, 0.99],
     "warmup_steps": 3,
     "decay_from": 0.5,

@@ -216,7 +216,7 @@ def test_tokens_that_are_all_alike_are_refused(store: Store) -> None:
 
 
 def test_an_sae_of_which_nothing_fires_any_more_says_which_and_publishes_nothing(store: Store) -> None:
-    dying = {"arch": "relu", "k": None, "l1": 1e4, "lr": 0.5, "steps": 40}
+    dying = {"arch": "relu", "k": None, "l1": 1e4, "lr": 0.5, "steps": 40, "centre": "mean"}
     refused(store, SaeCollapsed, "relu 24 latents", "lower l1", **dying)
 
 

@@ -98,6 +98,17 @@ def losses(s: SaeSettings, w: dict[str, Tensor], x: Tensor, step: int = 0, dead:
     return loss + scale * aux, mse, aux, f
 
 
+def middle(rows: Tensor) -> Tensor:
+    """The geometric median: the mean weighted by one over the distance to the last guess, over and over."""
+    guess = rows.mean(0)
+    for _ in range(100):
+        weights = [1 / max(float((row - guess).norm()), 1e-12) for row in rows]
+        last, guess = guess, sum(w * row for w, row in zip(weights, rows, strict=True)) / sum(weights)
+        if float((guess - last).norm()) < 1e-5:
+            break
+    return guess
+
+
 class DenseTrainer:
     """The same run step by step, as a textbook would write it."""
 
@@ -110,8 +121,9 @@ class DenseTrainer:
 
     def begin(self, rows: Tensor) -> None:
         rows, d = rows.double(), rows.shape[1]
-        assert self.s.centre != "geometric_median"
-        self.mu = rows.mean(0) if self.s.centre == "mean" else torch.zeros(d).double()
+        self.mu = {"mean": rows.mean(0), "none": torch.zeros(d).double(), "geometric_median": middle(rows)}[
+            self.s.centre
+        ]
         distances = (rows - self.mu).norm(dim=1)
         scales = {"unit_ms": distances.square().mean().sqrt(), "sqrt_d": distances.mean() / d**0.5, "none": 1.0}
         self.scale = float(scales[self.s.normalise])

@@ -50,7 +50,7 @@ def test_fifty_steps_are_those_of_a_textbook_trainer(arch: str) -> None:
 
 
 @pytest.mark.parametrize("normalise", ["sqrt_d", "none"])
-@pytest.mark.parametrize("centre", ["mean", "none"])
+@pytest.mark.parametrize("centre", ["mean", "geometric_median", "none"])
 def test_other_units_give_the_trajectories_of_the_textbook_too(normalise: str, centre: str) -> None:
     s = settings("topk", normalise=normalise, centre=centre)
     made = trainer(s, torch.float64)
