@@ -53,7 +53,7 @@ class EmptyImageSet(UsageError):
 
 
 class TooFewImages(UsageError):
-    """The image set does not make two blocks, one to hold out and one to train on."""
+    """The image set is too small for what is asked of it, such as a block to hold out beside one to train on."""
 
 
 class NotInspected(UsageError):

@@ -41,7 +41,7 @@ class ThresholdSearch:
     """Radix selection of one quantile per unit: each pass over all activations fixes 11 bits more of every threshold.
 
     Memory is 16 KiB a unit however many positions there are, where keeping the top 0.5 % of them takes 4 bytes of
-    n * share: 1,500 KiB a unit for 100,000 images of 196 patches. Counts add up, so every pass may be spread over shards
+    n * share: about 400 KiB a unit for 100,000 images of 196 patches. Counts add up, so every pass may be spread over shards
     in any order: each shard fills an `empty()` of the search, `merge` takes them in, `close` ends the pass.
 
     n_units: U. share: of the positions that may be above. half: all activations are float16 or bfloat16, of which the
