@@ -47,7 +47,6 @@ class Quality:
             "xx": x.square().sum(),
             "e": e.sum(0),
             "ee": e.square().sum(),
-            "length_e": e.norm(dim=1).sum(),
             "hh": x_hat.square().sum(),
             "xh": along.sum(),
             "long": long.sum().double(),
@@ -92,11 +91,6 @@ class Quality:
     def l2_ratio(self) -> float:
         """Mean of ||x_hat|| / ||x||."""
         return self._get("length_ratio") / max(self._get("long"), 1)
-
-    @property
-    def error_norm(self) -> float:
-        """Mean of ||e||, in units of the model."""
-        return self._get("length_e") / self.tokens
 
     @property
     def relative_bias(self) -> float | None:
@@ -295,10 +289,6 @@ class LossSums:
     def recovered(self, ablation: str) -> float | None:
         """(L_ablation - L_spliced) / (L_ablation - L_original); None where ablation costs nothing (less than 1e-6)."""
         return _recovered(self.loss(ablation), self.loss("spliced"), self.loss("original"))
-
-    def top1_recovered(self, ablation: str) -> float | None:
-        """The same of accuracies."""
-        return _recovered(self.top1(ablation), self.top1("spliced"), self.top1("original"))
 
     def _mean(self, total: str, count: str, variant: str) -> float | None:
         n = float(self.sums.get(f"{count}.{variant}", 0))
