@@ -19,6 +19,9 @@ LINE_SECONDS = 5.0
 MAX_TITLE = 44
 """Characters of a title beside its bar."""
 
+MAX_NOTES = 3
+"""Different notes of workers that are shown for each piece of work; all are in `miclip logs`."""
+
 MAX_LINE = 160
 """Failures are shown in full at the end."""
 
@@ -39,6 +42,7 @@ class WorkView:
     failures: int = 0
     retried: int = 0
     published: set[str] = field(default_factory=set)
+    notes: set[str] = field(default_factory=set)
     said: float = 0.0
     ended: bool = False
 
@@ -153,6 +157,10 @@ class RunProgress:
             if view.items == 0:  # it may have waited for others; the clock of its rate starts with its first shard
                 view.started = max(view.started, time.monotonic() - sum(event["seconds"].values()))
             view.items = min(view.items + event["items"], view.total)
+        for note in event.get("notes", ()):
+            if note not in view.notes and len(view.notes) < MAX_NOTES:
+                view.notes.add(note)
+                self.say(f"{view.title}: {note}", "dim")
         self._update(event["work"], view)
 
     def _on_shard_failed(self, event: Event) -> None:

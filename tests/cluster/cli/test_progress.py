@@ -50,6 +50,12 @@ def test_plain_lines_say_what_is_left_what_failed_and_what_was_published() -> No
     assert len(lines) == 3
 
 
+def test_what_workers_note_is_said_once_and_only_the_first_few() -> None:
+    notes = ["topk 64 latents: goes on from step 100", "out of memory at batch size 32, went on with 16"]
+    lines = show(planned(), shard(notes=notes), shard(notes=notes), shard(notes=["a third", "a fourth"])).splitlines()
+    assert lines[1:] == [f"extract demo:x: {note}" for note in (*notes, "a third")]
+
+
 def test_a_failure_that_is_tried_again_is_not_announced_as_final() -> None:
     assert "failed" not in show(planned(), shard("failed", final=False))
     assert "shard 1 lost its worker, trying again: " in show(planned(), shard("lost", final=False))
