@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jobs.protocol import Cell
+from schemas.align_specs import AlignSpec
 from schemas.cells import ForwardCell, Images
 from schemas.plans import Plan, Resources
 from schemas.refs import SaeRef, Site
@@ -27,8 +28,9 @@ def spread(spec: PipelineSpec, name: str) -> Iterator[Cell]:
     stage = spec.stages[name]
     resources = stage.resources if "resources" in stage.model_fields_set else spec.resources or Resources()
     images = getattr(stage, "images", None) or spec.images
+    clip = (stage.clip or spec.clip) if isinstance(stage, AlignSpec) else None
     for model in spec.models_of(name) or (None,):
-        yield Cell(name=name, spec=stage, model=model, images=images, resources=resources)
+        yield Cell(name=name, spec=stage, model=model, images=images, clip=clip, resources=resources)
 
 
 def cells_read(cell: Cell, planned: Mapping[str, Sequence[CellPlans]], name: str | None = None) -> list[CellPlans]:
@@ -70,6 +72,8 @@ def find_needs(spec: PipelineSpec) -> Needs:
                 modules = models.setdefault(cell.model, [])
                 sites = [Site.parse(text) for text in cell.spec.sites] if isinstance(cell.spec, ForwardCell) else []
                 modules += [site.path for site in sites if site.is_module]
+            if cell.clip is not None:
+                models.setdefault(cell.clip, [])
             reads_images = cell.spec.needs_images(spec.kinds_read(name))
             if reads_images and cell.images is not None and cell.images not in images:
                 images.append(cell.images)

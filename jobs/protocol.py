@@ -198,6 +198,8 @@ class Cell:
     spec: JobSpec
     model: str | None = None
     images: Images | None = None
+    clip: str | None = None
+    """The CLIP that names concepts, for kinds that need one."""
     resources: Resources = field(default_factory=Resources)
     reads: Mapping[str, tuple[Plan, ...]] = field(default_factory=dict)
     """Name of a stage that it reads -> the plans of that stage's cells that are for this one."""

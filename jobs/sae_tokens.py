@@ -65,15 +65,24 @@ def find_tokens(cell: Cell, known: Known) -> tuple[SiteTokens, ...]:
     spec = cell.spec
     assert isinstance(spec, TokensCell)
     facts = get_facts(cell, known)
-    read = {name: plans for name, plans in cell.reads.items() if any(p.stage.kind == "extract" for p in plans)}
-    if not read:
+    if not any(plan.stage.kind == "extract" for plans in cell.reads.values() for plan in plans):
         forward = make_forward(cell, known)
         sites = resolve_sites(facts, spec.sites)
         return tuple(
             SiteTokens(forward=forward, site=str(site), round_to=spec.round_to, stored=False) for site in sites
         )
+    return find_stored(cell, facts, spec.sites)
+
+
+def find_stored(cell: Cell, facts: ModelFacts, sites: Sequence[str]) -> tuple[SiteTokens, ...]:
+    """The tokens of every site of the extract stages that a cell reads, or of those that `sites` choose.
+
+    Raises:
+        BadSpec, UnknownSite: as `find_tokens`.
+    """
+    read = {name: plans for name, plans in cell.reads.items() if any(p.stage.kind == "extract" for p in plans)}
     stored = [tokens for name, plans in read.items() for tokens in _stored(cell, name, plans)]
-    return tuple(_choose(facts, stored, spec.sites))
+    return tuple(_choose(facts, stored, sites))
 
 
 def _stored(cell: Cell, name: str, plans: Sequence[Plan]) -> Iterator[SiteTokens]:

@@ -61,23 +61,32 @@ class Images(Frozen):
         return value
 
 
+Templates = Literal["openai80", "plain"] | tuple[str, ...]
+"""`openai80` are the 80 templates of the CLIP release; `plain` is `a photo of a {}.`; or your own with `{}`."""
+
+
+def check_templates(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Templates of one's own have one place for the name. Raises ValueError."""
+    if not isinstance(value, str):
+        if not value:
+            raise ValueError("an empty list of templates makes no sentence; give at least '{}'")
+        for template in value:
+            if template.count("{}") != 1:
+                raise ValueError(f"template {template!r} must contain {{}} exactly once")
+    return value
+
+
 class Classes(Frozen):
     """Zero-shot classes: names and the templates that make sentences of them."""
 
     names: Annotated[tuple[str, ...], Field(min_length=2), RESULT]
-    templates: Annotated[Literal["openai80", "plain"] | tuple[str, ...], RESULT] = "openai80"
+    templates: Annotated[Templates, RESULT] = "openai80"
     """`openai80` are the 80 templates of the CLIP release; `plain` is `a photo of a {}.`; or your own with `{}`."""
 
     @field_validator("templates")
     @classmethod
     def _templates_have_a_place(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not isinstance(value, str):
-            if not value:
-                raise ValueError("an empty list of templates makes no sentence; give at least '{}'")
-            for template in value:
-                if template.count("{}") != 1:
-                    raise ValueError(f"template {template!r} must contain {{}} exactly once")
-        return value
+        return check_templates(value)
 
 
 class Cell(Frozen):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from schemas.align_specs import AlignSpec
 from schemas.base import EFFORT, RESULT, Frozen
 from schemas.cells import Cell, Classes, ForwardCell, Images, Name, OverModels, as_tuple, as_value_error
 from schemas.plans import Resources
@@ -80,12 +81,13 @@ class SelftestSpec(Cell):
     """Workers that meet before each shard of the first round and share it."""
 
 
-JobSpec = ExtractSpec | TrainSaeSpec | ImportSaeSpec | SaeFeaturesSpec | SelftestSpec
+JobSpec = ExtractSpec | TrainSaeSpec | ImportSaeSpec | SaeFeaturesSpec | AlignSpec | SelftestSpec
 READS: dict[str, set[str]] = {
     "extract": set(),
     "train_sae": {"extract"},
     "import_sae": {"extract"},
     "sae_features": {"train_sae", "import_sae", "extract"},
+    "align": {"extract"},
 }
 """Kind -> the kinds of stages that it knows what to do with; a selftest reads anything."""
 
@@ -100,10 +102,17 @@ class PipelineSpec(Frozen):
     store: str | None = None
     """A local folder or s3://bucket/prefix; the command line's --store wins."""
     images: Images | None = None
+    clip: str | None = None
+    """The CLIP in whose space concepts are named, for stages that need one."""
     matrix: dict[Literal["model"], tuple[str, ...]] = Field(default_factory=dict)
     stages: dict[Name, AnyJob] = Field(min_length=1)
     resources: Resources | None = None
     """Default for stages that state none."""
+
+    @field_validator("clip")
+    @classmethod
+    def _clip_parses(cls, value: str | None) -> str | None:
+        return value if value is None else as_value_error(ModelRef.parse, value)
 
     @field_validator("matrix")
     @classmethod
@@ -133,6 +142,10 @@ class PipelineSpec(Frozen):
                 )
             if isinstance(stage, OverModels) and not self.models_of(name):
                 raise ValueError(f"stages.{name}: no model; give stages.{name}.model or matrix.model")
+            if isinstance(stage, AlignSpec) and not (stage.clip or self.clip):
+                raise ValueError(
+                    f"stages.{name}: no CLIP to align with; give clip: open_clip:ViT-B-16/openai, for example"
+                )
             has_images = self.images is not None or getattr(stage, "images", None) is not None
             if stage.needs_images(kinds) and not has_images:
                 raise ValueError(f"stages.{name}: no images; give images: {{ref: folder:/path}}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jobs.activations import Forward, checkpoint, get_facts, make_forward, model_digest
+from jobs.activations import Forward, get_facts, make_forward
+from jobs.embeddings import embeddings_stage, text_plan, worker_of
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
-from schemas.base import digest
 from schemas.errors import BadSpec
 from schemas.models import ModelFacts, resolve_sites, rows_per_image, site_width
 from schemas.plans import Plan, Round, StageSpec
@@ -19,9 +19,7 @@ from schemas.tables import PART_BYTES, ROW_GROUP_BYTES
 METHODS = {
     "activation_moments": 1,
     "top_images": 1,
-    "embeddings": 1,
     "predictions": 1,
-    "text_embeddings": 1,
 }
 TABLES = {
     "activations": {"map": ("activations", "bad_inputs")},
@@ -32,7 +30,6 @@ TABLES = {
     "text_embeddings": {"texts": ("text_embeddings",)},
 }
 ARTIFACTS: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
-TEXT_SHARD = 1024
 READ_AHEAD_BYTES = 64 << 20
 WAITING_BATCHES = 6
 MERGED = ("activation_moments", "top_images")
@@ -48,23 +45,22 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
     spec = cell.spec
     assert isinstance(spec, ExtractSpec) and cell.model is not None
     facts = get_facts(cell, known)
-    plans = [_text_plan(cell.model, spec, facts)] if "text_embeddings" in spec.outputs else []
+    plans = [_text_plan(spec, facts)] if "text_embeddings" in spec.outputs else []
     outputs = [o for o in spec.outputs if o != "text_embeddings"]
     if outputs:
-        plans += _image_plans(cell.model, spec, facts, make_forward(cell, known), outputs)
+        plans += _image_plans(spec, facts, make_forward(cell, known), outputs)
     return tuple(plans)
 
 
-def _image_plans(
-    model: str, spec: ExtractSpec, facts: ModelFacts, forward: Forward, outputs: Sequence[str]
-) -> Iterator[Plan]:
-    worker = f"extract {model} {digest([forward.inputs, forward.params])}"
+def _image_plans(spec: ExtractSpec, facts: ModelFacts, forward: Forward, outputs: Sequence[str]) -> Iterator[Plan]:
     for output, params in _products(spec, facts, outputs):
         rounds = [Round(name="map", rows=forward.rows, shard_rows=spec.shard_rows)]
         if output in MERGED:
             rounds.append(Round(name="merge", rows=1, shard_rows=1))
         if output == "activations":
             stage = forward.stage(str(params["site"]), spec.round_to)
+        elif output == "embeddings":
+            stage = embeddings_stage(forward, spec.round_to)
         else:
             stage = StageSpec(
                 kind="extract",
@@ -74,7 +70,7 @@ def _image_plans(
                 params={**forward.params, **params},
                 inputs=forward.inputs,
             )
-        yield Plan(stage=stage, rounds=tuple(rounds), worker=worker, effort=forward.effort)
+        yield Plan(stage=stage, rounds=tuple(rounds), worker=worker_of(forward), effort=forward.effort)
 
 
 def _products(spec: ExtractSpec, facts: ModelFacts, outputs: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -113,31 +109,16 @@ def _templates(spec: ExtractSpec) -> str | list[str]:
     return spec.classes.templates if isinstance(spec.classes.templates, str) else list(spec.classes.templates)
 
 
-def _text_plan(model: str, spec: ExtractSpec, facts: ModelFacts) -> Plan:
-    if not facts.has_text:
-        raise BadSpec(f"text_embeddings of {model}: it has no text tower; leave text_embeddings out for this model")
-    texts = [text.strip() for text in spec.texts]
-    classes = list(spec.classes.names) if spec.classes else []
-    params: dict[str, Any] = {
-        "texts": texts,
-        "classes": classes,
-        "templates": _templates(spec) if classes else [],
-        "dtype": spec.dtype,
-        "round_to": spec.round_to,
-    }
-    stage = StageSpec(
-        kind="extract",
-        method=METHODS["text_embeddings"],
-        subject=facts.model,
-        output="text_embeddings",
-        params=params,
-        inputs={"model": model_digest(facts)},
-    )
-    return Plan(
-        stage=stage,
-        rounds=(Round(name="texts", rows=len(texts) + len(classes), shard_rows=TEXT_SHARD),),
-        worker=f"extract {model} texts {spec.dtype}",
-        effort={"batch_size": spec.batch_size, **checkpoint(facts)},
+def _text_plan(spec: ExtractSpec, facts: ModelFacts) -> Plan:
+    classes = spec.classes.names if spec.classes else ()
+    return text_plan(
+        facts,
+        spec.texts,
+        classes,
+        _templates(spec) if classes else [],
+        dtype=spec.dtype,
+        round_to=spec.round_to,
+        batch_size=spec.batch_size,
     )
 
 

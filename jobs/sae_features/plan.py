@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from jobs.activations import Forward, forward_of, get_facts, make_forward
+from jobs.embeddings import embeddings_stage
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_tokens import SiteTokens
 from schemas.base import canonical_json, digest
@@ -27,8 +28,6 @@ TABLES = {
 }
 ARTIFACTS: dict[str, tuple[str, ...]] = {"features": ()}
 EMBEDDING = "embedding"
-EMBEDDINGS_METHOD = 1
-"""Of the stage that an extract cell would store them in, so that stored and computed ones have one digest."""
 READ_IMAGES = 64
 """Rows of the index that are encoded together, counted from 0: so codes do not depend on how the index is cut."""
 BUCKET_CODES = 1 << 23
@@ -159,15 +158,7 @@ def _find_embeddings(cell: Cell, facts: ModelFacts, tokens: SiteTokens) -> Stage
         facts.site(EMBEDDING)
     except UnknownSite:
         return None
-    forward = tokens.forward
-    return StageSpec(
-        kind="extract",
-        method=EMBEDDINGS_METHOD,
-        subject=forward.model,
-        output="embeddings",
-        params={**forward.params, "round_to": tokens.round_to},
-        inputs=forward.inputs,
-    )
+    return embeddings_stage(tokens.forward, tokens.round_to)
 
 
 def _positions(facts: ModelFacts, tokens: SiteTokens) -> dict[str, JsonValue]:

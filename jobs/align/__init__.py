@@ -1,0 +1,1 @@
+"""Neuron encoders: one worker trains all variants of one site from published tables."""

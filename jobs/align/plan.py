@@ -1,0 +1,152 @@
+"""Align cells to plans: one stage per neuron encoder, beside the embeddings of the CLIP that it needs; loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import JsonValue
+
+from jobs.activations import Forward, checkpoint, get_facts, model_digest
+from jobs.embeddings import embeddings_plan, text_plan
+from jobs.memory import LIBRARY_BYTES
+from jobs.protocol import Cell, Estimate, Known
+from jobs.sae_tokens import SiteTokens, find_stored
+from schemas.align import AlignSettings
+from schemas.align_specs import AlignSpec
+from schemas.base import canonical_json, digest
+from schemas.errors import BadSpec, NotInspected
+from schemas.models import ModelFacts
+from schemas.plans import Plan, Round, StageSpec, load_json
+
+METHOD = 1
+TABLES: dict[str, dict[str, tuple[str, ...]]] = {"encoder": {"train": ("align_metrics", "alignments")}}
+WEIGHTS = "encoder.safetensors"
+ARTIFACTS: dict[str, tuple[str, ...]] = {"encoder": (WEIGHTS,)}
+ROUND_TO = "fp16"
+"""Of the embeddings of the CLIP, as extract stores them if nothing else is asked for."""
+SHARD_ROWS = 2048
+
+
+def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
+    """The encoders of one model: every variant at every site; before them the embeddings of images and class names.
+
+    Raises:
+        NotInspected: the model or the CLIP is not known yet.
+        BadSpec: the stages that are read hold no activations or predictions, or the CLIP cannot embed texts.
+    """
+    spec = cell.spec
+    assert isinstance(spec, AlignSpec) and cell.clip is not None
+    facts, clip = get_facts(cell, known), known.models.get(cell.clip)
+    if clip is None:
+        raise NotInspected(f"{cell.clip} is not inspected yet")
+    predictions = _find_predictions(cell)
+    tokens = find_stored(cell, facts, spec.sites)
+    names = class_names(facts, predictions)
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BadSpec(
+            f"stages.{cell.name}: classes {', '.join(twice[:5])} are there twice, so no text says which is meant; rename them"
+        )
+    forward = tokens[0].forward
+    seen = of_clip(forward, clip)
+    images = embeddings_plan(seen, ROUND_TO, SHARD_ROWS)
+    texts = text_plan(
+        clip,
+        (),
+        names,
+        spec.templates,
+        dtype="fp32",
+        round_to="fp32",
+        batch_size=int(str(forward.effort["batch_size"])),
+    )
+    inputs = {"predictions": predictions.digest, "embeddings": images.digest, "texts": texts.digest}
+    encoders = [
+        _plan(spec, facts, clip, site, settings, inputs, len(names)) for site in tokens for settings in spec.encoders()
+    ]
+    return (images, texts, *encoders)
+
+
+def of_clip(forward: Forward, clip: ModelFacts) -> Forward:
+    """The pass of the CLIP over the same images."""
+    effort = {"batch_size": forward.effort["batch_size"], "index": forward.effort["index"], **checkpoint(clip)}
+    return Forward(
+        model=clip.model, inputs={**forward.inputs, "model": model_digest(clip)}, params=forward.params, effort=effort
+    )
+
+
+def _find_predictions(cell: Cell) -> StageSpec:
+    found = [plan.stage for plans in cell.reads.values() for plan in plans if plan.stage.output == "predictions"]
+    if len(found) != 1:
+        raise BadSpec(
+            f"stages.{cell.name}.reads: found {len(found)} stages of predictions of {cell.model}; expected one; add "
+            "predictions to the outputs of the extract stage"
+        )
+    return found[0]
+
+
+def class_names(facts: ModelFacts, predictions: StageSpec) -> list[str]:
+    """The names of the classes that are predicted: those of the spec, or of the model's head."""
+    classes = predictions.params["classes"]
+    names: Sequence[object] = (facts.classes or ()) if classes == "head" else classes  # type: ignore[assignment]
+    return [str(name).strip() for name in names]
+
+
+def _plan(
+    spec: AlignSpec, facts: ModelFacts, clip: ModelFacts, tokens: SiteTokens, settings: AlignSettings,
+    inputs: dict[str, str], classes: int,
+) -> Plan:  # fmt: skip
+    templates: JsonValue = spec.templates if isinstance(spec.templates, str) else list(spec.templates)
+    stage = StageSpec(
+        kind="align",
+        method=METHOD,
+        subject=facts.model,
+        output="encoder",
+        params={
+            "site": tokens.site,
+            "pool": spec.pool,
+            "clip": clip.model,
+            "templates": templates,
+            "align": settings.model_dump(mode="json"),
+        },
+        inputs={"activations": tokens.stage.digest, **inputs},
+    )
+    clip_forward = of_clip(tokens.forward, clip)
+    return Plan(
+        stage=stage,
+        rounds=(Round(name="train", rows=1, shard_rows=1),),
+        # what one site gives is read once for all its variants
+        worker=f"align {facts.model} {digest([stage.inputs, spec.pool])}",
+        effort={
+            "tokens": tokens.model_dump(mode="json"),
+            "per_image": tokens.per_image(facts),
+            "width": tokens.width(facts),
+            "dim": clip.embed_dim,
+            "classes": classes,
+            "clip": clip_forward.model_dump(mode="json"),
+            "keep_every": spec.keep_every,
+        },
+    )
+
+
+def tokens_of(plan: Plan) -> SiteTokens:
+    """The activations that a plan trains on."""
+    return load_json(SiteTokens, canonical_json(plan.effort["tokens"]))
+
+
+def settings_of(plan: Plan) -> AlignSettings:
+    """How a plan trains."""
+    return load_json(AlignSettings, canonical_json(plan.stage.params["align"]))
+
+
+def estimate(plan: Plan, known: Known) -> Estimate:
+    """Steps of the map and of two similarity matrices, forward and backward; everything that is seen is in memory."""
+    if plan.stage.kind != "align":
+        return Estimate()
+    settings = settings_of(plan)
+    rows, width, dim = tokens_of(plan).forward.rows, int(str(plan.effort["width"])), int(str(plan.effort["dim"]))
+    return Estimate(
+        images=rows,
+        flops=settings.epochs * rows * (6 * width * dim + 12 * settings.batch * dim),
+        bytes=4 * width * dim,
+        memory=4 * (4 * width * dim + 4 * settings.batch**2),
+        worker_memory=LIBRARY_BYTES + rows * (width + dim) * 4,
+    )

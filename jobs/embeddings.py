@@ -1,0 +1,84 @@
+"""The image and text embeddings of a model as stages, for whoever needs them; loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import JsonValue
+
+from jobs.activations import Forward, checkpoint, model_digest
+from schemas.base import digest
+from schemas.errors import BadSpec
+from schemas.models import ModelFacts
+from schemas.plans import Plan, Round, StageSpec
+
+METHOD = 1
+TEXT_METHOD = 1
+TEXT_SHARD = 1024
+
+
+def worker_of(forward: Forward) -> str:
+    """The key that all stages of one forward pass share."""
+    return f"extract {forward.model} {digest([forward.inputs, forward.params])}"
+
+
+def embeddings_stage(forward: Forward, round_to: str) -> StageSpec:
+    """The stage that holds the image embeddings of a forward pass."""
+    return StageSpec(
+        kind="extract",
+        method=METHOD,
+        subject=forward.model,
+        output="embeddings",
+        params={**forward.params, "round_to": round_to},
+        inputs=forward.inputs,
+    )
+
+
+def embeddings_plan(forward: Forward, round_to: str, shard_rows: int) -> Plan:
+    """What makes that stage."""
+    rounds = (Round(name="map", rows=forward.rows, shard_rows=shard_rows),)
+    return Plan(
+        stage=embeddings_stage(forward, round_to), rounds=rounds, worker=worker_of(forward), effort=forward.effort
+    )
+
+
+def text_plan(
+    facts: ModelFacts,
+    texts: Sequence[str],
+    classes: Sequence[str],
+    templates: str | Sequence[str],
+    *,
+    dtype: str,
+    round_to: str,
+    batch_size: int,
+) -> Plan:
+    """Embeddings of texts as they are, then of classes averaged over templates.
+
+    Raises:
+        BadSpec: the model has no text tower.
+    """
+    if not facts.has_text:
+        raise BadSpec(
+            f"text_embeddings of {facts.model}: it has no text tower; leave text_embeddings out for this model"
+        )
+    params: dict[str, JsonValue] = {
+        "texts": [text.strip() for text in texts],
+        "classes": list(classes),
+        "templates": (templates if isinstance(templates, str) else list(templates)) if classes else [],
+        "dtype": dtype,
+        "round_to": round_to,
+    }
+    stage = StageSpec(
+        kind="extract",
+        method=TEXT_METHOD,
+        subject=facts.model,
+        output="text_embeddings",
+        params=params,
+        inputs={"model": model_digest(facts)},
+    )
+    return Plan(
+        stage=stage,
+        rounds=(Round(name="texts", rows=len(texts) + len(classes), shard_rows=TEXT_SHARD),),
+        worker=f"extract {facts.model} texts {dtype}",
+        effort={"batch_size": batch_size, **checkpoint(facts)},
+    )
