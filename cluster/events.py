@@ -65,6 +65,7 @@ class EventLog:
         record: Event = {
             "work": task.work,
             "title": work.title,
+            "kind": plan.stage.kind,
             "shard": task.shard.number,
             "round": task.shard.round,
             "round_name": plan.rounds[task.shard.round].name,

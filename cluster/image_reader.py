@@ -96,7 +96,8 @@ class ImageReader:
         """The columns of one part that say where its images are."""
         filesystem, root = self._store.arrow_fs()
         try:
-            table = pq.read_table(f"{root}/{part.key}", columns=_COLUMNS, filesystem=filesystem, partitioning=None)
+            with pq.ParquetFile(f"{root}/{part.key}", filesystem=filesystem) as file:
+                table = file.read(_COLUMNS)
         except FileNotFoundError:
             raise DamagedPart(f"{part.key} is published but gone; restore it") from None
         except pa.ArrowInvalid as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import queue
 import tempfile
 import threading
@@ -181,5 +180,11 @@ def sha256(data: bytes) -> str:
 
 
 def read_part(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The rows of one part from its bytes; a page that differs from its checksum is an error."""
-    return pq.read_table(io.BytesIO(data), columns=columns, use_threads=True, page_checksum_verification=True)
+    """The rows of one part from its bytes; a page that differs from its checksum is an error.
+
+    Not by `pq.read_table`: its scanner lets go of Python objects in a thread of Arrow's, a little after it returns, and a
+    process that ends just then is aborted.
+    """
+    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+        table = file.read(columns, use_threads=True)
+    return table if columns is None else table.select(columns)

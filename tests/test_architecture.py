@@ -127,6 +127,17 @@ def test_pickles_are_never_loaded_in_full() -> None:
                 assert words.get("weights_only") == "True", f"{name(path)}:{node.lineno}"
 
 
+def test_bytes_in_memory_are_never_read_by_a_scanner_that_outlives_the_call() -> None:
+    """`pq.read_table` frees Python objects in a thread of Arrow's: a process that ends at that moment is aborted."""
+    users = {
+        name(path)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pq.read_table"
+    }
+    assert users == {"cluster/read.py"}  # of a notebook, by path, for its filters
+
+
 # ---------------------------------------------------------------- what the light verbs load
 
 HEAVY = ("torch", "ray", "open_clip", "transformers", "timm", "s3fs", "torchvision")

@@ -132,6 +132,7 @@ def _read_csv(path: str, data: bytes) -> pa.Table:
 
 def _read_parquet(path: str, data: bytes) -> pa.Table:
     try:
-        return pq.read_table(io.BytesIO(data))
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            return file.read()
     except pa.ArrowInvalid as error:
         raise BadRef(f"labels {path}: {error}") from error

@@ -209,7 +209,8 @@ class IndexWorker:
                 yield Part(self._plan.digest, table, batch)
 
     def _artifact(self, inputs: Inputs, shard: int, name: str) -> pa.Table:
-        return pq.read_table(io.BytesIO(inputs.artifact(self._plan.digest, shard, name)))
+        with pq.ParquetFile(pa.BufferReader(inputs.artifact(self._plan.digest, shard, name))) as file:
+            return file.read()
 
 
 def _say(summary: Mapping[str, Any]) -> list[str]:
