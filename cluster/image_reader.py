@@ -97,7 +97,7 @@ class ImageReader:
         filesystem, root = self._store.arrow_fs()
         try:
             with pq.ParquetFile(f"{root}/{part.key}", filesystem=filesystem) as file:
-                table = file.read(_COLUMNS)
+                table = file.read(_COLUMNS, use_threads=False)
         except FileNotFoundError:
             raise DamagedPart(f"{part.key} is published but gone; restore it") from None
         except pa.ArrowInvalid as error:

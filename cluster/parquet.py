@@ -182,9 +182,9 @@ def sha256(data: bytes) -> str:
 def read_part(data: bytes, columns: list[str] | None = None) -> pa.Table:
     """The rows of one part from its bytes; a page that differs from its checksum is an error.
 
-    Not by `pq.read_table`: its scanner lets go of Python objects in a thread of Arrow's, a little after it returns, and a
-    process that ends just then is aborted.
+    Neither by `pq.read_table` nor with Arrow's threads: they let go of the bytes, a Python object, a little after the
+    call returns, and a process that ends just then is aborted.
     """
     with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-        table = file.read(columns, use_threads=True)
+        table = file.read(columns, use_threads=False)
     return table if columns is None else table.select(columns)

@@ -133,6 +133,6 @@ def _read_csv(path: str, data: bytes) -> pa.Table:
 def _read_parquet(path: str, data: bytes) -> pa.Table:
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
-            return file.read()
+            return file.read(use_threads=False)
     except pa.ArrowInvalid as error:
         raise BadRef(f"labels {path}: {error}") from error

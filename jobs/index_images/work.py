@@ -210,7 +210,7 @@ class IndexWorker:
 
     def _artifact(self, inputs: Inputs, shard: int, name: str) -> pa.Table:
         with pq.ParquetFile(pa.BufferReader(inputs.artifact(self._plan.digest, shard, name))) as file:
-            return file.read()
+            return file.read(use_threads=False)
 
 
 def _say(summary: Mapping[str, Any]) -> list[str]:
