@@ -119,7 +119,7 @@ class Run:
     # -------------------------------------------------------------- states
 
     def _pieces(self) -> Iterator[tuple[str, bytes]]:
-        yield "state", save({name: t.detach().cpu().contiguous() for name, t in self.trainer.state().items()})
+        yield "state", save({name: t.detach().cpu().clone() for name, t in self.trainer.state().items()})
         yield "curve", save({"curve": torch.tensor(self._curve), "stopped": torch.tensor(self._stopped)})
 
     def resume(self, keep: Keep) -> bool:

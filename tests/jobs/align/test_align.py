@@ -1,0 +1,219 @@
+"""Neuron encoders from published tables: what they learn from, resuming, caching, and specs that cannot be aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from cluster.inputs import StoreInputs
+from cluster.pipeline import RunReport, plan_pipeline
+from jobs.align.plan import WEIGHTS
+from jobs.align.work import open_worker
+from jobs.protocol import Artifact, Part, Setting
+from miclip_core.align.encoder import NeuronEncoder, load_encoder
+from miclip_core.align.order import batch_order
+from miclip_core.align.trainer import AlignTrainer
+from miclip_core.zoo.load import load_model
+from miclip_core.zoo.reducers import Moments
+from schemas.align import AlignSettings
+from schemas.errors import BadAlignment, UsageError
+from schemas.plans import Plan, Resources
+from schemas.refs import ModelRef
+from schemas.specs import PipelineSpec
+from tests.lakes import SHAPES, Lake, export
+
+IMAGES, BATCH, EPOCHS = 96, 32, 2
+SITE, CLIP = "resid_post.-2@patch", "demo:clip-rn"
+
+
+class World:
+    """Images, and one lake in which acts of the target are extracted once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images = export(folder, IMAGES)
+        self.lake = Lake(folder / "lake")
+
+    def spec(self, acts: Mapping[str, Any] = {}, model: str = "demo:clip-p8", **align: Any) -> PipelineSpec:
+        acts = {
+            "kind": "extract", "sites": [SITE], "outputs": ["activations", "predictions"], "batch_size": 16,
+            "classes": {"names": list(SHAPES), "templates": ["a {}"]}, **acts,
+        }  # fmt: skip
+        data = {
+            "kind": "pipeline",
+            "name": "test",
+            "images": {"ref": f"folder:{self.images}/images"},
+            "clip": CLIP,
+            "matrix": {"model": [model]},
+            "stages": {
+                "acts": acts,
+                "align": {"kind": "align", "reads": "acts", "batch": BATCH, "epochs": EPOCHS, **align},
+            },
+        }
+        return PipelineSpec.model_validate(data, strict=False)
+
+    def plans(self, kind: str = "align", **fields: Any) -> list[Plan]:
+        return [
+            plan
+            for _, plan, _ in plan_pipeline(self.spec(**fields), self.lake.store).plans()
+            if plan.stage.kind == kind
+        ]
+
+    def encoders(self, report: RunReport) -> dict[str, NeuronEncoder]:
+        inputs = StoreInputs(self.lake.store)
+        found = [state.digest for state in report.state.stages if state.kind == "align" and state.state == "published"]
+        return {digest: load_encoder(inputs.published(digest, WEIGHTS)) for digest in found}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def report(world: World) -> RunReport:
+    report = world.lake.run(world.spec())
+    assert report.exit_code == 0, report.failures
+    return report
+
+
+def rows(world: World, report: RunReport, table: str) -> list[dict[str, Any]]:
+    return world.lake.table(report, table).to_pylist()
+
+
+def test_an_encoder_is_what_the_trainer_makes_of_the_joined_tables(world: World, report: RunReport) -> None:
+    """A plain loop over dictionaries: the mean of the 64 patches, the first prediction, the embedding, by image id."""
+    acts: dict[str, list[np.ndarray]] = {}
+    for row in rows(world, report, "activations"):
+        acts.setdefault(row["image_id"], []).append(np.array(row["act"], np.float32))
+    index = {row["image_id"]: row["image_index"] for row in rows(world, report, "activations")}
+    order = sorted(acts, key=index.__getitem__)
+    predicted = {r["image_id"]: r["class_id"] for r in rows(world, report, "predictions") if r["rank"] == 0}
+    seen = {r["image_id"]: r["embedding"] for r in rows(world, report, "embeddings") if r["model"] == CLIP}
+    a = torch.from_numpy(np.stack([np.mean(acts[name], 0, dtype=np.float32) for name in order]))
+    yhat, x = torch.tensor([predicted[name] for name in order]), torch.tensor([seen[name] for name in order])
+    texts = normalize(load_model(ModelRef.parse(CLIP)).embed_text(list(SHAPES)), dim=-1)
+    settings = AlignSettings(batch=BATCH, epochs=EPOCHS)
+    trainer, moments = AlignTrainer(settings, a.shape[1], x.shape[1]), Moments()
+    moments.add(a[:, None], np.zeros(1, np.int32), order)
+    trainer.begin(moments)
+    losses = []
+    for epoch in range(EPOCHS):
+        for batch in map(torch.from_numpy, batch_order(len(a), settings, epoch)):
+            losses.append(trainer.step(a[batch], texts, yhat[batch], x[batch]).loss)
+    ((digest, encoder),) = world.encoders(report).items()
+    torch.testing.assert_close(encoder.W, trainer.finish().W, rtol=1e-4, atol=1e-5)
+    metrics = sorted(rows(world, report, "align_metrics"), key=lambda row: row["step"])
+    assert [row["loss"] for row in metrics] == pytest.approx(losses, rel=1e-4)
+    (summary,) = rows(world, report, "alignments")
+    assert (summary["encoder"], summary["images"], summary["classes"]) == (f"align:{digest}", len(a), len(SHAPES))
+    assert (encoder.config.model, encoder.config.clip, encoder.config.pool) == ("demo:clip-p8", CLIP, "mean")
+
+
+def test_a_rerun_computes_nothing_and_one_variant_more_trains_only_that_one(world: World, report: RunReport) -> None:
+    assert world.lake.run(world.spec()).exit_code == 0 and world.lake.count("shard_done") == 0
+    more = world.lake.run(world.spec(loss=["in+out", "in", "out"]))
+    assert world.lake.count("shard_done", "extract") == 0 and world.lake.count("shard_done", "align") == 1
+    summaries = rows(world, more, "alignments")
+    assert sorted((row["w_out"], row["w_in"]) for row in summaries) == [(0, 1), (1, 0), (1, 1)]
+    by_loss = {(row["w_out"], row["w_in"]): row for row in summaries}
+    assert by_loss[0, 1]["final_out"] is None and by_loss[1, 0]["final_in"] is None
+    old, new = world.encoders(report), world.encoders(more)
+    assert all(torch.equal(encoder.W, new[digest].W) for digest, encoder in old.items())
+
+
+def test_many_variants_at_once_are_those_of_one_at_a_time(world: World, report: RunReport) -> None:
+    together = world.encoders(world.lake.run(world.spec(seed=[1, 2], logit_scale=["learned", "clip"])))
+    alone = Lake(world.folder / "alone")
+    for seed in (1, 2):
+        for scale in ("learned", "clip"):
+            single = alone.run(world.spec(seed=[seed], logit_scale=[scale]))
+            ((digest, encoder),) = World.encoders(World_of(world, alone), single).items()
+            assert torch.equal(encoder.W, together[digest].W)
+    assert len(together) == 4
+
+
+def World_of(world: World, lake: Lake) -> World:
+    other = World.__new__(World)
+    other.folder, other.images, other.lake = world.folder, world.images, lake
+    return other
+
+
+class Memory:
+    """Keeps states in memory; stops after `stop` of them, as a kill would."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.states: list[tuple[int, dict[str, bytes]]] = []
+        self.stop = stop
+
+    def latest(self, stage: str) -> tuple[int, Mapping[str, bytes]] | None:
+        return self.states[-1] if self.states else None
+
+    def save(self, stage: str, step: int, pieces: Iterable[tuple[str, bytes]]) -> None:
+        self.states.append((step, dict(pieces)))
+        if len(self.states) == self.stop:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("settings", [{}, {"patience": 1, "epochs": 4, "standardise": True}])
+def test_a_run_that_is_stopped_anywhere_goes_on_to_the_same_bits(
+    world: World, report: RunReport, settings: Any
+) -> None:
+    world.lake.run(world.spec(keep_every=1, **settings))
+    (plan,) = world.plans(keep_every=1, **settings)
+    inputs = StoreInputs(world.lake.store)
+    (shard,) = plan.all_shards()
+
+    def results(keep: Memory) -> list[Part | Artifact]:
+        return list(open_worker(Setting((plan,), Resources()), inputs).process(shard, [plan.digest], inputs, keep))
+
+    whole_keep = Memory()
+    whole = results(whole_keep)
+    for stop in range(1, len(whole_keep.states) + 1):
+        keep = Memory(stop)
+        with pytest.raises(KeyboardInterrupt):
+            results(keep)
+        keep.stop = None
+        for one, other in zip(results(keep), whole, strict=True):
+            if isinstance(one, Artifact):
+                assert isinstance(other, Artifact) and one.data == other.data
+            else:
+                assert isinstance(other, Part) and one.batch.equals(other.batch)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"acts": {"outputs": ["activations"]}}, "found 0 stages of predictions"),
+        ({"acts": {"outputs": ["predictions"], "sites": []}}, "expected activations"),
+        ({"sites": ["resid_post.1@patch"]}, "not among the stored activations"),
+        ({"acts": {"classes": {"names": ["star", "ring", "star "], "templates": ["a {}"]}}}, "classes star are there twice"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_aligned_is_refused_at_planning(world: World, report: RunReport, fields: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan_pipeline(world.spec(**fields), world.lake.store)
+
+
+def test_a_spec_without_a_clip_is_refused_with_an_example() -> None:
+    data = {
+        "kind": "pipeline", "name": "t", "images": {"ref": "folder:/x"}, "matrix": {"model": ["demo:clip-p8"]},
+        "stages": {
+            "acts": {"kind": "extract", "sites": [SITE], "outputs": ["activations", "predictions"], "classes": {"names": ["a", "b"]}},
+            "align": {"kind": "align", "reads": "acts"},
+        },
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"stages\.align: no CLIP to align with; give clip:"):
+        PipelineSpec.model_validate(data, strict=False)
+
+
+def test_fewer_images_than_a_batch_are_an_error_that_names_both(world: World, report: RunReport) -> None:
+    failed = world.lake.run(world.spec(batch=1000))
+    assert failed.exit_code == 1 and BadAlignment.__name__ in failed.failures[0]
+    assert "1000" in failed.failures[0] and str(IMAGES - 1)[:1] in failed.failures[0]
