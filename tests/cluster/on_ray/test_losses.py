@@ -19,6 +19,8 @@ from tests.corridor import contents, markers, run, selftest
 
 pytestmark = pytest.mark.slow
 FIELDS: dict[str, Any] = {"rows": 60, "shard_rows": 3, "variants": ("a", "b"), "sleep_ms": 300}
+LONG = {**FIELDS, "sleep_ms": 1000}
+"""The same rows, slowly enough that a machine under load still has work left when something dies."""
 SMALL = {"object_store_memory": 80 << 20}
 
 
@@ -49,20 +51,20 @@ def undisturbed(folder: Path, **fields: Any) -> dict[str, bytes]:
 
 def test_a_machine_that_dies_changes_nothing(tmp_path: Path, nodes: Cluster) -> None:
     store = tmp_path / "s"
-    process = driver.start(str(store), nodes.address, FIELDS)
+    process = driver.start(str(store), nodes.address, LONG)
     wait_for_markers(store, 8)
     nodes.remove_node(next(n for n in nodes.worker_nodes), allow_graceful=False)
     code, counts, err = driver.finish(process)
     assert (code, counts["failed"]) == (0, []), err
-    assert contents(str(store)) == undisturbed(tmp_path, **FIELDS)
-    assert {m.attempt for m in markers(str(store), selftest(**FIELDS)).values()} == {0, 1}
+    assert contents(str(store)) == undisturbed(tmp_path, **LONG)
+    assert {m.attempt for m in markers(str(store), selftest(**LONG)).values()} == {0, 1}
 
 
 def test_a_head_that_dies_ends_the_driver_with_code_three_and_a_sentence_and_a_rerun_goes_on(
     tmp_path: Path, nodes: Cluster
 ) -> None:
     store, head = tmp_path / "s", nodes.address
-    process = driver.start(str(store), head, FIELDS, patience=5.0)
+    process = driver.start(str(store), head, LONG, patience=5.0)
     wait_for_markers(store, 8)
     nodes.head_node.kill_gcs_server(check_alive=False)
     started = time.monotonic()
@@ -71,11 +73,11 @@ def test_a_head_that_dies_ends_the_driver_with_code_three_and_a_sentence_and_a_r
     assert time.monotonic() - started < 150  # 5 s, and a machine that is slow to notice and to end
     assert f"ClusterUnreachable: the Ray cluster is gone: its head at {head} has not answered for" in err
     assert not list(store.rglob("published.json"))
-    before = {n for _, n in markers(str(store), selftest(**FIELDS))}
-    code, counts, _ = driver.finish(driver.start(str(store), "serial", FIELDS))
+    before = {n for _, n in markers(str(store), selftest(**LONG))}
+    code, counts, _ = driver.finish(driver.start(str(store), "serial", LONG))
     assert code == 0
     assert counts["done"] <= 21 - len(before) + 2  # two shards may have one sibling's marker only
-    assert contents(str(store)) == undisturbed(tmp_path, **FIELDS)
+    assert contents(str(store)) == undisturbed(tmp_path, **LONG)
 
 
 def test_memory_that_runs_out_is_named_and_the_rest_of_the_zoo_is_safe(tmp_path: Path) -> None:
