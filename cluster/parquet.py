@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jobs.parquet import read_parquet
 from schemas.errors import StoreFull, TableMismatch
 from schemas.tables import PART_BYTES, ROW_GROUP_BYTES, Table
 
@@ -180,11 +181,5 @@ def sha256(data: bytes) -> str:
 
 
 def read_part(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The rows of one part from its bytes; a page that differs from its checksum is an error.
-
-    Neither by `pq.read_table` nor with Arrow's threads: they let go of the bytes, a Python object, a little after the
-    call returns, and a process that ends just then is aborted.
-    """
-    with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-        table = file.read(columns, use_threads=False)
-    return table if columns is None else table.select(columns)
+    """The rows of one part from its bytes; a page that differs from its checksum is an error."""
+    return read_parquet(data, columns, checked=True)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from jobs.parquet import read_parquet
 from jobs.protocol import Files
 from schemas.errors import BadRef, ImageChanged, KeyMissing
 
@@ -132,7 +132,6 @@ def _read_csv(path: str, data: bytes) -> pa.Table:
 
 def _read_parquet(path: str, data: bytes) -> pa.Table:
     try:
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
-            return file.read(use_threads=False)
+        return read_parquet(data)
     except pa.ArrowInvalid as error:
         raise BadRef(f"labels {path}: {error}") from error

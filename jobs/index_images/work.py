@@ -17,6 +17,7 @@ from jobs.ahead import in_order
 from jobs.index_images.plan import DUPLICATES, READ
 from jobs.index_images.sources import Record, Source, open_source
 from jobs.index_images.texts import LabelsFile, read_labels
+from jobs.parquet import read_parquet
 from jobs.protocol import Artifact, FileInfo, Inputs, Keep, Part, Setting
 from miclip_core.images import RULES_VERSION, Orientation, describe
 from schemas.base import canonical_json
@@ -209,8 +210,7 @@ class IndexWorker:
                 yield Part(self._plan.digest, table, batch)
 
     def _artifact(self, inputs: Inputs, shard: int, name: str) -> pa.Table:
-        with pq.ParquetFile(pa.BufferReader(inputs.artifact(self._plan.digest, shard, name))) as file:
-            return file.read(use_threads=False)
+        return read_parquet(inputs.artifact(self._plan.digest, shard, name))
 
 
 def _say(summary: Mapping[str, Any]) -> list[str]:

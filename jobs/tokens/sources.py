@@ -171,8 +171,7 @@ class LiveSource:
         for batch in self._forward.run(self._inputs, ranges, list(parsed.values())):
             for name, site in parsed.items() if batch.out is not None else ():
                 for rows in self._rows(batch, self._tokens[name], site):
-                    for images, found in waiting:
-                        found[name] += _inside(rows, images)
+                    _share(rows, ((images, found[name]) for images, found in waiting))
             while batch.images and batch.images[-1].image_index not in waiting[0][0]:
                 yield self._joined(waiting.popleft()[1])
         for _, found in waiting:
@@ -190,13 +189,19 @@ class LiveSource:
             yield Rows(rows.values.to(ROUND_TO[tokens.round_to]).cpu(), rows.positions, rows.images)
 
 
-def _inside(rows: Rows, images: range) -> Iterator[Rows]:
-    """Those of a batch whose images are in a range, if there are any; they stand together."""
-    chosen = [i for i, image in enumerate(rows.images) if image.image_index in images]
-    if chosen:
-        low, high = chosen[0], chosen[-1] + 1
-        positions = rows.positions if rows.positions.ndim == 1 else rows.positions[low:high]
-        yield Rows(rows.values[low:high], positions, rows.images[low:high])
+def _share(rows: Rows, ranges: Iterable[tuple[range, list[Rows]]]) -> None:
+    """Give each range the rows of its images, which stand together and in the order of the ranges."""
+    low = 0
+    for images, found in ranges:
+        high = low
+        while high < len(rows.images) and rows.images[high].image_index in images:
+            high += 1
+        if high > low:
+            positions = rows.positions if rows.positions.ndim == 1 else rows.positions[low:high]
+            found.append(Rows(rows.values[low:high], positions, rows.images[low:high]))
+        if high == len(rows.images):
+            return
+        low = high
 
 
 def _join(batches: Sequence[Rows]) -> TokenRows:

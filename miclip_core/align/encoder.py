@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from miclip_core.align.rows import check_rows, check_width
 from miclip_core.sae.sae import Sae
+from miclip_core.weight_file import DAMAGED, pack, unpack
 from schemas.align import EncoderConfig, UnitMode
 from schemas.errors import BadAlignment
 from schemas.sae import SaeConfig
@@ -151,8 +147,7 @@ def save_encoder(encoder: NeuronEncoder) -> bytes:
     Raises:
         BadAlignment: see `NeuronEncoder.check`.
     """
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.check().tensors().items()}
-    return save(tensors, metadata={KEY: encoder.config.model_dump_json()})
+    return pack(encoder.check().tensors(), KEY, encoder.config.model_dump_json())
 
 
 def load_encoder(data: bytes) -> NeuronEncoder:
@@ -162,11 +157,9 @@ def load_encoder(data: bytes) -> NeuronEncoder:
         BadAlignment: these bytes are no safetensors, are not ours, or hold weights that cannot be used.
     """
     try:
-        tensors: Mapping[str, Tensor] = load(data)
-        header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
-        config = EncoderConfig.model_validate_json(header["__metadata__"][KEY])
-        encoder = NeuronEncoder(config, **tensors)
-    except (SafetensorError, struct.error, KeyError, TypeError, ValidationError) as error:
+        tensors, facts = unpack(data, KEY)
+        encoder = NeuronEncoder(EncoderConfig.model_validate_json(facts), **tensors)
+    except (*DAMAGED, TypeError, ValidationError) as error:
         raise BadAlignment(
             f"not a neuron encoder of ours ({type(error).__name__}: {error}); expected safetensors with `{KEY}` in its "
             "metadata, as save_encoder writes"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 from miclip_core.align.trainer import AlignTrainer
 from miclip_core.zoo.reducers import Moments
 from schemas.align import AlignSettings
+from tests.benchmarks.measures import seconds
 
 D, E, B, CLASSES = 768, 512, 1024, 1000
 
@@ -62,17 +61,6 @@ def plain_step(c: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
         adam.step()
 
     return run
-
-
-def seconds(rounds: int, steps: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """The median of each, taken in turns so that a load on the machine meets all of them; the first turn is not counted."""
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds + 1):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            taken[name].append(time.perf_counter() - started)
-    return {name: statistics.median(some[1:]) for name, some in taken.items()}
 
 
 @pytest.mark.bench

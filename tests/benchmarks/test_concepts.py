@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import Tensor
 
 from miclip_core.concepts.cosines import CONCEPT_BLOCK, UNIT_BLOCK, score_blocks, scoring_bytes
 from miclip_core.concepts.top import TopScores
-from tests.benchmarks.test_sae import seconds
+from tests.benchmarks.measures import run_child, seconds
 
 E, TAU = 512, 5
 
@@ -63,11 +58,10 @@ def test_exact_top_lists_of_both_directions_against_the_bare_product(threads: in
 
 CHILD = """
 import json, sys, torch
-from pathlib import Path
 from miclip_core.concepts.cosines import score_blocks
+from tests.benchmarks.measures import peak
 from tests.benchmarks.test_concepts import TAU, make_vectors
 torch.set_num_threads(2)
-def peak(): return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 units, concepts, distinct = map(int, sys.argv[1:])
 score_blocks(make_vectors(64), make_vectors(64, 1), TAU)  # libraries are loaded and threads have their stacks
 units, concepts = make_vectors(units, 0, distinct or None), make_vectors(concepts, 1)
@@ -82,15 +76,7 @@ print(json.dumps({"taken": peak() - before, "full": full}))
 @pytest.mark.parametrize("units, concepts, distinct", [(100_000, 20_000, 0), (100_000, 4_000, 40)])
 def test_the_memory_of_a_hundred_thousand_units_is_as_stated(units: int, concepts: int, distinct: int) -> None:
     """With vectors that all differ, and with 40 vectors that repeat, so that every score of a block ties."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(units), str(concepts), str(distinct)],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env={**os.environ, "PYTHONPATH": "."},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = run_child(CHILD, units, concepts, distinct, timeout=900)
     stated = scoring_bytes(units, concepts, E, TAU)
     print(
         f"\n{units} units x {concepts} concepts: peak {found['taken'] / 2**20:.0f} MiB, stated {stated / 2**20:.0f} MiB, "

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
-from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -14,6 +11,7 @@ from torch.nn.functional import normalize
 
 from miclip_core.dissect.clip_dissect import clip_dissect
 from miclip_core.dissect.rank_reorder import shuffles
+from tests.benchmarks.measures import seconds
 
 UNITS, CONCEPTS, IMAGES, E = 1000, 1000, 5000, 512
 
@@ -26,17 +24,6 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     for embeddings in (x_NE, concepts_ME):
         embeddings[:, 0] += 12
     return torch.randn(IMAGES, UNITS, generator=draw), normalize(x_NE), normalize(concepts_ME)
-
-
-def seconds(rounds: int, runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """The median of each, taken in turns so that a load on the machine meets all; the first turn is not counted."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds + 1):
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - started)
-    return {name: statistics.median(some[1:]) for name, some in taken.items()}
 
 
 def loop_soft_wpmi(t_NU: Tensor, p_NM: Tensor) -> Tensor:

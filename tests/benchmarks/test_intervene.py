@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
-
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +14,7 @@ from miclip_core.zoo.model import CachedBlock, VisionModel
 from schemas.intervene import Change
 from schemas.refs import ModelRef
 from schemas.sae import SaeConfig
+from tests.benchmarks.measures import seconds
 
 BATCH, CLASSES, TAU, BLOCK = 8, 1000, 5, 6
 CHANGES = [Change(beta=0.0), Change(beta=2.0)]
@@ -39,18 +36,6 @@ def make_sae(d: int, latents: int) -> Sae:
     W = torch.nn.functional.normalize(torch.randn(latents, d, generator=torch.Generator().manual_seed(1)), dim=1)
     config = SaeConfig(arch="topk", d=d, latents=latents, k=32)
     return Sae(config, W, torch.zeros(latents), W, torch.zeros(d))
-
-
-def seconds(rounds: int, steps: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Median time of each step, taken in turns."""
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if number:  # the first round warms up
-                taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 @pytest.mark.bench
