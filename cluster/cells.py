@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jobs.protocol import Cell
-from schemas.align_specs import AlignSpec
 from schemas.cells import ForwardCell, Images
 from schemas.plans import Plan, Resources
 from schemas.refs import SaeRef, Site
@@ -28,9 +27,8 @@ def spread(spec: PipelineSpec, name: str) -> Iterator[Cell]:
     stage = spec.stages[name]
     resources = stage.resources if "resources" in stage.model_fields_set else spec.resources or Resources()
     images = getattr(stage, "images", None) or spec.images
-    clip = (stage.clip or spec.clip) if isinstance(stage, AlignSpec) else None
     for model in spec.models_of(name) or (None,):
-        yield Cell(name=name, spec=stage, model=model, images=images, clip=clip, resources=resources)
+        yield Cell(name=name, spec=stage, model=model, images=images, clip=spec.clip_of(name), resources=resources)
 
 
 def cells_read(cell: Cell, planned: Mapping[str, Sequence[CellPlans]], name: str | None = None) -> list[CellPlans]:

@@ -86,6 +86,11 @@ class AlignSpec(OverModels):
         self.encoders()
         return self
 
+    @property
+    def needs_clip(self) -> bool:
+        """Always: it is what activations are mapped to."""
+        return True
+
     def encoders(self) -> tuple[AlignSettings, ...]:
         """Every encoder of the sweep, without repeats.
 

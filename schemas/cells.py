@@ -101,6 +101,11 @@ class Cell(Frozen):
     def _one_read_is_a_list_of_one(cls, value: object) -> object:
         return as_tuple(value)
 
+    @property
+    def needs_clip(self) -> bool:
+        """Whether it works in the space of a CLIP; if so it has a field `clip`."""
+        return False
+
     def needs_images(self, kinds_read: Collection[str]) -> bool:
         """Whether it reads images itself, when it reads stages of these kinds."""
         return False

@@ -212,3 +212,40 @@ class SaeRef(Frozen):
 
     def __str__(self) -> str:
         return f"{self.source}:{self.location}"
+
+
+# ---------------------------------------------------------------- concepts
+
+ConceptSource = Literal["classes", "world", "words", "file", "s3"]
+
+
+class ConceptsRef(Frozen):
+    """A list of concepts: `classes` that a model predicts, `world[:categories]`, `words:n`, or a file with a name per line."""
+
+    source: ConceptSource
+    location: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> ConceptsRef:
+        """Read a concepts ref.
+
+        Raises:
+            BadRef: the text does not follow the grammar.
+        """
+        source, colon, location = text.partition(":")
+        fits = {
+            "classes": not colon,
+            "world": not colon or re.fullmatch(r"[a-z]+(,[a-z]+)*", location),
+            "words": re.fullmatch(r"[1-9][0-9]*", location),
+            "file": location.startswith("/"),
+            "s3": location.startswith("//"),
+        }
+        if not fits.get(source):
+            raise BadRef(
+                f"concepts {text!r}: expected classes, world, world:shape,colour, words:3000, file:/path or s3://bucket/key "
+                "with one name per line, or a list of names"
+            )
+        return cls(source=source, location=location)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.location}" if self.location else self.source

@@ -10,6 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from schemas.align_specs import AlignSpec
 from schemas.base import EFFORT, RESULT, Frozen
 from schemas.cells import Cell, Classes, ForwardCell, Images, Name, OverModels, as_tuple, as_value_error
+from schemas.concept_specs import DescribeSpec
+from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
+from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
 from schemas.plans import Resources
 from schemas.refs import ModelRef
 from schemas.sae_specs import ImportSaeSpec, SaeFeaturesSpec, TrainSaeSpec
@@ -81,13 +84,32 @@ class SelftestSpec(Cell):
     """Workers that meet before each shard of the first round and share it."""
 
 
-JobSpec = ExtractSpec | TrainSaeSpec | ImportSaeSpec | SaeFeaturesSpec | AlignSpec | SelftestSpec
+JobSpec = (
+    ExtractSpec
+    | TrainSaeSpec
+    | ImportSaeSpec
+    | SaeFeaturesSpec
+    | AlignSpec
+    | DescribeSpec
+    | InterveneSpec
+    | TraceErrorsSpec
+    | AttentionMapsSpec
+    | GeometrySpec
+    | EvaluateSpec
+    | SelftestSpec
+)
 READS: dict[str, set[str]] = {
     "extract": set(),
     "train_sae": {"extract"},
     "import_sae": {"extract"},
     "sae_features": {"train_sae", "import_sae", "extract"},
     "align": {"extract"},
+    "describe": {"align", "extract", "train_sae", "import_sae"},
+    "intervene": {"describe"},
+    "trace_errors": {"align", "extract"},
+    "attention_maps": {"describe"},
+    "geometry": {"describe"},
+    "evaluate": {"describe", "intervene"},
 }
 """Kind -> the kinds of stages that it knows what to do with; a selftest reads anything."""
 
@@ -142,14 +164,19 @@ class PipelineSpec(Frozen):
                 )
             if isinstance(stage, OverModels) and not self.models_of(name):
                 raise ValueError(f"stages.{name}: no model; give stages.{name}.model or matrix.model")
-            if isinstance(stage, AlignSpec) and not (stage.clip or self.clip):
+            if stage.needs_clip and self.clip_of(name) is None:
                 raise ValueError(
-                    f"stages.{name}: no CLIP to align with; give clip: open_clip:ViT-B-16/openai, for example"
+                    f"stages.{name}: no CLIP whose space concepts are in; give clip: open_clip:ViT-B-16/openai, for example"
                 )
             has_images = self.images is not None or getattr(stage, "images", None) is not None
             if stage.needs_images(kinds) and not has_images:
                 raise ValueError(f"stages.{name}: no images; give images: {{ref: folder:/path}}")
         return self
+
+    def clip_of(self, name: str) -> str | None:
+        """The CLIP of a stage that needs one: its own, or that of the pipeline."""
+        stage = self.stages[name]
+        return (getattr(stage, "clip", None) or self.clip) if stage.needs_clip else None
 
     def kinds_read(self, name: str) -> set[str]:
         """The kinds of the stages that a stage reads."""

@@ -8,7 +8,11 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from schemas.align_specs import AlignSpec
 from schemas.base import canonical_json, digest
+from schemas.concept_specs import DescribeSpec
+from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
+from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
 from schemas.specs import (
     AnySpec,
     Classes,
@@ -49,6 +53,40 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
     SaeFeaturesSpec: {
         "result": FORWARD | {"saes", "tables", "top_k", "concepts_per_feature", "features_per_concept", "max_values", "min_positives"},
         "effort": {"resources", "batch_size", "shard_rows"},
+    },
+    AlignSpec: {
+        "result": {
+            "kind", "reads", "model", "clip", "sites", "pool", "templates", "loss", "logit_scale", "lr", "seed", "bias",
+            "standardise", "multi_positive", "betas", "batch", "epochs", "drop_last", "patience", "holdout",
+        },
+        "effort": {"resources", "keep_every"},
+    },
+    DescribeSpec: {
+        "result": FORWARD | {
+            "clip", "methods", "units", "concepts", "templates", "tau", "pool", "unit_mode", "similarity", "labels_from",
+            "min_positives", "segmenter", "on_share", "captioner", "prompt", "patches", "context", "seed",
+        },
+        "effort": {"resources", "batch_size", "shard_rows"},
+    },
+    InterveneSpec: {
+        "result": FORWARD | {"changes", "error", "positions", "tau", "classes", "labels_from", "off_class_seed"},
+        "effort": {"resources", "batch_size", "shard_rows"},
+    },
+    AttentionMapsSpec: {
+        "result": FORWARD | {"concepts", "labels_from", "images_per_concept", "tau", "activation"},
+        "effort": {"resources", "batch_size", "shard_rows"},
+    },
+    TraceErrorsSpec: {
+        "result": {"kind", "reads", "model", "sites", "labels_from"},
+        "effort": {"resources", "shard_rows"},
+    },
+    GeometrySpec: {
+        "result": {"kind", "reads", "model", "groups", "tau", "neighbours", "permutations", "perplexity", "seed"},
+        "effort": {"resources"},
+    },
+    EvaluateSpec: {
+        "result": {"kind", "reads", "model", "clip", "truth", "min_truth", "sentences", "seed"},
+        "effort": {"resources"},
     },
     SelftestSpec: {
         "result": {"kind", "reads", "subject", "rows", "seed", "nan_rows", "variants"},
@@ -141,6 +179,30 @@ def pipeline(**fields: object) -> str:
             "train_sae cannot read selftest",
         ),
         ({"stages": {"b": {"kind": "train_sae", "model": "demo:x", "sites": "resid_post.1"}}}, "stages.b: no images"),
+        (
+            {"stages": {"a": {"kind": "selftest"}, "b": {"kind": "describe", "model": "demo:x", "reads": "a"}}},
+            "describe cannot read selftest; it reads align, extract, import_sae, train_sae",
+        ),
+        (
+            {"stages": {"b": {"kind": "describe", "model": "demo:x", "reads": "b2", "concepts": ["a", "a "]}}},
+            "concepts a are there twice",
+        ),
+        (
+            {"stages": {"b": {"kind": "describe", "model": "demo:x", "reads": "b2", "concepts": "words"}}},
+            "expected classes, world",
+        ),
+        ({"stages": {"b": {"kind": "describe", "model": "demo:x"}}}, "no units; give reads"),
+        ({"stages": {"b": {"kind": "intervene", "model": "demo:x"}}}, "no units to change; give reads"),
+        (
+            {
+                "stages": {
+                    "b": {"kind": "intervene", "reads": "a", "changes": [{"beta": 2.0}, {"op": "scale", "beta": 2.0}]}
+                }
+            },
+            "the same change twice",
+        ),
+        ({"stages": {"b": {"kind": "geometry", "reads": "a", "groups": {"one": ["x"]}}}}, "expected at least two"),
+        ({"stages": {"b": {"kind": "evaluate", "reads": "a", "sentences": "mpnet"}}}, "expected file:/folder"),
         ({"name": "../up"}, "pattern"),
         ({"stages": {"A/b": {"kind": "selftest"}}}, "pattern"),
     ],

@@ -209,7 +209,7 @@ def test_a_spec_without_a_clip_is_refused_with_an_example() -> None:
             "align": {"kind": "align", "reads": "acts"},
         },
     }  # fmt: skip
-    with pytest.raises(ValueError, match=r"stages\.align: no CLIP to align with; give clip:"):
+    with pytest.raises(ValueError, match=r"stages\.align: no CLIP whose space concepts are in; give clip:"):
         PipelineSpec.model_validate(data, strict=False)
 
 
