@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.catalog import Catalog, Scope, Where, open_catalog, wanted
+from cluster.ledger import get_checked
 from cluster.sql import run_sql
 from cluster.stores import make_store, prefetch
-from schemas.errors import MissingPackage, UsageError
+from schemas.errors import BadRef, MissingPackage, UsageError
 from schemas.plans import Published, StoredPart
 from schemas.tables import VECTOR, Table, get_table
 
@@ -71,6 +72,23 @@ class Lake:
             UnknownTable: nobody has published it. UsageError: it has no such column.
         """
         return LakeTable(self._catalog, name, where or {}, columns)
+
+    def weights(self, ref: str) -> bytes:
+        """What a stage has published beside its tables, such as the safetensors file of `sae:<stage>` or `align:<stage>`.
+
+        ref: as in the columns `sae` and `encoder`.
+
+        Raises:
+            BadRef: no stage of what was opened is named so, or it has published no file, or several.
+            DamagedPart: the bytes are not those that were published.
+        """
+        stage = ref.rpartition(":")[2]
+        found = [file for p in self._catalog.stages if p.stage.digest == stage for file in p.artifacts]
+        if len(found) != 1:
+            raise BadRef(
+                f"{ref}: found {len(found)} files of such a stage; expected one, as of an SAE or a neuron encoder"
+            )
+        return get_checked(self._catalog.store, found[0])
 
     def sql(self, query: str) -> pa.Table:
         """The answer of one DuckDB query over the tables and `stages`. Raises UsageError."""

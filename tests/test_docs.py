@@ -74,16 +74,23 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world = export(folder / "world", 40)
     both = ["demo:clip-p8", "demo:clip-rn"]
     stages = {
-        "vectors": {"sites": ["resid_post.-2@patch"], "outputs": ["activations", "top_images"], "model": both[:1]},
+        "vectors": {
+            "sites": ["resid_post.-2@patch"],
+            "outputs": ["activations", "top_images", "predictions"],
+            "classes": {"names": ["circle", "square", "star"], "templates": ["a {}"]},
+            "model": both[:1],
+        },
         "embeds": {"outputs": ["embeddings"], "model": both},
     }
     sae = {"reads": "vectors", "latents": 32, "k": 4, "steps": 20, "batch_tokens": 128, "block_images": 8}
     saes = {"sae": {"kind": "train_sae", **sae}, "features": {"kind": "sae_features", "reads": ["sae", "vectors"]}}
+    units = {"align": {"kind": "align", "reads": "vectors", "batch": 16}}
     spec = {
         "kind": "pipeline",
         "name": "demo",
+        "clip": both[1],
         "images": {"ref": f"folder:{world}/images", "labels": f"file:{world}/labels.parquet"},
-        "stages": {name: {"kind": "extract", **stage} for name, stage in stages.items()} | saes,
+        "stages": {name: {"kind": "extract", **stage} for name, stage in stages.items()} | saes | units,
     }
     report = Lake(folder / STORE).run(specs.PipelineSpec.model_validate(spec, strict=False))
     assert report.exit_code == 0, report.failures

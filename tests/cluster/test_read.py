@@ -17,7 +17,7 @@ from cluster.parquet import PartEncoder, sha256
 from cluster.read import Lake
 from cluster.stores import make_store
 from jobs.selftest.work import get_value
-from schemas.errors import DamagedPart, UnknownTable, UsageError
+from schemas.errors import BadRef, DamagedPart, UnknownTable, UsageError
 from schemas.plans import Published, StageSpec, StoredPart
 from schemas.tables import TABLES
 from tests.published import SPEC, publish_numbers, run_spec
@@ -83,6 +83,13 @@ def test_what_is_not_there_is_refused_by_name(lake: Lake) -> None:
         lake.table("selftest", where={"site": "x"})
     with pytest.raises(UsageError, match="holds string, no numbers"):
         lake.table("selftest").torch("stage")
+
+
+def test_a_stage_without_files_or_that_is_not_there_has_no_weights(lake: Lake) -> None:
+    stage = lake.stages()["stage"][0].as_py()
+    for ref in (f"sae:{stage}", "align:0123456789abcdef0123"):
+        with pytest.raises(BadRef, match=f"{ref}: found 0 files"):
+            lake.weights(ref)
 
 
 def test_a_missing_part_is_an_error_at_once(tmp_path: Path) -> None:
