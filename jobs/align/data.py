@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.align.plan import tokens_of
+from jobs.columns import read_embeddings, read_predictions, read_texts
+from jobs.encoders import tokens_of
 from jobs.protocol import Inputs
 from jobs.tokens.sources import TableSource
 from miclip_core.dissect.pool import pool_rows
@@ -36,8 +36,8 @@ def read_examples(plan: Plan, inputs: Inputs) -> Examples:
         BadAlignment: there is no such image.
     """
     rows, a_ND = _activations(plan, inputs)
-    predicted = _predictions(plan.stage.inputs["predictions"], inputs)
-    embedded, x_NE = _embeddings(plan.stage.inputs["embeddings"], inputs)
+    predicted = read_predictions(inputs, plan.stage.inputs["predictions"])
+    embedded, x_NE = read_embeddings(inputs, plan.stage.inputs["embeddings"])
     place = {index: i for i, index in enumerate(embedded)}
     kept = [i for i, index in enumerate(rows) if index in predicted and index in place]
     if not kept:
@@ -48,8 +48,8 @@ def read_examples(plan: Plan, inputs: Inputs) -> Examples:
     return Examples(
         a_ND[kept],
         torch.tensor([predicted[rows[i]] for i in kept]),
-        x_NE[[place[rows[i]] for i in kept]],
-        _texts(plan.stage.inputs["texts"], inputs),
+        torch.from_numpy(x_NE[[place[rows[i]] for i in kept]]),
+        torch.from_numpy(read_texts(inputs, plan.stage.inputs["texts"])),
     )
 
 
@@ -65,32 +65,3 @@ def _activations(plan: Plan, inputs: Inputs) -> tuple[list[int], Tensor]:
                 indices += [index for index, _ in rows.images]
                 parts.append(pool_rows(rows.values, per_image, plan.stage.params["pool"]))  # type: ignore[arg-type]
     return indices, torch.cat(parts) if parts else torch.empty(0, int(str(plan.effort["width"])))
-
-
-def _predictions(stage: str, inputs: Inputs) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for batch in inputs.table(stage, "predictions", ["image_index", "rank", "class_id"]):
-        first = batch.filter(batch["rank"].to_numpy() == 0) if len(batch) else batch
-        found.update(zip(first["image_index"].to_pylist(), first["class_id"].to_pylist(), strict=True))
-    return found
-
-
-def _embeddings(stage: str, inputs: Inputs) -> tuple[list[int], Tensor]:
-    indices: list[int] = []
-    parts: list[np.ndarray] = []
-    for batch in inputs.table(stage, "embeddings", ["image_index", "embedding"]):
-        indices += batch["image_index"].to_pylist()
-        parts.append(_matrix(batch["embedding"]))
-    return indices, torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, 0)
-
-
-def _texts(stage: str, inputs: Inputs) -> Tensor:
-    rows = [batch for batch in inputs.table(stage, "text_embeddings", ["text_id", "embedding"]) if len(batch)]
-    ids = np.concatenate([batch["text_id"].to_numpy() for batch in rows])
-    return torch.from_numpy(np.concatenate([_matrix(batch["embedding"]) for batch in rows])[np.argsort(ids)])
-
-
-def _matrix(column: object) -> np.ndarray:
-    """A column of equal lists as float32 [n, width]."""
-    flat = column.flatten().to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]
-    return flat.reshape(len(column), -1)  # type: ignore[arg-type]

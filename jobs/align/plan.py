@@ -8,19 +8,19 @@ from pydantic import JsonValue
 
 from jobs.activations import Forward, checkpoint, get_facts, model_digest
 from jobs.embeddings import embeddings_plan, text_plan
+from jobs.encoders import WEIGHTS, settings_of, tokens_of
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_tokens import SiteTokens, find_stored
 from schemas.align import AlignSettings
 from schemas.align_specs import AlignSpec
-from schemas.base import canonical_json, digest
+from schemas.base import digest
 from schemas.errors import BadSpec, NotInspected
 from schemas.models import ModelFacts
-from schemas.plans import Plan, Round, StageSpec, load_json
+from schemas.plans import Plan, Round, StageSpec
 
 METHOD = 1
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {"encoder": {"train": ("align_metrics", "alignments")}}
-WEIGHTS = "encoder.safetensors"
 ARTIFACTS: dict[str, tuple[str, ...]] = {"encoder": (WEIGHTS,)}
 ROUND_TO = "fp16"
 """Of the embeddings of the CLIP, as extract stores them if nothing else is asked for."""
@@ -125,16 +125,6 @@ def _plan(
             "keep_every": spec.keep_every,
         },
     )
-
-
-def tokens_of(plan: Plan) -> SiteTokens:
-    """The activations that a plan trains on."""
-    return load_json(SiteTokens, canonical_json(plan.effort["tokens"]))
-
-
-def settings_of(plan: Plan) -> AlignSettings:
-    """How a plan trains."""
-    return load_json(AlignSettings, canonical_json(plan.stage.params["align"]))
 
 
 def estimate(plan: Plan, known: Known) -> Estimate:

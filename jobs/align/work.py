@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 
 from jobs.activations import Forward
 from jobs.align.data import Examples, read_examples
-from jobs.align.plan import WEIGHTS, settings_of
+from jobs.encoders import WEIGHTS, settings_of
 from jobs.models import open_model
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.rows import make_batch

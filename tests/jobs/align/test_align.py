@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 
 from cluster.inputs import StoreInputs
 from cluster.pipeline import RunReport, plan_pipeline
-from jobs.align.plan import WEIGHTS
 from jobs.align.work import open_worker
+from jobs.encoders import WEIGHTS
 from jobs.protocol import Artifact, Part, Setting
 from miclip_core.align.encoder import NeuronEncoder, load_encoder
 from miclip_core.align.order import batch_order
