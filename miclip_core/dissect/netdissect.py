@@ -47,38 +47,47 @@ def maps_above(maps_BUIJ: Tensor, thresholds: Thresholds) -> UnitMaps:
 def codes_above(codes: Codes, grid: tuple[int, int], thresholds: Thresholds) -> UnitMaps:
     """From the codes of U latents at all patches (row-major) of B images; the dense maps are never made.
 
+    A latent with a negative threshold is on wherever it is 0, so its map is made for every image.
+
     grid: (I, J). Raises:
-        ValueError: the patches make no whole images, or a threshold is negative: that latent is on wherever it is 0.
+        ValueError: the patches make no whole images.
     """
     _check_units(codes.width, thresholds)
     patches = grid[0] * grid[1]
     if len(codes) % patches:
         raise ValueError(f"{len(codes)} tokens are no whole number of images of {grid[0]} x {grid[1]} patches")
     value_U = thresholds.value.to(codes.values.device)
-    if bool((value_U < 0).any()):
-        raise ValueError(f"latents {(value_U < 0).nonzero()[:4, 0].tolist()} have negative thresholds; use dense maps")
     latents, rows = codes.latents.long(), codes.rows()
     pair = rows // patches * codes.width + latents
-    pairs = pair[codes.values.float() > value_U[latents]].unique()
+    pairs = pair[codes.values.float() > value_U[latents]]
+    negative = (value_U < 0).nonzero()[:, 0]
+    if len(negative):
+        images = torch.arange(len(codes) // patches, device=pair.device)
+        pairs = torch.cat((pairs, (images[:, None] * codes.width + negative).flatten()))
+    pairs = pairs.unique()
     image, unit = pairs // codes.width, pairs % codes.width
     excess = (-value_U[unit])[:, None].repeat(1, patches)
     place = torch.searchsorted(pairs, pair).clamp(max=max(len(pairs) - 1, 0))
     kept = pairs[place] == pair if len(pairs) else torch.zeros_like(pair, dtype=torch.bool)
     excess[place[kept], rows[kept] % patches] += codes.values[kept].float()
+    if len(negative):  # codes may take all of an image below even these
+        some = excess.amax(1) > 0
+        image, unit, excess = image[some], unit[some], excess[some]
     return UnitMaps(image, unit, excess.view(-1, *grid), codes.width)
 
 
 class Overlaps:
     """Pixels that units and concepts share, summed over images: integers, so shards merge to the same numbers.
 
-    n_units: U. n_concepts: M. Two int64 tables of [U,M] are held; dissect many units in blocks, each with its own.
+    n_units: U. n_concepts: M. One int64 table of [U,M] is held, and another where some images are annotated with some
+    concepts only; dissect many units in blocks, each with its own.
     """
 
     def __init__(self, n_units: int, n_concepts: int, device: str | torch.device = "cpu"):
         self.shared_UM = torch.zeros(n_units, n_concepts, dtype=torch.int64, device=device)
         """Pixels of both."""
-        self.unit_UM = torch.zeros_like(self.shared_UM)
-        """Pixels where the unit is on, in images annotated with the concept."""
+        self.unit_UM = torch.zeros(n_units, 1, dtype=torch.int64, device=device)
+        """Pixels where the unit is on, in images annotated with the concept: [U,1] while all are with all."""
         self.concept_M = torch.zeros(n_concepts, dtype=torch.int64, device=device)
         """Pixels of the concept."""
 
@@ -109,7 +118,7 @@ class Overlaps:
     def merge(self, other: Overlaps) -> None:
         """Take in the counts of other images."""
         self.shared_UM += other.shared_UM
-        self.unit_UM += other.unit_UM
+        self.unit_UM = self.unit_UM + other.unit_UM
         self.concept_M += other.concept_M
 
     @property
@@ -133,6 +142,8 @@ class Overlaps:
         if annotated_BM is None:
             self.unit_UM += torch.zeros_like(self.unit_UM[:, 0]).index_add_(0, unit, area)[:, None]
         else:
+            if self.unit_UM.shape != self.shared_UM.shape:
+                self.unit_UM = self.unit_UM.repeat(1, self.shared_UM.shape[1])
             self.unit_UM.index_add_(0, unit, area[:, None] * annotated_BM[image])
 
 

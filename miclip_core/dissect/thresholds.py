@@ -37,6 +37,24 @@ class Thresholds:
         return Thresholds(self.value[units], self.above[units], self.n)
 
 
+@dataclass(frozen=True, eq=False)
+class SearchState:
+    """A search between two passes.
+
+    prefix: int32 [U], the bits of each threshold that are known. above: int64 [U], positions above all values with
+    these. passes that are closed, and n positions in each of them.
+    """
+
+    prefix: Tensor
+    above: Tensor
+    passes: int
+    n: int
+
+    def __getitem__(self, units: slice) -> SearchState:
+        """That of a block of units."""
+        return SearchState(self.prefix[units], self.above[units], self.passes, self.n)
+
+
 class ThresholdSearch:
     """Radix selection of one quantile per unit: each pass over all activations fixes 11 bits more of every threshold.
 
@@ -105,11 +123,39 @@ class ThresholdSearch:
 
     def empty(self) -> ThresholdSearch:
         """A search of the same pass that has counted nothing, for a shard to fill."""
-        other = ThresholdSearch(self.n_units, self.share, half=self.half, device=self._prefix_U.device)
-        other._pass, other._total = self._pass, self._total
-        other._prefix_U, other._above_U = self._prefix_U, self._above_U
-        other._counts_UZ = other._no_counts()
-        return other
+        return ThresholdSearch.resume(self.state(), self.share, half=self.half)
+
+    def state(self) -> SearchState:
+        """What the closed passes found, which is what the next one begins with; nothing of an open pass."""
+        return SearchState(self._prefix_U, self._above_U, self._pass, self._total)
+
+    @classmethod
+    def resume(cls, state: SearchState, share: float = SHARE, *, half: bool = False) -> ThresholdSearch:
+        """A search of the same share and `half` that goes on from there."""
+        search = cls(len(state.prefix), share, half=half, device=state.prefix.device)
+        search._pass, search._total = state.passes, state.n
+        search._prefix_U, search._above_U = state.prefix, state.above
+        search._counts_UZ = search._no_counts()
+        return search
+
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """What this pass has counted, without zeros: ascending places in the counts of all units in a row, and counts.
+
+        int64 both. The counts of a block of units are those of places in [first, stop) times `bins`.
+        """
+        flat = self._counts_UZ.flatten()
+        place = flat.nonzero()[:, 0]
+        return place, flat[place]
+
+    def add_counts(self, place: Tensor, count: Tensor, n: int) -> None:
+        """Take in `counts()` of n positions, of a search of the same pass and units."""
+        self.n += n
+        self._counts_UZ.view(-1).index_add_(0, place, count)
+
+    @property
+    def bins(self) -> int:
+        """Counts that this pass keeps of each unit."""
+        return self._counts_UZ.shape[1]
 
     def close(self) -> None:
         """End the pass: all positions were added once.

@@ -133,6 +133,21 @@ def test_codes_give_the_same_maps_as_dense_activations() -> None:
     assert nothing.excess.shape == (0, 3, 5)
 
 
+def test_codes_with_negative_thresholds_give_the_maps_of_dense_activations() -> None:
+    """A latent that is negative at nearly all positions is on where it is 0; another image lies below as a whole."""
+    generator = torch.Generator().manual_seed(6)
+    maps = -torch.rand(4, 8, 3, 5, generator=generator)
+    maps[0, :, 1] = 0
+    maps[1, 3, 0, 0] = 0.7
+    maps[3] = -2
+    found = thresholds(torch.linspace(-1.5, 0.2, 8), maps)
+    codes = Codes.from_dense(maps.flatten(2).transpose(1, 2).reshape(-1, 8))
+    one, other = maps_above(maps, found), codes_above(codes, (3, 5), found)
+    assert 0 < len(one.unit) < 24 and not (one.image == 3).any()
+    assert torch.equal(one.image, other.image) and torch.equal(one.unit, other.unit)
+    assert torch.equal(one.excess, other.excess)
+
+
 def test_a_patch_unit_for_red_finds_red_among_all_concepts_of_the_world() -> None:
     """Units that are the share of each patch that a value covers; thresholds from the data, found by IoU alone."""
     segmenter = TruthSegmenter(World(seed=3), ("shape", "colour", "size"))
@@ -158,5 +173,3 @@ def test_what_does_not_fit_together_is_refused() -> None:
     codes = Codes.from_dense(torch.ones(16, 6))
     with pytest.raises(ValueError, match="no whole number"):
         codes_above(codes, (3, 3), found)
-    with pytest.raises(ValueError, match="negative thresholds"):
-        codes_above(codes, (4, 4), thresholds(value - 0.5, maps))

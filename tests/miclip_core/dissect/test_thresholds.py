@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from miclip_core.dissect.thresholds import ThresholdSearch, find_thresholds
+from miclip_core.dissect.thresholds import SearchState, ThresholdSearch, find_thresholds
 from miclip_core.sae.codes import Codes
 from schemas.errors import NonFiniteActivation, TooFewTokens
 
@@ -69,6 +69,33 @@ def test_shards_in_any_order_give_the_same_as_one_pass() -> None:
             search.merge(part)
         search.close()
     assert torch.equal(search.thresholds().value, by_sorting(a_NU, 0.005))
+
+
+def test_blocks_of_units_go_on_from_what_was_found_and_take_in_what_shards_counted() -> None:
+    a_NU = activations()
+    state = ThresholdSearch(9, 0.02).state()
+    for _ in range(3):
+        shards = []
+        for shard in (2, 0, 1):
+            search = ThresholdSearch.resume(state, 0.02)
+            search.add(a_NU[shard * 800 : shard * 800 + 800])
+            shards.append((*search.counts(), search.n))
+            assert int(shards[-1][1].min()) > 0  # zeros are not kept
+        blocks = []
+        for units in (slice(0, 4), slice(4, 9)):
+            block = ThresholdSearch.resume(state[units], 0.02)
+            for place, count, n in shards:
+                ends = torch.tensor([units.start * block.bins, units.stop * block.bins])
+                first, stop = torch.searchsorted(place, ends).tolist()
+                block.add_counts(place[first:stop] - units.start * block.bins, count[first:stop], n)
+            block.close()
+            blocks.append(block)
+        found = [block.state() for block in blocks]
+        prefix, above = (torch.cat([getattr(part, name) for part in found]) for name in ("prefix", "above"))
+        state = SearchState(prefix, above, found[0].passes, found[0].n)
+    result = ThresholdSearch.resume(state, 0.02).thresholds()
+    assert torch.equal(result.value, by_sorting(a_NU, 0.02))
+    assert torch.equal(result.above, (a_NU > result.value).sum(0)) and result.n == 2113
 
 
 def test_codes_count_their_zeros() -> None:
