@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jobs.classes import Classifier, make_classifier
 from jobs.forward import IndexForward
+from jobs.labels import read_labels
 from jobs.protocol import Inputs, Part
 from jobs.rows import make_batch
 from jobs.sae_tokens import SiteTokens
@@ -23,7 +24,7 @@ from miclip_core.zoo.edits import Edit
 from miclip_core.zoo.model import VisionModel
 from miclip_core.zoo.suffix import Suffix
 from schemas.base import canonical_json
-from schemas.errors import BadLabels, BadSite, UnknownSite, UnsupportedBlock
+from schemas.errors import BadSite, UnknownSite, UnsupportedBlock
 from schemas.plans import Plan, load_json
 from schemas.sae import StreamSettings
 
@@ -124,35 +125,13 @@ class Evaluation:
         return None if classes is None else make_classifier(self.model, classes, self.params.get("templates", "plain"))
 
     def _labels(self, ranges: Sequence[tuple[int, int]]) -> dict[int, int]:
-        """Row of the index -> class, for images whose label, or the attribute that the spec names, is the name of one.
-
-        Raises:
-            BadLabels: the spec gives classes, and no image is of any.
-        """
+        """Row of the index -> class. Raises BadLabels: the spec gives classes, and no image is of any."""
         classes = self.params["classes"]
         if classes is None:
             return {}
         names = (self.model.facts.classes or ()) if classes == "head" else classes
-        number = {name.strip(): i for i, name in enumerate(names)}
-        column = str(self.params["labels_from"])
-        wanted = ["image_index", "label" if column == "label" else "attributes"]
-        between = ("image_index", ranges)
-        found: dict[int, int] = {}
-        seen: dict[str | None, None] = {}
-        for batch in self.inputs.table(self.tokens.forward.index, "images", wanted, between):
-            indices, named = (batch[name].to_pylist() for name in wanted)
-            for index, value in zip(indices, named, strict=True):
-                label = value if column == "label" else dict(value).get(column)
-                seen[label] = None
-                if label in number:
-                    found[index] = number[label]
-        if not found and classes != "head":
-            some = [repr(label) for label in list(seen)[:5] if label is not None]
-            raise BadLabels(
-                f"classes {', '.join(list(number)[:5])}: no held-out image is of any; its {column} is "
-                f"{', '.join(some) or 'not known'}; name the column in labels_from, give images.labels, or leave classes out"
-            )
-        return found
+        index, column = self.tokens.forward.index, str(self.params["labels_from"])
+        return read_labels(self.inputs, index, names, column, ranges, required=classes != "head")
 
     def _loss_kind(self, loss: LossSums) -> str | None:
         if loss.loss("original") is None:

@@ -298,7 +298,7 @@ def test_the_class_of_an_image_may_be_an_attribute_and_the_sae_is_not_trained_ag
     ("fields", "said"),
     [
         ({"labels_from": "shap"}, "its shap is not known"),
-        ({"classes": {"names": ["zebra", "horse"], "templates": ["a {}"]}}, "classes zebra, horse: no held-out image is of any"),
+        ({"classes": {"names": ["zebra", "horse"], "templates": ["a {}"]}}, "classes zebra, horse: no image that is looked at is of any"),
     ],
 )  # fmt: skip
 def test_classes_that_no_held_out_image_has_are_an_error_and_no_row_of_nulls(
