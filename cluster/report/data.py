@@ -13,6 +13,8 @@ from cluster.catalog import Catalog, Scope, open_catalog
 from cluster.events import Event, last_sign, read_events
 from cluster.ledger import load_failures, load_published
 from cluster.read import LakeTable
+from cluster.report.pictures import COLUMNS as IMAGE_COLUMNS
+from cluster.report.pictures import Pictures
 from cluster.runs import RunState, latest_runs, load_state, load_tables
 from cluster.stores.base import Store, prefetch
 from schemas.plans import FailedMarker, Published
@@ -48,6 +50,11 @@ class ReportData:
     def stages(self) -> dict[str, Published]:
         """Digest -> what is published."""
         return {published.stage.digest: published for published in self.catalog.stages}
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        """The thumbnails that sections show; the shell writes each once."""
+        return Pictures(lambda ids: self.table("images", IMAGE_COLUMNS, {"image_id": list(ids)}).to_pylist())
 
     def has(self, *names: str) -> bool:
         """Whether any of these tables has rows."""

@@ -15,7 +15,7 @@ from schemas.errors import MiclipError
 
 SHELL = ("page.css", "charts.css", "page.js", "tables.js", "charts.js")
 KEYS = (
-    ("/", "search"), ("j", "next feature"), ("k", "previous feature"), ("o", "overlay on or off"),
+    ("/", "search"), ("j", "next card"), ("k", "previous card"), ("o", "overlay on or off"),
     ("t", "light or dark"), ("?", "these keys"), ("Esc", "close, leave"),
 )  # fmt: skip
 
@@ -45,6 +45,7 @@ def make_page(data: ReportData, sections: Sequence[Section]) -> str:
         tag("div", _navigation(shown), tag("main", _sections(data, shown), _footer(left_out), id="content"), class_="columns"),
         _keys(),
         tag("div", id="tip", role="status", hidden=True),
+        data.pictures.as_script(),
         script_json(HEAT, id="heat"),
         tag("script", script),
     )  # fmt: skip

@@ -9,9 +9,10 @@ from cluster.report.data import ReportData
 from cluster.report.frame import px
 from cluster.report.html import Html, join, tag
 from cluster.report.numbers import percent, short_number
+from cluster.report.pictures import Box
 from cluster.report.sections.choice import Choice
-from cluster.report.sections.pictures import Box, Pictures, load_geometries, pack_map, seen
 from cluster.report.sections.saes import Described
+from cluster.report.tiles import Heat, Views, make_tile
 
 FIGURES = (
     ("density", "density", "share of tokens on which it is active"),
@@ -38,32 +39,12 @@ class Cards(NamedTuple):
     concepts: dict[int, list[dict[str, Any]]]
 
 
-class Views:
-    """Which part of each image a model saw, and the pictures."""
-
-    def __init__(self, data: ReportData, pictures: Pictures) -> None:
-        self.pictures = pictures
-        self._geometries = load_geometries(data)
-        self._data = data
-
-    def box(self, sae: Described, image_id: str) -> Box:
-        """As `seen`, following the stages that a description was made from."""
-        return seen(self._geometries.get(sae.model), self._is_square(sae.stage), *self.pictures.size(image_id))
-
-    def _is_square(self, stage: str) -> bool:
-        published = self._data.stages.get(stage)
-        if published is None:
-            return False
-        spec = published.stage
-        return spec.params.get("geometry") == "square" or any(self._is_square(i) for i in spec.inputs.values())
-
-
 def card_id(sae: Described, feature: int) -> str:
     """The anchor of a feature's card."""
     return f"f-{sae.stage[:10]}-{feature}"
 
 
-def make_card(cards: Cards, row: dict[str, Any], views: Views, on_page: set[str]) -> Html:
+def make_card(cards: Cards, row: dict[str, Any], data: ReportData, views: Views, on_page: set[str]) -> Html:
     """One feature; neighbours that are on the page too are links."""
     sae, feature = cards.sae, row["feature"]
     concepts = cards.concepts.get(feature, [])
@@ -80,19 +61,20 @@ def make_card(cards: Cards, row: dict[str, Any], views: Views, on_page: set[str]
         "article",
         head,
         _concepts(concepts),
-        tag("div", _tiles(cards, feature, views, row["max"]), class_="tiles"),
+        tag("div", _tiles(cards, feature, data, views, row["max"]), class_="tiles"),
         tag("div", _histogram(row["histogram"]), tag("dl", _figures(row)), class_="numbers"),
         _neighbours(sae, row, on_page),
         class_="card",
         id=card_id(sae, feature),
         tabindex="-1",
         aria_label=f"Feature {feature} of {sae.title}",
-        data_sae=sae.stage[:10],
+        data_place=sae.stage[:10],
         data_reason=reason,
         data_words=words.lower(),
         data_auroc=_sortable(best["auroc"] if best else None),
         data_f1=_sortable(max(c["best_f1"] for c in concepts) if concepts else None),
-        **{f"data_{name}": _sortable(row[name]) for name in ("feature", "density", "max", "monosemanticity", "kurtosis")},
+        data_number=feature,
+        **{f"data_{name}": _sortable(row[name]) for name in ("density", "max", "monosemanticity", "kurtosis")},
     )  # fmt: skip
 
 
@@ -110,28 +92,23 @@ def _concepts(concepts: Sequence[dict[str, Any]]) -> Html | None:
     return tag("ul", lines, class_="concepts") if best else None
 
 
-def _tiles(cards: Cards, feature: int, views: Views, largest: float) -> Iterable[Html]:
+def _tiles(cards: Cards, feature: int, data: ReportData, views: Views, largest: float) -> Iterable[Html]:
     for image in cards.images.get(feature, []):
-        number = views.pictures.number(image["image_id"])
-        words = f"{short_number(image['value'])}  {views.pictures.words(image['image_id'])}"
-        if number is None:
-            yield tag("span", "no thumbnail", class_="tile", title=words)
-            continue
-        grid = image["map"] and image["grid_h"] and image["grid_w"]
-        yield tag(
-            "canvas",
-            class_="tile",
-            width=96,
-            height=96,
-            role="img",
-            aria_label=f"Image {image['rank'] + 1}, code {words}",
-            data_image=number,
-            data_words=words,
-            data_largest=f"{largest:.5g}",
-            data_map=pack_map(image["map"], largest) if grid else None,
-            data_grid=f"{image['grid_h']} {image['grid_w']}" if grid else None,
-            data_seen=" ".join(f"{v:.4g}" for v in views.box(cards.sae, image["image_id"])) if grid else None,
+        words = f"{short_number(image['value'])}  {data.pictures.words(image['image_id'])}"
+        yield make_tile(
+            data,
+            image["image_id"],
+            f"Image {image['rank'] + 1}, code {words}",
+            words,
+            heat_of(image, largest, views.box(cards.sae.model, cards.sae.stage, image["image_id"])),
         )
+
+
+def heat_of(image: dict[str, Any], largest: float, box: Box) -> Heat | None:
+    """The map of a row of sae_top_images, if it has one."""
+    if not (image["map"] and image["grid_h"] and image["grid_w"]):
+        return None
+    return Heat(image["map"], image["grid_h"], image["grid_w"], largest, box)
 
 
 def _histogram(counts: Sequence[int]) -> Html:

@@ -7,42 +7,42 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from cluster.report.colours import HEAT
+from cluster.report import browse, tiles
+from cluster.report.browse import Filter, heat_key, make_browser, overlay_button
 from cluster.report.data import ReportData
 from cluster.report.html import Html, join, tag
 from cluster.report.section import Section
-from cluster.report.sections.cards import Cards, Views, card_id, make_card
-from cluster.report.sections.choice import Amount, choose, describe_choice, fit
-from cluster.report.sections.pictures import Pictures
+from cluster.report.sections.cards import Cards, card_id, make_card
+from cluster.report.sections.choice import Amount, choose, describe_choice, feature_bytes, fit
 from cluster.report.sections.saes import Described, load_described
+from cluster.report.tiles import Views
 
-SORTS = (("auroc", "AUROC"), ("f1", "F1"), ("feature", "number"), ("density", "density"), ("max", "largest code"),
+SORTS = (("auroc", "AUROC"), ("f1", "F1"), ("number+", "number"), ("density", "density"), ("max", "largest code"),
          ("monosemanticity", "monosemanticity"), ("kurtosis", "kurtosis"))  # fmt: skip
 
 
 def render(data: ReportData) -> Html:
     """Controls, then a card for each chosen feature of each SAE."""
     saes = load_described(data)
-    amount = fit(len(saes), data.rows.get("images", 0), _patches(data))
-    cards = [_load(data, sae, amount) for sae in saes[: amount.saes]]
-    pictures = Pictures(data, (i["image_id"] for c in cards for images in c.images.values() for i in images))
-    views = Views(data, pictures)
-    on_page = {card_id(c.sae, feature) for c in cards for feature in c.choice.features}
+    amount = fit(len(saes), data.rows.get("images", 0), _patches(data), feature_bytes(data))
+    shown = [_load(data, sae, amount) for sae in saes[: amount.saes]]
+    data.pictures.want(i["image_id"] for c in shown for images in c.images.values() for i in images)
+    views = Views(data)
+    on_page = {card_id(c.sae, feature) for c in shown for feature in c.choice.features}
+    cards = [make_card(c, row, data, views, on_page) for c in shown for row in c.rows]
     return join(
         [
-            tag("p", describe_choice(amount, len(saes), [c.choice for c in cards])),
-            _controls([c.sae for c in cards]),
-            tag(
-                "div", (make_card(c, row, views, on_page) for c in cards for row in c.rows), class_="cards", id="cards"
+            tag("p", describe_choice(amount, len(saes), [c.choice for c in shown])),
+            make_browser(
+                "Search features", cards, _filters([c.sae for c in shown]), SORTS,
+                extra=[overlay_button(), heat_key("largest code", "Each colour is a sixteenth of the feature's largest code")],
             ),
-            tag("p", "No feature fits.", class_="none", id="no-cards", hidden=True),
             None if on_page else tag("p", "No latent is ever active.", class_="none"),
-            pictures.as_script(),
         ]
-    )
+    )  # fmt: skip
 
 
-SECTION = Section("features", "Features", ("sae_features",), render, ("features.css", "features.js"))
+SECTION = Section("features", "Features", ("sae_features",), render, (*browse.ASSETS, *tiles.ASSETS, "features.css"))
 
 
 # ---------------------------------------------------------------- what is shown
@@ -73,37 +73,9 @@ def _by_feature(table: Any, order: str, direction: str = "ascending") -> dict[in
     return found
 
 
-# ---------------------------------------------------------------- controls
-
-
-def _controls(saes: Sequence[Described]) -> Html:
-    options = [tag("option", "all SAEs", value=""), *(tag("option", s.title, value=s.stage[:10]) for s in saes)]
-    reasons = [tag("option", "all reasons", value="")] + [
-        tag("option", word, value=word) for word in ("selective", "dense", "random")
+def _filters(saes: Sequence[Described]) -> list[Filter]:
+    reasons = [("", "all reasons"), *((word, word) for word in ("selective", "dense", "random"))]
+    return [
+        Filter("place", "SAE", [("", "all SAEs"), *((s.stage[:10], s.title) for s in saes)], first=True),
+        Filter("reason", "Why it was chosen", reasons),
     ]
-    sorts = (tag("option", f"by {word}", value=field) for field, word in SORTS)
-    return tag(
-        "div",
-        tag("input", type="search", id="find", placeholder="Search features  /", aria_label="Search number, concept or SAE"),
-        tag("select", options, id="which", aria_label="SAE"),
-        tag("select", reasons, id="reason", aria_label="Why it was chosen"),
-        tag("select", sorts, id="order", aria_label="Order"),
-        tag("button", "Overlay", type="button", id="overlay", aria_pressed="true", title="Overlay on or off (o)"),
-        _heat_key(),
-        tag("span", id="found", role="status"),
-        class_="bar",
-    )  # fmt: skip
-
-
-def _heat_key() -> Html:
-    """What the colours of the overlay mean."""
-    steps = (tag("rect", x=6 * i, width=6, height=10, fill=colour) for i, colour in enumerate(HEAT))
-    picture = tag("svg", join(steps), width=6 * len(HEAT), height=10, aria_hidden="true")
-    return tag(
-        "span",
-        "0 ",
-        picture,
-        " largest code",
-        class_="heat",
-        title="Each colour is a sixteenth of the feature's largest code",
-    )

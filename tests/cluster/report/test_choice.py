@@ -8,8 +8,8 @@ import pytest
 
 from cluster.report.data import ReportData, load_report
 from cluster.report.numbers import percent, short_number
+from cluster.report.pictures import WHOLE, pack_map, seen
 from cluster.report.sections.choice import PAGE_BYTES, choose, fit
-from cluster.report.sections.pictures import WHOLE, pack_map, seen
 from cluster.report.sections.saes import load_described, load_groups, name_apart
 from cluster.stores import make_store
 from schemas.models import Geometry

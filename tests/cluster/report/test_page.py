@@ -266,5 +266,5 @@ def test_a_browser_runs_the_page_without_an_error(page: str, tmp_path: Path) -> 
              "--dump-dom", f"file://{tmp_path}/page.html"]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr
-    assert '<span id="found" role="status">18 of 72</span>' in done.stdout
+    assert '<span class="found" role="status">18 of 72</span>' in done.stdout
     assert done.stdout.count('class="card"') == 72 and done.stdout.count('hidden=""') >= 54

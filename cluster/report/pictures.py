@@ -1,34 +1,46 @@
-"""The thumbnails under patch maps, each stored once in the page, and which part of an image the model saw."""
+"""The thumbnails of a page, each stored once, and which part of an image a model saw."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from cluster.report.data import ReportData
 from cluster.report.html import Html, script_json
-from schemas.models import Geometry, ModelFacts
-from schemas.plans import load_json
+from schemas.models import Geometry
 
+COLUMNS = ("image_id", "uri", "width", "height", "label", "caption", "duplicate_of", "thumbnail")
 Box = tuple[float, float, float, float]
 """Left, top, width and height, as fractions of an image; below 0 and above 1 where it is padded."""
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 class Pictures:
-    """Thumbnails of some images and what is known of each."""
+    """The images that sections show: what is known of each, and its number among the page's thumbnails.
 
-    def __init__(self, data: ReportData, image_ids: Iterable[str]) -> None:
-        wanted = sorted(set(image_ids))
-        columns = ["image_id", "uri", "width", "height", "label", "caption", "duplicate_of", "thumbnail"]
-        rows = data.table("images", columns, {"image_id": wanted}).to_pylist() if wanted and data.has("images") else []
-        self._rows = {row["image_id"]: row for row in rows if row["duplicate_of"] is None}
-        self._numbers = {image_id: n for n, image_id in enumerate(i for i in wanted if i in self._rows)}
+    load: rows of `images` with `COLUMNS`, by ids.
+    """
+
+    def __init__(self, load: Callable[[Sequence[str]], list[dict[str, Any]]]) -> None:
+        self._load = load
+        self._rows: dict[str, dict[str, Any] | None] = {}
+        self._numbers: dict[str, int] = {}
+
+    def want(self, image_ids: Iterable[str]) -> None:
+        """Look images up that will be shown."""
+        fresh = sorted(set(image_ids) - self._rows.keys())
+        if not fresh:
+            return
+        found = {row["image_id"]: row for row in self._load(fresh) if row["duplicate_of"] is None}
+        self._rows.update({image_id: found.get(image_id) for image_id in fresh})
+        for image_id in fresh:
+            if image_id in found:
+                self._numbers[image_id] = len(self._numbers)
 
     def number(self, image_id: str) -> int | None:
-        """Place in the page's list of thumbnails; None of an image that no index in scope has."""
+        """Place in the page's list of thumbnails; None of an image that no index in scope has, or that nobody wanted."""
         return self._numbers.get(image_id)
 
     def words(self, image_id: str) -> str:
@@ -44,16 +56,11 @@ class Pictures:
         row = self._rows.get(image_id)
         return (row["width"], row["height"]) if row else (1, 1)
 
-    def as_script(self) -> Html:
-        """JPEGs in base64, in the order of `number`."""
-        data = [base64.b64encode(self._rows[image_id]["thumbnail"]).decode() for image_id in self._numbers]
-        return script_json(data, id="thumbnails")
-
-
-def load_geometries(data: ReportData) -> dict[str, Geometry]:
-    """How each inspected model sees an image."""
-    rows = data.table("models", ["model", "facts"]).to_pylist()
-    return {row["model"]: load_json(ModelFacts, row["facts"]).geometry for row in rows}
+    def as_script(self) -> Html | None:
+        """JPEGs in base64, in the order of `number`; None where nothing is shown."""
+        rows = (self._rows[image_id] for image_id in self._numbers)
+        data = [base64.b64encode(row["thumbnail"]).decode() for row in rows if row]
+        return script_json(data, id="thumbnails") if data else None
 
 
 def seen(geometry: Geometry | None, square: bool, width: int, height: int) -> Box:
@@ -71,6 +78,6 @@ def seen(geometry: Geometry | None, square: bool, width: int, height: int) -> Bo
 
 
 def pack_map(values: Iterable[float], largest: float) -> str:
-    """Codes as bytes, 255 for the feature's largest, in base64."""
+    """Values as bytes, 255 for the largest, in base64; negative ones are 0."""
     scaled = np.asarray(list(values), dtype=np.float64) / (largest or 1.0) * 255
     return base64.b64encode(np.clip(np.round(scaled), 0, 255).astype(np.uint8).tobytes()).decode()

@@ -1,0 +1,74 @@
+// Pictures: drawn when they come into view, with a map of values over the part of the image that the model saw.
+const heat = JSON.parse($("#heat").textContent);
+const thumbnails = JSON.parse($("#thumbnails")?.textContent ?? "[]");
+let overlay = true;
+
+const decoded = new Map();
+function picture(number) {
+  if (!decoded.has(number)) {
+    const image = new Image();
+    image.src = "data:image/jpeg;base64," + thumbnails[number];
+    decoded.set(number, image.decode().then(() => image));
+  }
+  return decoded.get(number);
+}
+const mapOf = (tile) => tile.dataset.map && Uint8Array.from(atob(tile.dataset.map), (c) => c.charCodeAt(0));
+
+async function draw(tile) {
+  const image = await picture(Number(tile.dataset.image));
+  const side = tile.width = tile.height = Math.round(96 * Math.min(devicePixelRatio || 1, 2));
+  const pen = tile.getContext("2d");
+  const ratio = side / Math.max(image.width, image.height);
+  const wide = image.width * ratio, high = image.height * ratio, left = (side - wide) / 2, top = (side - high) / 2;
+  pen.drawImage(image, left, top, wide, high);
+  const map = mapOf(tile);
+  if (!map) return;
+  const [rows, columns] = tile.dataset.grid.split(" ").map(Number);
+  const [x, y, w, h] = tile.dataset.seen.split(" ").map(Number);
+  const spot = { left: left + x * wide, top: top + y * high, wide: w * wide / columns, high: h * high / rows };
+  tile.spot = { left: spot.left / side, top: spot.top / side, wide: spot.wide / side, high: spot.high / side, rows, columns };
+  if (!overlay) return;
+  for (let i = 0; i < map.length; i++) {
+    if (!map[i]) continue;
+    const share = map[i] / 255;
+    pen.globalAlpha = 0.12 + 0.5 * share;
+    pen.fillStyle = heat[Math.min(heat.length - 1, Math.floor(share * heat.length))];
+    const column = i % columns, row = Math.floor(i / columns);
+    pen.fillRect(spot.left + column * spot.wide, spot.top + row * spot.high, spot.wide, spot.high);
+  }
+  pen.globalAlpha = 1;
+}
+
+const drawn = new Set();
+const drawOnce = (tile) => { if (!drawn.has(tile)) { drawn.add(tile); draw(tile); } };
+const inSight = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) if (isIntersecting) drawOnce(target);
+}, { rootMargin: "600px" });
+const tiles = $$("canvas.tile");
+tiles.forEach((tile) => inSight.observe(tile));
+addEventListener("beforeprint", () => tiles.forEach(drawOnce));
+
+keys.o = () => {
+  overlay = !overlay;
+  $$("button.overlay").forEach((button) => button.setAttribute("aria-pressed", String(overlay)));
+  drawn.forEach(draw);
+};
+$$("button.overlay").forEach((button) => button.addEventListener("click", keys.o));
+
+// ---------------------------------------------------------------- the value under the pointer
+for (const tile of tiles) {
+  tile.addEventListener("pointermove", (event) => {
+    const box = tile.getBoundingClientRect(), spot = tile.spot;
+    let text = tile.dataset.words;
+    if (spot) {
+      const column = Math.floor(((event.clientX - box.left) / box.width - spot.left) / spot.wide);
+      const row = Math.floor(((event.clientY - box.top) / box.height - spot.top) / spot.high);
+      if (column >= 0 && row >= 0 && column < spot.columns && row < spot.rows) {
+        const value = mapOf(tile)[row * spot.columns + column] / 255 * Number(tile.dataset.largest);
+        text += `\nrow ${row}, column ${column}: ${value ? "about " + value.toPrecision(2) : "0"}`;
+      }
+    }
+    showTip(text, event.clientX, event.clientY);
+  });
+  tile.addEventListener("pointerleave", hideTip);
+}
