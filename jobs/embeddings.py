@@ -15,6 +15,9 @@ from schemas.plans import Plan, Round, StageSpec
 METHOD = 1
 TEXT_METHOD = 1
 TEXT_SHARD = 1024
+CLIP_ROUND_TO = "fp16"
+"""Of the embeddings of a CLIP beside a model, as extract stores them if nothing else is asked for."""
+CLIP_SHARD_ROWS = 2048
 
 
 def worker_of(forward: Forward) -> str:
@@ -40,6 +43,25 @@ def embeddings_plan(forward: Forward, round_to: str, shard_rows: int) -> Plan:
     return Plan(
         stage=embeddings_stage(forward, round_to), rounds=rounds, worker=worker_of(forward), effort=forward.effort
     )
+
+
+def clip_forward(forward: Forward, clip: ModelFacts) -> Forward:
+    """The pass of a CLIP over the same images."""
+    effort = {"batch_size": forward.effort["batch_size"], "index": forward.effort["index"], **checkpoint(clip)}
+    return Forward(
+        model=clip.model, inputs={**forward.inputs, "model": model_digest(clip)}, params=forward.params, effort=effort
+    )
+
+
+def clip_images_plan(forward: Forward, clip: ModelFacts) -> Plan:
+    """What makes the embeddings that a CLIP gives the images of a model's pass."""
+    return embeddings_plan(clip_forward(forward, clip), CLIP_ROUND_TO, CLIP_SHARD_ROWS)
+
+
+def clip_texts_plan(forward: Forward, clip: ModelFacts, names: Sequence[str], templates: str | Sequence[str]) -> Plan:
+    """What makes the embeddings of names, each averaged over templates, in the space of those images. Raises BadSpec."""
+    batch_size = int(str(forward.effort["batch_size"]))
+    return text_plan(clip, (), names, templates, dtype="fp32", round_to="fp32", batch_size=batch_size)
 
 
 def text_plan(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from pydantic import JsonValue
+
 from jobs.activations import Forward, forward_of, get_facts, make_forward
 from jobs.protocol import Cell, Known
 from schemas.base import Frozen, canonical_json
 from schemas.errors import BadSpec
-from schemas.models import ModelFacts, resolve_sites, rows_per_image, site_width
+from schemas.models import ModelFacts, resolve_sites, rows_per_image, selected_range, site_width
 from schemas.plans import Plan, StageSpec, load_json
-from schemas.refs import Site
+from schemas.refs import Sample, Site
 from schemas.sae_specs import TokensCell
 
 
@@ -39,6 +41,23 @@ class SiteTokens(Frozen):
     def per_image(self, facts: ModelFacts) -> int:
         """Tokens that one image gives."""
         return rows_per_image(facts, Site.parse(self.site))
+
+
+def patch_positions(facts: ModelFacts, tokens: SiteTokens) -> dict[str, JsonValue]:
+    """Positions of an image, the token number of its first patch, the patch grid, and whether the grid shows the whole image."""
+    site = Site.parse(tokens.site)
+    known = facts.site(site.path)
+    positions = tokens.per_image(facts)
+    has_grid = known.grid is not None and site.reduce is None and site.tokens in ("patch", "map", "all")
+    first, _ = selected_range(known, site.tokens)
+    geometry = facts.geometry
+    whole = tokens.forward.params["geometry"] == "square" or geometry.resize_hw == geometry.crop_hw
+    return {
+        "positions": positions,
+        "first_patch": known.prefix - first if has_grid else 0,
+        "grid": list(known.grid) if has_grid and known.grid else None,
+        "whole_view": whole,
+    }
 
 
 def tokens_of(plan: Plan) -> SiteTokens:
@@ -83,6 +102,33 @@ def find_stored(cell: Cell, facts: ModelFacts, sites: Sequence[str]) -> tuple[Si
     read = {name: plans for name, plans in cell.reads.items() if any(p.stage.kind == "extract" for p in plans)}
     stored = [tokens for name, plans in read.items() for tokens in _stored(cell, name, plans)]
     return tuple(_choose(facts, stored, sites))
+
+
+def whole_site(facts: ModelFacts, trained_on: str) -> str:
+    """The site of an SAE with all tokens of its kind, of which training may have seen a sample. Raises UnknownSite."""
+    site = Site.parse(trained_on)
+    whole = str(site.model_copy(update={"reduce": None})) if isinstance(site.reduce, Sample) else str(site)
+    resolve_sites(facts, [whole])
+    return whole
+
+
+def find_whole(cell: Cell, site: str) -> SiteTokens | None:
+    """The tokens of a whole site: those that a read stage stores, else from the forward pass of one that was read.
+
+    None if no stage of activations or embeddings is read.
+    """
+    read = [plan for plans in cell.reads.values() for plan in plans if plan.stage.kind == "extract"]
+    vectors = [plan for plan in read if plan.stage.output in ("activations", "embeddings") and _is_of(plan, cell)]
+    stored = [plan for plan in vectors if plan.stage.output == "activations" and plan.stage.params["site"] == site]
+    for plan in stored or vectors:
+        to = str(plan.stage.params["round_to"])
+        return SiteTokens(forward=forward_of(plan), site=site, round_to=to, stored=bool(stored))
+    return None
+
+
+def _is_of(plan: Plan, cell: Cell) -> bool:
+    """An align stage that is read brings the embeddings of another model, the CLIP."""
+    return plan.stage.subject == cell.model
 
 
 def _stored(cell: Cell, name: str, plans: Sequence[Plan]) -> Iterator[SiteTokens]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import JsonValue
 
-from jobs.activations import Forward, checkpoint, get_facts, model_digest
-from jobs.embeddings import embeddings_plan, text_plan
+from jobs.activations import get_facts
+from jobs.embeddings import clip_forward, clip_images_plan, clip_texts_plan
 from jobs.encoders import WEIGHTS, settings_of, tokens_of
 from jobs.memory import LIBRARY_BYTES
+from jobs.predictions import class_names, find_predictions
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_tokens import SiteTokens, find_stored
 from schemas.align import AlignSettings
@@ -22,9 +21,6 @@ from schemas.plans import Plan, Round, StageSpec
 METHOD = 1
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {"encoder": {"train": ("align_metrics", "alignments")}}
 ARTIFACTS: dict[str, tuple[str, ...]] = {"encoder": (WEIGHTS,)}
-ROUND_TO = "fp16"
-"""Of the embeddings of the CLIP, as extract stores them if nothing else is asked for."""
-SHARD_ROWS = 2048
 
 
 def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
@@ -39,7 +35,7 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
     facts, clip = get_facts(cell, known), known.models.get(cell.clip)
     if clip is None:
         raise NotInspected(f"{cell.clip} is not inspected yet")
-    predictions = _find_predictions(cell)
+    predictions = find_predictions(cell)
     tokens = find_stored(cell, facts, spec.sites)
     names = class_names(facts, predictions)
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -47,47 +43,13 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
             f"stages.{cell.name}: classes {', '.join(twice[:5])} are there twice, so no text says which is meant; rename them"
         )
     forward = tokens[0].forward
-    seen = of_clip(forward, clip)
-    images = embeddings_plan(seen, ROUND_TO, SHARD_ROWS)
-    texts = text_plan(
-        clip,
-        (),
-        names,
-        spec.templates,
-        dtype="fp32",
-        round_to="fp32",
-        batch_size=int(str(forward.effort["batch_size"])),
-    )
+    images = clip_images_plan(forward, clip)
+    texts = clip_texts_plan(forward, clip, names, spec.templates)
     inputs = {"predictions": predictions.digest, "embeddings": images.digest, "texts": texts.digest}
     encoders = [
         _plan(spec, facts, clip, site, settings, inputs, len(names)) for site in tokens for settings in spec.encoders()
     ]
     return (images, texts, *encoders)
-
-
-def of_clip(forward: Forward, clip: ModelFacts) -> Forward:
-    """The pass of the CLIP over the same images."""
-    effort = {"batch_size": forward.effort["batch_size"], "index": forward.effort["index"], **checkpoint(clip)}
-    return Forward(
-        model=clip.model, inputs={**forward.inputs, "model": model_digest(clip)}, params=forward.params, effort=effort
-    )
-
-
-def _find_predictions(cell: Cell) -> StageSpec:
-    found = [plan.stage for plans in cell.reads.values() for plan in plans if plan.stage.output == "predictions"]
-    if len(found) != 1:
-        raise BadSpec(
-            f"stages.{cell.name}.reads: found {len(found)} stages of predictions of {cell.model}; expected one; add "
-            "predictions to the outputs of the extract stage"
-        )
-    return found[0]
-
-
-def class_names(facts: ModelFacts, predictions: StageSpec) -> list[str]:
-    """The names of the classes that are predicted: those of the spec, or of the model's head."""
-    classes = predictions.params["classes"]
-    names: Sequence[object] = (facts.classes or ()) if classes == "head" else classes  # type: ignore[assignment]
-    return [str(name).strip() for name in names]
 
 
 def _plan(
@@ -109,7 +71,6 @@ def _plan(
         },
         inputs={"activations": tokens.stage.digest, **inputs},
     )
-    clip_forward = of_clip(tokens.forward, clip)
     return Plan(
         stage=stage,
         rounds=(Round(name="train", rows=1, shard_rows=1),),
@@ -121,7 +82,7 @@ def _plan(
             "width": tokens.width(facts),
             "dim": clip.embed_dim,
             "classes": classes,
-            "clip": clip_forward.model_dump(mode="json"),
+            "clip": clip_forward(tokens.forward, clip).model_dump(mode="json"),
             "keep_every": spec.keep_every,
         },
     )

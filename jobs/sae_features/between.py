@@ -1,14 +1,13 @@
-"""What the rounds hand to each other: arrays as bytes, under names that say whose they are."""
+"""What the rounds hand to each other, by name."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
-from jobs.protocol import Artifact, Inputs
-from schemas.errors import KeyMissing
+from jobs.between import unpack
+from jobs.protocol import Inputs
 from schemas.plans import Plan
 
 IMAGES = "images"
@@ -24,35 +23,6 @@ SCORES = "scores"
 def codes_name(bucket: int) -> str:
     """The codes of a shard for one bucket of features."""
     return f"codes-{bucket:05d}"
-
-
-def bucket_features(bucket: int, buckets: int, latents: int) -> tuple[int, int]:
-    """Features [start, stop) of a bucket; equal up to one, and none where there are more buckets than features."""
-    return bucket * latents // buckets, (bucket + 1) * latents // buckets
-
-
-def pack(stage: str, name: str, arrays: Mapping[str, np.ndarray]) -> Artifact:
-    """Arrays as an artifact."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return Artifact(stage, name, buffer.getvalue())
-
-
-def unpack(inputs: Inputs, plan: Plan, shard: int, name: str) -> dict[str, np.ndarray] | None:
-    """What `pack` made in an earlier round; None if that shard made no such thing."""
-    try:
-        data = inputs.artifact(plan.digest, shard, name)
-    except KeyMissing:
-        return None
-    with np.load(io.BytesIO(data), allow_pickle=False) as state:
-        return {key: state[key] for key in state.files}
-
-
-def unpack_all(inputs: Inputs, plan: Plan, round_number: int, name: str) -> Iterator[dict[str, np.ndarray]]:
-    """The same of every shard of a round that has it, in order."""
-    for shard in plan.shards(round_number):
-        if (found := unpack(inputs, plan, shard.number, name)) is not None:
-            yield found
 
 
 def unpack_embeddings(inputs: Inputs, plan: Plan) -> Iterator[np.ndarray]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from jobs.between import unpack_all
 from jobs.protocol import Inputs
-from jobs.sae_features.between import TRUTH, unpack_all
+from jobs.sae_features.between import TRUTH
 from miclip_core.sae.features.codes import FeatureCodes, ImageCodes
 from miclip_core.sae.features.concepts import attribute_categories, label_category
 from miclip_core.sae.features.selectivity import Category, Entries, Scores, best_of, join_scores, score, sort_entries

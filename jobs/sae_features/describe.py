@@ -9,16 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from jobs.between import bucket_units, pack, unpack_all
 from jobs.protocol import Artifact, Inputs, Part
-from jobs.sae_features.between import (
-    IMAGES,
-    SCORES,
-    bucket_features,
-    codes_name,
-    pack,
-    unpack_all,
-    unpack_embeddings,
-)
+from jobs.sae_features.between import IMAGES, SCORES, codes_name, unpack_embeddings
 from jobs.sae_features.concepts import (
     LEVELS,
     Concepts,
@@ -51,7 +44,7 @@ class Bucket:
     def __init__(self, plan: Plan, sae: Sae, bucket: int, inputs: Inputs) -> None:
         self._plan, self._sae, self._inputs = plan, sae, inputs
         self._params: Any = plan.stage.params
-        self._first, self._stop = bucket_features(bucket, plan.rounds[1].rows, sae.config.latents)
+        self._first, self._stop = bucket_units(bucket, plan.rounds[1].rows, sae.config.latents)
         shards = list(unpack_all(inputs, plan, 0, IMAGES))
         starts = np.cumsum([0, *(len(shard["image_index"]) for shard in shards)])
         self._codes = join_codes(

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from jobs.between import bucket_units, pack
 from jobs.protocol import Artifact, Inputs
-from jobs.sae_features.between import EMBEDDINGS, IMAGES, TRUTH, bucket_features, codes_name, pack
+from jobs.sae_features.between import EMBEDDINGS, IMAGES, TRUTH, codes_name
 from jobs.sae_features.masks import find_masks
 from jobs.tokens.sources import TokenRows
 from miclip_core.sae.features.codes import sort_codes
@@ -47,7 +48,7 @@ class Encoder:
         del columns
         buckets = self._plan.rounds[1].rows
         for bucket in range(buckets):
-            yield pack(stage, codes_name(bucket), codes.cut(*bucket_features(bucket, buckets, latents)).state())
+            yield pack(stage, codes_name(bucket), codes.cut(*bucket_units(bucket, buckets, latents)).state())
         index = np.array([image[0] for image in self._images], np.int64)
         names = np.array([image[1] for image in self._images], np.str_)
         yield pack(stage, IMAGES, {"image_index": index, "image_id": names})

@@ -7,15 +7,14 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from jobs.activations import Forward, forward_of, get_facts, make_forward
+from jobs.activations import Forward, get_facts, make_forward
 from jobs.embeddings import embeddings_stage
 from jobs.protocol import Cell, Estimate, Known
-from jobs.sae_tokens import SiteTokens
+from jobs.sae_tokens import SiteTokens, find_whole, patch_positions, whole_site
 from schemas.base import canonical_json, digest
 from schemas.errors import BadSpec, UnknownSite
-from schemas.models import ModelFacts, resolve_sites, selected_range
+from schemas.models import ModelFacts
 from schemas.plans import Plan, Round, StageSpec, load_json
-from schemas.refs import Sample, Site
 from schemas.sae_specs import SaeFeaturesSpec
 
 METHOD = 1
@@ -86,23 +85,15 @@ def _find_tokens(cell: Cell, known: Known, facts: ModelFacts, trained_on: str) -
     Those that a read stage stores; else a forward pass, over the images of the read stage if there is one.
     """
     assert isinstance(cell.spec, SaeFeaturesSpec)
-    site = Site.parse(trained_on)
-    whole = str(site.model_copy(update={"reduce": None})) if isinstance(site.reduce, Sample) else str(site)
-    resolve_sites(facts, [whole])
-    read = [plan for plans in cell.reads.values() for plan in plans if plan.stage.kind == "extract"]
-    for plan in read:
-        if plan.stage.output == "activations" and plan.stage.params["site"] == whole:
-            to = str(plan.stage.params["round_to"])
-            return SiteTokens(forward=forward_of(plan), site=whole, round_to=to, stored=True)
-    vectors = [plan for plan in read if plan.stage.output in ("activations", "embeddings")]
-    if read and not vectors:
+    whole = whole_site(facts, trained_on)
+    found = find_whole(cell, whole)
+    if found is not None:
+        return found
+    if any(plan.stage.kind == "extract" for plans in cell.reads.values() for plan in plans):
         raise BadSpec(
             f"stages.{cell.name}.reads: the extract stage stores neither activations nor embeddings of {cell.model}; add "
             "one of them to its outputs, or leave it out and give images"
         )
-    if vectors:
-        to = str(vectors[0].stage.params["round_to"])
-        return SiteTokens(forward=forward_of(vectors[0]), site=whole, round_to=to, stored=False)
     return SiteTokens(forward=make_forward(cell, known), site=whole, round_to=cell.spec.round_to, stored=False)
 
 
@@ -129,7 +120,7 @@ def _plan(cell: Cell, facts: ModelFacts, tokens: SiteTokens, sae: StageSpec, sha
             "features_per_concept": spec.features_per_concept,
             "max_values": spec.max_values,
             "min_positives": spec.min_positives,
-            **_positions(facts, tokens),
+            **patch_positions(facts, tokens),
         },
         inputs=inputs,
     )
@@ -159,23 +150,6 @@ def _find_embeddings(cell: Cell, facts: ModelFacts, tokens: SiteTokens) -> Stage
     except UnknownSite:
         return None
     return embeddings_stage(tokens.forward, tokens.round_to)
-
-
-def _positions(facts: ModelFacts, tokens: SiteTokens) -> dict[str, JsonValue]:
-    """Positions of an image, the token number of its first patch, the patch grid, and whether the grid shows the whole image."""
-    site = Site.parse(tokens.site)
-    known = facts.site(site.path)
-    positions = tokens.per_image(facts)
-    has_grid = known.grid is not None and site.reduce is None and site.tokens in ("patch", "map", "all")
-    first, _ = selected_range(known, site.tokens)
-    geometry = facts.geometry
-    whole = tokens.forward.params["geometry"] == "square" or geometry.resize_hw == geometry.crop_hw
-    return {
-        "positions": positions,
-        "first_patch": known.prefix - first if has_grid else 0,
-        "grid": list(known.grid) if has_grid and known.grid else None,
-        "whole_view": whole,
-    }
 
 
 def tokens_of(plan: Plan) -> SiteTokens:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jobs.sae_features.between import EMBEDDINGS, IMAGES, codes_name, pack, unpack_embeddings
+from jobs.between import pack
+from jobs.sae_features.between import EMBEDDINGS, IMAGES, codes_name, unpack_embeddings
 from jobs.sae_features.describe import Bucket
 from miclip_core.sae.features.codes import sort_codes
 from schemas.errors import KeyMissing

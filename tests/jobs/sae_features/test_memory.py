@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 import torch
 
+from jobs.between import pack
 from jobs.protocol import Part
-from jobs.sae_features.between import EMBEDDINGS, IMAGES, codes_name, pack
+from jobs.sae_features.between import EMBEDDINGS, IMAGES, codes_name
 from jobs.sae_features.describe import Bucket
 from jobs.sae_features.plan import CODE_BYTES, IMAGE_BYTES
 from miclip_core.sae.features.codes import sort_codes
