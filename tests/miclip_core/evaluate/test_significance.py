@@ -102,6 +102,14 @@ def test_the_normal_that_takes_over_is_close_to_the_count(monkeypatch: pytest.Mo
     assert normal[1] == pytest.approx(exact[1], rel=0.1)
 
 
+def test_rounding_neither_breaks_a_tie_nor_makes_a_difference_of_none() -> None:
+    """Shares of classes with different numbers of images: 1/3 - 1/5 is 2/15, and 0.1 + 0.2 - 0.3 is nothing."""
+    rounded = [1 / 3 - 1 / 5, 2 / 15, -(1 / 5 - 1 / 15), 3 / 15, 4 / 15, 4 / 15, 0.1 + 0.2 - 0.3]
+    assert len(set(np.abs(rounded))) > 4
+    assert signed_ranks(rounded) == signed_ranks([2, 2, -2, 3, 4, 4])
+    assert signed_ranks([d * 1e-12 for d in rounded]) == signed_ranks(rounded)
+
+
 def test_zeros_alone_say_nothing() -> None:
     assert signed_ranks([0.0] * 10) == ("wilcoxon_exact", 1.0)
 
