@@ -1,4 +1,4 @@
-"""Columns of published tables as arrays, by image or by text: predicted classes, image embeddings, texts."""
+"""Columns of published tables as arrays, by image or by text: what an index says, predicted classes, image embeddings, texts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from jobs.protocol import Inputs
 
 Ranges = Sequence[tuple[int, int]]
 """Rows [start, stop) of the index."""
+
+
+def read_index(inputs: Inputs, index: str, column: str, ranges: Ranges) -> dict[int, str | None]:
+    """image_index -> what one text column of an index says of the image: image_id, uri, label, caption."""
+    found: dict[int, str | None] = {}
+    for batch in inputs.table(index, "images", ("image_index", column), ("image_index", ranges)):
+        found.update(zip(batch["image_index"].to_pylist(), batch[column].to_pylist(), strict=True))
+    return found
 
 
 def read_predictions(inputs: Inputs, stage: str, ranges: Ranges | None = None) -> dict[int, int]:

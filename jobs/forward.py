@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from jobs.activations import Forward
@@ -17,6 +17,7 @@ from miclip_core.zoo.geometry import square_view, to_pixels
 from miclip_core.zoo.model import VisionModel
 from miclip_core.zoo.stream import TappedBatch, tapped
 from schemas.errors import OutOfMemory
+from schemas.models import Geometry
 from schemas.refs import Site
 
 
@@ -53,13 +54,8 @@ class IndexForward:
 
     def pixels(self, inputs: Inputs, ranges: Sequence[tuple[int, int]]) -> Iterator[PixelBatch]:
         """The same images as pixels, in batches of the shape that `run` forwards. Raises ImageChanged as `run` does."""
-        return iter_pixels(
-            chain.from_iterable(inputs.images(self._forward.index, start, stop) for start, stop in ranges),
-            self._to_pixels(),
-            batch_size=self._batch_size,
-            threads=self._threads,
-            orientation=self._forward.params["orientation"],  # type: ignore[arg-type]
-            on_changed=str(self._forward.params["on_changed"]),
+        return read_pixels(
+            inputs, self._forward, self._model.facts.geometry, ranges, self._threads, batch_size=self._batch_size
         )
 
     def _tap(self, images: Sequence[ImageBytes], pixels: Tensor, sites: Sequence[Site]) -> Iterator[ImageBatch]:
@@ -90,8 +86,25 @@ class IndexForward:
             yield ImageBatch(some, out)
             start += len(some)
 
-    def _to_pixels(self) -> Callable[[Image.Image], Tensor]:
-        geometry = self._model.facts.geometry
-        if self._forward.params["geometry"] == "square":
-            return lambda image: square_view(image, geometry)
-        return lambda image: to_pixels(image, geometry)
+
+def read_pixels(
+    inputs: Inputs,
+    forward: Forward,
+    geometry: Geometry,
+    ranges: Sequence[tuple[int, int]],
+    threads: int,
+    batch_size: int,
+) -> Iterator[PixelBatch]:
+    """Usable images among rows [start, stop) of the index as its model sees them, whose geometry this is.
+
+    Raises:
+        ImageChanged: on_changed is stop and an image is not what was indexed.
+    """
+    return iter_pixels(
+        chain.from_iterable(inputs.images(forward.index, start, stop) for start, stop in ranges),
+        partial(square_view if forward.params["geometry"] == "square" else to_pixels, geometry=geometry),
+        batch_size=batch_size,
+        threads=threads,
+        orientation=forward.params["orientation"],  # type: ignore[arg-type]
+        on_changed=str(forward.params["on_changed"]),
+    )

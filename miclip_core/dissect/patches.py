@@ -74,6 +74,20 @@ class TopPatches:
         key_BU = (to_ordered(value_BU).long() << 32) + (_LAST_IMAGE - images_B.to(value_BU.device))[:, None]
         self._keep(torch.where(value_BU == 0, _NONE, key_BU).T, position_BU.T)
 
+    def state(self) -> tuple[Tensor, Tensor]:
+        """All that it holds, int64 [U,K] both, which `add_state` of another one of these units takes in."""
+        return self._key_UK, self._position_UK
+
+    def add_state(self, key_UK: Tensor, position_UK: Tensor) -> None:
+        """Take in what the `state` of other images holds of these units.
+
+        Raises:
+            ValueError: it is of another number of units.
+        """
+        if len(key_UK) != len(self._key_UK):
+            raise ValueError(f"found the patches of {len(key_UK)} units, expected {len(self._key_UK)}")
+        self._keep(key_UK, position_UK)
+
     def merge(self, other: TopPatches) -> None:
         """Take in the patches of other images."""
         self._keep(other._key_UK, other._position_UK)

@@ -45,6 +45,15 @@ class Codes:
         latents, values = torch.cat([part.latents for part in parts]), torch.cat([part.values for part in parts])
         return cls(_offsets(counts), latents, values, parts[0].width)
 
+    def take(self, tokens_M: Tensor) -> Codes:
+        """The codes of chosen tokens, int64 [M], in that order."""
+        counts = self.counts()[tokens_M]
+        offsets = _offsets(counts)
+        # where a token's values begin here, less where they begin there
+        shift_M = self.offsets[tokens_M] - offsets[:-1]
+        chosen = torch.arange(int(offsets[-1]), device=counts.device) + torch.repeat_interleave(shift_M, counts)
+        return Codes(offsets, self.latents[chosen], self.values[chosen], self.width)
+
     def counts(self) -> Tensor:
         """Latents per token, int64 [N]."""
         return self.offsets.diff()

@@ -54,6 +54,18 @@ def test_shards_in_any_order_and_codes_give_the_same_lists() -> None:
         assert all(listed(other, unit) == listed(whole, unit) for unit in range(5))
 
 
+def test_what_one_list_holds_can_be_taken_in_by_another_of_some_units() -> None:
+    a_BPU = activations()
+    whole, part, few = TopPatches(5, 4), TopPatches(5, 4), TopPatches(2, 4)
+    whole.add(torch.arange(23), a_BPU)
+    part.add(torch.arange(10), a_BPU[:10])
+    few.add(torch.arange(10, 23), a_BPU[10:, :, 1:3])
+    few.add_state(*(held[1:3] for held in part.state()))
+    assert [listed(few, unit) for unit in range(2)] == [listed(whole, unit) for unit in (1, 2)]
+    with pytest.raises(ValueError, match="5 units, expected 2"):
+        few.add_state(*part.state())
+
+
 def test_fewer_images_than_places_leave_places_empty() -> None:
     top = TopPatches(1, 3)
     top.add(torch.tensor([2**31 - 1]), torch.tensor([[[1.0], [5.0]]]))

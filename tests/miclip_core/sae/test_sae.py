@@ -187,6 +187,10 @@ def test_codes_on_paper() -> None:
     assert codes.rows().tolist() == [0, 0, 2]
     twice = Codes.concat([codes, Codes.from_dense(codes.dense())])
     assert torch.equal(twice.dense(), codes.dense().repeat(2, 1))
+    chosen = twice.take(torch.tensor([5, 1, 3, 3]))
+    assert chosen.dense().tolist() == [[-1, 0, 0, 0], [0, 0, 0, 0], [0, 2, 0, 0.5], [0, 2, 0, 0.5]]
+    assert chosen.offsets.tolist() == [0, 1, 1, 3, 5]
+    assert codes.take(torch.tensor([1])).dense().tolist() == [[0, 0, 0, 0]] and len(codes.take(torch.arange(0))) == 0
 
 
 def test_chosen_values_of_codes_on_paper() -> None:
