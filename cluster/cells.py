@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from jobs.concepts import concept_files
 from jobs.protocol import Cell
 from schemas.cells import ForwardCell, Images
+from schemas.concept_specs import DescribeSpec
 from schemas.plans import Plan, Resources
 from schemas.refs import SaeRef, Site
 from schemas.sae_specs import ImportSaeSpec, SaeFeaturesSpec
@@ -54,9 +56,11 @@ class Needs:
     """model ref -> raw module sites that inspection must record the shape of."""
     images: tuple[Images, ...] = ()
     files: tuple[str, ...] = ()
-    """Locations of foreign SAEs."""
+    """Locations of foreign SAEs, and of models beside the checkpoints."""
     stages: tuple[str, ...] = ()
     """Refs of stages that were published before."""
+    texts: tuple[str, ...] = ()
+    """Refs of files that list concepts."""
 
 
 def find_needs(spec: PipelineSpec) -> Needs:
@@ -64,6 +68,8 @@ def find_needs(spec: PipelineSpec) -> Needs:
     models: dict[str, list[str]] = {}
     images: list[Images] = []
     saes: list[SaeRef] = []
+    files: list[str] = []
+    texts: list[str] = []
     for name in spec.stages:
         for cell in spread(spec, name):
             if cell.model is not None:
@@ -77,9 +83,13 @@ def find_needs(spec: PipelineSpec) -> Needs:
                 images.append(cell.images)
             named = cell.spec.saes if isinstance(cell.spec, (ImportSaeSpec, SaeFeaturesSpec)) else ()
             saes += [SaeRef.parse(text) for text in named]
+            if isinstance(cell.spec, DescribeSpec):
+                files += cell.spec.folders
+                texts += concept_files(cell.spec.concepts)
     return Needs(
         models={m: tuple(sorted(set(mods))) for m, mods in models.items()},
         images=tuple(images),
-        files=tuple(dict.fromkeys(ref.location for ref in saes if ref.source != "sae")),
+        files=tuple(dict.fromkeys([*(ref.location for ref in saes if ref.source != "sae"), *files])),
         stages=tuple(dict.fromkeys(str(ref) for ref in saes if ref.source == "sae")),
+        texts=tuple(dict.fromkeys(texts)),
     )

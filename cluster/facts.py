@@ -16,7 +16,7 @@ from jobs.protocol import ImageFacts, Known
 from jobs.sae_files import hash_tree
 from schemas import layout
 from schemas.base import DIGEST_LENGTH
-from schemas.errors import BadRef, UnknownModel
+from schemas.errors import BadRef, BadSpec, KeyMissing, UnknownModel
 from schemas.models import ModelFacts
 from schemas.plans import Plan, Resources, StageSpec, load_json
 from schemas.refs import SaeRef
@@ -26,12 +26,13 @@ INSPECT_RESOURCES = Resources(workers=1)
 
 @dataclass(frozen=True)
 class FactPlans:
-    """The stages that make facts, by what they are facts of; and what needs no stage: hashes of files, named stages."""
+    """The stages that make facts, by what they are facts of; and what needs no stage: hashes of files, named stages, lists of concepts."""
 
     models: dict[str, Plan]
     images: dict[str, IndexPlan]
     files: dict[str, str] = field(default_factory=dict)
     stages: dict[str, StageSpec] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
     def with_resources(self, index: Resources) -> list[tuple[Plan, Resources]]:
         """All of them, and what their workers need."""
@@ -52,7 +53,8 @@ def plan_facts(needs: Needs, store: Store) -> FactPlans:
     Raises:
         UnknownModel: a demo model or local checkpoint is not there; every one of them is named.
         EmptyImageSet, BadRef, Unreachable: an image set cannot be listed.
-        BadRef: an SAE that the spec names is not there.
+        BadRef: an SAE or a list of concepts that the spec names is not there.
+        BadSpec: a list of concepts is no text.
     """
     files = Files()
     models, missing = {}, []
@@ -68,6 +70,7 @@ def plan_facts(needs: Needs, store: Store) -> FactPlans:
         images={images.key: plan_index(files, images) for images in needs.images},
         files={location: _hash(files, location) for location in needs.files},
         stages={ref: find_stage(store, ref) for ref in needs.stages},
+        texts={ref: _read_text(files, ref) for ref in needs.texts},
     )
 
 
@@ -76,6 +79,15 @@ def _hash(files: Files, location: str) -> str:
         return hash_tree(fetch_to_node(files, location if "://" in location else f"file:{location}"))
     except UnknownModel as error:
         raise BadRef(f"{location}: nothing there ({error})") from None
+
+
+def _read_text(files: Files, ref: str) -> str:
+    try:
+        return files.read(ref.removeprefix("file:")).decode("utf-8")
+    except (KeyMissing, IsADirectoryError) as error:
+        raise BadRef(f"concepts {ref}: expected a file with one name per line, found none ({error})") from None
+    except UnicodeDecodeError as error:
+        raise BadSpec(f"concepts {ref}: not UTF-8 text ({error}); save it as UTF-8, one name per line") from None
 
 
 def find_stage(store: Store, ref: str) -> StageSpec:
@@ -105,4 +117,4 @@ def load_known(plans: FactPlans, store: Store) -> Known:
     for key, index in plans.images.items():
         if (found := load_image_facts(store, index.plan.digest)) is not None:
             images[key] = found
-    return Known(models, images, plans.files, plans.stages)
+    return Known(models, images, plans.files, plans.stages, plans.texts)

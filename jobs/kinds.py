@@ -19,6 +19,11 @@ KINDS: dict[str, str] = {
     "measure_sae": "jobs.measure_sae",
     "sae_features": "jobs.sae_features",
     "align": "jobs.align",
+    "geometry": "jobs.geometry",
+    "evaluate": "jobs.evaluate",
+    "describe": "jobs.describe",
+    "intervene": "jobs.intervene",
+    "trace_errors": "jobs.trace_errors",
 }
 
 

@@ -182,12 +182,14 @@ class ImageFacts:
 @dataclass(frozen=True)
 class Known:
     """Facts that are there before planning: published by inspect per model ref and by index_images per image set; the
-    sha256 of files that a spec names, by location; and published stages that it names, by ref."""
+    sha256 of files that a spec names, by location; published stages that it names, by ref; and what is written in lists of
+    concepts that it names, by location."""
 
     models: Mapping[str, ModelFacts]
     images: Mapping[str, ImageFacts]
     files: Mapping[str, str] = field(default_factory=dict)
     stages: Mapping[str, StageSpec] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,9 @@ def find_stored(cell: Cell, facts: ModelFacts, sites: Sequence[str]) -> tuple[Si
     Raises:
         BadSpec, UnknownSite: as `find_tokens`.
     """
-    read = {name: plans for name, plans in cell.reads.items() if any(p.stage.kind == "extract" for p in plans)}
-    stored = [tokens for name, plans in read.items() for tokens in _stored(cell, name, plans)]
+    read = _extracted(cell)
+    holding = {name: plans for name, plans in read.items() if any(p.stage.output == "activations" for p in plans)}
+    stored = [tokens for name, plans in (holding or read).items() for tokens in _stored(cell, name, plans)]
     return tuple(_choose(facts, stored, sites))
 
 
@@ -117,8 +118,8 @@ def find_whole(cell: Cell, site: str) -> SiteTokens | None:
 
     None if no stage of activations or embeddings is read.
     """
-    read = [plan for plans in cell.reads.values() for plan in plans if plan.stage.kind == "extract"]
-    vectors = [plan for plan in read if plan.stage.output in ("activations", "embeddings") and _is_of(plan, cell)]
+    read = [plan for plans in _extracted(cell).values() for plan in plans]
+    vectors = [plan for plan in read if plan.stage.output in ("activations", "embeddings")]
     stored = [plan for plan in vectors if plan.stage.output == "activations" and plan.stage.params["site"] == site]
     for plan in stored or vectors:
         to = str(plan.stage.params["round_to"])
@@ -126,9 +127,9 @@ def find_whole(cell: Cell, site: str) -> SiteTokens | None:
     return None
 
 
-def _is_of(plan: Plan, cell: Cell) -> bool:
-    """An align stage that is read brings the embeddings of another model, the CLIP."""
-    return plan.stage.subject == cell.model
+def _extracted(cell: Cell) -> dict[str, tuple[Plan, ...]]:
+    """The extract stages that a cell reads; other kinds bring stages of extract with them, such as align those of its CLIP."""
+    return {name: plans for name, plans in cell.reads.items() if all(p.stage.kind == "extract" for p in plans)}
 
 
 def _stored(cell: Cell, name: str, plans: Sequence[Plan]) -> Iterator[SiteTokens]:

@@ -123,6 +123,13 @@ class DescribeSpec(TokensCell):
         return self
 
     @property
+    def folders(self) -> tuple[str, ...]:
+        """Where the models of its methods lie that are no checkpoints: a segmenter, a captioner."""
+        wanted = {"netdissect": self.segmenter, "v_interp": self.captioner}
+        found = [where for method, where in wanted.items() if method in self.methods]
+        return tuple(where.removeprefix("file:") for where in found if where.startswith(("file:", "s3:")))
+
+    @property
     def needs_clip(self) -> bool:
         """Whether any of its methods compares in the space of a CLIP."""
         return bool(set(self.methods) & set(OF_A_CLIP))

@@ -9,7 +9,7 @@ import numpy as np
 
 from miclip_core.sae.features.selectivity import Category
 from miclip_core.world.captions import sentences, value_claims
-from miclip_core.world.scene import PLANTED, POSITIONS, WORDS
+from miclip_core.world.scene import CONCEPTS, PLANTED, POSITIONS, WORDS
 from schemas.errors import BadSpec
 
 PLAIN = ("{}",)
@@ -98,9 +98,25 @@ def membership(categories: Sequence[Category], names: Sequence[str]) -> np.ndarr
     sizes = {len(category.classes) for category in categories}
     if len(sizes) != 1:
         raise ValueError(f"found categories of {sorted(sizes)} images; expected some, all of the same images")
-    column = {name.strip(): m for m, name in enumerate(names)}
     out = np.zeros((sizes.pop(), len(names)), bool)
+    for category, of_value in zip(categories, value_places(categories, names), strict=True):
+        columns = of_value[category.classes]
+        image, slot = np.nonzero(columns >= 0)
+        out[image, columns[image, slot]] = True
+    return out
+
+
+def value_places(categories: Sequence[Category], names: Sequence[str]) -> list[np.ndarray]:
+    """Per category the place among `names` of each of its values, -1 for none: int64 [values + 1], the last for no value.
+
+    So `places[category.classes]` are the concepts of images. Which value belongs to which name is as in `membership`.
+
+    Raises:
+        BadSpec: a name that is a value of several categories.
+    """
+    column = {name.strip(): m for m, name in enumerate(names)}
     owner: dict[int, str] = {}
+    out = []
     for category in categories:
         of_value = np.full(len(category.values) + 1, -1)  # the last for slots not used, which hold -1
         for number, value in enumerate(category.values):
@@ -111,10 +127,22 @@ def membership(categories: Sequence[Category], names: Sequence[str]) -> np.ndarr
                     f"or name it {category.name}={value}"
                 )
             of_value[number] = m
-        columns = of_value[category.classes]
-        image, slot = np.nonzero(columns >= 0)
-        out[image, columns[image, slot]] = True
+        out.append(of_value)
     return out
+
+
+def world_values(names: Sequence[str]) -> dict[str, int]:
+    """Which values of the demo world belong to which of these names: `category=value` -> place of the name.
+
+    As in `membership`; but a word belongs to a name like `word=red` alone, because words are also shapes and colours.
+    """
+    named = {name.strip() for name in names}
+    values = {**CONCEPTS, "word": tuple(word for word in WORDS if f"word={word}" in named)}
+    categories = [Category(name, some, np.empty((0, 1), np.int64)) for name, some in values.items()]
+    places = value_places(categories, names)
+    return {
+        full: int(m) for category, place in zip(categories, places) for full, m in zip(category.concepts, place) if m >= 0
+    }
 
 
 def _check_names(names: Sequence[str]) -> None:

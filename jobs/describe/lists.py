@@ -1,0 +1,107 @@
+"""What every method publishes: the best concepts of each unit, the best units of each concept, and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from jobs.protocol import Part
+from jobs.rows import make_batch
+from miclip_core.concepts.top import NONE, TopLists, TopScores
+from schemas.base import canonical_json
+from schemas.errors import BadSpec
+from schemas.plans import Plan
+from schemas.tables import TABLES
+
+if TYPE_CHECKING:
+    from jobs.describe.task import Task
+
+BATCH_ROWS = 1 << 16
+
+
+def start_lists(task: Task, dead_U: Tensor) -> TopScores:
+    """Empty lists of a stage, in which the dead units bool [U] are found for no concept.
+
+    Raises:
+        BadSpec: there are fewer living units than a list is to hold.
+    """
+    tau, living = task.tau, int((~dead_U).sum())
+    if tau > living:
+        raise BadSpec(
+            f"tau is {tau}, but of {task.units} {task.params['unit_kind']} of {task.params['site']} only {living} are ever "
+            "active; lower tau"
+        )
+    return TopScores(task.units, len(task.concepts), tau, ~dead_U.cpu(), task.device)
+
+
+def list_parts(task: Task, top: TopScores, dead_U: Tensor, images: int | None, **about: str | None) -> Iterator[Part]:
+    """The rows of unit_concepts in both directions, and the row of descriptions; about: columns that only some methods have."""
+    dead = dead_U.cpu().numpy().astype(bool)
+    names = np.array(task.concepts, dtype=object)
+    described = _rows(top.concepts_of_unit, "unit", "concept_id")
+    located = _rows(top.units_of_concept, "concept_id", "unit")
+    for direction, rows in (("describe", described), ("localise", located)):
+        columns = {
+            "direction": direction,
+            **rows,
+            "concept": pa.array(names[rows["concept_id"]].tolist(), pa.string()),
+            "is_dead": dead[rows["unit"]],
+        }
+        yield from make_parts(task.plan, "unit_concepts", columns)
+    params, inputs = task.params, task.plan.stage.inputs
+    templates = canonical_json(params["templates"]) if "templates" in params else None
+    row = {
+        "method": task.plan.stage.output,
+        "similarity": params.get("similarity"),
+        "unit_mode": None,
+        "encoder": f"align:{inputs['encoder']}" if "encoder" in inputs else None,
+        "clip": params.get("clip"),
+        "templates": templates,
+        "pool": params.get("pool"),
+        "tau": task.tau,
+        "concepts": len(task.concepts),
+        "units": task.units,
+        "units_dead": int(dead.sum()),
+        "units_described": len(np.unique(described["unit"])),
+        "concepts_located": len(np.unique(located["concept_id"])),
+        "images": images,
+        **about,
+    }
+    yield from make_parts(task.plan, "descriptions", {name: [value] for name, value in row.items()})
+
+
+def _rows(lists: TopLists, row: str, column: str) -> dict[str, np.ndarray]:
+    """Lists as columns, best first, without the places that are empty."""
+    ids, scores = lists.ids_NK.cpu(), lists.scores_NK.cpu()
+    number, rank = torch.nonzero(ids != NONE, as_tuple=True)
+    return {
+        row: number.int().numpy(),
+        column: ids[number, rank].int().numpy(),
+        "rank": rank.int().numpy(),
+        "score": scores[number, rank].numpy(),
+    }
+
+
+def make_parts(plan: Plan, table: str, columns: Mapping[str, Any]) -> Iterator[Part]:
+    """Columns as parts of bounded size; what is the same for all rows of a stage is filled in."""
+    params, own = plan.stage.params, set(TABLES[table].schema.names)
+    n = next(len(column) for column in columns.values() if not isinstance(column, str))
+    same = {
+        "stage": plan.digest,
+        "model": plan.stage.subject,
+        "site": str(params["site"]),
+        "sae": pa.array([f"sae:{plan.stage.inputs['sae']}" if "sae" in plan.stage.inputs else None] * n, pa.string()),
+        "unit_kind": str(params["unit_kind"]),
+        "variant": str(params["variant"]),
+        "seed": pa.array([params["seed"]] * n, pa.int64()),
+    }
+    whole = {name: column for name, column in {**same, **columns}.items() if name in own}
+    for start in range(0, n, BATCH_ROWS):
+        rows = slice(start, start + BATCH_ROWS)
+        cut = {name: column if isinstance(column, str) else column[rows] for name, column in whole.items()}
+        yield Part(plan.digest, table, make_batch(table, cut))

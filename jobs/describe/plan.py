@@ -1,0 +1,354 @@
+"""Describe cells to plans: one stage per method on the units of one site or SAE; loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from jobs.activations import Forward, get_facts
+from jobs.concepts import concept_columns, get_concepts
+from jobs.embeddings import clip_forward, clip_images_plan, clip_texts_plan
+from jobs.encoders import Encoder, find_encoders, tokens_of
+from jobs.predictions import class_names, predictions_read
+from jobs.protocol import Cell, Estimate, Known
+from jobs.sae_tokens import SiteTokens, find_stored, find_whole, patch_positions, whole_site
+from schemas.base import digest
+from schemas.concept_specs import OF_A_CLIP, OF_LABELS, SPATIAL, DescribeSpec, Method, Similarity
+from schemas.errors import BadSpec, NotInspected
+from schemas.models import resolve_sites
+from schemas.plans import Plan, Round, StageSpec
+from schemas.refs import Site
+
+METHOD = 1
+LISTS = ("unit_concepts", "descriptions")
+TABLES: dict[str, dict[str, tuple[str, ...]]] = {
+    **{method: {"score": LISTS} for method in ("miclip", "act_values", "auroc", "clip_dissect")},
+    "netdissect": {"score": (*LISTS, "unit_iou")},
+    "v_interp": {"score": (*LISTS, "unit_captions")},
+}
+"""What earlier rounds make only goes on to later ones."""
+ARTIFACTS: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
+READ_IMAGES = 32
+"""Rows of the index that are seen together, counted from 0: so activations do not depend on how the index is cut."""
+BUCKETS = 64
+"""Parts of the units that are captioned apart from each other."""
+OVER_IMAGES = ("map", "means", "pass1", "pass2", "pass3", "overlaps")
+"""Rounds whose shards are ranges of images; all others are about all units, or one bucket of them in round `caption`."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """The channels of a site, or the latents of an SAE there, and the encoder that they are compared through if any."""
+
+    tokens: SiteTokens
+    sae: StageSpec | None = None
+    encoder: Encoder | None = None
+
+    @property
+    def kind(self) -> str:
+        """`neurons` or `features`."""
+        return "neurons" if self.sae is None else "features"
+
+
+def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
+    """One stage per method, similarity, site, kind of units, SAE and encoder; before them what a CLIP makes of images and concepts.
+
+    Raises:
+        NotInspected: the model or the CLIP is not known yet.
+        BadSpec: nothing that is read has the units that are asked for, a method lacks what it needs, or the concepts are
+            no list of different names.
+    """
+    return _Planner(cell, known).plans()
+
+
+class _Planner:
+    """What all stages of one cell share."""
+
+    def __init__(self, cell: Cell, known: Known) -> None:
+        assert isinstance(cell.spec, DescribeSpec)
+        self.cell, self.spec, self.known = cell, cell.spec, known
+        self.facts = get_facts(cell, known)
+        self.clip = known.models.get(cell.clip) if cell.clip is not None else None
+        if cell.clip is not None and self.clip is None:
+            raise NotInspected(f"{cell.clip} is not inspected yet")
+        self.encoders = self._chosen_encoders()
+        self.concepts = get_concepts(self.spec.concepts, known.texts, self._classes)
+        self._beside: dict[str, Plan] = {}
+
+    def plans(self) -> tuple[Plan, ...]:
+        """Embeddings of images and texts where a method compares in the space of a CLIP, then the stages."""
+        stages = [plan for method in self.spec.methods for plan in self._method(method)]
+        return (*self._beside.values(), *stages)
+
+    def _refuse(self, what: str, field: str = "reads") -> BadSpec:
+        return BadSpec(f"stages.{self.cell.name}.{field}: {what}")
+
+    # ---------------------------------------------------------------- units
+
+    def _chosen_encoders(self) -> tuple[Encoder, ...]:
+        found = find_encoders(self.cell)
+        if "miclip" not in self.spec.methods:
+            return found
+        if not found:
+            raise self._refuse(
+                f"method miclip needs neuron encoders of {self.facts.model}; add an align stage, or leave miclip out of methods"
+            )
+        if other := {str(e.plan.stage.params["clip"]) for e in found} - {self.cell.clip}:
+            raise self._refuse(
+                f"units are to be named in the space of {self.cell.clip}, but encoders that are read map into that of "
+                f"{', '.join(sorted(other))}; give the CLIP they were trained with",
+                "clip",
+            )
+        return found
+
+    def _units(self, method: Method) -> Iterator[Units]:
+        of_encoder = method == "miclip"
+        if "neurons" in self.spec.units:
+            yield from self._neurons_of_encoders() if of_encoder else map(Units, self._stored(method))
+        saes = self._saes() if "features" in self.spec.units else ()
+        for sae in saes:
+            yield from self._features(sae, of_encoder)
+
+    def _neurons_of_encoders(self) -> Iterator[Units]:
+        wanted = [str(site) for text in self.spec.sites for site in resolve_sites(self.facts, [text])]
+        there = {encoder.site for encoder in self.encoders}
+        if missing := [site for site in wanted if site not in there]:
+            raise self._refuse(
+                f"no encoder of {', '.join(missing[:3])} is read; there are {', '.join(sorted(there))}", "sites"
+            )
+        for encoder in self.encoders:
+            if not wanted or encoder.site in wanted:
+                yield Units(tokens_of(encoder.plan), None, encoder)
+
+    def _stored(self, method: Method) -> tuple[SiteTokens, ...]:
+        if not any(plan.stage.output == "activations" for plans in self.cell.reads.values() for plan in plans):
+            raise self._refuse(
+                f"method {method} looks at activations of {self.facts.model}, but none are read; add an extract stage with "
+                "output activations"
+            )
+        return find_stored(self.cell, self.facts, self.spec.sites)
+
+    def _saes(self) -> tuple[StageSpec, ...]:
+        """SAEs of this model, at the sites that are chosen if any are."""
+        read = {
+            plan.digest: plan.stage
+            for plans in self.cell.reads.values()
+            for plan in plans
+            if plan.stage.output == "sae"
+        }
+        saes = [stage for stage in read.values() if stage.subject == self.facts.model]
+        if not saes and self.spec.units == ("features",):
+            raise self._refuse(
+                f"units are features, but no SAE of {self.facts.model} is read; add a train_sae or import_sae stage"
+            )
+        paths = {site.path for text in self.spec.sites for site in resolve_sites(self.facts, [text])}
+        return tuple(stage for stage in saes if not paths or _path(stage) in paths)
+
+    def _features(self, sae: StageSpec, of_encoder: bool) -> Iterator[Units]:
+        encoders = [encoder for encoder in self.encoders if _path(encoder.plan.stage) == _path(sae)]
+        if of_encoder and not encoders:
+            raise self._refuse(
+                f"features of sae:{sae.digest} are at {sae.params['site']}, but encoders only at "
+                f"{', '.join(sorted({e.site for e in self.encoders}))}; miclip embeds features through an encoder of the "
+                "same path (the positions may differ): align that site, or choose others with sites"
+            )
+        tokens = self._whole(sae, encoders)
+        if of_encoder:
+            yield from (Units(tokens, sae, encoder) for encoder in encoders)
+        else:
+            yield Units(tokens, sae)
+
+    def _whole(self, sae: StageSpec, encoders: Sequence[Encoder]) -> SiteTokens:
+        """All tokens of the kind that an SAE was trained on: stored, or from a forward pass over the same images."""
+        site = whole_site(self.facts, str(sae.params["site"]))
+        if (found := find_whole(self.cell, site)) is not None:
+            return found
+        if not encoders:
+            raise self._refuse(
+                f"no images to see the features of sae:{sae.digest} on; add an extract stage with activations or embeddings"
+            )
+        tokens = tokens_of(encoders[0].plan)
+        return tokens.model_copy(update={"site": site, "stored": tokens.stored and tokens.site == site})
+
+    def _classes(self) -> list[str]:
+        """Of the predictions that are read, else those that encoders were trained towards, else of the head."""
+        predictions = {stage.digest: stage for stage in predictions_read(self.cell)}
+        if predictions:
+            return class_names(self.facts, next(iter(predictions.values())))
+        texts = {plan.digest: plan.stage for plans in self.cell.reads.values() for plan in plans}
+        for encoder in self.encoders:
+            if (stage := texts.get(encoder.plan.stage.inputs["texts"])) is not None:
+                return [str(name) for name in stage.params["classes"]]  # type: ignore[union-attr]
+        if self.facts.classes is None:
+            raise self._refuse(
+                f"concepts are classes, but {self.facts.model} has no head and no predictions are read; add an extract "
+                "stage with output predictions, or give concepts: a list of names"
+            )
+        return list(self.facts.classes)
+
+    # ---------------------------------------------------------------- stages
+
+    def _method(self, method: Method) -> Iterator[Plan]:
+        similarities = self.spec.similarity if method == "clip_dissect" else (None,)
+        for units in self._units(method):
+            self._check(method, units)
+            for similarity in similarities:
+                yield self._plan(method, units, similarity)
+
+    def _check(self, method: Method, units: Units) -> None:
+        if units.sae is None and self.spec.tau > units.tokens.width(self.facts):
+            raise self._refuse(
+                f"{self.spec.tau} is more than the {units.tokens.width(self.facts)} units of {units.tokens.site}", "tau"
+            )
+        if method in SPATIAL and patch_positions(self.facts, units.tokens)["grid"] is None:
+            raise self._refuse(
+                f"{method} looks at where a unit is active, but {units.tokens.site} has no patch grid; it needs sites with "
+                "@patch, @all or @map and no reduction",
+                "methods",
+            )
+
+    def _plan(self, method: Method, units: Units, similarity: Similarity | None) -> Plan:
+        tokens = units.tokens
+        rounds = self._rounds(method, units, similarity)
+        effort = self._effort(method, tokens)
+        stage = StageSpec(
+            kind="describe",
+            method=METHOD,
+            subject=self.facts.model,
+            output=method,
+            params={
+                "site": tokens.site,
+                "unit_kind": units.kind,
+                "variant": self._variant(method, units, similarity),
+                "seed": units.encoder.seed if units.encoder else None,
+                "concepts": list(self.concepts.names),
+                "tau": self.spec.tau,
+                **self._params(method, units, similarity),
+            },
+            inputs=self._inputs(method, units, similarity),
+        )
+        structure = [[r.name, r.rows] for r in rounds]
+        forward = tokens.forward
+        worker = f"describe {self.facts.model} {digest([forward.inputs, forward.params, structure])}"
+        return Plan(stage=stage, rounds=rounds, worker=worker, effort=effort)
+
+    def _variant(self, method: Method, units: Units, similarity: Similarity | None) -> str:
+        words = [units.encoder.variant if units.encoder else method]
+        words += [similarity] if similarity else []
+        if method == "miclip" and units.sae is not None and self.spec.unit_mode != "direction":
+            words.append(self.spec.unit_mode)
+        if method in (*OF_LABELS, "clip_dissect") and self.spec.pool != "mean":
+            words.append(f"pool={self.spec.pool}")
+        return " ".join(words)
+
+    def _params(self, method: Method, units: Units, similarity: Similarity | None) -> dict[str, JsonValue]:
+        """What the method needs to know, and nothing else: another setting of another method changes no digest."""
+        spec = self.spec
+        found: dict[str, JsonValue] = {}
+        if method in OF_A_CLIP:
+            found |= {"clip": self.cell.clip, "templates": _plain(spec.templates)}
+        if method == "miclip":
+            found["unit_mode"] = spec.unit_mode if units.sae is not None else "direction"
+        if method in (*OF_LABELS, "clip_dissect"):
+            found["pool"] = spec.pool
+        if method in OF_LABELS:
+            found["labels_from"] = list(spec.labels_from or concept_columns(spec.concepts))
+        if method == "auroc":
+            found["min_positives"] = spec.min_positives
+        if similarity is not None:
+            found["similarity"] = similarity
+        if similarity == "rank_reorder":
+            found["permutation_seed"] = spec.seed
+        if method in SPATIAL:
+            found |= patch_positions(self.facts, units.tokens)
+        if method == "netdissect":
+            found |= {"segmenter": self._helper(spec.segmenter), "on_share": spec.on_share}
+        if method == "v_interp":
+            found |= {
+                "captioner": self._helper(spec.captioner), "prompt": spec.prompt, "patches": spec.patches,
+                "context": spec.context,
+            }  # fmt: skip
+        return found
+
+    def _helper(self, where: str) -> str:
+        """`truth` or `captions`, or the sha256 of a folder wherever it is."""
+        return self.known.files[where.removeprefix("file:")] if where.startswith(("file:", "s3:")) else where
+
+    def _inputs(self, method: Method, units: Units, similarity: Similarity | None) -> dict[str, str]:
+        forward = units.tokens.forward
+        inputs = {"activations": units.tokens.stage.digest}
+        if units.sae is not None:
+            inputs["sae"] = units.sae.digest
+        if units.encoder is not None:
+            inputs["encoder"] = units.encoder.plan.digest
+        if method in OF_A_CLIP:
+            inputs["texts"] = self._texts(forward)
+        if method == "clip_dissect":
+            inputs["embeddings"] = self._images(forward)
+        if method in (*OF_LABELS, *SPATIAL):
+            inputs["labels"] = forward.index
+        if method in OF_LABELS and "predicted" in self.spec.labels_from:
+            found = predictions_read(self.cell)
+            if len(found) != 1:
+                raise self._refuse(
+                    f"labels_from holds predicted, but {len(found)} stages of predictions of {self.facts.model} are read; "
+                    "expected one: add predictions to the outputs of the extract stage"
+                )
+            inputs["predictions"] = found[0].digest
+        return inputs
+
+    def _texts(self, forward: Forward) -> str:
+        assert self.clip is not None
+        plan = clip_texts_plan(forward, self.clip, self.concepts.phrases, self.spec.templates)
+        return self._beside.setdefault(plan.digest, plan).digest
+
+    def _images(self, forward: Forward) -> str:
+        assert self.clip is not None
+        plan = clip_images_plan(forward, self.clip)
+        return self._beside.setdefault(plan.digest, plan).digest
+
+    def _rounds(self, method: Method, units: Units, similarity: Similarity | None) -> tuple[Round, ...]:
+        rows = units.tokens.forward.rows
+        shard_rows = max(1, self.spec.shard_rows // READ_IMAGES) * READ_IMAGES
+        names = ["map", "score"]
+        if similarity == "cos_cubed":
+            names = ["means", "map", "score"]
+        if method == "v_interp":
+            names = ["map", "caption", "score"]
+        if method == "netdissect":
+            half = units.sae is None and units.tokens.round_to in ("fp16", "bf16")
+            passes = [name for n in range(1, 3 if half else 4) for name in (f"pass{n}", f"close{n}")]
+            names = [*passes, "overlaps", "score"]
+        sizes = dict.fromkeys(OVER_IMAGES, (rows, shard_rows)) | {"caption": (BUCKETS, 1)}
+        return tuple(Round(name=n, rows=sizes.get(n, (1, 1))[0], shard_rows=sizes.get(n, (1, 1))[1]) for n in names)
+
+    def _effort(self, method: Method, tokens: SiteTokens) -> dict[str, JsonValue]:
+        view = patch_positions(self.facts, tokens)
+        clip = clip_forward(tokens.forward, self.clip).model_dump(mode="json") if self.clip is not None else None
+        effort: dict[str, JsonValue] = {
+            "tokens": tokens.model_dump(mode="json"),
+            "per_image": tokens.per_image(self.facts),
+            "width": tokens.width(self.facts),
+            "grid": view["grid"],
+            "first_patch": view["first_patch"],
+            "model": tokens.forward.model_dump(mode="json"),
+            "clip": clip,
+        }
+        where = {"netdissect": self.spec.segmenter, "v_interp": self.spec.captioner}.get(method, "")
+        return effort | ({"helper": where} if where.startswith(("file:", "s3:")) else {})
+
+
+def _path(stage: StageSpec) -> str:
+    """A site without its positions."""
+    return Site.parse(str(stage.params["site"])).path
+
+
+def _plain(templates: str | Sequence[str]) -> JsonValue:
+    return templates if isinstance(templates, str) else list(templates)
+
+
+def estimate(plan: Plan, known: Known) -> Estimate:
+    """What it costs to see the images; see the methods for what scoring takes."""
+    return Estimate()
