@@ -45,9 +45,14 @@ class Encoder:
 
 
 def find_encoders(cell: Cell) -> tuple[Encoder, ...]:
-    """Every neuron encoder of the align stages that a cell reads."""
-    read = [[plan for plan in plans if plan.stage.output == "encoder"] for plans in cell.reads.values()]
-    return tuple(Encoder(plan, _variant(plan, [settings_of(p) for p in plans])) for plans in read for plan in plans)
+    """Every neuron encoder of the align stages that a cell reads, each once."""
+    found: dict[str, Encoder] = {}
+    for plans in cell.reads.values():
+        encoders = [plan for plan in plans if plan.stage.output == "encoder"]
+        stage = [settings_of(plan) for plan in encoders]
+        for plan in encoders:
+            found.setdefault(plan.digest, Encoder(plan, _variant(plan, stage)))
+    return tuple(found.values())
 
 
 def _variant(plan: Plan, stage: Sequence[AlignSettings]) -> str:

@@ -629,7 +629,7 @@ TABLES: dict[str, Table] = {
                 _STAGE,
                 _MODEL,
                 *_IMAGE,
-                ("layer", pa.int32(), "number of the block"),
+                ("layer", pa.int32(), "number of the block; vectors behind all blocks count on"),
                 _SITE,
                 ("label_role", pa.string(), "truth: what it shows; wrong: what it, or its wrong twin, is mistaken for"),
                 ("label_id", pa.int32(), "class, 0-based"),
@@ -676,7 +676,7 @@ TABLES: dict[str, Table] = {
                 ("crossed", pa.int64(), "of them with a layer at which the truth loses the lead"),
                 ("persistent", pa.int64(), "of them where it stays lost"),
                 ("crossed_share?", pa.float64(), "crossed of those that are known; of right images the false alarms"),
-                ("layers", _INTS, "numbers of the blocks"),
+                ("layers", _INTS, "numbers of the layers, as in layer_trace"),
                 (
                     "peaks",
                     pa.list_(pa.field("element", pa.int64(), nullable=False)),

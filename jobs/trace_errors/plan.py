@@ -1,0 +1,141 @@
+"""Trace_errors cells to plans: one stage per trace, which is the neuron encoders of several layers; loads no torch."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from jobs.activations import get_facts
+from jobs.encoders import Encoder, find_encoders, tokens_of
+from jobs.memory import LIBRARY_BYTES
+from jobs.protocol import Cell, Estimate, Known
+from jobs.sae_tokens import SiteTokens
+from jobs.trace_errors.layers import Trace, choose_sites, find_traces
+from schemas.base import canonical_json, digest
+from schemas.errors import BadSpec
+from schemas.evaluate_specs import TraceErrorsSpec
+from schemas.models import ModelFacts
+from schemas.plans import Plan, Round, StageSpec, load_json
+
+METHOD = 1
+TABLES: dict[str, dict[str, tuple[str, ...]]] = {
+    "traces": {"map": ("layer_trace", "error_traces"), "merge": ("trace_summary",)}
+}
+ARTIFACTS: dict[str, tuple[str, ...]] = {"traces": ()}
+READ_IMAGES = 64
+"""Rows of the index that are embedded together, counted from 0: so cosines do not depend on how the index is cut."""
+READ_BYTES = 64 << 20
+"""Activations that are asked for at once, as float32."""
+IMAGE_BYTES = 200
+"""Of the classes of one image; every worker holds those of all images."""
+
+
+def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
+    """The traces of one model: every variant and seed of the encoders of its layers.
+
+    Raises:
+        NotInspected: the model is not known yet.
+        BadSpec: nothing that is read has encoders, or the sites of encoders are no layers.
+        UnknownSite: the model has no such site.
+    """
+    spec = cell.spec
+    assert isinstance(spec, TraceErrorsSpec)
+    facts, where = get_facts(cell, known), f"stages.{cell.name}"
+    encoders = find_encoders(cell)
+    if not encoders:
+        raise BadSpec(
+            f"{where}.reads: found no neuron encoders of {facts.model}; add an align stage over several sites"
+        )
+    traces = find_traces(where, facts, choose_sites(where, facts, encoders, spec.sites))
+    classes = {
+        plan.digest: plan.stage.params["classes"]
+        for plans in cell.reads.values()
+        for plan in plans
+        if plan.stage.output == "text_embeddings"
+    }
+    return tuple(_plan(spec, facts, trace, classes[_input(trace[0].encoder, "texts")]) for trace in traces)
+
+
+def _plan(spec: TraceErrorsSpec, facts: ModelFacts, trace: Trace, classes: JsonValue) -> Plan:
+    first = trace[0].encoder
+    tokens = {str(layer.number): tokens_of(layer.encoder.plan) for layer in trace}
+    forward = tokens_of(first.plan).forward
+    inputs = {name: _input(first, name) for name in ("predictions", "texts")} | {"labels": forward.index}
+    for layer in trace:
+        inputs[f"encoder.{layer.number}"] = layer.encoder.plan.digest
+        inputs[f"activations.{layer.number}"] = _input(layer.encoder, "activations")
+    sites: list[JsonValue] = [layer.encoder.site for layer in trace]
+    stage = StageSpec(
+        kind="trace_errors",
+        method=METHOD,
+        subject=facts.model,
+        output="traces",
+        params={
+            "variant": first.variant,
+            "seed": first.seed,
+            "layers": [layer.number for layer in trace],
+            "sites": sites,
+            "pool": first.plan.stage.params["pool"],
+            "rows": forward.rows,
+            "labels_from": spec.labels_from,
+            "classes": classes,
+        },
+        inputs=inputs,
+    )
+    shard_rows = -(-spec.shard_rows // READ_IMAGES) * READ_IMAGES
+    read = {name: value for name, value in inputs.items() if not name.startswith("encoder.")}
+    return Plan(
+        stage=stage,
+        rounds=(
+            Round(name="map", rows=forward.rows, shard_rows=shard_rows),
+            Round(name="merge", rows=1, shard_rows=1),
+        ),
+        # activations are read once for all variants and seeds
+        worker=f"trace_errors {facts.model} {digest([read, sites, spec.labels_from])}",
+        effort={
+            "tokens": {number: site.model_dump(mode="json") for number, site in tokens.items()},
+            "per_image": {number: site.per_image(facts) for number, site in tokens.items()},
+            "width": {number: site.width(facts) for number, site in tokens.items()},
+            "dim": first.plan.effort["dim"],
+        },
+    )
+
+
+def _input(encoder: Encoder, name: str) -> str:
+    return encoder.plan.stage.inputs[name]
+
+
+def layers_of(plan: Plan) -> dict[int, SiteTokens]:
+    """Number of each layer of a plan, ascending -> the activations there."""
+    tokens = plan.effort["tokens"]
+    assert isinstance(tokens, dict)
+    found = {int(number): load_json(SiteTokens, canonical_json(value)) for number, value in tokens.items()}
+    return dict(sorted(found.items()))
+
+
+def _of_layers(plan: Plan, name: str) -> dict[int, int]:
+    values = plan.effort[name]
+    assert isinstance(values, dict)
+    return {int(number): int(str(value)) for number, value in values.items()}
+
+
+def per_image(plan: Plan) -> dict[int, int]:
+    """Number of each layer -> tokens that one image has there."""
+    return _of_layers(plan, "per_image")
+
+
+def numbers_per_image(plan: Plan) -> int:
+    """Numbers that one image has at all layers together."""
+    counts, widths = per_image(plan), _of_layers(plan, "width")
+    return sum(counts[number] * widths[number] for number in counts)
+
+
+def estimate(plan: Plan, known: Known) -> Estimate:
+    """Images through the linear maps of all layers; the tokens of some images at every layer are in memory."""
+    widths = sum(_of_layers(plan, "width").values())
+    rows, dim = plan.rounds[0].rows, int(str(plan.effort["dim"]))
+    return Estimate(
+        images=rows,
+        flops=2 * rows * dim * widths,
+        memory=4 * dim * widths,
+        worker_memory=LIBRARY_BYTES + 3 * READ_BYTES + 12 * READ_IMAGES * numbers_per_image(plan) + rows * IMAGE_BYTES,
+    )
