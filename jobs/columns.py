@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +49,12 @@ def read_texts(inputs: Inputs, stage: str) -> np.ndarray:
     rows = [batch for batch in inputs.table(stage, "text_embeddings", ["text_id", "embedding"]) if len(batch)]
     ids = np.concatenate([batch["text_id"].to_numpy() for batch in rows])
     return np.concatenate([as_matrix(batch["embedding"]) for batch in rows])[np.argsort(ids)]
+
+
+def as_ranges(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending rows of an index as ranges that hold these alone."""
+    cuts = [0, *(i for i, (one, other) in enumerate(pairwise(rows), 1) if other != one + 1), len(rows)]
+    return [(rows[a], rows[b - 1] + 1) for a, b in pairwise(cuts) if a < b]
 
 
 def as_matrix(column: pa.ListArray) -> np.ndarray:

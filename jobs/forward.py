@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -94,14 +94,18 @@ def read_pixels(
     ranges: Sequence[tuple[int, int]],
     threads: int,
     batch_size: int,
+    wanted: Container[int] | None = None,
 ) -> Iterator[PixelBatch]:
     """Usable images among rows [start, stop) of the index as its model sees them, whose geometry this is.
+
+    wanted: rows of the index; other images are not even decoded.
 
     Raises:
         ImageChanged: on_changed is stop and an image is not what was indexed.
     """
+    images = chain.from_iterable(inputs.images(forward.index, start, stop) for start, stop in ranges)
     return iter_pixels(
-        chain.from_iterable(inputs.images(forward.index, start, stop) for start, stop in ranges),
+        (image for image in images if wanted is None or image.image_index in wanted),
         partial(square_view if forward.params["geometry"] == "square" else to_pixels, geometry=geometry),
         batch_size=batch_size,
         threads=threads,

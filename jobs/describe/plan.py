@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from jobs.activations import Forward, get_facts
 from jobs.concepts import concept_columns, get_concepts
+from jobs.describe.spatial import check_spatial, spatial_effort, spatial_params
 from jobs.embeddings import clip_forward, clip_images_plan, clip_texts_plan
 from jobs.encoders import Encoder, find_encoders, tokens_of
 from jobs.predictions import class_names, predictions_read
@@ -26,7 +27,7 @@ LISTS = ("unit_concepts", "descriptions")
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     **{method: {"score": LISTS} for method in ("miclip", "act_values", "auroc", "clip_dissect")},
     "netdissect": {"score": (*LISTS, "unit_iou")},
-    "v_interp": {"score": (*LISTS, "unit_captions")},
+    "v_interp": {"caption": ("unit_captions",), "score": LISTS},
 }
 """What earlier rounds make only goes on to later ones."""
 ARTIFACTS: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
@@ -202,12 +203,12 @@ class _Planner:
             raise self._refuse(
                 f"{self.spec.tau} is more than the {units.tokens.width(self.facts)} units of {units.tokens.site}", "tau"
             )
-        if method in SPATIAL and patch_positions(self.facts, units.tokens)["grid"] is None:
-            raise self._refuse(
-                f"{method} looks at where a unit is active, but {units.tokens.site} has no patch grid; it needs sites with "
-                "@patch, @all or @map and no reduction",
-                "methods",
-            )
+        if method in SPATIAL:
+            view = patch_positions(self.facts, units.tokens)
+            try:
+                check_spatial(method, self.spec, self.known, self.concepts, units.tokens, view)
+            except BadSpec as error:
+                raise self._refuse(str(error), "methods") from None
 
     def _plan(self, method: Method, units: Units, similarity: Similarity | None) -> Plan:
         tokens = units.tokens
@@ -262,19 +263,9 @@ class _Planner:
         if similarity == "rank_reorder":
             found["permutation_seed"] = spec.seed
         if method in SPATIAL:
-            found |= patch_positions(self.facts, units.tokens)
-        if method == "netdissect":
-            found |= {"segmenter": self._helper(spec.segmenter), "on_share": spec.on_share}
-        if method == "v_interp":
-            found |= {
-                "captioner": self._helper(spec.captioner), "prompt": spec.prompt, "patches": spec.patches,
-                "context": spec.context,
-            }  # fmt: skip
+            view = patch_positions(self.facts, units.tokens)
+            found |= spatial_params(method, spec, self.known, self.concepts, view)
         return found
-
-    def _helper(self, where: str) -> str:
-        """`truth` or `captions`, or the sha256 of a folder wherever it is."""
-        return self.known.files[where.removeprefix("file:")] if where.startswith(("file:", "s3:")) else where
 
     def _inputs(self, method: Method, units: Units, similarity: Similarity | None) -> dict[str, str]:
         forward = units.tokens.forward
@@ -336,8 +327,7 @@ class _Planner:
             "model": tokens.forward.model_dump(mode="json"),
             "clip": clip,
         }
-        where = {"netdissect": self.spec.segmenter, "v_interp": self.spec.captioner}.get(method, "")
-        return effort | ({"helper": where} if where.startswith(("file:", "s3:")) else {})
+        return effort | (spatial_effort(method, self.spec, self.facts) if method in SPATIAL else {})
 
 
 def _path(stage: StageSpec) -> str:

@@ -63,7 +63,7 @@ class UnitRows:
             return self.values
         rows = (chosen[:, None] * self.per_image + self.first_patch + torch.arange(self.n_patches)).flatten()
         if isinstance(self.values, Codes):
-            return _take(self.values, rows.to(self.values.offsets.device))
+            return self.values.take(rows.to(self.values.offsets.device))
         return self.values[rows.to(self.values.device)]
 
 
@@ -109,12 +109,3 @@ class UnitReader:
                 self.notes = source.notes
                 self._source = source
         return self._source
-
-
-def _take(codes: Codes, rows_R: Tensor) -> Codes:
-    """Some rows of codes, in this order."""
-    counts_R = codes.counts()[rows_R]
-    offsets = torch.cat((counts_R.new_zeros(1), counts_R.cumsum(0)))
-    within = torch.arange(int(offsets[-1]), device=offsets.device) - torch.repeat_interleave(offsets[:-1], counts_R)
-    entries = torch.repeat_interleave(codes.offsets[rows_R], counts_R) + within
-    return Codes(offsets, codes.latents[entries], codes.values[entries], codes.width)
