@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,24 @@ class Labels:
             image, slot = np.nonzero(column >= 0)
             out[image, column[image, slot]] = True
         return torch.from_numpy(out)
+
+    def properties(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, Category]]:
+        """For each category with concepts: which they are, int64 [L], and what these rows of the index have of it.
+
+        Value i of the category is concept i of those; its last value stands for all that are no concepts.
+        """
+        for category, place in zip(self.categories, self.places, strict=True):
+            concepts = np.unique(place[place >= 0])
+            if not len(concepts):
+                continue
+            number = np.where(place >= 0, np.searchsorted(concepts, place), len(concepts))
+            number[-1] = -1  # slots not used
+            classes = number[category.classes[images]]
+            for later in range(1, classes.shape[1]):
+                repeated = (classes[:, later : later + 1] == classes[:, :later]).any(1)
+                classes[repeated, later] = -1
+            names = tuple(str(m) for m in concepts)
+            yield concepts.astype(np.int64), Category(category.name, (*names, "other"), classes)
 
 
 def _say(category: Category) -> str:

@@ -1,0 +1,92 @@
+"""One activation per image and unit of all images, stored in blocks of units: for methods that rank all images of a unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jobs.describe.task import Task
+from jobs.protocol import Artifact
+
+BLOCK_NUMBERS = 1 << 26
+"""Activations of one block of units over all images: 256 MB as float32."""
+IMAGES = "images"
+
+
+def unit_blocks(units: int, rows: int) -> list[slice]:
+    """Blocks of units of which all images are held at once."""
+    step = max(1, BLOCK_NUMBERS // max(rows, 1))
+    return [slice(first, min(first + step, units)) for first in range(0, units, step)]
+
+
+class PooledShard:
+    """What is kept of the images of one shard; of an SAE only what is not 0."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._images: list[np.ndarray] = []
+        self._dense: list[np.ndarray] = []
+        self._sparse: list[tuple[np.ndarray, ...]] = []
+
+    def add(self, image_index: np.ndarray, t_BU: Tensor) -> None:
+        """The next images [B] and their pooled activations [B,U]."""
+        before = sum(map(len, self._images))
+        self._images.append(image_index)
+        t = t_BU.float().cpu().numpy()
+        if self._task.sae is None:
+            self._dense.append(t)
+            return
+        row, unit = np.nonzero(t)
+        self._sparse.append(((row + before).astype(np.int32), unit.astype(np.int32), t[row, unit]))
+
+    def results(self) -> Iterator[Artifact]:
+        """The images, and their activations block by block; nothing if there is no image."""
+        if not self._images:
+            return
+        yield self._task.pack(IMAGES, {"image_index": np.concatenate(self._images)})
+        whole = np.concatenate(self._dense) if self._dense else None
+        row, unit, value = (np.concatenate(c) for c in zip(*self._sparse)) if self._sparse else (None, None, None)
+        for number, units in enumerate(unit_blocks(self._task.units, self._task.plan.rounds[0].rows)):
+            if whole is not None:
+                yield self._task.pack(_name(number), {"dense": whole[:, units]})
+            elif row is not None and unit is not None and value is not None:
+                inside = (unit >= units.start) & (unit < units.stop)
+                arrays = {"row": row[inside], "unit": unit[inside] - np.int32(units.start), "value": value[inside]}
+                yield self._task.pack(_name(number), arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """All images that were seen, int64 [N] by image_index, whose activations are read one block of units at a time."""
+
+    task: Task
+    image_index: np.ndarray
+    counts: tuple[int, ...]
+
+    @classmethod
+    def open(cls, task: Task) -> Pooled:
+        """What the shards of round `map` stored."""
+        images = [found["image_index"] for found in task.partials("map", IMAGES)]
+        whole = np.concatenate(images) if images else np.empty(0, np.int64)
+        return cls(task, whole, tuple(map(len, images)))
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Units, and their activations float32 [N, units of the block]."""
+        for number, units in enumerate(unit_blocks(self.task.units, self.task.plan.rounds[0].rows)):
+            t_NU = np.zeros((len(self.image_index), units.stop - units.start), np.float32)
+            first = 0
+            for count, found in zip(self.counts, self.task.partials("map", _name(number)), strict=True):
+                if "dense" in found:
+                    t_NU[first : first + count] = found["dense"]
+                else:
+                    t_NU[first + found["row"], found["unit"]] = found["value"]
+                first += count
+            yield units, torch.from_numpy(t_NU).to(self.task.device)
+
+
+def _name(block: int) -> str:
+    return f"pooled-{block:05d}"
