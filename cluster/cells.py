@@ -9,6 +9,7 @@ from jobs.concepts import concept_files
 from jobs.protocol import Cell
 from schemas.cells import ForwardCell, Images
 from schemas.concept_specs import DescribeSpec
+from schemas.evaluate_specs import EvaluateSpec
 from schemas.plans import Plan, Resources
 from schemas.refs import SaeRef, Site
 from schemas.sae_specs import ImportSaeSpec, SaeFeaturesSpec
@@ -83,8 +84,9 @@ def find_needs(spec: PipelineSpec) -> Needs:
                 images.append(cell.images)
             named = cell.spec.saes if isinstance(cell.spec, (ImportSaeSpec, SaeFeaturesSpec)) else ()
             saes += [SaeRef.parse(text) for text in named]
-            if isinstance(cell.spec, DescribeSpec):
+            if isinstance(cell.spec, (DescribeSpec, EvaluateSpec)):
                 files += cell.spec.folders
+            if isinstance(cell.spec, DescribeSpec):
                 texts += concept_files(cell.spec.concepts)
     return Needs(
         models={m: tuple(sorted(set(mods))) for m, mods in models.items()},

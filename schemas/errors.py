@@ -192,6 +192,10 @@ class BadUnits(WorkFailed):
     """Lists of units that cannot be edited: a unit that the site or SAE does not have, one twice, or lists of other classes."""
 
 
+class NoTruth(WorkFailed):
+    """Nothing says well enough what units stand for, so no description of them can be judged."""
+
+
 class GangLost(WorkFailed, ConnectionError):
     """Another member of this gang is gone or does not answer; all start again from the last kept state."""
 

@@ -119,6 +119,11 @@ class EvaluateSpec(OverModels):
         return self
 
     @property
+    def folders(self) -> tuple[str, ...]:
+        """Where the sentence encoder lies, if there is one."""
+        return () if self.sentences is None else (self.sentences.removeprefix("file:"),)
+
+    @property
     def needs_clip(self) -> bool:
         """Always: texts are compared in its space."""
         return True

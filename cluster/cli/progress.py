@@ -78,6 +78,8 @@ _UNITS = {
     "train_sae": "",
     "import_sae": "",
     "measure_sae": "",
+    "geometry": "",
+    "evaluate": "",
 }
 """What the rows of the first round are; where one row is all there is, stages are counted."""
 
