@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from jobs.activations import Forward, get_facts
 from jobs.concepts import concept_columns, get_concepts
-from jobs.describe.spatial import check_spatial, spatial_effort, spatial_params
+from jobs.describe.spatial import caption_buckets, check_spatial, spatial_effort, spatial_params
 from jobs.embeddings import clip_forward, clip_images_plan, clip_texts_plan
 from jobs.encoders import Encoder, find_encoders, tokens_of
 from jobs.predictions import class_names, predictions_read
@@ -33,8 +33,6 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
 ARTIFACTS: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
 READ_IMAGES = 32
 """Rows of the index that are seen together, counted from 0: so activations do not depend on how the index is cut."""
-BUCKETS = 64
-"""Parts of the units that are captioned apart from each other."""
 OVER_IMAGES = ("map", "means", "pass1", "pass2", "pass3", "overlaps")
 """Rounds whose shards are ranges of images; all others are about all units, or one bucket of them in round `caption`."""
 
@@ -312,7 +310,8 @@ class _Planner:
             half = units.sae is None and units.tokens.round_to in ("fp16", "bf16")
             passes = [name for n in range(1, 3 if half else 4) for name in (f"pass{n}", f"close{n}")]
             names = [*passes, "overlaps", "score"]
-        sizes = dict.fromkeys(OVER_IMAGES, (rows, shard_rows)) | {"caption": (BUCKETS, 1)}
+        buckets = caption_buckets(self.spec, units.tokens.width(self.facts) if units.sae is None else None)
+        sizes = dict.fromkeys(OVER_IMAGES, (rows, shard_rows)) | {"caption": (buckets, 1)}
         return tuple(Round(name=n, rows=sizes.get(n, (1, 1))[0], shard_rows=sizes.get(n, (1, 1))[1]) for n in names)
 
     def _effort(self, method: Method, tokens: SiteTokens) -> dict[str, JsonValue]:

@@ -16,11 +16,25 @@ from schemas.errors import BadSpec
 from schemas.models import ModelFacts
 
 FOLDERS = ("file:", "s3:")
+BUCKETS = 64
+"""Parts of the units at most that are captioned apart from each other."""
+BUCKET_PATCHES = 1024
+"""Patches that a part is meant to have."""
 
 
 def helper_of(method: Method, spec: DescribeSpec) -> str:
     """Where the masks or captions of a method are from: `truth`, `captions` or the location of a model's folder."""
     return spec.segmenter if method == "netdissect" else spec.captioner
+
+
+def caption_buckets(spec: DescribeSpec, neurons: int | None) -> int:
+    """Into how many parts units are cut whose patches are captioned apart from each other; a patch is captioned once in each.
+
+    neurons: units of a site; None for an SAE, whose plan need not know its width.
+    """
+    if not spec.captioner.startswith(FOLDERS):
+        return 1  # they are only looked up
+    return BUCKETS if neurons is None else min(BUCKETS, -(-neurons * spec.patches // BUCKET_PATCHES))
 
 
 def spatial_params(
