@@ -160,6 +160,8 @@ class Sweep:
     def add(self, images_BCIJ: Tensor, labels_B: Tensor, image_ids: Sequence[str]) -> None:
         """Count normalised images [B, 3, h, w] with their classes, int64 [B], and ids, from which other classes are drawn.
 
+        An image of class -1 counts for nothing: it only fills the batch, so that every pass has the same shape.
+
         Raises:
             BadUnits: a label that is no class, or other numbers of labels or ids than images.
             What `VisionModel.run` raises; BadTokens.
@@ -170,8 +172,9 @@ class Sweep:
         _count(found.sums["clean"], labels_B, batch.right_clean)
         self._count_edits(found.sums, "", batch, labels_B)
         if self._seed is not None:
-            others = (other_class(self._seed, *drawn, self._classes) for drawn in zip(image_ids, labels_B.tolist()))
-            self._count_edits(found.sums, "off_", batch, torch.tensor(list(others)))
+            drawn = zip(image_ids, labels_B.tolist(), strict=True)
+            others = [other_class(self._seed, *of, self._classes) if of[1] >= 0 else -1 for of in drawn]
+            self._count_edits(found.sums, "off_", batch, torch.tensor(others))
         self.counts = self.counts.merge(found)
 
     def _count_edits(self, sums: Mapping[str, Tensor], prefix: str, batch: _Batch, classes_B: Tensor) -> None:
@@ -179,7 +182,8 @@ class Sweep:
         _count(sums[f"{prefix}n"], classes_B, torch.ones_like(classes_B))
         _count(sums[f"{prefix}ref"], classes_B, batch.right_in_reference)
         for m, units_CK in enumerate(self._units.values()):
-            units_BK = units_CK[classes_B.to(units_CK.device)]
+            of_B = classes_B.to(units_CK.device)
+            units_BK = units_CK[of_B].masked_fill(of_B[:, None] < 0, -1)
             for x, change in enumerate(self.counts.changes):
                 _count(sums[f"{prefix}edit"][m, x], classes_B, batch.right_edited(units_BK, change))
 
@@ -190,17 +194,18 @@ class Sweep:
                 "per image"
             )
         labels_B = labels_B.cpu().long()
-        wrong = ((labels_B < 0) | (labels_B >= self._classes)).nonzero().flatten().tolist()
+        wrong = ((labels_B < -1) | (labels_B >= self._classes)).nonzero().flatten().tolist()
         if wrong:
             raise BadUnits(
                 f"image {image_ids[wrong[0]]} has label {int(labels_B[wrong[0]])}; the units are of {self._classes} "
-                "classes, leave images of no class out"
+                "classes; an image of none is -1"
             )
         return labels_B
 
 
 def _count(sums_C: Tensor, classes_B: Tensor, right_B: Tensor) -> None:
-    sums_C.index_add_(0, classes_B, right_B.long())
+    counts_B = classes_B >= 0
+    sums_C.index_add_(0, classes_B[counts_B], right_B[counts_B].long())
 
 
 class _Batch:

@@ -216,6 +216,17 @@ def test_counts_of_shards_merge_to_those_of_one_pass_and_only_with_their_like() 
         Counts.zero(["one"], [REMOVE], CLASSES).merge(whole)
 
 
+def test_images_of_no_class_fill_a_batch_and_count_for_nothing() -> None:
+    case, units = make_case("clip-p8"), {"one": random_units(96, 0)}
+    whole = swept(case, "resid_post.3", Neurons(), units, [REMOVE, PLUS])
+    sweep = Sweep(case.model, "resid_post.3", Neurons(), case.scorer, units, [REMOVE, PLUS])
+    for rows in torch.arange(IMAGES).split(5):
+        filled = torch.cat([rows, rows[-1:].expand(5 - len(rows) + 2)])
+        labels = torch.where(torch.arange(len(filled)) < len(rows), case.labels[filled], -1)
+        sweep.add(case.images[filled], labels, [IDS[i] for i in filled])
+    assert all(torch.equal(sweep.counts.sums[name], whole.sums[name]) for name in whole.sums)
+
+
 def test_figures_on_paper() -> None:
     """Class 0: 4 of 8 right, then 6; class 1: 1 of 2, then 0; class 2 has no image. (25 - 50) / 2 = -12.5 points."""
     counts = Counts.zero(["a"], [DOUBLE], 3)
