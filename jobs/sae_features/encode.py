@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from jobs.between import bucket_units, pack
+from jobs.masks import find_masks
 from jobs.protocol import Artifact, Inputs
 from jobs.sae_features.between import EMBEDDINGS, IMAGES, TRUTH, codes_name
-from jobs.sae_features.masks import find_masks
 from jobs.tokens.sources import TokenRows
 from miclip_core.sae.features.codes import sort_codes
 from miclip_core.sae.sae import Sae

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from jobs.masks import find_masks
 from jobs.sae_features.concepts import Rows, join_rows, keep_best, patch_entries
-from jobs.sae_features.masks import find_masks
 from miclip_core.sae.features.codes import sort_codes
 from miclip_core.world.scene import CONCEPTS, HELD_OUT_INDICES, World, attributes
 
