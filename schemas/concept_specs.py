@@ -118,6 +118,11 @@ class DescribeSpec(TokensCell):
             raise ValueError("no units; give reads: an align stage for method miclip, an extract stage for the others")
         if self.images is not None:
             raise ValueError("images are those of the stages that it reads; leave images out")
+        if self.unit_mode == "decoded":
+            raise ValueError(
+                "unit_mode decoded is the vector of a feature in one image, but units are described over all; take direction "
+                "or decoded_mean"
+            )
         if self.segmenter == "captions" or self.captioner == "truth":
             raise ValueError("segmenter is truth or a folder, captioner is captions or a folder")
         return self

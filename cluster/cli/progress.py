@@ -74,6 +74,7 @@ _UNITS = {
     "index_images": "files",
     "inspect": "",
     "sae_features": "images",
+    "describe": "images",
     "trace_errors": "images",
     "train_sae": "",
     "import_sae": "",

@@ -33,7 +33,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
 ARTIFACTS: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
 READ_IMAGES = 32
 """Rows of the index that are seen together, counted from 0: so activations do not depend on how the index is cut."""
-OVER_IMAGES = ("map", "means", "pass1", "pass2", "pass3", "overlaps")
+OVER_IMAGES = ("map", "pass1", "pass2", "pass3", "overlaps")
 """Rounds whose shards are ranges of images; all others are about all units, or one bucket of them in round `caption`."""
 
 
@@ -302,8 +302,6 @@ class _Planner:
         rows = units.tokens.forward.rows
         shard_rows = max(1, self.spec.shard_rows // READ_IMAGES) * READ_IMAGES
         names = ["map", "score"]
-        if similarity == "cos_cubed":
-            names = ["means", "map", "score"]
         if method == "v_interp":
             names = ["map", "caption", "score"]
         if method == "netdissect":

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from jobs.describe.lists import list_parts, start_lists
+from jobs.describe.pooled import unit_blocks
 from jobs.describe.task import Task
 from jobs.describe.units import UnitRows
 from jobs.protocol import Artifact, Part
@@ -14,8 +15,10 @@ from miclip_core.dissect.act_values import ActValues
 from miclip_core.dissect.spread import Spread
 from schemas.errors import BadLabels
 
-SUMS = "sums"
-"""sum float64 [L,U] and count int64 [L] of the concepts that are values of labels; low, high float32 [U]; images."""
+SEEN = "seen"
+"""low, high float32 [U] of all units; count int64 [L] of the concepts that are values of labels; images."""
+BLOCK_SUMS = 1 << 24
+"""Sums of one block of units: 128 MB."""
 
 
 class Collector:
@@ -33,12 +36,14 @@ class Collector:
         self._images += len(rows.images)
 
     def results(self) -> Iterator[Artifact]:
-        """The sums of the shard; nothing if it has no image."""
+        """The sums of the shard, block by block of units; nothing if it has no image."""
         sums, spread = self._sums, self._sums.spread
         if sums.sum_MU is None or sums.count_M is None or spread.low_U is None or spread.high_U is None:
             return
-        arrays = {"sum": sums.sum_MU, "count": sums.count_M, "low": spread.low_U, "high": spread.high_U}
-        yield self._task.pack(SUMS, {**arrays, "images": torch.tensor(self._images)})
+        seen = {"low": spread.low_U, "high": spread.high_U, "count": sums.count_M, "images": torch.tensor(self._images)}
+        yield self._task.pack(SEEN, seen)
+        for number, units in enumerate(_blocks(self._task)):
+            yield self._task.pack(_name(number), {"sum": sums.sum_MU[:, units]})
 
 
 collector = Collector
@@ -50,16 +55,27 @@ def finish(task: Task) -> Iterator[Part]:
     Raises:
         BadSpec: tau above the number of living units. BadLabels: no image was seen.
     """
-    total, images = ActValues(len(task.labels.concepts)), 0
-    for found in task.partials("map", SUMS):
-        tensors = {name: torch.from_numpy(array).to(task.device) for name, array in found.items()}
-        images += int(tensors["images"])
-        spread = Spread(tensors["low"], tensors["high"])
-        total.merge(ActValues(total.concepts, tensors["sum"], tensors["count"], spread))
-    if not images:
+    seen = [{key: torch.from_numpy(a) for key, a in found.items()} for found in task.partials("map", SEEN)]
+    if not seen:
         raise BadLabels(f"no image has activations at {task.params['site']}; all were set aside")
-    dead_U = total.spread.silent
-    top = start_lists(task, dead_U)
+    low_U = torch.stack([shard["low"] for shard in seen]).amin(0)
+    high_U = torch.stack([shard["high"] for shard in seen]).amax(0)
+    count_M = torch.stack([shard["count"] for shard in seen]).sum(0)
+    dead_U = Spread(low_U, high_U).silent
+    lists = start_lists(task, dead_U)
     concepts_M = torch.from_numpy(task.labels.concepts).to(task.device)
-    top.add_at(torch.arange(task.units, device=task.device), concepts_M, total.scores())
-    yield from list_parts(task, top, dead_U, images)
+    for number, units in enumerate(_blocks(task)):
+        shards = (torch.from_numpy(found["sum"]) for found in task.partials("map", _name(number)))
+        sum_MU = sum(shards, torch.zeros(len(count_M), units.stop - units.start, dtype=torch.float64))
+        block = ActValues(len(count_M), sum_MU, count_M, Spread(low_U[units], high_U[units]))
+        numbers = torch.arange(units.start, units.stop, device=task.device)
+        lists.add_at(numbers, concepts_M, block.scores().to(task.device))
+    yield from list_parts(task, lists, dead_U, sum(int(shard["images"]) for shard in seen))
+
+
+def _blocks(task: Task) -> list[slice]:
+    return unit_blocks(task.units, len(task.labels.concepts), BLOCK_SUMS)
+
+
+def _name(block: int) -> str:
+    return f"sums-{block:05d}"

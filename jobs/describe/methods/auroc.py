@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.describe.labels import Labels
+from jobs.concept_labels import Labels
 from jobs.describe.lists import list_parts, start_lists
-from jobs.describe.pooled import Pooled, PooledShard
+from jobs.describe.pooled import Pooled, PooledShard, unit_blocks
 from jobs.describe.task import Task
 from jobs.describe.units import UnitRows
 from jobs.protocol import Artifact, Part
-from miclip_core.dissect.spread import Spread
 from miclip_core.sae.features.selectivity import score, sort_entries
 from schemas.errors import BadLabels
 
@@ -50,20 +49,14 @@ def finish(task: Task) -> Iterator[Part]:
     pooled = Pooled.open(task)
     if not len(pooled.image_index):
         raise BadLabels(f"no image has activations at {task.params['site']}; all were set aside")
-    blocks = []
-    for _, t_NU in pooled.blocks():
-        block = Spread()
-        block.add(t_NU)
-        blocks.append(block)
-    dead_U = torch.cat([block.silent for block in blocks])
+    dead_U = pooled.spread.silent
     top = start_lists(task, dead_U)
     concepts_M = torch.from_numpy(task.labels.concepts).to(task.device)
     for units, t_NU in pooled.blocks():
-        for first in range(units.start, units.stop, step := max(1, SCORED_NUMBERS // len(t_NU))):
-            stop = min(first + step, units.stop)
-            scores = _auroc(task, pooled.image_index, t_NU[:, first - units.start : stop - units.start])
-            scores_UM = torch.from_numpy(scores).to(task.device).masked_fill_(dead_U[first:stop, None], torch.nan)
-            top.add_at(torch.arange(first, stop, device=task.device), concepts_M, scores_UM)
+        for some in unit_blocks(t_NU.shape[1], len(t_NU), SCORED_NUMBERS):
+            scores_UM = torch.from_numpy(_auroc(task, pooled.image_index, t_NU[:, some])).to(task.device)
+            numbers = torch.arange(units.start + some.start, units.start + some.stop, device=task.device)
+            top.add_at(numbers, concepts_M, scores_UM.masked_fill_(dead_U[numbers, None], torch.nan))
     yield from list_parts(task, top, dead_U, len(pooled.image_index))
 
 
