@@ -14,7 +14,7 @@ from torch import Tensor
 from jobs.activations import Forward
 from jobs.between import pack, unpack, unpack_all
 from jobs.columns import read_embeddings, read_texts
-from jobs.describe.labels import Labels, read_categories
+from jobs.concept_labels import Labels, read_categories
 from jobs.describe.units import UnitRows
 from jobs.protocol import Artifact, Inputs, Part, Setting
 from miclip_core.sae.sae import Sae
@@ -122,7 +122,10 @@ class Task:
     @cached_property
     def labels(self) -> Labels:
         """Which images are labelled with which concepts, as `labels_from` says."""
-        return Labels(read_categories(self.inputs, self.plan), self.concepts)
+        stage, rows = self.plan.stage, self.plan.rounds[0].rows
+        predictions = stage.inputs.get("predictions")
+        categories = read_categories(self.inputs, stage.inputs["labels"], rows, self.params["labels_from"], predictions)
+        return Labels(categories, self.concepts)
 
     # ---------------------------------------------------------------- what rounds hand to each other
 

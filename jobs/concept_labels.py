@@ -15,7 +15,6 @@ from miclip_core.concepts.names import value_places
 from miclip_core.sae.features.concepts import attribute_categories, label_category
 from miclip_core.sae.features.selectivity import Category
 from schemas.errors import BadLabels, BadSpec
-from schemas.plans import Plan
 
 PREDICTED = "predicted"
 _ANY = 1 << 62
@@ -78,25 +77,28 @@ def _say(category: Category) -> str:
     return f"{category.name} is {', '.join(category.values[:4])}{', ...' if len(category.values) > 4 else ''}"
 
 
-def read_categories(inputs: Inputs, plan: Plan) -> tuple[Category, ...]:
+def read_categories(
+    inputs: Inputs, index: str, rows: int, labels_from: Sequence[str], predictions: str | None = None
+) -> tuple[Category, ...]:
     """The columns that `labels_from` names, or label and all attributes; item n of each is row n of the index.
+
+    predictions: the stage that column `predicted` is of, where that is wanted.
 
     Raises:
         BadLabels: no image has such a column.
     """
-    params: Any = plan.stage.params
-    rows, wanted = plan.rounds[0].rows, tuple(params["labels_from"])
+    wanted = tuple(labels_from)
     labels: list[str | None] = [None] * rows
     attributes: list[Any] = [None] * rows
     columns = ("image_index", "label", "attributes")
-    for batch in inputs.table(plan.stage.inputs["labels"], "images", columns, ("image_index", [(0, rows)])):
-        for index, label, others in zip(*(batch[name].to_pylist() for name in columns), strict=True):
-            labels[index], attributes[index] = label, others
+    for batch in inputs.table(index, "images", columns, ("image_index", [(0, rows)])):
+        for row, label, others in zip(*(batch[name].to_pylist() for name in columns), strict=True):
+            labels[row], attributes[row] = label, others
     named = {category.name: category for category in attribute_categories(attributes, _ANY)}
     if (label_of := label_category(labels)) is not None:
         named = {label_of.name: label_of} | named
-    if PREDICTED in wanted:
-        named |= _predicted(inputs, plan.stage.inputs["predictions"], rows)
+    if PREDICTED in wanted and predictions is not None:
+        named |= _predicted(inputs, predictions, rows)
     if not named or (missing := [name for name in wanted if name not in named]):
         raise BadLabels(
             f"{', '.join(missing) if named else 'labels and attributes'}: not known of these images (columns with at least two "
