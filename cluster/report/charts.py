@@ -63,8 +63,12 @@ def line_chart(
     smooth: bool = False,
     counts: bool = False,
     note: str = "",
+    at: Sequence[tuple[float, str]] = (),
 ) -> Html:
-    """Lines over a common axis; `smooth` draws a running mean, and each step behind it faintly; `counts` begin at 0."""
+    """Lines over a common axis; `smooth` draws a running mean, and each step behind it faintly; `counts` begin at 0.
+
+    at: (x, word) of places along the axis that are marked.
+    """
     lines = [line for line in lines if np.isfinite(line.y).any()]
     if not lines:
         return empty_chart(title, "No values were logged.")
@@ -79,7 +83,7 @@ def line_chart(
         told.append({"name": line.name, "x": _listed(plot_x(x, drawn[0])), "at": _words(drawn[0]),
                      "y": _listed(plot_y(y, drawn[1])), "value": _words(drawn[1])})  # fmt: skip
     series = [Series(line.name, line.colour, line.remark) for line in lines]
-    return figure(title, x, y, marks, series, {"x": x_title, "lines": told}, note)
+    return figure(title, x, y, [_flags(x, at), marks], series, {"x": x_title, "lines": told}, note)
 
 
 def step_chart(title: str, x: Scale, y_title: str, edges: np.ndarray, lines: Sequence[Line], note: str = "") -> Html:
@@ -167,6 +171,24 @@ def _path(x: Scale, y: Scale, xs: np.ndarray, ys: np.ndarray, **attributes: obje
         parts.append(f"{pen}{px(at_x)} {px(at_y)}")
         pen = "L"
     return tag("path", d="".join(parts), **attributes)
+
+
+def _flags(x: Scale, at: Sequence[tuple[float, str]]) -> list[Html]:
+    """Upright lines with a word in a disc on top."""
+    drawn = []
+    for value, word in at:
+        spot = px(float(plot_x(x, value)))
+        disc = tag("circle", cx=spot, cy=TOP + 9, r=9)
+        drawn.append(
+            tag(
+                "g",
+                tag("path", d=f"M{spot} {TOP}V{BOTTOM}"),
+                disc,
+                tag("text", word, x=spot, y=TOP + 13, text_anchor="middle"),
+                class_="flag",
+            )
+        )
+    return drawn
 
 
 def _dot(point: Point, at: tuple[float, float]) -> Html:

@@ -49,17 +49,18 @@ def figure(
     hover: dict[str, Any] | None = None,
     note: str = "",
     dots: bool = False,
+    axes: bool = True,
 ) -> Html:
     """A whole chart.
 
     marks: SVG elements inside the plot. hover: data for the page's script, which shows values under the pointer.
-    note: a sentence below, such as what was left out. dots: the legend shows points, not lines.
+    note: a sentence below, such as what was left out. dots: the legend shows points, not lines. axes: whether places along
+    them mean something.
     """
     told = f"{title}: {y.title} against {x.title}" + (f", {len(series)} series" if len(series) > 1 else "")
     svg = tag(
         "svg",
-        _x_axis(x),
-        _y_axis(y),
+        [_x_axis(x), _y_axis(y)] if axes else None,
         tag("g", marks, class_="marks"),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",

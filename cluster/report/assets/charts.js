@@ -26,6 +26,8 @@ for (const figure of $$(".chart")) {
     mark.addEventListener("focus", () => { const b = mark.getBoundingClientRect(); showTip(mark.dataset.tip, b.right, b.bottom); });
     mark.addEventListener("blur", hideTip);
   }
+  const dots = $$(".cloud circle", plot);
+  if (dots.length) walkDots(plot, dots);
   const groups = $$("g[data-series]", marks);
   for (const button of $$(".legend button", figure)) {
     const mine = groups.filter((g) => g.dataset.series === button.dataset.series);
@@ -68,5 +70,18 @@ function hoverLines(plot, groups, swatches, told) {
     event.preventDefault();
     const box = plot.getBoundingClientRect();
     show(at + step, box.left + (at + step) * scale(), box.top + 20 * scale());
+  });
+}
+
+// Many points: the chart is one stop of the tab key, and the arrow keys walk from point to point, from left to right.
+function walkDots(plot, dots) {
+  const order = dots.toSorted((a, b) => a.cx.baseVal.value - b.cx.baseVal.value);
+  plot.setAttribute("tabindex", "0");
+  plot.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const there = order.filter((dot) => !dot.closest(".off")), at = there.indexOf(document.activeElement);
+    there[at < 0 ? 0 : Math.max(0, Math.min(there.length - 1, at + step))]?.focus({ preventScroll: true });
   });
 }

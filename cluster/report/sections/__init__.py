@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from cluster.report.section import Section
-from cluster.report.sections import concepts, densities, extract, features, models, overview, sweep
+from cluster.report.sections import (
+    attention,
+    concepts,
+    densities,
+    encoders,
+    extract,
+    features,
+    geometry,
+    interventions,
+    methods,
+    models,
+    overview,
+    sweep,
+    traces,
+    units,
+)
 
 SECTIONS: tuple[Section, ...] = (
     overview.SECTION,
@@ -13,4 +28,11 @@ SECTIONS: tuple[Section, ...] = (
     densities.SECTION,
     concepts.SECTION,
     features.SECTION,
+    encoders.SECTION,
+    units.SECTION,
+    methods.SECTION,
+    interventions.SECTION,
+    traces.SECTION,
+    attention.SECTION,
+    geometry.SECTION,
 )

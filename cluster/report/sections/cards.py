@@ -9,10 +9,10 @@ from cluster.report.data import ReportData
 from cluster.report.frame import px
 from cluster.report.html import Html, join, tag
 from cluster.report.numbers import percent, short_number
-from cluster.report.pictures import Box
 from cluster.report.sections.choice import Choice
 from cluster.report.sections.saes import Described
-from cluster.report.tiles import Heat, Views, make_tile
+from cluster.report.sections.unit_images import stored_map
+from cluster.report.tiles import Views, make_tile
 
 FIGURES = (
     ("density", "density", "share of tokens on which it is active"),
@@ -100,15 +100,8 @@ def _tiles(cards: Cards, feature: int, data: ReportData, views: Views, largest: 
             image["image_id"],
             f"Image {image['rank'] + 1}, code {words}",
             words,
-            heat_of(image, largest, views.box(cards.sae.model, cards.sae.stage, image["image_id"])),
+            stored_map(image, largest, views.box(cards.sae.model, cards.sae.stage, image["image_id"])),
         )
-
-
-def heat_of(image: dict[str, Any], largest: float, box: Box) -> Heat | None:
-    """The map of a row of sae_top_images, if it has one."""
-    if not (image["map"] and image["grid_h"] and image["grid_w"]):
-        return None
-    return Heat(image["map"], image["grid_h"], image["grid_w"], largest, box)
 
 
 def _histogram(counts: Sequence[int]) -> Html:

@@ -14,7 +14,7 @@ from cluster.report.sections.saes import Described
 PAGE_BYTES = 12_000_000
 """What cards may take, so that a whole page stays below 15 MB."""
 UNIT_BYTES = 5_000_000
-"""Of them what cards of named units take, where there are any."""
+"""Of them what named units take, where there are any."""
 PLANS = ((48, 9), (48, 6), (32, 6), (24, 4), (16, 4), (12, 3), (8, 3))
 """(features per SAE, images per feature), from what we would like down to what is still worth a look."""
 CARD_BYTES, TILE_BYTES, THUMBNAIL_BYTES, VALUE_BYTES = 5500, 420, 2400, 1.4

@@ -1,0 +1,78 @@
+"""Which methods beat which: the tests of a report, asked by place and measure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cluster.report.data import ReportData
+from cluster.report.sections.places import Place, place_of
+from cluster.report.sections.variants import is_truth
+
+LEVEL = 0.05
+"""A corrected p-value below it counts as a difference."""
+
+
+class Contest(NamedTuple):
+    """How one method stands to the others by one measure: those it beats, those that beat it, and those it was compared with."""
+
+    beats: tuple[str, ...]
+    beaten_by: tuple[str, ...]
+    against: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """In plain words; nothing where it beats nobody."""
+        if not self.against:
+            return ""
+        if len(self.beats) == len(self.against):
+            return "better than all others" if len(self.beats) > 1 else f"better than {self.beats[0]}"
+        return f"better than {len(self.beats)} of {len(self.against)}" if self.beats else ""
+
+
+class Tests:
+    """All rows of method_tests."""
+
+    def __init__(self, data: ReportData) -> None:
+        self.rows = data.table("method_tests").to_pylist()
+        self._by: dict[tuple[Place, str], list[dict[str, Any]]] = defaultdict(list)
+        for row in self.rows:
+            self._by[place_of(row), row["measure"]].append(row)
+
+    def contest(self, place: Place, measure: str, variant: str, less_is_better: bool = False) -> Contest:
+        """Against every other method with a test at this place; the truth takes no part."""
+        beats: list[str] = []
+        beaten: list[str] = []
+        against: list[str] = []
+        for row in self._by.get((place, measure), ()):
+            if variant not in (row["variant"], row["against"]) or is_truth(row["variant"]) or is_truth(row["against"]):
+                continue
+            first = row["variant"] == variant
+            other = row["against"] if first else row["variant"]
+            against.append(other)
+            if is_real(row):
+                ahead = (row["difference"] > 0) == first
+                (beats if ahead != less_is_better else beaten).append(other)
+        return Contest(*(tuple(dict.fromkeys(names)) for names in (beats, beaten, against)))
+
+
+def is_real(row: Mapping[str, Any]) -> bool:
+    """Whether a difference stands after correction."""
+    return row["p_holm"] is not None and row["p_holm"] < LEVEL and bool(row["difference"])
+
+
+def pairs_once(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each pair of methods once by each measure, turned so that the first is ahead."""
+    kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = (place_of(row), row["measure"], *sorted((row["variant"], row["against"])))
+        if key not in kept:
+            kept[key] = _turn(row) if (row["difference"] or 0) < 0 else row
+    return list(kept.values())
+
+
+def _turn(row: dict[str, Any]) -> dict[str, Any]:
+    low, high = (None if v is None else -v for v in (row["high"], row["low"]))
+    changes = {"variant": row["against"], "against": row["variant"], "difference": -row["difference"]}
+    return {**row, **changes, "low": low, "high": high, "sd_seed": None, "seeds": None}

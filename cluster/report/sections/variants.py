@@ -1,0 +1,49 @@
+"""The methods of a report: their order, and the colour that each has in every section."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cluster.report.colours import series_class
+from cluster.report.data import ReportData
+from cluster.report.html import Html, tag
+
+ORDER = ("miclip", "clip_dissect", "netdissect", "v_interp", "act_values")
+TRUTH = "auroc"
+"""The method that knows the labels: what the others are judged by, not one of them."""
+TABLES = ("descriptions", "intervention_summary", "method_scores", "trace_summary", "geometry_summary")
+
+
+class Variants:
+    """Every method of the tables of a report, each with a number that is its colour."""
+
+    def __init__(self, data: ReportData) -> None:
+        found = {v for name in TABLES for v in data.table(name, ["variant"])["variant"].unique().to_pylist()}
+        self.names = tuple(sorted(found, key=place))
+        self._numbers = {name: number for number, name in enumerate(self.names)}
+
+    def colour(self, variant: str) -> int:
+        """Number of its series."""
+        return self._numbers.get(variant, len(self.names))
+
+    def legend(self, variants: Iterable[str]) -> Html:
+        """Names beside their colours."""
+        return tag("ul", (tag("li", self.label(v)) for v in sorted(set(variants), key=place)), class_="methods")
+
+    def label(self, variant: str, remark: str = "") -> Html:
+        """A name with a spot of its colour."""
+        more = tag("span", remark, class_="remark") if remark else None
+        return tag(
+            "span", tag("i", class_="spot"), variant, more, class_=f"method {series_class(self.colour(variant))}"
+        )
+
+
+def place(variant: str) -> tuple[int, str]:
+    """By method, our own first and the truth last."""
+    method = variant.partition(" ")[0]
+    return (ORDER.index(method) if method in ORDER else len(ORDER) + (method == TRUTH), variant)
+
+
+def is_truth(variant: str) -> bool:
+    """Whether it is the method that knows the labels."""
+    return variant.partition(" ")[0] == TRUTH
