@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from miclip_core.align.attending import attending_block
 from miclip_core.intervene.edits import check_units
 from miclip_core.sae.codes import Codes
-from miclip_core.sae.evaluate import check_site
+from miclip_core.sae.evaluate import check_site, one_site
 from miclip_core.sae.sae import Sae
-from miclip_core.zoo.capture import split_block
 from miclip_core.zoo.edits import Edit, rows_of
 from miclip_core.zoo.model import VisionModel
-from schemas.errors import UnknownSite, UnsupportedBlock
+from schemas.errors import UnsupportedBlock
 from schemas.intervene import MapActivation
 from schemas.refs import Site
 
@@ -49,12 +49,26 @@ def attention_maps(
         return back(_of_units(sae, rows_BPD, units_BK, activation))
 
     edit = Edit(Site(path=known.path, tokens="patch"), "fn", only_units)
+    return _attention(model, block, images_BCIJ, [edit])
+
+
+@torch.no_grad()
+def model_attention(model: VisionModel, site: str | Site, images_BCIJ: Tensor) -> Tensor:
+    """The same of the model as it is, [B, h, w]: its own attention after the site, restricted to the patches.
+
+    Raises:
+        UnsupportedBlock, UnknownSite, BadSite: as `attention_maps`.
+    """
+    return _attention(model, _next_block(model, one_site(model, site)), images_BCIJ, [])
+
+
+def _attention(model: VisionModel, block: int, images_BCIJ: Tensor, edits: list[Edit]) -> Tensor:
     q, k = f"q.{block}@cls", f"k.{block}@patch"
-    out = model.run(images_BCIJ, [q, k], [edit])
+    out = model.run(images_BCIJ, [q, k], edits)
     math = model.family.blocks[block].math
-    assert math is not None and facts.grid is not None
+    assert math is not None and model.facts.grid is not None
     pattern_BHP = math.pattern(out[q][:, :, None], out[k])[:, :, 0]
-    return pattern_BHP.mean(1).float().unflatten(1, facts.grid)
+    return pattern_BHP.mean(1).float().unflatten(1, model.facts.grid)
 
 
 def entropy(saliency_BIJ: Tensor) -> Tensor:
@@ -79,22 +93,10 @@ def points_inside(saliency_BIJ: Tensor, masks_BIJ: Tensor) -> Tensor:
 
 
 def _next_block(model: VisionModel, site: Site) -> int:
-    name, block = split_block(site.path)
-    if not model.facts.has_cls or not model.family.blocks:
-        raise UnsupportedBlock(f"{model.facts.model} has no class token in transformer blocks, so no attention of one")
-    if (
-        name != "resid_post"
-        or block is None
-        or block + 1 >= model.facts.n_blocks
-        or site.tokens not in ("patch", "all")
-    ):
-        raise UnknownSite(
-            f"{site}: attention maps need resid_post.l@patch with l from 0 to {model.facts.n_blocks - 2} of "
-            f"{model.facts.model}, so that a block follows"
-        )
-    if model.family.blocks[block + 1].math is None:
-        raise UnsupportedBlock(f"block {block + 1} of {model.facts.model} has no exact rule for its queries and keys")
-    return block + 1
+    block = attending_block(model.facts, site)
+    if not model.family.blocks or model.family.blocks[block].math is None:
+        raise UnsupportedBlock(f"block {block} of {model.facts.model} has no exact rule for its queries and keys")
+    return block
 
 
 def _of_units(sae: Sae, x_BPD: Tensor, units_BK: Tensor, activation: MapActivation) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from miclip_core.align.attention_maps import attention_maps, entropy, mass_inside, points_inside
+from miclip_core.align.attention_maps import attention_maps, entropy, mass_inside, model_attention, points_inside
 from miclip_core.sae.sae import Sae
 from miclip_core.world.evaluate import held_out, pixels_of
 from miclip_core.zoo.load import load_model
@@ -48,6 +48,8 @@ def test_all_features_of_an_sae_without_error_give_the_models_own_attention(
     patches_BHP = row_BHT[..., 1:] / row_BHT[..., 1:].sum(-1, keepdim=True)
     torch.testing.assert_close(saliency, patches_BHP.mean(1).reshape(4, 8, 8), atol=1e-5, rtol=1e-4)
     assert float(saliency.amax()) > 1.5 / 64  # not uniform
+    own = model_attention(model, SITE, IMAGES)
+    torch.testing.assert_close(own, patches_BHP.mean(1).reshape(4, 8, 8))
 
 
 @pytest.mark.parametrize("activation", ["linear", "sae"])
