@@ -23,8 +23,8 @@ class InterveneSpec(ForwardCell):
     changes: Annotated[tuple[Change, ...], Field(min_length=1), RESULT] = (Change(beta=2.0), Change(beta=0.0))
     error: Annotated[tuple[ErrorMode, ...], Field(min_length=1), RESULT] = ("keep",)
     """What of a feature's activation the SAE does not reconstruct: kept, or dropped and measured against the reconstruction."""
-    positions: Annotated[Literal["all", "patch", "cls"], RESULT] = "all"
-    """Tokens at which units are changed; a map is changed everywhere."""
+    positions: Annotated[Literal["all", "patch", "cls"] | None, RESULT] = None
+    """Tokens at which units are changed: if left out, all for neurons and those of its SAE for a feature; a map is changed everywhere."""
     tau: Annotated[int | None, Field(ge=1), RESULT] = None
     """Units of a class; all that its list has if left out."""
     classes: Annotated[Classes | None, RESULT] = None

@@ -127,7 +127,7 @@ def _stages(
             **forward.params,
             **about,
             "site": str(site),
-            "positions": spec.positions if _has_tokens(facts, site) else "all",
+            "positions": site.tokens if _has_tokens(facts, site) else "all",
             "unit_kind": found.units.unit_kind,
             "variant": found.variant.name,
             "seed": found.variant.seed,
@@ -148,11 +148,12 @@ def _has_tokens(facts: ModelFacts, site: Site) -> bool:
 
 
 def _find_site(cell: Cell, facts: ModelFacts, found: Described) -> Site:
-    """Where the units are changed: their site, at the tokens that `positions` says; a map or vector as a whole."""
+    """Where the units are changed: their site, at the tokens that `positions` says, else at all or those of the SAE."""
     spec = cell.spec
     assert isinstance(spec, InterveneSpec)
     own = Site.parse(found.units.site)
-    (site,) = resolve_sites(facts, [Site(path=own.path, tokens=spec.positions if _has_tokens(facts, own) else None)])
+    tokens = spec.positions or (own.tokens if found.units.sae else "all")
+    (site,) = resolve_sites(facts, [Site(path=own.path, tokens=tokens if _has_tokens(facts, own) else None)])
     if found.units.sae is None:
         return site
     if own.reduce is not None and not isinstance(own.reduce, Sample):
@@ -163,7 +164,7 @@ def _find_site(cell: Cell, facts: ModelFacts, found: Described) -> Site:
     if site.tokens != own.tokens:
         raise BadSpec(
             f"stages.{cell.name}.positions: {spec.positions}, but {found.units} are of an SAE of the tokens @{own.tokens}; "
-            f"give positions: {own.tokens}"
+            f"leave positions out, or give positions: {own.tokens}"
         )
     return site
 
