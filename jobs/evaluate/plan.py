@@ -156,12 +156,10 @@ def _params(spec: EvaluateSpec, clip: ModelFacts, known: Known) -> dict[str, Jso
 def _inputs(
     facts: ModelFacts, clip: ModelFacts, described: Iterable[Described], changed: Iterable[_Effects]
 ) -> dict[str, str]:
-    """Named by number in order of their digests, so that the order in which they are read does not matter."""
+    """Numbered in the order that they have of their own, so that the one in which they are read does not matter."""
     inputs = {"model": model_digest(facts), "clip": model_digest(clip)}
-    for name, stages in (("describe", described), ("intervene", changed)):
-        digests = sorted(one.stage.digest for one in stages)
-        inputs |= {f"{name}.{number}": stage for number, stage in enumerate(digests)}
-    return inputs
+    inputs |= {f"describe.{number}": one.stage.digest for number, one in enumerate(described)}
+    return inputs | {f"intervene.{number}": one.stage.digest for number, one in enumerate(changed)}
 
 
 def _text_pass(clip: ModelFacts) -> Forward:

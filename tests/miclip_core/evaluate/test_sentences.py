@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from miclip_core.evaluate.descriptions import compare_descriptions
 from miclip_core.evaluate.sentences import TowerEncoder, embed_each, load_sentence_encoder
-from miclip_core.torchvision_shim import ensure_torchvision
 from schemas.errors import MissingPackage, UnknownModel
+from tests.miclip_core.evaluate.tiny_sentences import make_sentence_encoder
 
 
 def letters(texts: Sequence[str]) -> Tensor:
@@ -69,32 +68,14 @@ def test_without_the_package_the_error_names_the_extra(tmp_path: Path, monkeypat
 
 
 def test_a_folder_of_sentence_transformers_pools_and_normalises_as_it_says(tmp_path: Path) -> None:
-    """A BERT of random weights over six words; the oracle averages its last states over the words by hand."""
-    ensure_torchvision()
-    package = pytest.importorskip("sentence_transformers")
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    """The oracle averages the last states of the BERT inside over the words by hand."""
+    encoder = load_sentence_encoder(make_sentence_encoder(tmp_path))
+    from transformers import BertModel
 
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "blue", "circle"]
-    raw = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    tokeniser = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
-    torch.manual_seed(0)
-    config = BertConfig(vocab_size=7, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
-    bert = BertModel(config).half().eval()
-    bert.save_pretrained(tmp_path / "bert")
-    tokeniser.save_pretrained(tmp_path / "bert")
-    parts = importlib.import_module("sentence_transformers.models")
-    modules = [parts.Transformer(str(tmp_path / "bert")), parts.Pooling(16, "mean"), parts.Normalize()]
-    package.SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "tiny"))
-
-    encoder = load_sentence_encoder(tmp_path / "tiny")
+    bert = BertModel.from_pretrained(tmp_path / "bert").float().eval()
     found = encoder.embed(["red circle", "blue"])
     assert encoder.name == "tiny" and found.dtype == torch.float32 and found.shape == (2, 16)
     for row, ids in zip(found, ([2, 4, 6, 3], [2, 5, 3])):
         with torch.no_grad():
-            state = bert.float()(torch.tensor([ids])).last_hidden_state[0].mean(0)
+            state = bert(torch.tensor([ids])).last_hidden_state[0].mean(0)
         assert torch.allclose(row, state / state.norm(), atol=1e-5)
