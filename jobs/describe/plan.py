@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import JsonValue
 
 from jobs.activations import Forward, get_facts
 from jobs.concepts import concept_columns, get_concepts
+from jobs.describe.sizes import READ_IMAGES, Sizes, between_bytes, method_bytes
 from jobs.describe.spatial import caption_buckets, check_spatial, spatial_effort, spatial_params
 from jobs.embeddings import clip_forward, clip_images_plan, clip_texts_plan
 from jobs.encoders import Encoder, find_encoders, tokens_of
+from jobs.memory import LIBRARY_BYTES
 from jobs.predictions import class_names, predictions_read
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_tokens import SiteTokens, find_stored, find_whole, patch_positions, whole_site
@@ -31,8 +34,8 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """What earlier rounds make only goes on to later ones."""
 ARTIFACTS: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
-READ_IMAGES = 32
-"""Rows of the index that are seen together, counted from 0: so activations do not depend on how the index is cut."""
+USUAL_LATENTS = 16
+"""Latents of an SAE per channel, where nobody says."""
 OVER_IMAGES = ("map", "pass1", "pass2", "pass3", "overlaps")
 """Rounds whose shards are ranges of images; all others are about all units, or one bucket of them in round `caption`."""
 
@@ -246,6 +249,8 @@ class _Planner:
         """What the method needs to know, and nothing else: another setting of another method changes no digest."""
         spec = self.spec
         found: dict[str, JsonValue] = {}
+        if (latents := _latents(units.sae)) is not None:
+            found["latents"] = latents
         if method in OF_A_CLIP:
             found |= {"clip": self.cell.clip, "templates": _plain(spec.templates)}
         if method == "miclip":
@@ -327,6 +332,12 @@ class _Planner:
         return effort | (spatial_effort(method, self.spec, self.facts) if method in SPATIAL else {})
 
 
+def _latents(sae: StageSpec | None) -> int | None:
+    """Of an SAE that is trained here; what one has that is imported is known when its file is read."""
+    settings = sae.params.get("sae") if sae is not None else None
+    return int(str(settings["latents"])) if isinstance(settings, dict) else None
+
+
 def _path(stage: StageSpec) -> str:
     """A site without its positions."""
     return Site.parse(str(stage.params["site"])).path
@@ -336,6 +347,39 @@ def _plain(templates: str | Sequence[str]) -> JsonValue:
     return templates if isinstance(templates, str) else list(templates)
 
 
+def sizes_of(plan: Plan, known: Known) -> Sizes:
+    """What a plan is about; of an SAE whose latents only its file says, USUAL_LATENTS times the width of the site."""
+    params: Any = plan.stage.params
+    effort: Any = plan.effort
+    clip = known.models.get(params.get("clip") or "")
+    units = effort["width"]
+    if params["unit_kind"] == "features":
+        units = params.get("latents") or USUAL_LATENTS * units
+    return Sizes(
+        rows=tokens_of(plan).forward.rows,
+        shard_rows=plan.rounds[0].shard_rows,
+        positions=effort["per_image"],
+        width=effort["width"],
+        units=units,
+        concepts=len(params["concepts"]),
+        dim=clip.embed_dim or 0 if clip is not None else 0,
+        tau=params["tau"],
+    )
+
+
 def estimate(plan: Plan, known: Known) -> Estimate:
-    """What it costs to see the images; see the methods for what scoring takes."""
-    return Estimate()
+    """Images that are looked at, forward passes that nothing stored, products of units and concepts, and memory."""
+    facts = known.models.get(plan.stage.subject)
+    if facts is None or plan.stage.kind != "describe":
+        return Estimate()
+    sizes, tokens, method = sizes_of(plan, known), tokens_of(plan), plan.stage.output
+    similarity: Any = plan.stage.params.get("similarity")
+    weights = 4 * 2 * sizes.units * sizes.width if plan.stage.params["unit_kind"] == "features" else 0
+    live = 0 if tokens.stored else sizes.rows * facts.flops
+    return Estimate(
+        images=sizes.rows,
+        flops=live + 2 * sizes.units * sizes.concepts * max(sizes.dim, 1),
+        bytes=between_bytes(method, similarity, sizes) + 16 * sizes.tau * (sizes.units + sizes.concepts),
+        memory=method_bytes(method, similarity, sizes) + weights,
+        worker_memory=LIBRARY_BYTES + (0 if tokens.stored else 8 * facts.params),
+    )

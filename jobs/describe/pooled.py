@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jobs.describe.sizes import BLOCK_NUMBERS
 from jobs.describe.task import Task
 from jobs.protocol import Artifact
 from miclip_core.dissect.spread import Spread
 
-BLOCK_NUMBERS = 1 << 26
-"""Activations of one block of units over all images: 256 MB as float32."""
 IMAGES = "images"
 
 

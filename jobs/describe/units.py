@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.describe.plan import READ_IMAGES
+from jobs.describe.sizes import READ_BYTES, READ_IMAGES
 from jobs.encoders import tokens_of
 from jobs.models import open_model
 from jobs.protocol import Inputs, Setting
@@ -20,9 +20,6 @@ from miclip_core.dissect.pool import Pooling, pool_codes, pool_rows
 from miclip_core.sae.codes import Codes
 from miclip_core.sae.sae import Sae
 from schemas.plans import Shard
-
-READ_BYTES = 64 << 20
-"""Tokens that are asked for at once, as float32."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,15 +12,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from miclip_core.concepts.memory import CACHED, CONCEPT_BLOCK, SLACK, UNIT_BLOCK
 from miclip_core.concepts.top import NONE, TopLists, TopScores
 from schemas.errors import BadSpec
 
-UNIT_BLOCK, CONCEPT_BLOCK = 2048, 4096
-SLACK = 3
-"""How many more than tau are kept by fast products, so that the exact ones of these few can show that no other matters."""
 _ONE = 2.0**26
-_CACHED = 2**18
-"""Numbers of float64 that stay near a processor while they are worked on."""
 
 
 @torch.no_grad()
@@ -72,20 +68,6 @@ def score_blocks(
     out.concepts_of_unit.put(first_unit, described)
     out.units_of_concept.put(0, located, first_unit)
     return out
-
-
-def scoring_bytes(
-    units: int, concepts: int, width: int, tau: int, unit_block: int = UNIT_BLOCK, concept_block: int = CONCEPT_BLOCK
-) -> int:
-    """Memory that `score_blocks` takes at most beside the vectors it is given, in bytes.
-
-    16 for each score of a block (exact, float32, and a few of each row), 16 for each number of the vectors of a block,
-    all concepts once in float32, 64 for each place of a list and 80 for each row of either kind; never units x concepts.
-    """
-    unit_block, concept_block = min(unit_block, units), min(concept_block, concepts)
-    scores = 16 * unit_block * concept_block
-    vectors = 4 * concepts * width + 16 * (unit_block + concept_block) * width
-    return scores + vectors + (units + concepts) * (80 + 64 * (tau + SLACK)) + 64 * _CACHED
 
 
 class _Vectors:
@@ -155,7 +137,7 @@ def _settle(
     width = a.x_NE.shape[1]
     margin = _margin(width)
     unsure, trusted = [], True
-    for rows in a.scored.split(max(1, _CACHED // (near.k * max(width, 1)))):
+    for rows in a.scored.split(max(1, CACHED // (near.k * max(width, 1)))):
         ids, fast = near.ids_NK[rows], near.scores_NK[rows]
         b_RKE = b.exact(ids.clamp(min=0).flatten()).view(*ids.shape, width)
         known = ids != NONE

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from miclip_core.concepts.cosines import CONCEPT_BLOCK, UNIT_BLOCK, score_blocks, scoring_bytes
+from miclip_core.concepts.cosines import score_blocks
+from miclip_core.concepts.memory import CONCEPT_BLOCK, UNIT_BLOCK, scoring_bytes
 from miclip_core.concepts.top import TopScores
 from tests.benchmarks.measures import run_child, seconds
 

@@ -8,6 +8,7 @@ import torch
 
 from jobs.describe.lists import list_parts, start_lists
 from jobs.describe.pooled import unit_blocks
+from jobs.describe.sizes import BLOCK_SUMS
 from jobs.describe.task import Task
 from jobs.describe.units import UnitRows
 from jobs.protocol import Artifact, Part
@@ -17,8 +18,6 @@ from schemas.errors import BadLabels
 
 SEEN = "seen"
 """low, high float32 [U] of all units; count int64 [L] of the concepts that are values of labels; images."""
-BLOCK_SUMS = 1 << 24
-"""Sums of one block of units: 128 MB."""
 
 
 class Collector:

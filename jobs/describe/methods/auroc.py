@@ -11,14 +11,12 @@ from torch import Tensor
 from jobs.concept_labels import Labels
 from jobs.describe.lists import list_parts, start_lists
 from jobs.describe.pooled import Pooled, PooledShard, unit_blocks
+from jobs.describe.sizes import RANKED_NUMBERS
 from jobs.describe.task import Task
 from jobs.describe.units import UnitRows
 from jobs.protocol import Artifact, Part
 from miclip_core.sae.features.selectivity import score, sort_entries
 from schemas.errors import BadLabels
-
-SCORED_NUMBERS = 1 << 22
-"""Activations that are ranked at once, of some 100 bytes each."""
 
 
 class Collector:
@@ -53,7 +51,7 @@ def finish(task: Task) -> Iterator[Part]:
     top = start_lists(task, dead_U)
     concepts_M = torch.from_numpy(task.labels.concepts).to(task.device)
     for units, t_NU in pooled.blocks():
-        for some in unit_blocks(t_NU.shape[1], len(t_NU), SCORED_NUMBERS):
+        for some in unit_blocks(t_NU.shape[1], len(t_NU), RANKED_NUMBERS):
             scores_UM = torch.from_numpy(_auroc(task, pooled.image_index, t_NU[:, some])).to(task.device)
             numbers = torch.arange(units.start + some.start, units.start + some.stop, device=task.device)
             top.add_at(numbers, concepts_M, scores_UM.masked_fill_(dead_U[numbers, None], torch.nan))

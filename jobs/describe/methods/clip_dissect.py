@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jobs.describe.lists import list_parts, start_lists
 from jobs.describe.pooled import Pooled, PooledShard, unit_blocks
+from jobs.describe.sizes import BLOCK_SCORES, IMAGES_AT_ONCE, WAITING_NUMBERS
 from jobs.describe.task import Collector, Task
 from jobs.describe.units import UnitRows
 from jobs.protocol import Artifact, Part
@@ -27,12 +28,6 @@ from miclip_core.dissect.wpmi import SOFT_WPMI, WPMI, Marginal, Pmi, log_likelih
 from schemas.errors import TooFewImages
 
 STATE = "state"
-WAITING_NUMBERS = 1 << 22
-"""Activations that are taken in at once: short batches cost more than they hold."""
-BLOCK_SCORES = 1 << 24
-"""Scores of units x concepts that exist at once, of some 30 bytes each while they are made."""
-IMAGES_AT_ONCE = 1024
-"""Whose cosines with all concepts exist at once in `cos_cubed`."""
 PMI = {"wpmi": WPMI, "soft_wpmi": SOFT_WPMI}
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from miclip_core.concepts import cosines
-from miclip_core.concepts.cosines import score_blocks, scoring_bytes
+from miclip_core.concepts.cosines import score_blocks
+from miclip_core.concepts.memory import scoring_bytes
 from miclip_core.concepts.top import NONE, TopScores
 from schemas.errors import BadSpec
 from tests.miclip_core.concepts.test_top import assert_is_best, best, listed
