@@ -12,14 +12,14 @@ from torch import Tensor
 
 from miclip_core.intervene.edits import Held, UnitKind, check_units, is_void
 from miclip_core.sae.evaluate import one_site
-from miclip_core.zoo.edits import Edit, rows_of
+from miclip_core.zoo.edits import rows_of
 from miclip_core.zoo.model import VisionModel
-from miclip_core.zoo.select import position_axis
-from miclip_core.zoo.suffix import Suffix, latest_name
+from miclip_core.zoo.select import position_axis, whole_site
+from miclip_core.zoo.suffix import Suffix
 from schemas.errors import BadUnits, UnknownSite
 from schemas.intervene import Change
-from schemas.models import Layout, selected_range
-from schemas.refs import Site, Tokens
+from schemas.models import selected_range
+from schemas.refs import Site
 
 
 class Scorer(Protocol):
@@ -141,8 +141,7 @@ class Sweep:
         BadSite, UnknownSite, BadSae: the site cannot be edited, the SAE is of another, or the scorer's site is missing.
         BadUnits: units that are not there, methods with other numbers of classes, or one class and nothing off it.
         """
-        known = one_site(model, site)
-        self._site = latest_name(model, Site(path=known.path, tokens=known.tokens))
+        self._site = one_site(model, site)
         for units_CK in units.values():
             check_units(units_CK, kind.count(model, site))
         self._model, self._kind, self._scorer = model, kind, scorer
@@ -151,7 +150,7 @@ class Sweep:
         if off_class_seed is not None and self._classes < 2:
             raise BadUnits("there is no other class whose units could be edited; give off_class_seed=None")
         self._seed = off_class_seed
-        self._suffix = Suffix(model, str(self._site), [scorer.site])
+        self._suffix = Suffix(model, self._site.path, [scorer.site])
         if not self._suffix.targets:
             raise UnknownSite(f"{model.facts.model} has no {scorer.site}, which the classes are told from")
         self.counts = Counts.zero(tuple(units), tuple(changes), self._classes)
@@ -213,16 +212,12 @@ class _Batch:
 
     def __init__(self, sweep: Sweep, images_BCIJ: Tensor, labels_B: Tensor) -> None:
         self._sweep, self._labels_B = sweep, labels_B
-        model, site = sweep._model, sweep._site
-        facts = model.facts.site(site.path)
-        whole_name = str(model.sites([Site(path=site.path, tokens=_WHOLE[facts.layout])])[0])
-        out = sweep._suffix.begin(images_BCIJ, [whole_name])
+        self._facts = sweep._model.facts.site(sweep._site.path)
+        whole = whole_site(self._facts)
+        out = sweep._suffix.begin(images_BCIJ, [whole])
         self.right_clean = self._right(out)
-        whole, axis = out[whole_name], position_axis(facts)
-        if axis is not None and facts.layout != "map":
-            first, last = selected_range(facts, site.tokens)
-            whole = whole.narrow(axis, first, last - first)
-        rows_BRW, self._back = rows_of(facts, whole)
+        self._whole = out[str(whole)]
+        rows_BRW, self._back = rows_of(self._facts, self._selected(self._whole))
         self._held: Held = sweep._kind.hold(rows_BRW)
         keeps = sweep._kind.keeps_clean
         self.right_in_reference = self.right_clean if keeps else self._answer(self._held.reference_BRW)
@@ -234,17 +229,23 @@ class _Batch:
         return self._answer(self._held.edited(units_BK, change))
 
     def _answer(self, rows_BRW: Tensor) -> Tensor:
-        site, value = self._sweep._site, self._back(rows_BRW)
-        if site.path == self._sweep._scorer.site:  # nothing comes between the edit and the answer
-            return self._right({site.path: value})
-        return self._right(self._sweep._suffix.edited([Edit(site, "set", value)]))
+        new = self._whole.clone()
+        self._selected(new).copy_(self._back(rows_BRW))
+        if self._facts.path == self._sweep._scorer.site:  # nothing comes between the edit and the answer
+            return self._right({self._facts.path: new})
+        return self._right(self._sweep._suffix.replaced(new))
+
+    def _selected(self, whole: Tensor) -> Tensor:
+        """The positions of the site, as a view."""
+        axis = position_axis(self._facts)
+        if axis is None or self._facts.layout == "map":
+            return whole
+        first, last = selected_range(self._facts, self._sweep._site.tokens)
+        return whole.narrow(axis, first, last - first)
 
     def _right(self, out: Mapping[str, Tensor]) -> Tensor:
         scores_BC = self._sweep._scorer.scores(out[self._sweep._scorer.site])
         return scores_BC.argmax(1).cpu() == self._labels_B
-
-
-_WHOLE: dict[Layout, Tokens | None] = {"tokens": "all", "heads": "all", "map": "map", "vector": None}
 
 
 def other_class(seed: int, image_id: str, label: int, classes: int) -> int:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from miclip_core.zoo.edits import Edit
-from miclip_core.zoo.model import CachedBlock, VisionModel
+from miclip_core.zoo.model import VisionModel
 from miclip_core.zoo.select import select
+from miclip_core.zoo.start import CachedBlock
 from schemas.errors import UnknownSite
 from schemas.refs import Site
 

@@ -38,6 +38,7 @@ def describe(visual: Any) -> Family:
         act_kind=activation_kind(stages[0].layers[0].activation),
         pool="avg",
         final_norm_position="none",
+        steps=_steps(tower),
         readout=partial(_readout, grid),
     )
 
@@ -76,6 +77,13 @@ def _sites(visual: Any, tower: Any) -> dict[str, Entry]:
         "embedding": Native(flatten, layout="vector"),
         "logits": Native(visual.classifier, layout="vector"),
     }
+
+
+def _steps(tower: Any) -> tuple[tuple[nn.Module, str | None], ...]:
+    numbered = (
+        (s, b, block) for s, stage in enumerate(tower.encoder.stages, 1) for b, block in enumerate(stage.layers)
+    )
+    return ((tower.embedder, "stem"), *((block, f"conv.{s}.{b}.out") for s, b, block in numbered))
 
 
 def _readout(grid: tuple[int, int]) -> Readout:

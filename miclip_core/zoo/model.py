@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,22 +16,15 @@ from miclip_core.zoo import geometry
 from miclip_core.zoo.attention import CHAIN
 from miclip_core.zoo.capture import Capture, split_block
 from miclip_core.zoo.edits import Edit
-from miclip_core.zoo.select import position_axis, select
+from miclip_core.zoo.select import position_axis, select, whole_site
 from miclip_core.zoo.sitemap import BlockWeights, Derived, Entry, Family, Native, Readout, module_entry, promote
+from miclip_core.zoo.start import CachedBlock, entrances, replaced_parts, skipping, with_start
 from miclip_core.zoo.text import TextTower
 from schemas.errors import GeometryMismatch, NotInEval, UnknownSite, UnsupportedBlock
 from schemas.models import ModelFacts, resolve_sites
 from schemas.refs import Site
 
 Consume = Callable[[Tensor], None]
-
-
-@dataclass(frozen=True, eq=False)
-class CachedBlock:
-    """Where a forward starts: the whole tensor [B, T, D] of `resid_pre.l` or `resid_mid.l` from an earlier pass."""
-
-    site: str
-    value: Tensor
 
 
 @dataclass(eq=False)
@@ -88,7 +81,7 @@ class VisionModel:
         raw: sites wanted as they were before edits, returned as `site!raw`. image_ids: needed by sampled sites.
         consume: by canonical site, called inside the pass with the selected tensor, which is then not kept.
         grad: record the graph; taps then hang on whatever requires gradients (images, the start, an edit's value).
-        start: skip everything before a cached residual. stop: leave the forward after the last tap, or run it all.
+        start: skip everything before a cached tensor. stop: leave the forward after the last tap, or run it all.
 
         Raises:
             UnknownSite, GeometryMismatch, NotInEval, HookNeverFired, UnsupportedBlock.
@@ -98,7 +91,7 @@ class VisionModel:
         self._check(images_BCIJ, start, [*sites, *raw_sites], edits_by_path)
         collect = _Collect(self, sites, raw_sites, image_ids, consume or {})
         if start is not None:
-            edits_by_path = _with_start(edits_by_path, start)
+            edits_by_path = with_start(self.family, edits_by_path, start)
         untouched = {site.path for site in raw_sites if site.path not in edits_by_path}
         native, wanted_later = self._sources({site.path for site in sites} | untouched, edits_by_path)
         collect.keep = wanted_later
@@ -114,7 +107,7 @@ class VisionModel:
             stop=stop == "last_tap",
             heads_wanted={block or 0 for name, block in map(split_block, wanted) if name == "head_result"},
         )
-        with torch.set_grad_enabled(grad), _skipping(self.family, start):
+        with torch.set_grad_enabled(grad), skipping(self.family, start):
             images = self._input(images_BCIJ, start)
             if native or edits_by_path or raw_sites or stop == "end":
                 capture.run(lambda: self.family.forward(images))
@@ -174,7 +167,11 @@ class VisionModel:
         """How a canonical path is found: a hook or a computation."""
         if path in self.family.sites:
             return self.family.sites[path]
-        return module_entry(self.module.get_submodule(path.removeprefix("module:")), self.facts.site(path))
+        return module_entry(self.submodule(path), self.facts.site(path))
+
+    def submodule(self, path: str) -> nn.Module:
+        """The library's own module that a raw site `module:...` names."""
+        return self.module.get_submodule(path.removeprefix("module:"))
 
     def _entries(self, paths: Iterable[str]) -> dict[str, Entry]:
         return {**self.family.sites, **{path: self.entry(path) for path in paths if path not in self.family.sites}}
@@ -234,27 +231,35 @@ class VisionModel:
             self._check_start_shape(start, images)
 
     def _check_start(self, start: CachedBlock, paths: Sequence[str]) -> None:
-        order = {site.path: index for index, site in enumerate(self.facts.sites)}
-        name, _ = split_block(start.site)
-        if name not in ("resid_pre", "resid_mid") or start.site not in order or not self.family.blocks:
+        known = entrances(self.family)
+        if start.site not in known:
+            places = ", ".join(dict.fromkeys(re.sub(r"\.\d+", ".*", path) for path in known))
             raise UnknownSite(
-                f"start {start.site}: a forward of {self.facts.model} can start at resid_pre.l or resid_mid.l"
+                f"start {start.site}: a forward of {self.facts.model} "
+                + (f"can start at {places}" if places else "cannot start late; give images")
             )
+        order = {site.path: index for index, site in enumerate(self.facts.sites)}
+        skipped = {inner for part in replaced_parts(self.family, start) for inner in part.modules()}
         sources: set[str] = set()
         for path in paths:
             sources |= {path} | self._sources({path}, {})[0]
-        early = sorted(path for path in sources if path in order and order[path] < order[start.site])
+        early = sorted(
+            path
+            for path in sources & order.keys()
+            if order[path] < order[start.site] or (path.startswith("module:") and self.submodule(path) in skipped)
+        )
         if early:
             raise UnknownSite(f"{early[0]} comes before the start {start.site} of this partial forward; start earlier")
 
     def _check_start_shape(self, start: CachedBlock, images: Tensor | None) -> None:
         known = self.facts.site(start.site)
         batch = len(images) if images is not None else start.value.shape[0] if start.value.ndim else 0
-        expected = (batch, known.positions, *known.shape)
+        places = (*known.shape, *(known.grid or ())) if known.layout == "map" else (known.positions, *known.shape)
+        expected = (batch, *places)
         if tuple(start.value.shape) != expected:
             raise GeometryMismatch(
                 f"start {start.site}: the cached tensor has shape {tuple(start.value.shape)}, expected {expected}; "
-                f"cache {start.site}@all of the same images"
+                f"cache {whole_site(known)} of the same images"
             )
 
 
@@ -343,46 +348,3 @@ class _Collect:
             self.consume[name](value)
         else:
             self.out[name] = value
-
-
-# ---------------------------------------------------------------- starting late
-
-
-def _with_start(edits: Mapping[str, list[Edit]], start: CachedBlock) -> dict[str, list[Edit]]:
-    """The edits that put a cached residual in its place, before all others."""
-    _, block = split_block(start.site)
-    merged = defaultdict(list, {path: list(some) for path, some in edits.items()})
-    entrance = f"resid_pre.{block}"
-    merged[entrance].insert(0, Edit(Site(path=entrance), "fn", lambda x: start.value.to(x)))
-    if start.site.startswith("resid_mid"):
-        # With an attention branch of zero, the residual after it is the cached tensor itself.
-        silent = f"attn_out.{block}"
-        merged[silent].insert(0, Edit(Site(path=silent), "fn", torch.zeros_like))
-    return merged
-
-
-@contextmanager
-def _skipping(family: Family, start: CachedBlock | None) -> Iterator[None]:
-    """Make the parts before the start return at once; their own forward is back afterwards."""
-    if start is None:
-        yield
-        return
-    block = split_block(start.site)[1] or 0
-    skipped = [before.output for before in family.blocks[:block]]
-    if start.site.startswith("resid_mid"):
-        skipped.append(family.blocks[block].attention)
-    for part in skipped:
-        part.module.forward = _passes_through(part)
-    try:
-        yield
-    finally:
-        for part in skipped:
-            del part.module.forward
-
-
-def _passes_through(part: Native) -> Callable[..., Any]:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        x = args[0] if args else next(iter(kwargs.values()))
-        return x if part.pick is None else (x, None)
-
-    return forward

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from miclip_core.zoo.residual import residual_sites
+from miclip_core.zoo.residual import residual_sites, residual_steps
 from miclip_core.zoo.sitemap import Derived, Entry, Family, Native, promote
 
 STAGES = (1, 2, 3, 4)
@@ -39,6 +39,7 @@ def describe(visual: Any) -> Family:
         final_norm_position="none",
         n_heads=pool.num_heads,
         head_dim=width // pool.num_heads,
+        steps=residual_steps(visual),
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
+
+from torch import nn
 
 from miclip_core.zoo.sitemap import Entry, Native
 from schemas.errors import UnsupportedBlock
@@ -25,6 +28,19 @@ def residual_sites(block: Any, name: str) -> dict[str, Entry]:
         # A shared in-place ReLU writes into its own earlier outputs' successors only; a copy costs little and is safe.
         sites[f"{name}.act{number}"] = Native(module, layout="map", call=call, calls=calls, clone=own is None)
     return sites | {f"{name}.out": Native(block, layout="map")}
+
+
+def residual_steps(trunk: Any) -> tuple[tuple[nn.Module, str | None], ...]:
+    """The steps of a trunk with a stem and then `layer1` to `layer4`, sequences of blocks; none where a stage is another.
+
+    The stem is all that the trunk holds before its first stage.
+    """
+    stages = [trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]
+    stem = list(takewhile(lambda part: part is not stages[0], trunk.children()))
+    if not stem or not all(type(stage) is nn.Sequential for stage in stages):
+        return ()
+    blocks = ((block, f"conv.{s}.{b}.out") for s, stage in enumerate(stages, 1) for b, block in enumerate(stage))
+    return (*((part, None) for part in stem[:-1]), (stem[-1], "stem"), *blocks)
 
 
 def has_activations(block: Any) -> bool:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from miclip_core.shuffle import permute
 from miclip_core.zoo.sitemap import promote
-from schemas.models import SiteFacts, positions_selected, selected_range
-from schemas.refs import Sample, Site
+from schemas.models import Layout, SiteFacts, positions_selected, selected_range
+from schemas.refs import Sample, Site, Tokens
 
 REDUCED = -1
 """The position of a row that belongs to no single position: a vector, a mean or a maximum."""
@@ -20,6 +20,12 @@ REDUCED = -1
 def position_axis(facts: SiteFacts) -> int | None:
     """Where the positions of a whole tensor are: axis 1 of tokens, 2 of heads and of (flattened) maps."""
     return {"tokens": 1, "heads": 2, "map": 2, "vector": None}[facts.layout]
+
+
+def whole_site(facts: SiteFacts) -> Site:
+    """All of a site: `@all` of tokens and heads, `@map` of a map, a vector as it is."""
+    tokens: dict[Layout, Tokens | None] = {"tokens": "all", "heads": "all", "map": "map", "vector": None}
+    return Site(path=facts.path, tokens=tokens[facts.layout])
 
 
 def select(facts: SiteFacts, site: Site, whole: Tensor, image_ids: Sequence[str] | None = None) -> Tensor:

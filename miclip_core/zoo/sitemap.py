@@ -173,6 +173,9 @@ class Family:
     sites: canonical path -> entry, in the order in which a forward produces them; a path that starts with `_` is a step
         that derived sites share, and nobody's site.
     forward: images [B, 3, h, w] -> whatever; only its hooks are read.
+    steps: of a convolutional model, the modules from the images on, each called on what the one before returned, and the
+        site that its output is, None where it has none. What follows a site reads nothing from before it, so that a
+        forward can start there.
     sums: site -> (what comes in, what is added): an edit of the sum is made to the second term, because the residual
         stream itself is no module's output there.
     """
@@ -199,6 +202,7 @@ class Family:
     has_layerscale: bool = False
     has_inner_attn_norm: bool = False
     blocks: tuple[Block, ...] = ()
+    steps: tuple[tuple[nn.Module, str | None], ...] = ()
     sums: dict[str, tuple[str, str]] = field(default_factory=dict)
     weights: Callable[[int], BlockWeights] | None = None
     readout: Callable[[], Readout] | None = None

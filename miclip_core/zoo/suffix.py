@@ -3,61 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from miclip_core.zoo.capture import split_block
 from miclip_core.zoo.edits import Edit
-from miclip_core.zoo.model import CachedBlock, VisionModel
+from miclip_core.zoo.model import VisionModel
+from miclip_core.zoo.select import whole_site
+from miclip_core.zoo.sitemap import Family
+from miclip_core.zoo.start import CachedBlock, entrances
 from schemas.refs import Site
 
 
 class Suffix:
-    """One batch of images at a time: the pass as it is once, then from the last residual before `site` on, with edits of `site`.
+    """One batch of images at a time: the pass as it is once, then from the last entrance before `site` on, with edits of it.
 
-    Where there is no such residual (convolutional models, what follows the last block), edited passes run whole.
+    An entrance is a residual between or within transformer blocks, or the output of a convolutional block or stem. Where
+    there is none before the site (what comes before the first, models of no known family), edited passes run whole.
     targets: what is looked at at the end of every pass; those that the model has are in `self.targets`.
     """
 
     def __init__(self, model: VisionModel, site: str, targets: Sequence[str]) -> None:
         self._model = model
+        self._path = latest_name(model, Site.parse(site)).path
         self.targets = [name for name in dict.fromkeys(targets) if name in model.family.sites]
-        self._entrance = find_entrance(model, site)
+        self._entrance = find_entrance(model, self._path)
         self._images_BCIJ: Tensor | None = None
         self._start: CachedBlock | None = None
 
-    def begin(self, images_BCIJ: Tensor, taps: Sequence[str] = ()) -> dict[str, Tensor]:
+    def begin(self, images_BCIJ: Tensor, taps: Sequence[str | Site] = ()) -> dict[str, Tensor]:
         """Run images as they are: the targets and the taps, by canonical text of the site.
 
         Raises:
             What `VisionModel.run` raises.
         """
-        cached = [f"{self._entrance}@all"] if self._entrance else []
-        out = self._model.run(images_BCIJ, [*self.targets, *taps, *cached])
-        self._start = CachedBlock(self._entrance, out[cached[0]]) if self._entrance else None
-        self._images_BCIJ = None if self._entrance else images_BCIJ
+        if self._entrance is None:
+            self._images_BCIJ = images_BCIJ
+            return self._model.run(images_BCIJ, [*self.targets, *taps])
+        cached = whole_site(self._model.facts.site(self._entrance))
+        out = self._model.run(images_BCIJ, [*self.targets, *taps, cached])
+        self._start = CachedBlock(self._entrance, out[str(cached)])
         return out
 
     def edited(self, edits: Sequence[Edit]) -> dict[str, Tensor]:
-        """The targets of the same images with edits of the site.
+        """The targets of the same images with edits of the site, bit for bit what a whole pass with them gives.
 
         Raises:
             What `VisionModel.run` raises; UnknownSite for a site that is computed from others.
         """
-        return self._model.run(self._images_BCIJ, self.targets, edits, start=self._start)
+        renamed = [replace(edit, site=latest_name(self._model, edit.site)) for edit in edits]
+        return self._model.run(self._images_BCIJ, self.targets, renamed, start=self._start)
+
+    def replaced(self, value: Tensor) -> dict[str, Tensor]:
+        """The targets of the same images with `value` for the whole tensor of the site; a pass that starts there needs no edit.
+
+        Raises:
+            See `edited`.
+        """
+        if self._entrance == self._path:
+            return self._model.run(None, self.targets, start=CachedBlock(self._path, value))
+        return self.edited([Edit(Site(path=self._path), "fn", lambda _: value)])
 
 
 def find_entrance(model: VisionModel, site: str) -> str | None:
-    """The latest residual from which a pass can start that still comes through `site`, if there is one."""
-    order = [facts.path for facts in model.facts.sites]
+    """The latest site from which a pass can start that still comes through `site`, if there is one."""
     path = Site.parse(site).path
-    _, block = split_block(path)
-    if block is None or not model.family.blocks or path not in order:
+    order = [facts.path for facts in model.facts.sites]
+    if path not in order:
         return None
-    for entrance in (f"resid_mid.{block}", f"resid_pre.{block}"):
-        if entrance in order and order.index(entrance) <= order.index(path):
-            return entrance
-    return None
+    if path.startswith("module:"):
+        return _entrance_of_module(model, model.submodule(path))
+    # An edit of a sum is carried by what is added there, so the pass has to start before that.
+    reach = order.index(path) - (path in model.family.sums)
+    return next((found for found in reversed(entrances(model.family)) if order.index(found) <= reach), None)
+
+
+def _entrance_of_module(model: VisionModel, module: nn.Module) -> str | None:
+    """The last entrance before the part of the forward that the module lies in, or before the last part that lies in it."""
+    inside, found = set(module.modules()), None
+    for part, entrance in _parts(model.family):
+        if part in inside or module in part.modules():
+            found = entrance
+    return found
+
+
+def _parts(family: Family) -> list[tuple[nn.Module, str | None]]:
+    """The modules that a forward runs one after another, each with the last entrance before it."""
+    if not family.steps:
+        return [(block.output.module, f"resid_pre.{number}") for number, block in enumerate(family.blocks)]
+    paths = [path for _, path in family.steps]
+    before = [next((path for path in reversed(paths[:i]) if path), None) for i in range(len(paths))]
+    return [(module, entrance) for (module, _), entrance in zip(family.steps, before)]
 
 
 def latest_name(model: VisionModel, site: Site) -> Site:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -50,6 +51,7 @@ def describe(visual: Any) -> Family:
         pool="avg" if average else "none",
         final_norm_position="after_pool" if _norm_after_pool(trunk) else "before_pool",
         has_layerscale=first.gamma is not None,
+        steps=tuple(_steps(trunk)),
         readout=partial(_readout, visual, grid) if average and _norm_after_pool(trunk) else None,
     )
 
@@ -63,6 +65,15 @@ def _sites(visual: Any, trunk: Any) -> dict[str, Entry]:
     if _norm_after_pool(trunk):
         sites |= _final_sites(trunk.head.norm)
     return sites | output_sites(visual, trunk.head.fc)
+
+
+def _steps(trunk: Any) -> Iterator[tuple[nn.Module, str | None]]:
+    """A stage makes its map smaller before its blocks."""
+    yield trunk.stem, "stem"
+    for s, stage in enumerate(trunk.stages, 1):
+        yield stage.downsample, None
+        for b, block in enumerate(stage.blocks):
+            yield block, f"conv.{s}.{b}.out"
 
 
 def _block_sites(block: Any, name: str) -> dict[str, Entry]:

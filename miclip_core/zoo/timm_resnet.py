@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from miclip_core.zoo.activations import activation_kind
-from miclip_core.zoo.residual import has_activations, residual_sites
+from miclip_core.zoo.residual import has_activations, residual_sites, residual_steps
 from miclip_core.zoo.sitemap import Entry, Family, Native, Readout
 from miclip_core.zoo.timm_head import input_hw, output_sites, plain_output, projection, trunk_of
 
@@ -47,6 +47,7 @@ def describe(visual: Any) -> Family:
         act_kind=activation_kind(getattr(first, "act1", None) or first.relu),
         pool="avg" if average else "none",
         final_norm_position="none",
+        steps=residual_steps(trunk),
         readout=partial(_readout, visual, grid) if average else None,
     )
 

@@ -10,7 +10,8 @@ from miclip_core.intervene.edits import Features, Neurons, UnitKind
 from miclip_core.intervene.sweep import Sweep
 from miclip_core.sae.sae import Sae
 from miclip_core.zoo.load import load_model
-from miclip_core.zoo.model import CachedBlock, VisionModel
+from miclip_core.zoo.model import VisionModel
+from miclip_core.zoo.start import CachedBlock
 from schemas.intervene import Change
 from schemas.refs import ModelRef
 from schemas.sae import SaeConfig

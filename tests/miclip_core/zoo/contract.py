@@ -14,15 +14,19 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from miclip_core.zoo.edits import Edit
 from miclip_core.zoo.gradients import activation_gradient
 from miclip_core.zoo.inspect import describe_model
 from miclip_core.zoo.load import find_family
-from miclip_core.zoo.model import CachedBlock, VisionModel
+from miclip_core.zoo.model import VisionModel
 from miclip_core.zoo.random_weights import fill_random
 from miclip_core.zoo.recipe import Built
+from miclip_core.zoo.select import whole_site
 from miclip_core.zoo.sitemap import Native
+from miclip_core.zoo.start import CachedBlock, entrances
+from miclip_core.zoo.suffix import Suffix
 from schemas.errors import GeometryMismatch, NotInEval, UnknownSite
 from schemas.models import ActKind, Geometry, ModelFacts, rows_per_image, site_width
 from schemas.refs import Site
@@ -111,6 +115,12 @@ def canonical(facts: ModelFacts) -> list[str]:
 
 def natives(model: VisionModel) -> list[str]:
     return [path for path in canonical(model.facts) if isinstance(model.entry(path), Native)]
+
+
+def _flops(forward: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], int]:
+    """What a pass gives, and how many operations its convolutions and matrices took."""
+    with FlopCounterMode(display=False) as counter:
+        return forward(), counter.get_total_flops()
 
 
 class AnyModel:
@@ -213,6 +223,33 @@ class AnyModel:
             moved = float((out - plain).abs().max())
             # Keys may be scaled without effect only where there is nothing to choose between.
             assert moved > 10 * subject.tolerance or site.width == 0, path
+
+    def test_a_pass_from_any_entrance_is_the_end_of_the_whole_pass_to_the_bit(self, subject: Subject) -> None:
+        """Every site from the entrance on, those derived from earlier ones aside; what lies before it computes nothing."""
+        model, images, left = subject.model, subject.images, list[int]()
+        whole, costs = _flops(lambda: model.run(images, canonical(model.facts)))
+        for entrance in entrances(model.family):
+            cached = CachedBlock(entrance, whole[str(whole_site(model.facts.site(entrance)))])
+            kept = cached.value.clone()
+            late = natives(model)[natives(model).index(entrance) :]
+            found, cost = _flops(lambda: model.run(None, late, start=cached))  # noqa: B023
+            assert all(torch.equal(value, whole[name]) for name, value in found.items()), entrance
+            assert torch.equal(cached.value, kept), f"a pass from {entrance} wrote into what it was given"
+            if not entrance.startswith("resid_mid"):  # what fused attention takes is not always counted
+                left.append(cost)
+        assert [costs, *left] == sorted({costs, *left}, reverse=True)  # each entrance saves more than the one before
+        assert all("forward" not in vars(module) for module in model.module.modules())
+
+    def test_an_edited_end_of_a_pass_is_that_of_the_whole_pass_to_the_bit(self, subject: Subject) -> None:
+        model = subject.model
+        plain = model.run(subject.images, ["embedding"])["embedding"]
+        for path in self.editable(model):
+            suffix = Suffix(model, path, ["embedding"])
+            clean = suffix.begin(subject.images)["embedding"]
+            assert torch.equal(clean, plain)
+            for edit in (Edit(Site(path=path), "scale", 0.5), Edit(Site(path=path), "add", 0.1, channels=[0])):
+                whole = model.run(subject.images, ["embedding"], [edit])["embedding"]
+                assert torch.equal(suffix.edited([edit])["embedding"], whole), path
 
     def test_an_edit_of_tokens_that_are_not_there_or_of_a_reduction_is_refused(self, subject: Subject) -> None:
         model = subject.model
@@ -343,6 +380,23 @@ class AnyModel:
     def activation_module(self, model: VisionModel) -> nn.Module | None:
         """The module that computes the MLP's nonlinearity, if there is one of its own."""
         return None
+
+
+class LateAtRealSize:
+    """Passes that start late at the size of a published model: all entrances, and edits of some sites."""
+
+    @pytest.mark.slow
+    def test_a_pass_from_any_entrance_is_the_end_of_the_whole_pass_to_the_bit(self, subject: Subject) -> None:
+        AnyModel.test_a_pass_from_any_entrance_is_the_end_of_the_whole_pass_to_the_bit(self, subject)  # type: ignore[arg-type]
+
+    @pytest.mark.slow
+    def test_an_edited_end_of_a_pass_is_that_of_the_whole_pass_to_the_bit(self, subject: Subject) -> None:
+        AnyModel.test_an_edited_end_of_a_pass_is_that_of_the_whole_pass_to_the_bit(self, subject)  # type: ignore[arg-type]
+
+    def editable(self, model: VisionModel) -> list[str]:
+        """About eight; no block has 7 or 25 sites or a divisor of these, so all kinds have their turn."""
+        paths = [path for path in natives(model) if model.entry(path).editable and path != "logits"]
+        return paths[:: 7 if len(paths) < 80 else 25]
 
 
 class TransformerBlocks:

@@ -14,7 +14,7 @@ from miclip_core.zoo.model import VisionModel
 from schemas.errors import UnknownSite
 from schemas.refs import ModelRef
 from tests.miclip_core.zoo import oracles
-from tests.miclip_core.zoo.contract import AnyModel, Handwritten, Subject, hooked_output, tiny_model
+from tests.miclip_core.zoo.contract import AnyModel, Handwritten, LateAtRealSize, Subject, hooked_output, tiny_model
 
 TINY: dict[str, Any] = {"embedding_size": 6, "hidden_sizes": [8, 12], "depths": [1, 2]}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -84,7 +84,7 @@ class TestTiny(AnyModel):
             assert subject.model.facts.classes == ("LABEL_0", "LABEL_1", "LABEL_2")
 
 
-class TestRealSize:
+class TestRealSize(LateAtRealSize):
     """ResNet-50 with random weights."""
 
     @pytest.fixture(scope="class")

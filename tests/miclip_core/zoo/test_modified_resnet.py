@@ -16,7 +16,15 @@ from miclip_core.zoo.openclip import built
 from schemas.errors import UnknownSite, UnsupportedBlock
 from schemas.refs import ModelRef, Site
 from tests.miclip_core.zoo import oracles
-from tests.miclip_core.zoo.contract import AnyModel, Handwritten, Subject, hooked_input, hooked_output, tiny_model
+from tests.miclip_core.zoo.contract import (
+    AnyModel,
+    Handwritten,
+    LateAtRealSize,
+    Subject,
+    hooked_input,
+    hooked_output,
+    tiny_model,
+)
 
 TINY: dict[str, Any] = {
     "embed_dim": 6,
@@ -85,7 +93,7 @@ class TestTiny(AnyModel):
         assert subject.close(out["pool_pattern@all"].sum(-1), torch.ones(len(subject.images), pool.num_heads))
 
 
-class TestRealSize:
+class TestRealSize(LateAtRealSize):
     @pytest.fixture(scope="class")
     def subject(self) -> Subject:
         torch.manual_seed(1)

@@ -22,6 +22,7 @@ from tests.miclip_core.zoo import oracles
 from tests.miclip_core.zoo.contract import (
     AnyModel,
     Handwritten,
+    LateAtRealSize,
     Subject,
     TransformerBlocks,
     hooked_input,
@@ -184,7 +185,7 @@ class TestConvNeXt(ConvNet, AnyModel):
         assert subject.close(out["stage.4@map"].flatten(2) @ rho, out["lnf_in"])
 
 
-class TestRealSize:
+class TestRealSize(LateAtRealSize):
     @pytest.fixture(
         scope="class",
         params=[
