@@ -24,6 +24,7 @@ KINDS: dict[str, str] = {
     "describe": "jobs.describe",
     "intervene": "jobs.intervene",
     "trace_errors": "jobs.trace_errors",
+    "attention_maps": "jobs.attention_maps",
 }
 
 

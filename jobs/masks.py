@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from miclip_core.concepts.names import world_values
 from miclip_core.world.location import parse_location
 from miclip_core.world.planted import patch_truth
 from miclip_core.world.scene import CONCEPTS, HELD_OUT_INDICES, IMAGE_SIZE, attributes
@@ -22,6 +23,10 @@ class Masks(Protocol):
 
     def values(self, category: str) -> tuple[str, ...]:
         """Names of the values of a category."""
+        ...
+
+    def places(self, names: Sequence[str]) -> dict[str, int]:
+        """`category=value` -> place of the concept of that name, for values that are named."""
         ...
 
 
@@ -49,3 +54,7 @@ class WorldMasks:
     def values(self, category: str) -> tuple[str, ...]:
         """As `Masks.values`."""
         return tuple(CONCEPTS[category])
+
+    def places(self, names: Sequence[str]) -> dict[str, int]:
+        """As `Masks.places`."""
+        return world_values(names)
