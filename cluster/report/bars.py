@@ -37,7 +37,9 @@ def make_span(bars: Iterable[Bar], *others: float) -> Span:
     """From zero, or below it, to the largest end of any interval."""
     values = [0.0, *others, *(v for bar in bars for v in bar if v is not None and math.isfinite(v))]
     low, high = min(values), max(values)
-    room = (high - low) * 0.03 or 1.0
+    if low == high:
+        return Span(0.0, 1.0)
+    room = (high - low) * 0.03
     return Span(low - room if low < 0 else low, high + room if high > 0 else high)
 
 

@@ -9,7 +9,7 @@ from cluster.report.frame import Series, dot_class, empty_chart, figure, plot_x,
 from cluster.report.html import Html, tag
 from cluster.report.scales import make_scale
 
-MOST_DOTS = 900
+MOST_DOTS = 400
 """Points of one chart; more are thinned evenly, group by group."""
 
 

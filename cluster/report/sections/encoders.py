@@ -17,7 +17,7 @@ from cluster.report.numbers import short_number
 from cluster.report.section import Section
 from cluster.report.tables import Cell, Column, data_table
 
-MOST_LINES, MOST_SITES = 16, 24
+MOST_LINES, MOST_SITES = 16, 12
 WORDS = {"logit_scale": "scale {:.3g}", "lr": "lr {:g}", "seed": "seed {}", "pool": "{} pool", "clip": "{}"}
 """Settings beside the loss that may tell encoders of one site apart, and how a name says them."""
 LOSSES = {(True, True): "in+out", (False, True): "in", (True, False): "out"}

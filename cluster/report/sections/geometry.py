@@ -15,7 +15,7 @@ from cluster.report.sections.places import PlaceNames, place_of
 from cluster.report.sections.variants import place
 from cluster.report.tables import Cell, Column, data_table
 
-MOST_CHARTS = 18
+MOST_CHARTS = 12
 FIGURES = (
     ("units", "units", "units of exactly one group that have a direction"),
     ("groups", "groups", "groups with units"),

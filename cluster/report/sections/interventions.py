@@ -13,7 +13,7 @@ from cluster.report.html import Html, join, tag
 from cluster.report.numbers import percent
 from cluster.report.section import Section
 from cluster.report.sections.by_class import make_classes
-from cluster.report.sections.judged import Tests
+from cluster.report.sections.judged import Judgements
 from cluster.report.sections.places import Place, PlaceNames, place_of
 from cluster.report.sections.variants import Variants, is_truth, place
 from cluster.report.tables import Cell, Column, data_table
@@ -48,7 +48,7 @@ Effects = dict[str, dict[Change, Effect]]
 def render(data: ReportData) -> Html:
     """Who wins where, then the bars of every place."""
     settings = _load(data)
-    variants, names, tests = Variants(data), PlaceNames(data), Tests(data)
+    variants, names, tests = Variants(data), PlaceNames(data), Judgements(data)
     lead = tag("p", "For every class the units that a method found are enhanced or removed, and the accuracy on images of that "
                "class is compared with the accuracy without a change, in percentage points; bars are means over classes with 95 % "
                "bootstrap intervals. Enhancing should raise it, removing should lower it. Off class: the same units, images of other "
@@ -117,7 +117,7 @@ def _changes(effects: Effects) -> list[Change]:
 
 
 def _winners(
-    settings: dict[Setting, tuple[Effects, float]], variants: Variants, names: PlaceNames, tests: Tests
+    settings: dict[Setting, tuple[Effects, float]], variants: Variants, names: PlaceNames, tests: Judgements
 ) -> Html:
     changes = _changes(
         {
@@ -164,7 +164,7 @@ def _block(
     accuracy: float,
     variants: Variants,
     names: PlaceNames,
-    tests: Tests,
+    tests: Judgements,
 ) -> Html:
     """One row for each method; all bars of one change share a scale, so that off-class is compared with on-class."""
     changes = _changes(effects)
@@ -194,7 +194,13 @@ def _block(
 
 
 def _pair(
-    variant: str, change: Change, effects: Effects, span: bars.Span, setting: Setting, variants: Variants, tests: Tests
+    variant: str,
+    change: Change,
+    effects: Effects,
+    span: bars.Span,
+    setting: Setting,
+    variants: Variants,
+    tests: Judgements,
 ) -> list[Cell]:
     effect = effects[variant].get(change)
     if effect is None:

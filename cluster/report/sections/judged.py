@@ -31,7 +31,7 @@ class Contest(NamedTuple):
         return f"better than {len(self.beats)} of {len(self.against)}" if self.beats else ""
 
 
-class Tests:
+class Judgements:
     """All rows of method_tests."""
 
     def __init__(self, data: ReportData) -> None:

@@ -11,7 +11,7 @@ from cluster.report.data import ReportData
 from cluster.report.html import Html, join, tag
 from cluster.report.numbers import short_number
 from cluster.report.section import Section
-from cluster.report.sections.judged import LEVEL, Tests, is_real, pairs_once
+from cluster.report.sections.judged import LEVEL, Judgements, is_real, pairs_once
 from cluster.report.sections.places import Place, PlaceNames, place_of
 from cluster.report.sections.variants import Variants, is_truth, place
 from cluster.report.tables import Cell, Column, data_table
@@ -36,7 +36,7 @@ def render(data: ReportData) -> Html:
         if row["measure"] in MEASURES and row["value"] is not None:
             of = places.setdefault(place_of(row), {})
             of.setdefault(row["measure"], {}).setdefault(row["variant"], []).append(row)
-    variants, names, tests = Variants(data), PlaceNames(data), Tests(data)
+    variants, names, tests = Variants(data), PlaceNames(data), Judgements(data)
     lead = tag("p", "Larger is better everywhere here; bars are means with 95 % bootstrap intervals. A method counts as better than "
                f"another if a paired test says so after Holm's correction over all comparisons (p below {LEVEL}). What interventions "
                "show of methods has its own section; their tests are in the table below.")  # fmt: skip
@@ -48,7 +48,7 @@ def render(data: ReportData) -> Html:
 SECTION = Section("methods", "Methods", ("method_scores",), render, (*bars.ASSETS, "units.css"))
 
 
-def _block(of: Place, scores: Scores, variants: Variants, names: PlaceNames, tests: Tests) -> Html:
+def _block(of: Place, scores: Scores, variants: Variants, names: PlaceNames, tests: Judgements) -> Html:
     measures = [measure for measure in MEASURES if measure in scores]
     shown = sorted({v for by in scores.values() for v in by}, key=place)
     made = {m: {v: _bar(rows) for v, rows in scores[m].items()} for m in measures}
@@ -98,7 +98,7 @@ def _best(made: Mapping[str, Bar]) -> str | None:
     return max((v for v in made if not is_truth(v)), key=lambda v: made[v].value, default=None)
 
 
-def _verdict(of: Place, measure: str, best: str | None, made: Mapping[str, Bar], tests: Tests) -> str:
+def _verdict(of: Place, measure: str, best: str | None, made: Mapping[str, Bar], tests: Judgements) -> str:
     """Who is ahead by one measure, and of whom that can be said."""
     what = MEASURES[measure][0]
     if best is None:
@@ -114,7 +114,7 @@ def _verdict(of: Place, measure: str, best: str | None, made: Mapping[str, Bar],
     return text + (f"; from {', '.join(unclear)} no difference is shown." if unclear else ".")
 
 
-def _tests(tests: Tests, names: PlaceNames, variants: Variants) -> Html | None:
+def _tests(tests: Judgements, names: PlaceNames, variants: Variants) -> Html | None:
     """Each pair once, real differences first."""
     rows = sorted(
         pairs_once(tests.rows), key=lambda r: (not is_real(r), r["p_holm"] if r["p_holm"] is not None else 2.0)

@@ -1,0 +1,276 @@
+"""The sections about named units on a whole page: search, cards, bars, traces, maps and clouds, also where much is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.report.data import load_report
+from cluster.report.sections.choice import PAGE_BYTES, UNIT_BYTES, feature_bytes
+from cluster.stores import Store, make_store
+from tests.made_up_saes import publish_rows, publish_sweep, save_run, stage_of
+from tests.made_up_units import CONCEPTS, METHODS, MODELS, SITE, make_effects, make_names, publish_units, truth_of
+from tests.pages import EXTRACT, Checker, check_page, chromium, dump_dom, images_of, render
+from tests.published import publish_numbers, run_spec
+
+ABOUT_UNITS = ["encoders", "units", "methods", "interventions", "traces", "attention", "geometry"]
+PLACE = {"model": MODELS[0], "site": SITE, "sae": None, "unit_kind": "neurons"}
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """24 images, one described SAE, and units of two models with names, effects, traces, maps, geometry and scores."""
+    store = make_store(str(tmp_path_factory.mktemp("lake")))
+    assert run_spec(store, EXTRACT).exit_code == 0
+    images = images_of(store)
+    sae = publish_sweep(store, images, latents=24, steps=10, seeds=1)[:2]
+    save_run(store, "units-00001", [*sae, *publish_units(store, images, f"sae:{sae[0].digest}", seeds=2)])
+    return store
+
+
+@pytest.fixture(scope="module")
+def page(lake: Store) -> str:
+    return render(lake)
+
+
+def sections(page: str) -> dict[str, str]:
+    parts = re.split(r'<section id="(\w+)"', page)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def finder(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="finder">(.*?)</script>', page)
+    assert found is not None
+    told: dict[str, Any] = json.loads(found[1])
+    return told
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_the_page_has_every_section_and_is_whole(page: str) -> None:
+    check_page(page)
+    assert [s for s in sections(page) if s in ABOUT_UNITS] == ABOUT_UNITS
+    assert "This part could not be read" not in page
+    assert len(page) < 3_000_000
+
+
+def test_equal_data_give_equal_bytes(lake: Store, page: str) -> None:
+    assert render(lake) == page
+
+
+def test_each_picture_is_stored_once_for_all_sections(page: str) -> None:
+    found = re.search(r'<script type="application/json" id="thumbnails">(.*?)</script>', page)
+    assert found is not None
+    stored = json.loads(found[1])
+    assert len(stored) == len(set(stored)) == 24
+    used = {int(number) for number in re.findall(r'data-image="(\d+)"', page)}
+    assert used == set(range(24))
+
+
+# ---------------------------------------------------------------- units
+
+
+def test_a_card_puts_the_names_of_all_methods_side_by_side_and_ticks_the_true_ones(lake: Store, page: str) -> None:
+    where = {"direction": "describe", "unit": 0, "rank": 0, "model": MODELS[1]}
+    rows = load_report(lake).table("unit_concepts", ["variant", "seed", "concept"], where).to_pylist()
+    first = {r["variant"]: r["concept"] for r in rows if not r["seed"]}
+    card = re.search(r'<article class="card unit" id="u-2-0".*?</article>', page)
+    assert card is not None and set(first) == set(METHODS)
+    said = re.findall(
+        r'</i>([^<]+)<(?:/span>|span class="remark">truth</span></span>).*?<b class="name[^"]*"[^>]*>([^<✓]+?)(?: ✓)?</b>',
+        card[0],
+    )
+    assert dict(said) == first
+    assert first["auroc"] == CONCEPTS[truth_of(0)]
+    assert card[0].count(" ✓</b>") == sum(name == first["auroc"] for v, name in first.items() if v != "auroc")
+
+
+def test_features_leave_room_for_units(lake: Store, tmp_path: Path) -> None:
+    assert feature_bytes(load_report(lake)) == PAGE_BYTES - UNIT_BYTES
+    assert feature_bytes(load_report(publish_numbers(tmp_path / "lake"))) == PAGE_BYTES
+
+
+def test_a_unit_that_is_dead_to_all_has_no_card_and_no_place_in_a_list(page: str) -> None:
+    assert 'id="u-0-5"' not in page and 'id="u-0-6"' in page
+    for by_place in finder(page)["lists"]:
+        for by_method in by_place.values():
+            assert all(5 not in flat[1::2] for flat in by_method.values())
+
+
+def test_the_finder_has_the_units_of_every_concept_by_every_method_at_every_place(lake: Store, page: str) -> None:
+    told = finder(page)
+    assert told["concepts"] == sorted(CONCEPTS) and len(told["places"]) == 3
+    assert [m["name"] for m in told["methods"]] == list(METHODS)
+    red = told["lists"][told["concepts"].index("red")]
+    assert set(red) == {"0", "1", "2"} and set(red["0"]) == {str(m["colour"]) for m in told["methods"]}
+    where = {"model": MODELS[0], "variant": "auroc", "concept": "red"}
+    rows = (
+        load_report(lake)
+        .table("unit_concepts", ["sae", "direction", "unit", "rank", "score", "is_dead"], where)
+        .to_pylist()
+    )
+    rows = [r for r in rows if r["sae"] is None]
+    auroc = next(str(m["colour"]) for m in told["methods"] if m["name"] == "auroc")
+    calls, *flat = red["0"][auroc]
+    assert calls == sum(r["direction"] == "describe" and r["rank"] == 0 and not r["is_dead"] for r in rows)
+    located = sorted((r for r in rows if r["direction"] == "localise"), key=lambda r: r["rank"])
+    assert flat[::2] == [r["unit"] for r in located]
+    assert flat[1::2] == pytest.approx([r["score"] for r in located], rel=5e-3)
+    assert f"0-{flat[0]}" in told["pictures"]
+
+
+def test_neurons_show_the_patch_of_their_largest_activation_and_features_the_whole_map(page: str) -> None:
+    neuron = re.search(r'id="u-0-0".*?</article>', page)
+    feature = re.search(r'id="u-1-0".*?</article>', page)
+    assert neuron is not None and feature is not None
+    assert 'data-grid="8 8"' in neuron[0] and 'data-grid="8 8"' in feature[0]
+
+
+# ---------------------------------------------------------------- methods and interventions
+
+
+def test_the_best_method_is_starred_and_the_words_say_whom_it_beats(page: str) -> None:
+    methods = sections(page)["methods"]
+    text = Checker(f"<div>{methods[methods.index('>') + 1 : methods.index('</section>')]}</div>").words
+    assert (
+        "right names: miclip in+out is ahead with 0.900 and better than netdissect; from clip_dissect soft_wpmi, act_values no difference is shown."
+        in text
+    )
+    assert "15 of 90 differences stand after correction." in text
+    starred = re.findall(r"<b>([\d.]+) ★</b>", methods)
+    assert starred == ["0.900", "0.855", "0.540"] * 3
+
+
+def test_bars_of_interventions_say_who_wins_with_off_class_beside(page: str) -> None:
+    part = sections(page)["interventions"]
+    assert part.count("★</b>") == 3 * 2  # three places, two changes
+    best = re.search(r"<b>(−[\d.]+) ★</b>", part)
+    effects = [
+        e
+        for seed in (0, 1)
+        for e in make_effects({**PLACE, "variant": "miclip in+out", "seed": seed})["intervention_summary"]
+    ]
+    removed = [e["dacc"] for e in effects if e["beta"] == 0]
+    assert best is not None and best[1] == f"−{-sum(removed) / 2:.1f}"
+    assert part.count('<span class="value">−5.0</span>') == 3 * 2 * 4  # off class, of four methods
+    assert "2 seeds" in part and "Class by class (8)" in part
+    assert part.count("<figure><figcaption>") == 3 * 8
+
+
+# ---------------------------------------------------------------- traces, maps, geometry
+
+
+def test_a_traced_image_has_both_curves_and_its_two_marks(page: str) -> None:
+    card = re.search(r'<article class="card trace" id="t-0-0".*?</article>', page)
+    assert card is not None
+    assert "truth: red" in card[0] and "wrong: blue" in card[0] and "wrong, lost for good" in card[0]
+    assert re.findall(r"<text[^>]*>([12])</text></g>", card[0]) == ["1", "2"]
+    assert card[0].count('class="line"') >= 2
+
+
+def test_crossings_are_shares_of_known_images_for_wrong_and_right_ones(page: str) -> None:
+    tips = re.findall(r'data-tip="(\w+ images, layer \d: [\d.]+ %)"', sections(page)["traces"])
+    assert "wrong images, layer 2: 50.0 %" in tips and "wrong images, layer 3: 50.0 %" in tips
+    alarms = sum(i % 3 != 0 and i % 5 == 1 for i in range(24))
+    assert f"right images, layer 2: {100 * alarms / 16:.1f} %" in tips
+
+
+def test_maps_stand_beside_the_image_and_the_table_says_what_they_come_to(page: str) -> None:
+    part = sections(page)["attention"]
+    assert part.count("<article") == len(CONCEPTS)
+    assert part.count("<canvas") == len(CONCEPTS) * 2 * 3 and part.count("data-map=") == len(CONCEPTS) * 2 * 2
+    row = re.search(r"<tbody><tr>.*?</tr>", part)
+    assert row is not None and re.findall(r'data-sort="([\d.]+)">[\d.]+ %', row[0])[:3] == [
+        "0.20000000298023224",
+        "0.25",
+        "0.4000000059604645",
+    ]
+
+
+def test_points_of_the_cloud_have_names_and_groups_colours(page: str) -> None:
+    part = sections(page)["geometry"]
+    assert part.count("<circle") - part.count('cx="9"') == 3 * 23
+    assert 'aria-label="star (shape)\nunit #4"' in part and "Without a direction: 1 unit." in part
+
+
+# ---------------------------------------------------------------- partial runs and hostile names
+
+
+def test_a_run_with_names_alone_has_cards_without_pictures(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path / "lake"))
+    stage = stage_of("describe", "miclip", concepts=list(CONCEPTS))
+    publish_rows(store, stage, make_names({**PLACE, "variant": "miclip in+out", "seed": 0}, 12))
+    save_run(store, "names-00001", [stage])
+    text = render(store)
+    check_page(text)
+    assert "This part could not be read" not in text
+    assert text.count('class="card unit"') == 11 and "<canvas" not in text
+    assert [s for s in sections(text) if s in ABOUT_UNITS] == ["units"]
+
+
+def test_two_lists_of_concepts_at_one_place_are_two_places(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path / "lake"))
+    keys = {**PLACE, "variant": "miclip in+out", "seed": 0}
+    stages = [stage_of("describe", "miclip", concepts=names) for names in (list(CONCEPTS), [*CONCEPTS[1:], "red"])]
+    for stage in stages:
+        publish_rows(store, stage, make_names(keys, 8))
+    save_run(store, "twice-00001", stages)
+    places = finder(render(store))["places"]
+    assert sorted(p.partition("8 concepts from ")[2] for p in places) == ["blue", "red"]
+
+
+def test_hostile_concepts_stay_text(tmp_path: Path) -> None:
+    hostile = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
+    store = make_store(str(tmp_path / "lake"))
+    tables = make_names({**PLACE, "variant": "miclip in+out", "seed": 0}, 8)
+    for row in tables["unit_concepts"]:
+        row["concept"] = hostile
+    stage = stage_of("describe", "miclip", hostile, concepts=[hostile])
+    publish_rows(store, stage, tables)
+    save_run(store, "hostile-00001", [stage])
+    text = render(store)
+    check_page(text)
+    assert not [n for n, a in Checker(text).elements if n == "img"] and finder(text)["concepts"] == [hostile]
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+def test_typing_a_concept_shows_its_units_by_place_and_method_and_keeps_the_cards_named_so(
+    page: str, tmp_path: Path
+) -> None:
+    script = "const f = document.querySelector('#units .find'); f.value = 'red'; f.dispatchEvent(new Event('input'));"
+    dom = dump_dom(page, tmp_path, script)
+    table = re.search(r'<table class="concept">.*?</table>', dom)
+    assert table is not None
+    assert table[0].count("<tr>") == 4 and table[0].count('class="spot"') == len(METHODS)
+    assert table[0].count('href="#u-') >= 15 and table[0].count("<canvas") == 15
+    shown = [c for c in re.findall(r'<article class="card unit"[^>]*>', dom) if "hidden" not in c]
+    named = [c for c in re.findall(r'<article class="card unit"[^>]*>', page) if re.search(r'data-by\d="red"', c)]
+    assert len(shown) == len(named) > 0
+    assert dom.count("name shared asked") + dom.count("name asked") >= len(shown)
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+def test_keys_walk_through_cards_and_through_the_points_of_a_cloud(page: str, tmp_path: Path) -> None:
+    script = """
+    const press = (target, key) => target.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+    document.querySelector('#units .card').focus();
+    press(document.activeElement, 'j');
+    document.body.dataset.walked = document.activeElement.id;
+    const cloud = document.querySelector('#geometry .plot > svg');
+    cloud.focus(); press(cloud, 'ArrowRight'); press(document.activeElement, 'ArrowRight');
+    document.body.dataset.point = document.activeElement.getAttribute('aria-label');
+    document.body.dataset.tip = document.querySelector('#tip').textContent;"""
+    dom = dump_dom(page, tmp_path, script)
+    walked = re.search(r'data-walked="([^"]*)"', dom)
+    point, tip = re.search(r'data-point="([^"]*)"', dom), re.search(r'data-tip="([^"]*\nunit #\d+)"', dom)
+    cards = re.findall(r'<article class="card unit" id="([^"]*)"', dom)
+    assert walked is not None and walked[1] == cards[1]
+    assert point is not None and tip is not None and point[1].count("unit #") == 1
