@@ -84,7 +84,21 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     sae = {"reads": "vectors", "latents": 32, "k": 4, "steps": 20, "batch_tokens": 128, "block_images": 8}
     saes = {"sae": {"kind": "train_sae", **sae}, "features": {"kind": "sae_features", "reads": ["sae", "vectors"]}}
-    units = {"align": {"kind": "align", "reads": "vectors", "batch": 16}}
+    units = {
+        "align": {"kind": "align", "reads": "vectors", "batch": 16},
+        "names": {
+            "kind": "describe",
+            "reads": ["align", "vectors", "sae"],
+            "methods": ["miclip", "act_values"],
+            "concepts": "world:shape,colour",
+        },
+        "effects": {
+            "kind": "intervene",
+            "reads": "names",
+            "classes": stages["vectors"]["classes"],
+            "labels_from": "shape",
+        },
+    }
     spec = {
         "kind": "pipeline",
         "name": "demo",
