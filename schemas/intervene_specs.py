@@ -67,7 +67,7 @@ class AttentionMapsSpec(ForwardCell):
     concepts: Annotated[tuple[str, ...], RESULT] = ()
     """Names among those described; all of which there are images if left out."""
     labels_from: Annotated[tuple[str, ...], RESULT] = ()
-    """Columns that say which images show a concept: label, attributes; all if left out."""
+    """Columns that say which images show a concept: label, attributes; all if left out, or those of the demo world's values."""
     images_per_concept: Annotated[int, Field(ge=1), RESULT] = 6
     """The first images of the index that show it."""
     tau: Annotated[int | None, Field(ge=1), RESULT] = None

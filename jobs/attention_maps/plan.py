@@ -11,12 +11,13 @@ from jobs.described import Described, find_described
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
 from miclip_core.align.attending import attending_block
+from miclip_core.concepts.names import world_values
 from schemas.base import canonical_json, digest
 from schemas.errors import BadSpec, UnknownSite, UnsupportedBlock
 from schemas.intervene_specs import AttentionMapsSpec
 from schemas.models import ModelFacts
 from schemas.plans import Plan, Round, StageSpec, load_json
-from schemas.refs import Site
+from schemas.refs import ImageSetRef, Site
 
 METHOD = 1
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {"maps": {"map": ("attention_maps",)}}
@@ -88,7 +89,7 @@ def _stage(cell: Cell, facts: ModelFacts, forward: Forward, found: Described, bl
             "chosen": list(_chosen(cell, found)),
             "tau": spec.tau or found.tau,
             "activation": spec.activation,
-            "labels_from": list(spec.labels_from),
+            "labels_from": list(spec.labels_from or _columns(cell, found)),
             "images_per_concept": spec.images_per_concept,
             "whole_view": spec.geometry == "square" or facts.geometry.resize_hw == facts.geometry.crop_hw,
         },
@@ -112,6 +113,13 @@ def _chosen(cell: Cell, found: Described) -> Iterator[int]:
             f"{found.stage.detail} ({', '.join(found.concepts[:5])}, ...); describe units with these, or give others"
         )
     yield from sorted({number[name] for name in spec.concepts}) if spec.concepts else range(len(number))
+
+
+def _columns(cell: Cell, found: Described) -> tuple[str, ...]:
+    """The columns that hold the concepts where that is known: the demo world's categories are columns, and words are also shapes."""
+    if cell.images is None or ImageSetRef.parse(cell.images.ref).source != "world":
+        return ()
+    return tuple(dict.fromkeys(full.partition("=")[0] for full in world_values(found.concepts)))
 
 
 def forward_of(plan: Plan) -> Forward:

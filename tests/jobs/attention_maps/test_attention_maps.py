@@ -259,6 +259,13 @@ def test_shards_give_the_same_bits_as_one_pass(maps: Maps) -> None:
     assert again.exit_code == 0 and maps.before.count("shard_done") == 0
 
 
+def test_columns_of_the_demo_world_are_known_so_that_words_are_not_taken_for_shapes(maps: Maps) -> None:
+    (plan,) = [
+        p for _, p, _ in plan_pipeline(make_spec(labels_from=[]), maps.lake.store).plans() if p.stage.output == "maps"
+    ]
+    assert plan.stage.params["labels_from"] == ["shape", "position"]
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
