@@ -89,8 +89,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "names": {
             "kind": "describe",
             "reads": ["align", "vectors", "sae"],
-            "methods": ["miclip", "act_values"],
+            "methods": ["miclip", "act_values", "auroc"],
             "concepts": "world:shape,colour",
+            "labels_from": ["shape", "colour"],
+            "min_positives": 3,
         },
         "effects": {
             "kind": "intervene",
@@ -98,6 +100,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "classes": stages["vectors"]["classes"],
             "labels_from": "shape",
         },
+        "judge": {"kind": "evaluate", "reads": ["names", "effects"], "min_truth": 0.6},
+        "near": {"kind": "geometry", "reads": "names", "permutations": 20},
     }
     spec = {
         "kind": "pipeline",
