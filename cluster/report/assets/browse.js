@@ -1,11 +1,17 @@
 // Cards: search, filters, order, and walking through them. A section that shows more of a search listens to "arranged".
+// A search finds what begins a word: "red" is in "dark red" and in "colour=red", and not in "checkered".
+function holds(text, sought) {
+  const exact = sought.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  return new RegExp((/^[\p{L}\p{N}]/u.test(sought) ? "(?<![\\p{L}\\p{N}])" : "") + exact, "u").test(text);
+}
+
 const browsers = $$(".browser").map((root) => {
   const box = $(".cards", root), all = [...box.children];
   const find = $(".find", root), order = $(".order", root), within = $("[data-within]", root), filters = $$("[data-filter]", root);
   const words = () => find.value.toLowerCase().split(/\s+/).filter(Boolean);
   function arrange() {
     const wanted = words(), field = within?.value || "words", [by, up] = [order.value.replace("+", ""), order.value.endsWith("+")];
-    const fits = (card, word) => (word.startsWith("#") ? card.dataset.number === word.slice(1) : (card.dataset[field] ?? "").includes(word));
+    const fits = (card, word) => (word.startsWith("#") ? card.dataset.number === word.slice(1) : holds(card.dataset[field] ?? "", word));
     let shown = 0;
     for (const card of all) {
       card.hidden = !(filters.every((f) => !f.value || card.dataset[f.dataset.filter] === f.value) && wanted.every((word) => fits(card, word)));

@@ -24,7 +24,7 @@
   function conceptTable(concept) {
     const lists = told.lists[told.concepts.indexOf(concept)];
     const methods = told.methods.map((_, n) => n).filter((n) => Object.values(lists).some((of) => n in of));
-    const label = (n) => make("span", { className: `method s${told.methods[n].colour % 8}` }, make("i", { className: "spot" }), told.methods[n].name);
+    const label = (n) => make("span", { className: `method s${told.methods[n].colour % 8}` }, make("i", { className: told.methods[n].colour < 8 ? "spot" : "spot hollow" }), told.methods[n].name);
     const head = make("tr", {}, make("th", { scope: "col" }, "units of"), ...methods.map((n) => make("th", { scope: "col" }, label(n))));
     const rows = Object.entries(lists).map(([place, of]) => make("tr", {}, make("th", { scope: "row" }, told.places[place]), ...methods.map((n) => (n in of ? answer(place, of[n]) : make("td", { className: "none" }, "–")))));
     const table = make("table", { className: "concept" }, make("caption", {}, `Units of ${concept}`), make("thead", {}, head), make("tbody", {}, ...rows));
@@ -47,13 +47,13 @@
   const search = (text) => { box.find.value = text; box.arrange(); box.find.focus(); };
   home.addEventListener("arranged", ({ detail: words }) => {
     const asked = words.filter((word) => !word.startsWith("#")), all = told.concepts;
-    const fitting = asked.length ? all.filter((concept) => asked.every((word) => concept.toLowerCase().includes(word))) : [];
+    const fitting = asked.length ? all.filter((concept) => asked.every((word) => holds(concept.toLowerCase(), word))) : [];
     const exact = fitting.filter((concept) => concept.toLowerCase() === asked.join(" "));
     const shown = [...exact, ...fitting.filter((concept) => !exact.includes(concept))];
     const rest = asked.length ? shown.slice(exact.length || MOST_CONCEPTS) : all;
     const tables = shown.slice(0, exact.length || MOST_CONCEPTS).flatMap(conceptTable);
     $(".answers", finder).replaceChildren(...tables, ...(rest.length ? [conceptChips(rest, search)] : []));
     $(".hint", finder).hidden = asked.length > 0;
-    for (const name of $$(".says .name", home)) name.classList.toggle("asked", asked.length > 0 && asked.every((word) => name.textContent.toLowerCase().includes(word)));
+    for (const name of $$(".says .name", home)) name.classList.toggle("asked", asked.length > 0 && asked.every((word) => holds(name.textContent.toLowerCase(), word)));
   });
 }

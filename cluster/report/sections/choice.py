@@ -13,7 +13,7 @@ from cluster.report.sections.saes import Described
 
 PAGE_BYTES = 12_000_000
 """What cards may take, so that a whole page stays below 15 MB."""
-UNIT_BYTES = 5_000_000
+UNIT_BYTES = 6_500_000
 """Of them what named units take, where there are any."""
 PLANS = ((48, 9), (48, 6), (32, 6), (24, 4), (16, 4), (12, 3), (8, 3))
 """(features per SAE, images per feature), from what we would like down to what is still worth a look."""
@@ -44,22 +44,32 @@ def feature_bytes(data: ReportData) -> int:
     return PAGE_BYTES - UNIT_BYTES if data.has("unit_concepts") else PAGE_BYTES
 
 
-def fit(saes: int, images: int, patches: int, budget: int = PAGE_BYTES) -> Amount:
+def fit(
+    saes: int,
+    images: int,
+    patches: int,
+    budget: int = PAGE_BYTES,
+    plans: Sequence[tuple[int, int]] = PLANS,
+    card: int = CARD_BYTES,
+) -> Amount:
     """The most that stays in the budget.
 
-    saes: there are so many. images: so many different ones at most. patches: values of one map.
+    saes: there are so many. images: so many different ones at most. patches: values of one map. plans: as `PLANS`. card: as
+    `CARD_BYTES`.
     """
-    for features, each in PLANS:
-        if _bytes(saes * features, each, images, patches) <= budget:
+    for features, each in plans:
+        if _bytes(saes * features, each, images, patches, card) <= budget:
             return Amount(saes, features, each)
-    features, each = PLANS[-1]
-    fitting = next(n for n in range(saes, 0, -1) if n == 1 or _bytes(n * features, each, images, patches) <= budget)
+    features, each = plans[-1]
+    fitting = next(
+        n for n in range(saes, 0, -1) if n == 1 or _bytes(n * features, each, images, patches, card) <= budget
+    )
     return Amount(fitting, features, each)
 
 
-def _bytes(cards: int, each: int, images: int, patches: int) -> float:
+def _bytes(cards: int, each: int, images: int, patches: int, card: int) -> float:
     tiles = cards * each
-    return cards * CARD_BYTES + tiles * (TILE_BYTES + patches * VALUE_BYTES) + min(tiles, images) * THUMBNAIL_BYTES
+    return cards * card + tiles * (TILE_BYTES + patches * VALUE_BYTES) + min(tiles, images) * THUMBNAIL_BYTES
 
 
 def choose(data: ReportData, sae: Described, most: int) -> Choice:

@@ -23,6 +23,10 @@ from cluster.report.tables import Cell, Column, data_table
 from cluster.report.tiles import Views
 
 ORDERS = (("agreement", "agreement"), ("truth", "AUROC of the truth"), ("number+", "number"))
+PLANS = ((64, 6), (48, 6), (48, 4), (32, 4), (24, 3), (16, 3), (8, 3))
+"""(units per place, images per unit), as the features have theirs."""
+CARD_BYTES = 2600
+"""Of a card without its images; as text."""
 MOST_PICTURES = 400
 """Images that the finder shows beside those of cards."""
 CAPTIONS = 3
@@ -35,7 +39,7 @@ def render(data: ReportData) -> Html:
     variants = Variants(data)
     grids = load_grids(data)
     patches = max((rows * columns for rows, columns in grids.values()), default=256)
-    amount = fit(len(named), data.rows.get("images", 0), patches, UNIT_BYTES - FINDER_BYTES)
+    amount = fit(len(named), data.rows.get("images", 0), patches, UNIT_BYTES - FINDER_BYTES, PLANS, CARD_BYTES)
     shown = [_load(data, n, f, amount) for n, f in zip(named[: amount.saes], found)]
     data.pictures.want(image["image_id"] for c in shown for images in c.images.values() for image in images)
     look = Look(data, Views(data), grids, variants)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from cluster.report.colours import series_class
 from cluster.report.data import ReportData
+from cluster.report.frame import dot_class
 from cluster.report.html import Html, tag
 
 ORDER = ("miclip", "clip_dissect", "netdissect", "v_interp", "act_values")
@@ -32,16 +33,20 @@ class Variants:
 
     def label(self, variant: str, remark: str = "") -> Html:
         """A name with a spot of its colour."""
-        more = tag("span", remark, class_="remark") if remark else None
+        more = tag("span", f" {remark}", class_="remark") if remark else None
         return tag(
-            "span", tag("i", class_="spot"), variant, more, class_=f"method {series_class(self.colour(variant))}"
+            "span",
+            tag("i", class_=f"spot {dot_class(self.colour(variant)) or ''}".strip()),
+            tag("span", variant, more),
+            class_=f"method {series_class(self.colour(variant))}",
         )
 
 
-def place(variant: str) -> tuple[int, str]:
-    """By method, our own first and the truth last."""
+def place(variant: str) -> tuple[int, tuple[bool, str]]:
+    """By method, our own first and the truth last; of our own first the one with both losses."""
     method = variant.partition(" ")[0]
-    return (ORDER.index(method) if method in ORDER else len(ORDER) + (method == TRUTH), variant)
+    order = ORDER.index(method) if method in ORDER else len(ORDER) + (method == TRUTH)
+    return order, (" in+out" not in variant, variant)
 
 
 def is_truth(variant: str) -> bool:

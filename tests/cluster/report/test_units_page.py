@@ -82,7 +82,7 @@ def test_a_card_puts_the_names_of_all_methods_side_by_side_and_ticks_the_true_on
     card = re.search(r'<article class="card unit" id="u-2-0".*?</article>', page)
     assert card is not None and set(first) == set(METHODS)
     said = re.findall(
-        r'</i>([^<]+)<(?:/span>|span class="remark">truth</span></span>).*?<b class="name[^"]*"[^>]*>([^<✓]+?)(?: ✓)?</b>',
+        r'</i><span>([^<]+)<.*?<b class="name[^"]*"[^>]*>([^<✓]+?)(?: ✓)?</b>',
         card[0],
     )
     assert dict(said) == first
@@ -178,6 +178,16 @@ def test_crossings_are_shares_of_known_images_for_wrong_and_right_ones(page: str
     assert "wrong images, layer 2: 50.0 %" in tips and "wrong images, layer 3: 50.0 %" in tips
     alarms = sum(i % 3 != 0 and i % 5 == 1 for i in range(24))
     assert f"right images, layer 2: {100 * alarms / 16:.1f} %" in tips
+
+
+def test_the_mean_lead_is_over_wrong_and_right_images_apart(page: str) -> None:
+    part = sections(page)["traces"]
+    figure = part[part.index("Lead of the truth") :]
+    told = json.loads(re.search(r'class="hover">(.*?)</script>', figure)[1])  # type: ignore[index]
+    values = {line["name"]: line["value"] for line in told["lines"]}
+    # of eight wrong images, four lose the lead at layer 2: (4 * -0.1 + 4 * 0.2) / 8
+    assert values["wrong images"] == ["0.200", "0.200", "0.0500", "-0.100"]
+    assert values["right images"][3] != values["wrong images"][3]
 
 
 def test_maps_stand_beside_the_image_and_the_table_says_what_they_come_to(page: str) -> None:
