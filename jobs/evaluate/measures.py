@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from jobs.described import Units
+from jobs.evaluate.compared import Changed
 from jobs.evaluate.judge import Row, offered
-from jobs.evaluate.plan import Changed
 from jobs.evaluate.truth import Said
 from jobs.protocol import Inputs
 from miclip_core.evaluate.descriptions import Descriptions

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.described import Units, read_lists
-from jobs.evaluate.plan import Group, Judged, Work
+from jobs.evaluate.compared import Group, Judged, Work
 from jobs.protocol import Inputs
 from miclip_core.evaluate.localisation import Precision, precision_at
 

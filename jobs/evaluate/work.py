@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from jobs.evaluate.compared import Work, work_of
 from jobs.evaluate.judge import Row, Texts, compare, rows_of
 from jobs.evaluate.measures import Measure, change_measures, description_measures, score_rows, test_rows
-from jobs.evaluate.plan import Work, work_of
 from jobs.evaluate.truth import Said, read_said, read_truth
 from jobs.models import open_model
 from jobs.protocol import Inputs, Keep, Part, Setting

@@ -1,0 +1,59 @@
+"""Describe stages as their readers see them: each once, in an order of their own, and lists cut and sorted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.inputs import StoreInputs
+from cluster.stores.base import Store, make_store
+from jobs.described import Units, find_described, read_lists
+from jobs.protocol import Cell
+from schemas.evaluate_specs import EvaluateSpec
+from tests.made_up_descriptions import describe_stage, publish_rows, publish_scores
+
+MODEL, CONCEPTS = "demo:clip-p8", ("red", "green", "star")
+SCORES = [[0.5, 0.9, None], [0.7, 0.1, 0.3], [0.7, None, 0.2], [None, None, None]]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return make_store(str(tmp_path))
+
+
+def test_lists_are_cut_and_sorted_by_whose_they_are_then_by_rank(store: Store) -> None:
+    plan = publish_scores(store, describe_stage("act_values", CONCEPTS, MODEL), SCORES)
+    found = read_lists(StoreInputs(store), plan.digest, "localise", 2)
+    assert list(zip(found.concepts.tolist(), found.ranks.tolist(), found.units.tolist())) == [
+        (0, 0, 1), (0, 1, 2), (1, 0, 0), (1, 1, 1), (2, 0, 1), (2, 1, 2),
+    ]  # fmt: skip
+    assert found.scores.tolist() == pytest.approx([0.7, 0.7, 0.9, 0.1, 0.3, 0.2])
+    found = read_lists(StoreInputs(store), plan.digest, "describe", 1)
+    assert list(zip(found.units.tolist(), found.concepts.tolist())) == [(0, 1), (1, 0), (2, 0)]
+
+
+def test_a_stage_without_rows_has_empty_lists(store: Store) -> None:
+    plan = publish_rows(store, describe_stage("act_values", CONCEPTS, MODEL), {"unit_concepts": []})
+    found = read_lists(StoreInputs(store), plan.digest, "describe", 5)
+    assert len(found.units) == len(found.concepts) == len(found.ranks) == len(found.scores) == 0
+
+
+def test_stages_are_there_once_in_an_order_that_does_not_follow_the_reads(store: Store) -> None:
+    sae = "a" * 20
+    stages = [
+        describe_stage("act_values", CONCEPTS, MODEL, tau=3),
+        describe_stage("miclip in", CONCEPTS, MODEL, seed=0),
+        describe_stage("miclip in", CONCEPTS, MODEL, seed=1),
+        describe_stage("miclip in", CONCEPTS, MODEL, seed=0, sae=sae),
+    ]
+    plans = [publish_rows(store, stage) for stage in stages]
+    spec = EvaluateSpec(reads=("a", "b"))
+    one = find_described(Cell("judge", spec, MODEL, reads={"a": tuple(plans), "b": (plans[0],)}))
+    other = find_described(Cell("judge", spec, MODEL, reads={"b": tuple(plans[:0:-1]), "a": (plans[0],)}))
+    assert one == other and len(one) == 4
+    assert [(d.units.unit_kind, d.method, d.variant.seed) for d in one] == [
+        ("features", "miclip", 0), ("neurons", "act_values", None), ("neurons", "miclip", 0), ("neurons", "miclip", 1),
+    ]  # fmt: skip
+    assert one[0].units == Units("resid_post.3@patch", "features", f"sae:{sae}") and one[1].tau == 3
+    assert str(one[0].units) == f"features of sae:{sae} at resid_post.3@patch" and one[1].concepts == CONCEPTS
