@@ -184,9 +184,9 @@ def test_the_mean_lead_is_over_wrong_and_right_images_apart(page: str) -> None:
     part = sections(page)["traces"]
     figure = part[part.index("Lead of the truth") :]
     told = json.loads(re.search(r'class="hover">(.*?)</script>', figure)[1])  # type: ignore[index]
-    values = {line["name"]: line["value"] for line in told["lines"]}
+    values = {line["name"]: [float(v) for v in line["value"]] for line in told["lines"]}
     # of eight wrong images, four lose the lead at layer 2: (4 * -0.1 + 4 * 0.2) / 8
-    assert values["wrong images"] == ["0.200", "0.200", "0.0500", "-0.100"]
+    assert values["wrong images"] == pytest.approx([0.2, 0.2, 0.05, -0.1])
     assert values["right images"][3] != values["wrong images"][3]
 
 
