@@ -82,6 +82,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "embeds": {"outputs": ["embeddings"], "model": both},
     }
+    classes = stages["vectors"]["classes"]
+    layers = {
+        "sites": ["resid_post.0@patch:mean", "resid_post.3@patch:mean"],
+        "outputs": ["activations", "predictions"],
+    }
+    stages["layers"] = {**layers, "classes": classes, "model": both[:1]}
     sae = {"reads": "vectors", "latents": 32, "k": 4, "steps": 20, "batch_tokens": 128, "block_images": 8}
     saes = {"sae": {"kind": "train_sae", **sae}, "features": {"kind": "sae_features", "reads": ["sae", "vectors"]}}
     units = {
@@ -97,9 +103,17 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "effects": {
             "kind": "intervene",
             "reads": "names",
-            "classes": stages["vectors"]["classes"],
+            "classes": classes,
             "labels_from": "shape",
         },
+        "looks": {
+            "kind": "attention_maps",
+            "reads": "names",
+            "labels_from": ["shape", "colour"],
+            "images_per_concept": 2,
+        },
+        "by_layer": {"kind": "align", "reads": "layers", "batch": 16},
+        "traces": {"kind": "trace_errors", "reads": "by_layer", "labels_from": "shape"},
         "judge": {"kind": "evaluate", "reads": ["names", "effects"], "min_truth": 0.6},
         "near": {"kind": "geometry", "reads": "names", "permutations": 20},
     }
