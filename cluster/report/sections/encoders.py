@@ -11,6 +11,7 @@ import numpy as np
 
 from cluster.amounts import count
 from cluster.report.charts import Line, line_chart
+from cluster.report.colours import N_SERIES
 from cluster.report.data import ReportData
 from cluster.report.html import Html, join, tag
 from cluster.report.numbers import short_number
@@ -52,20 +53,48 @@ def names_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [n if names.count(n) == 1 else f"{n} {row['encoder'][:12]}" for n, row in zip(names, rows)]
 
 
+def colours_of(rows: Sequence[dict[str, Any]]) -> list[int]:
+    """One colour for encoders that differ in their seed alone, with another dash for each seed."""
+    settings = [tuple(row[f] for f in ("w_out", "w_in", *WORDS) if f != "seed") for row in rows]
+    different, seeds = list(dict.fromkeys(settings)), sorted({row["seed"] for row in rows})
+    if len(different) > N_SERIES:
+        return list(range(len(rows)))
+    return [different.index(of) + N_SERIES * seeds.index(row["seed"]) for of, row in zip(settings, rows)]
+
+
+def full_batches(step: np.ndarray, images: int, batch: int) -> np.ndarray:
+    """Which steps had a whole batch: the last of an epoch has what is left, and a smaller loss because of that."""
+    each = -(-images // batch)
+    return (step % each != each - 1) | (images % batch == 0)
+
+
 def _chart(data: ReportData, rows: Sequence[dict[str, Any]]) -> Html:
     shown = rows[:MOST_LINES]
     stages = [row["encoder"].removeprefix("align:") for row in shown]
     steps: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for row in data.table("align_metrics", ["stage", "step", "loss"], {"stage": stages}).to_pylist():
         steps[row["stage"]].append((row["step"], row["loss"]))
-    lines = []
-    for number, (stage, name) in enumerate(zip(stages, names_of(rows))):
+    lines, left_out = [], False
+    for stage, name, colour, row in zip(stages, names_of(rows), colours_of(rows), shown):
         if steps[stage]:
             step, loss = np.asarray(sorted(steps[stage]), float).T
-            lines.append(Line(name, step, loss, number))
-    note = f"The first {MOST_LINES} of {len(rows)} encoders." if len(rows) > MOST_LINES else ""
+            images = row["images"] - row["images_held_out"]
+            whole = full_batches(step, images, row["batch"]) | _drops_last(data, stage)
+            left_out |= not whole.all()
+            lines.append(Line(name, step[whole], loss[whole], colour))
+    notes = [
+        f"The first {MOST_LINES} of {len(rows)} encoders." if len(rows) > MOST_LINES else "",
+        "Without the last step of each epoch, whose batch is smaller." if left_out else "",
+    ]
     title = f"Loss at {rows[0]['model']} {rows[0]['site']}"
-    return line_chart(title, "step", "loss, nats", lines, smooth=True, note=note)
+    return line_chart(title, "step", "loss, nats", lines, smooth=True, note=" ".join(filter(None, notes)))
+
+
+def _drops_last(data: ReportData, stage: str) -> bool:
+    """Whether epochs ended with their last whole batch."""
+    published = data.stages.get(stage)
+    settings: Any = published.stage.params.get("align") if published else None
+    return bool(settings and settings.get("drop_last"))
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Html:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 from cluster.amounts import count, some
@@ -11,7 +11,7 @@ from cluster.report.data import ReportData
 from cluster.report.html import Html, join, tag
 from cluster.report.numbers import short_number
 from cluster.report.section import Section
-from cluster.report.sections.places import PlaceNames, place_of
+from cluster.report.sections.places import Place, PlaceNames, place_of
 from cluster.report.sections.variants import place
 from cluster.report.tables import Cell, Column, data_table
 
@@ -38,13 +38,23 @@ def render(data: ReportData) -> Html:
     lead = tag("p", "Units found for concepts of one group, by direction in the space of the CLIP. A silhouette above 0 and a purity above "
                "chance say that groups lie apart; p is the share of random labellings that do as well. In the plane only what is near means "
                "something: axes and distances between clusters do not. Arrow keys walk through the points of a chart.")  # fmt: skip
-    charts = tag("div", (_chart(data, row, titles) for row in rows[:MOST_CHARTS]), class_="charts")
+    charts = tag("div", (_chart(data, row, titles) for row in _charted(rows)), class_="charts")
     left = len(rows) - MOST_CHARTS
     note = tag("p", f"{left} more have figures but no chart.", class_="note") if left > 0 else None
     return join([lead, _table(rows, titles), charts, note])
 
 
 SECTION = Section("geometry", "Geometry", ("geometry_summary",), render)
+
+
+def _charted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first of every place, then the second, as many as may be, in the order of all."""
+    seen: Counter[Place] = Counter()
+    ranked = []
+    for i, row in enumerate(rows):
+        ranked.append((seen[place_of(row)], i))
+        seen[place_of(row)] += 1
+    return [rows[i] for i in sorted(i for _, i in sorted(ranked)[:MOST_CHARTS])]
 
 
 def _order(row: dict[str, Any]) -> tuple[Any, ...]:

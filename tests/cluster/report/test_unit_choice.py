@@ -8,6 +8,7 @@ import pytest
 from cluster.report.bars import Bar, Span, bar_cell, make_span, mean_bar
 from cluster.report.data import ReportData, load_report
 from cluster.report.pictures import WHOLE
+from cluster.report.sections.encoders import colours_of, full_batches, names_of
 from cluster.report.sections.finder import LENGTHS, LIST_BYTES, UNIT_BYTES, plan_index
 from cluster.report.sections.interventions import Effect, is_removal, say_change, winner
 from cluster.report.sections.judged import Judgements, pairs_once
@@ -192,6 +193,21 @@ def test_a_bar_goes_from_zero_to_its_value_with_its_interval_over_it() -> None:
 def test_seeds_are_averaged_and_their_intervals_joined() -> None:
     assert mean_bar([Bar(1.0, 0.5, 2.0), Bar(3.0, 1.5, 4.0), Bar(2.0)]) == Bar(2.0, 0.5, 4.0)
     assert mean_bar([Bar(1.0)]) == Bar(1.0, None, None)
+
+
+# ---------------------------------------------------------------- encoders
+
+
+def test_the_last_step_of_an_epoch_has_a_smaller_batch_if_images_are_no_multiple() -> None:
+    assert full_batches(np.arange(7), 250, 100).tolist() == [True, True, False, True, True, False, True]
+    assert full_batches(np.arange(4), 200, 100).all()
+
+
+def test_encoders_that_differ_in_their_seed_alone_share_a_colour() -> None:
+    row = {"w_out": 1.0, "w_in": 1.0, "logit_scale": 1.0, "lr": 1e-4, "pool": "mean", "clip": "c", "encoder": "align:x"}
+    rows = [{**row, "w_in": w, "seed": seed} for w in (1.0, 0.0) for seed in (0, 1)]
+    assert colours_of(rows) == [0, 8, 1, 9]
+    assert names_of(rows) == ["in+out seed 0", "in+out seed 1", "out seed 0", "out seed 1"]
 
 
 # ---------------------------------------------------------------- traces
