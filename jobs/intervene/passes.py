@@ -48,6 +48,10 @@ class Labelled:
     labels_B: Tensor
     image_ids: Sequence[str]
 
+    def cut(self, first: int, last: int) -> Labelled:
+        """Those at places [first, last)."""
+        return Labelled(self.images_BCIJ[first:last], self.labels_B[first:last], self.image_ids[first:last])
+
     def pick(self, chosen_B: Tensor) -> Labelled:
         """Those where the mask is true."""
         ids = [name for name, chosen in zip(self.image_ids, chosen_B.tolist(), strict=True) if chosen]
@@ -75,36 +79,42 @@ class Passes:
             OutOfMemory: the device cannot hold one image.
             What `Sweep.add` raises.
         """
-        size = min(self.at_once or len(batch.image_ids), len(batch.image_ids))
-        for first in range(0, len(batch.image_ids), max(1, size)):
-            places = torch.arange(len(batch.image_ids))
-            self._add(batch.pick((places >= first) & (places < first + size)))
+        for first in range(0, len(batch.image_ids), size := self.at_once or max(1, len(batch.image_ids))):
+            self._add(batch.cut(first, first + size))
 
     def _add(self, batch: Labelled) -> None:
+        # what is tried again is tried outside of `except`: an error holds the tensors of the pass that raised it
         try:
             self.sweep.add(batch.images_BCIJ, batch.labels_B, batch.image_ids)
             return
         except _NotFinite as error:
             bad_B = error.bad_B
         except torch.OutOfMemoryError as error:
-            size = len(batch.image_ids)
-            if size == 1:
+            if len(batch.image_ids) == 1:
                 raise OutOfMemory(
                     f"{self.what}: one image does not fit on {batch.images_BCIJ.device}; use a larger device or dtype: bf16"
                 ) from error
-            self.at_once = size // 2
-            self.notes.append(f"out of memory at batch size {size}, went on with {self.at_once}")
-            torch.cuda.empty_cache()
+            bad_B = None
+        if bad_B is None:
+            self._halve(len(batch.image_ids))
             self.add(batch)
-            return
-        names = sorted({name for name, bad in zip(batch.image_ids, bad_B.tolist(), strict=True) if bad})
+        else:
+            self._leave_out([name for name, bad in zip(batch.image_ids, bad_B.tolist(), strict=True) if bad])
+            self.add(batch.pick(~bad_B))
+
+    def _halve(self, size: int) -> None:
+        self.at_once = size // 2
+        self.notes.append(f"out of memory at batch size {size}, went on with {self.at_once}")
+        torch.cuda.empty_cache()
+
+    def _leave_out(self, image_ids: Sequence[str]) -> None:
+        names = list(dict.fromkeys(image_ids))  # the last may be there again, to fill the batch
         said = f"{self.what}: scores of {len(names)} images are NaN or infinite, first {names[0]}"
         if not self.quarantine:
             raise NonFiniteActivation(
                 f"{said}; use dtype: fp32 or smaller changes, take the image out, or set on_nonfinite: quarantine"
             )
         self.notes.append(f"{said}; left out")
-        self.add(batch.pick(~bad_B))
 
 
 def counts_of(counts: Counts, method: str) -> Counts:

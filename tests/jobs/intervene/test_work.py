@@ -6,10 +6,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from cluster.inputs import StoreInputs
 from jobs.intervene.work import open_worker
 from jobs.protocol import Setting
+from miclip_core.intervene.sweep import Sweep
 from miclip_core.sae.sae import Sae
 from miclip_core.zoo.model import VisionModel
 from schemas.plans import Resources
@@ -154,6 +157,26 @@ def test_a_stage_that_is_added_later_counts_what_it_would_have_among_its_sibling
     effects = together.effects(*lists)
     apart.effects(lists[1])
     assert effects == apart.effects(*lists) and effects[0] != effects[1]
+
+
+def test_a_device_that_is_too_small_takes_smaller_batches_and_counts_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, add = world.describe("act_values", 96, draw=1), Sweep.add
+    small = world.copy("small")
+
+    def cramped(self: Sweep, images_BCIJ: Tensor, *rest: Any) -> None:
+        if len(images_BCIJ) > room:
+            raise torch.OutOfMemoryError("no room")
+        add(self, images_BCIJ, *rest)
+
+    (expected,) = world.effects(read)
+    room = 5
+    monkeypatch.setattr(Sweep, "add", cramped)
+    assert small.effects(read) == [expected]
+    room = 0
+    (failed,) = world.run(world.plans(read, tau=1, off_class_seed=9)).failed.values()
+    assert failed.error == "OutOfMemory" and "one image does not fit" in failed.message
 
 
 # ---------------------------------------------------------------- what cannot be done
