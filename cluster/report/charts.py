@@ -64,15 +64,16 @@ def line_chart(
     counts: bool = False,
     note: str = "",
     at: Sequence[tuple[float, str]] = (),
+    from_zero: bool = True,
 ) -> Html:
     """Lines over a common axis; `smooth` draws a running mean, and each step behind it faintly; `counts` begin at 0.
 
-    at: (x, word) of places along the axis that are marked.
+    at: (x, word) of places along the axis that are marked. from_zero: the axis of x begins at 0.
     """
     lines = [line for line in lines if np.isfinite(line.y).any()]
     if not lines:
         return empty_chart(title, "No values were logged.")
-    x = make_scale(x_title, np.concatenate([line.x for line in lines]), zero=True, whole=True)
+    x = make_scale(x_title, np.concatenate([line.x for line in lines]), zero=from_zero, whole=True)
     y = make_scale(y_title, np.concatenate([line.y for line in lines]), log=log_y, zero=counts, whole=counts)
     marks, told = [], []
     for number, line in enumerate(lines):
@@ -83,7 +84,7 @@ def line_chart(
         told.append({"name": line.name, "x": _listed(plot_x(x, drawn[0])), "at": _words(drawn[0]),
                      "y": _listed(plot_y(y, drawn[1])), "value": _words(drawn[1])})  # fmt: skip
     series = [Series(line.name, line.colour, line.remark) for line in lines]
-    return figure(title, x, y, [_flags(x, at), marks], series, {"x": x_title, "lines": told}, note)
+    return figure(title, x, y, [marks, _flags(x, at)], series, {"x": x_title, "lines": told}, note)
 
 
 def step_chart(title: str, x: Scale, y_title: str, edges: np.ndarray, lines: Sequence[Line], note: str = "") -> Html:

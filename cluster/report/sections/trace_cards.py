@@ -96,7 +96,12 @@ def make_trace_card(data: ReportData, number: int, title: str, example: Example)
     picture = tag("div", make_tile(data, row["image_id"], f"Image {words}", words), class_="traced")
     told = tag("dl", (tag("div", tag("dt", word), tag("dd", value)) for word, value in _facts(row)), class_="told")
     chart = line_chart(
-        f"{row['truth']} against {row['wrong']}", "layer", "cosine with the text of the label", lines, at=marks
+        f"{row['truth']} against {row['wrong']}",
+        "layer",
+        "cosine with the text of the label",
+        lines,
+        at=marks,
+        from_zero=False,
     )
     searched = [row["truth"], row["wrong"], row["predicted"], words, title, OUTCOMES[example.outcome]]
     return tag(

@@ -102,7 +102,11 @@ def _charts(data: ReportData, trace: Trace) -> Html:
         columns_chart("Where the truth loses the lead (mark 2)", "layer", "share of known images", crossings),
         columns_chart("Where its lead is largest (mark 1)", "layer", "share of known images", peaks),
         line_chart(
-            "Lead of the truth, mean over images", "layer", "cosine with truth minus with wrong", _leads(data, trace)
+            "Lead of the truth, mean over images",
+            "layer",
+            "cosine with truth minus with wrong",
+            _leads(data, trace),
+            from_zero=False,
         ),
     ]
     return join([tag("h3", trace.title), tag("div", charts, class_="charts")])

@@ -23,7 +23,7 @@ from cluster.report.tables import Cell, Column, data_table
 from cluster.report.tiles import Views
 
 ORDERS = (("agreement", "agreement"), ("truth", "AUROC of the truth"), ("number+", "number"))
-PLANS = ((64, 6), (48, 6), (48, 4), (32, 4), (24, 3), (16, 3), (8, 3))
+PLANS = ((64, 8), (48, 8), (48, 4), (32, 4), (24, 4), (16, 4), (8, 4))
 """(units per place, images per unit), as the features have theirs."""
 CARD_BYTES = 2600
 """Of a card without its images; as text."""
