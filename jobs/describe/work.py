@@ -16,7 +16,7 @@ from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.sae_files import WEIGHTS
 from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
-from schemas.errors import MiclipError
+from schemas.errors import BadSae, MiclipError
 from schemas.plans import Plan, Shard
 
 
@@ -64,9 +64,17 @@ class DescribeWorker:
         digest = plan.stage.inputs.get("sae")
         if digest not in self._saes:
             with _named(plan):
-                found = None if digest is None else load_sae(inputs.published(digest, WEIGHTS))
-                self._saes[digest] = None if found is None else found.to(self._setting.device)
+                self._saes[digest] = None if digest is None else self._open_sae(plan, digest, inputs)
         return Task(plan, shard, inputs, self._setting, self._saes[digest], self.notes, self._held)
+
+    def _open_sae(self, plan: Plan, digest: str, inputs: Inputs) -> Sae:
+        sae, width = load_sae(inputs.published(digest, WEIGHTS)), int(str(plan.effort["width"]))
+        if sae.config.d != width:
+            raise BadSae(
+                f"sae:{digest} encodes {sae.config.d} channels, but {plan.stage.params['site']} has {width}; give one that "
+                "was trained at this site"
+            )
+        return sae.to(self._setting.device)
 
 
 def _module(task: Task) -> Any:

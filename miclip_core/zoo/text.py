@@ -62,6 +62,24 @@ class TextTower:
                 parts.append(self.encode(ids_ML))
         return torch.cat(parts)
 
+    def cut(self, texts: Sequence[str]) -> list[str]:
+        """Those of which the tower does not see the end, because they are longer than its context."""
+        clean = [text.strip() for text in texts]
+        length = self.tokenise([""]).shape[1]
+        long = [text for text in clean if len(text.encode()) > length - 2]  # no token is shorter than a byte
+        if not long:
+            return []
+        ids_ML = self.tokenise(long)
+        # neither does the last letter matter, nor a word more
+        same_M = (ids_ML == self.tokenise([text[:-1] for text in long])).all(1)
+        same_M &= (ids_ML == self.tokenise([f"{text} a" for text in long])).all(1)
+        return [text for text, same in zip(long, same_M.tolist(), strict=True) if same]
+
+
+def fill_templates(class_names: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every name in every template, name by name."""
+    return [template.replace("{}", name) for name in class_names for template in templates]
+
 
 def zero_shot_classifier(
     model: VisionModel,
@@ -84,7 +102,7 @@ def zero_shot_classifier(
     columns = []
     for first in range(0, len(class_names), class_batch):
         names = class_names[first : first + class_batch]
-        texts = [template.replace("{}", name) for name in names for template in templates]
+        texts = fill_templates(names, templates)
         embedding_MSE = normalize(model.embed_text(texts).float(), dim=-1).unflatten(0, (len(names), len(templates)))
         columns.append(normalize(embedding_MSE.mean(1), dim=-1))
     return torch.cat(columns).T.contiguous()

@@ -49,6 +49,14 @@ def test_a_text_that_is_too_long_keeps_its_end_token_last(model: VisionModel) ->
     assert ids.shape == (1, 77) and int(ids[0].argmax()) == 76
 
 
+def test_texts_that_lose_their_end_are_known(model: VisionModel) -> None:
+    """77 tokens hold 75 words between two marks; a text of 75 is whole but for one more, and short ones are not looked at."""
+    assert model.text is not None
+    whole, longer = " ".join(["cat"] * 74), " ".join(["cat"] * 77)
+    assert model.text.cut(["a cat", whole, longer, f"  {longer} "]) == [longer, longer]
+    assert model.text.cut([]) == model.text.cut(["", "a" * 20]) == []
+
+
 def test_a_template_without_a_place_and_a_model_without_text_are_refused(model: VisionModel) -> None:
     with pytest.raises(ValueError, match=r"has no \{\}"):
         zero_shot_classifier(model, NAMES, ["a photo"])
