@@ -210,11 +210,13 @@ class Cell:
 class Estimate(NamedTuple):
     """What a plan will cost, as far as it can be known: for people, never for decisions.
 
-    A worker that has sibling stages open takes the largest `worker_memory` and the sum of their `memory`, in bytes.
+    A worker that has sibling stages open computes the sum of their `flops` and the largest of their `shared_flops`, and
+    takes the sum of their `memory` and the largest `worker_memory`, in bytes.
     """
 
     images: int = 0
     flops: int = 0
+    shared_flops: int = 0
     bytes: int = 0
     memory: int = 0
     worker_memory: int = 0

@@ -11,8 +11,7 @@ from cluster.stores import Store, prefetch
 from jobs.kinds import get_kind
 from schemas.plans import Plan, Resources
 
-_SUMS = ("shards", "shards_left", "bytes", "memory")
-_MOST = ("images", "flops", "worker_memory")
+_SUMS = ("shards", "shards_left", "bytes")
 
 
 def make_report(planned: PlannedPipeline, store: Store, tflops: float | None = None) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def _workers(plan: Plan, resources: Resources) -> int:
 
 def _total(stages: list[dict[str, Any]], tflops: float | None) -> dict[str, Any]:
     left = [stage for stage in stages if stage["state"] != "cached"]
-    flops = sum(max(s["flops"] for s in group) for group in _grouped(left, "forward").values())
+    flops = _flops(left)
     total = {
         "stages": len(stages),
         "cached": len(stages) - len(left),
@@ -73,19 +72,20 @@ def _total(stages: list[dict[str, Any]], tflops: float | None) -> dict[str, Any]
 
 
 def lines_of(report: dict[str, Any], by_stage: bool) -> list[dict[str, Any]]:
-    """One line per cell (or stage) for people; sibling stages share one forward, so its FLOPs count once."""
+    """One line per cell (or stage) for people; what sibling stages share counts once."""
     if by_stage:
         lines = [
             {
                 **s,
                 "name": f"{s['cell']}  {s['output']} {s['detail']}".rstrip(),
+                "flops": s["flops"] + s["shared_flops"],
                 "memory": s["memory"] + s["worker_memory"],
             }
             for s in report["stages"]
         ]
     else:
         lines = [_line_of(cell, stages) for cell, stages in _grouped(report["stages"], "cell").items()]
-    empty = dict.fromkeys((*_SUMS, *_MOST), 0)
+    empty = dict.fromkeys((*_SUMS, "images", "flops", "memory"), 0)
     return lines + [{"name": m["cell"], "state": "not inspected yet", **empty} for m in report["not_planned"]]
 
 
@@ -98,10 +98,21 @@ def _line_of(cell: str, stages: list[dict[str, Any]]) -> dict[str, Any]:
         parts = [(cached, "cached"), (failed, "failed"), (len(stages) - cached - failed, "to do")]
         state = "to do" if not cached and not failed else "to do: " + ", ".join(f"{n} {w}" for n, w in parts if n)
     sums = {key: sum(stage[key] for stage in stages) for key in _SUMS}
-    most = {key: max(stage[key] for stage in stages) for key in _MOST}
     name = cell if len(stages) == 1 else f"{cell}  ({len(stages)} stages)"
-    sums["memory"] += most["worker_memory"]
+    most = {"images": max(stage["images"] for stage in stages), "flops": _flops(stages), "memory": _memory(stages)}
     return {"name": name, "state": state, **sums, **most}
+
+
+def _flops(stages: list[dict[str, Any]]) -> int:
+    """Of stages some of which are done together by one worker."""
+    shared = sum(max(s["shared_flops"] for s in group) for group in _grouped(stages, "forward").values())
+    return sum(s["flops"] for s in stages) + shared
+
+
+def _memory(stages: list[dict[str, Any]]) -> int:
+    """Of the largest worker: its stages are open side by side, other workers come before, after or beside it."""
+    groups = _grouped(stages, "forward").values()
+    return max(sum(s["memory"] for s in group) + max(s["worker_memory"] for s in group) for group in groups)
 
 
 def _grouped(stages: list[dict[str, Any]], key: str) -> dict[str, list[dict[str, Any]]]:

@@ -375,11 +375,12 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     sizes, tokens, method = sizes_of(plan, known), tokens_of(plan), plan.stage.output
     similarity: Any = plan.stage.params.get("similarity")
     weights = 4 * 2 * sizes.units * sizes.width if plan.stage.params["unit_kind"] == "features" else 0
-    live = 0 if tokens.stored else sizes.rows * facts.flops
+    held, peak = method_bytes(method, similarity, sizes)
     return Estimate(
         images=sizes.rows,
-        flops=live + 2 * sizes.units * sizes.concepts * max(sizes.dim, 1),
+        flops=2 * sizes.units * sizes.concepts * max(sizes.dim, 1),
+        shared_flops=0 if tokens.stored else sizes.rows * facts.flops,
         bytes=between_bytes(method, similarity, sizes) + 16 * sizes.tau * (sizes.units + sizes.concepts),
-        memory=method_bytes(method, similarity, sizes) + weights,
-        worker_memory=LIBRARY_BYTES + (0 if tokens.stored else 8 * facts.params),
+        memory=held + weights,
+        worker_memory=LIBRARY_BYTES + peak + (0 if tokens.stored else 8 * facts.params),
     )

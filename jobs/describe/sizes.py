@@ -67,8 +67,8 @@ class Sizes:
         return (self.units + self.concepts) * (80 + 64 * self.tau)
 
 
-def method_bytes(method: str, similarity: str | None, s: Sizes) -> int:
-    """Memory of one stage at its peak, beside what its worker holds whatever it works on: the largest of its rounds."""
+def method_bytes(method: str, similarity: str | None, s: Sizes) -> tuple[int, int]:
+    """Memory of one stage: what it holds while its siblings go on, and the peak of what it does when it is its turn."""
     embeddings = 4 * s.rows * s.dim
     pooled = 3 * 4 * BLOCK_NUMBERS
     scores = BLOCK_SCORES * SCORE_BYTES
@@ -100,7 +100,8 @@ def method_bytes(method: str, similarity: str | None, s: Sizes) -> int:
             seen = 3 * 16 * 100 * s.units
             scored = scoring_bytes(s.units, s.concepts, s.dim, s.tau) + 2 * 4 * s.units * s.dim
     labels = LABEL_BYTES * s.rows if method in OF_LABELS else 0
-    return max(s.reading + seen, scored + s.lists) + labels
+    reading = 0 if method == "miclip" else s.reading
+    return seen, max(reading, scored + s.lists) + labels
 
 
 def between_bytes(method: str, similarity: str | None, s: Sizes) -> int:

@@ -142,7 +142,7 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     }[plan.stage.output]
     return Estimate(
         images=rows,
-        flops=rows * facts.flops,
+        shared_flops=rows * facts.flops,
         bytes=int(stored),
         memory=_stage_memory(plan, facts, width, per_image),
         worker_memory=_worker_memory(plan, facts),

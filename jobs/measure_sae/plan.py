@@ -9,8 +9,8 @@ from schemas.plans import Plan
 
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {"summary": {"measure": ("sae_summary",)}}
 ARTIFACTS: dict[str, tuple[str, ...]] = {"summary": ()}
-RUNS_PER_IMAGE = 4
-"""As it is, spliced, with zeros and with the mean."""
+SHARED_RUNS = 3
+"""As the model is, with zeros and with the mean; one more for each SAE."""
 
 
 def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
@@ -25,5 +25,8 @@ def estimate(plan: Plan, known: Known) -> Estimate:
         return Estimate()
     images = count_held_out(plan)
     return Estimate(
-        images=images, flops=images * RUNS_PER_IMAGE * facts.flops, worker_memory=LIBRARY_BYTES + 8 * facts.params
+        images=images,
+        flops=images * facts.flops,
+        shared_flops=images * SHARED_RUNS * facts.flops,
+        worker_memory=LIBRARY_BYTES + 8 * facts.params,
     )

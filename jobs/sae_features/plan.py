@@ -186,7 +186,7 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     published = codes * CODE_BYTES["table"] if "codes" in params["tables"] else 0  # type: ignore[operator]
     return Estimate(
         images=rows,
-        flops=0 if tokens.stored else rows * facts.flops,
+        shared_flops=0 if tokens.stored else rows * facts.flops,
         bytes=published + codes * CODE_BYTES["parts"],
         memory=max(sorting, merging) + tokens_read,
         worker_memory=0 if tokens.stored else 8 * facts.params,

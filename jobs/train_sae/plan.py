@@ -106,7 +106,8 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     training = training_bytes(sae, d, -(-stream.batch_tokens // int(plan.stage.params["data_parallel"])))  # type: ignore[arg-type]
     return Estimate(
         images=tokens.forward.rows,
-        flops=seen * _flops_per_token(sae, d) + forwards,
+        flops=seen * _flops_per_token(sae, d),
+        shared_flops=forwards,
         bytes=4 * (2 * sae.latents * d + 2 * sae.latents + d) + METRICS_BYTES * sae.steps,
         memory=training,
         worker_memory=LIBRARY_BYTES + window + (TABLE_BYTES if tokens.stored else 8 * facts.params),

@@ -212,5 +212,5 @@ def test_estimates_can_be_done_by_hand(world):
     (plan,) = plans
     cost = estimate(plan, known)
     assert (cost.images, cost.bytes) == (8, int(8 * 64 * 96 * 1.8))
-    assert cost.flops == 8 * known.models[CLIP].flops
+    assert cost.shared_flops == 8 * known.models[CLIP].flops
     assert cost.worker_memory > cost.memory > 0

@@ -122,7 +122,7 @@ def test_memory_is_bounded_whatever_the_number_of_images():
         found.append(estimate(plan, known))
     few, many = found
     assert few.memory < 1.5 * 2**30 and many.memory - few.memory < 700 * (1_280_000 - 50_000)
-    assert few.flops == 50_000 * VIT.flops and many.bytes > 20 * few.bytes
+    assert few.shared_flops == 50_000 * VIT.flops and many.bytes > 20 * few.bytes
 
 
 def test_what_cannot_be_planned_is_refused():

@@ -12,7 +12,7 @@ from cluster.events import EventLog
 from cluster.executor import StopFlag
 from cluster.pipeline import plan_pipeline
 from cluster.run import run_stages
-from jobs.protocol import Known
+from jobs.protocol import Estimate, Known
 from jobs.sae_tokens import tokens_of
 from jobs.train_sae.plan import estimate, settings_of, stream_of
 from schemas.errors import UsageError
@@ -249,7 +249,7 @@ def test_estimates_follow_from_the_sizes(world: World) -> None:
     cost, with_forward = estimate(stored, world.known()), estimate(live, world.known())
     assert cost.flops == 320 * (2 * width * 64 + 10 * width * 4)
     per_image = tokens_of(live).per_image(world.known().models[CLIP])
-    assert with_forward.flops - cost.flops == 320 * world.known().models[CLIP].flops // per_image
+    assert with_forward.shared_flops == 320 * world.known().models[CLIP].flops // per_image
     assert (cost.images, cost.bytes) == (12, 4 * (2 * 64 * width + 2 * 64 + width) + 320)
     params, table = world.known().models[CLIP].params, 256 << 20
     assert cost.memory == with_forward.memory > 0
@@ -259,4 +259,4 @@ def test_estimates_follow_from_the_sizes(world: World) -> None:
 
 
 def test_nothing_is_estimated_of_a_model_that_is_not_inspected(world: World) -> None:
-    assert estimate(world.plans()[0], Known({}, {})) == (0, 0, 0, 0, 0)
+    assert estimate(world.plans()[0], Known({}, {})) == Estimate()
