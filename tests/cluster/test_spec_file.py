@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cluster.spec_file import json_schema, parse_spec, read_spec_file
 from cluster.yaml_text import read_yaml, write_yaml
+from jobs.kinds import KINDS
 from schemas.errors import BadSpec, UsageError
 from schemas.specs import ExtractSpec, SelftestSpec
 
@@ -76,7 +77,7 @@ def test_one_text_is_a_list_of_one_and_lists_stay_lists() -> None:
         ("    images: {ref: nowhere}", "s.yaml:10:14  stages.acts.images.ref: images 'nowhere': expected source:location"),
         ("    reads: other", "stages.acts: reads other: extract reads images and models, no stage"),
         ("  more: {kind: selftest, reads: other}", "stages.more.reads: no stage 'other'; there are acts, more"),
-        ("  more: {kind: extrac}", 's.yaml:10:10  stages.more.kind: found "extrac", expected extract, train_sae, import_sae, sae_features or selftest; did you mean'),
+        ("  more: {kind: extrac}", 's.yaml:10:10  stages.more.kind: found "extrac", expected extract, train_sae, import_sae, sae_features, align, describe, intervene, trace_errors, attention_maps, geometry, evaluate or selftest; did you mean'),
         ("    top_k: 3\n    top_k: 4", "s.yaml:11:5  stages.acts.top_k: this key stands in line 10 already"),
         ("\ttop_k: 3", "s.yaml:10:1"),
         ("    top_k: .inf", "s.yaml:10:12  stages.acts.top_k: found .inf, expected a finite number"),
@@ -245,6 +246,9 @@ def test_the_json_schema_knows_every_kind_and_refuses_unknown_fields() -> None:
         "selftest",
         "pipeline",
     }
+    (stages,) = schema["$defs"]["PipelineSpec"]["properties"]["stages"]["patternProperties"].values()
+    facts = {"inspect", "index_images", "measure_sae"}  # planned with others, never asked for
+    assert set(stages["discriminator"]["mapping"]) == set(KINDS) - facts
     assert schema["$defs"]["ExtractFile"]["additionalProperties"] is False
     json.dumps(schema)
 
