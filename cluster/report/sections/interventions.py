@@ -178,7 +178,7 @@ def _block(
     rows = []
     for variant, of in effects.items():
         seeds = max(effect.seeds for effect in of.values())
-        row: list[Any] = [Cell(variants.label(variant, f"{seeds} seeds" if seeds > 1 else ""), variant)]
+        row: list[Any] = [Cell(variants.label(variant, seeds), variant)]
         for change in changes:
             row += _pair(variant, change, effects, spans[change], setting, variants, tests)
         rows.append(row)

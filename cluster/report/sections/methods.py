@@ -64,7 +64,7 @@ def _block(of: Place, scores: Scores, variants: Variants, names: PlaceNames, tes
     rows = []
     for variant in shown:
         seeds = max(len(scores[m].get(variant, [])) for m in measures)
-        row: list[Any] = [Cell(variants.label(variant, f"{seeds} seeds" if seeds > 1 else ""), variant)]
+        row: list[Any] = [Cell(variants.label(variant, seeds), variant)]
         for m in measures:
             bar = made[m].get(variant)
             words = tests.contest(of, m, variant).words

@@ -10,7 +10,7 @@ from cluster.report.html import Html, tag
 from cluster.report.numbers import short_number
 from cluster.report.sections.named import Method, Named
 from cluster.report.sections.unit_choice import Vote, vote
-from cluster.report.sections.unit_images import Images, heat_of
+from cluster.report.sections.unit_images import Grids, Images, heat_of
 from cluster.report.sections.variants import Variants
 from cluster.report.tiles import Views, make_tile
 
@@ -34,7 +34,7 @@ class Look(NamedTuple):
 
     data: ReportData
     views: Views
-    grids: dict[str, tuple[int, int]]
+    grids: Grids
     variants: Variants
 
 
@@ -95,7 +95,7 @@ def _says(
     method: Method, names: Sequence[tuple[str, float]], agreed: Vote | None, truth: tuple[str, float] | None, look: Look
 ) -> Html:
     """One method's names; the first stands out where others say the same, and is ticked where it is the truth."""
-    label = look.variants.label(method.variant, "truth" if method.is_truth else "")
+    label = look.variants.label(method.variant)
     if not names:
         return tag("li", label, tag("span", "nothing", class_="none"))
     (name, score), *others = names

@@ -35,21 +35,35 @@ def load_unit_images(data: ReportData, place: Place, units: Sequence[int], most:
     return dict(found)
 
 
-def load_grids(data: ReportData) -> dict[str, tuple[int, int]]:
-    """Rows and columns of patches of the models that have them."""
-    rows = data.table("models", ["model", "grid_h", "grid_w"]).to_pylist()
-    return {row["model"]: (row["grid_h"], row["grid_w"]) for row in rows if row["grid_h"] and row["grid_w"]}
+class Grids:
+    """Rows and columns of the positions of a site: of patches the model's, of others those that maps of features have."""
+
+    def __init__(self, data: ReportData) -> None:
+        rows = data.table("models", ["model", "grid_h", "grid_w"]).to_pylist()
+        self._models = {row["model"]: (row["grid_h"], row["grid_w"]) for row in rows if row["grid_h"] and row["grid_w"]}
+        maps = data.table("sae_top_images", ["model", "site", "grid_h", "grid_w"], {"rank": [0]})
+        kinds = maps.group_by(maps.column_names).aggregate([]).to_pylist()
+        self._sites = {(row["model"], row["site"]): (row["grid_h"], row["grid_w"]) for row in kinds if row["grid_h"]}
+
+    def of(self, place: Place) -> tuple[int, int]:
+        """(0, 0) where positions are no grid, or it is not known."""
+        if place.site.endswith("@patch"):
+            return self._models.get(place.model, (0, 0))
+        return self._sites.get((place.model, place.site), (0, 0))
+
+    @property
+    def largest(self) -> int:
+        """Positions of the largest."""
+        return max((rows * columns for rows, columns in (*self._models.values(), *self._sites.values())), default=256)
 
 
-def heat_of(
-    image: dict[str, Any], largest: float, place: Place, grids: dict[str, tuple[int, int]], views: Views
-) -> Heat | None:
+def heat_of(image: dict[str, Any], largest: float, place: Place, grids: Grids, views: Views) -> Heat | None:
     """All values over the image where they are stored; else the one patch that is known to have the largest."""
     box = views.box(place.model, image["stage"], image["image_id"])
     if stored := stored_map(image, largest, box):
         return stored
-    rows, columns = grids.get(place.model, (0, 0))
-    if not place.site.endswith("@patch") or not 0 <= image["token"] < rows * columns:
+    rows, columns = grids.of(place)
+    if not 0 <= image["token"] < rows * columns:
         return None
     values = [0.0] * (rows * columns)
     values[image["token"]] = max(image["value"], 0.0)

@@ -17,7 +17,7 @@ from cluster.report.sections.named import Found, Named, load_found, load_named, 
 from cluster.report.sections.places import PlaceNames, place_of
 from cluster.report.sections.unit_cards import Look, UnitCards, make_unit_card
 from cluster.report.sections.unit_choice import choose_units
-from cluster.report.sections.unit_images import load_grids, load_unit_images
+from cluster.report.sections.unit_images import Grids, load_unit_images
 from cluster.report.sections.variants import Variants, place
 from cluster.report.tables import Cell, Column, data_table
 from cluster.report.tiles import Views
@@ -37,9 +37,8 @@ def render(data: ReportData) -> Html:
     named = load_named(data)
     found = [load_found(data, n) for n in named]
     variants = Variants(data)
-    grids = load_grids(data)
-    patches = max((rows * columns for rows, columns in grids.values()), default=256)
-    amount = fit(len(named), data.rows.get("images", 0), patches, UNIT_BYTES - FINDER_BYTES, PLANS, CARD_BYTES)
+    grids = Grids(data)
+    amount = fit(len(named), data.rows.get("images", 0), grids.largest, UNIT_BYTES - FINDER_BYTES, PLANS, CARD_BYTES)
     shown = [_load(data, n, f, amount) for n, f in zip(named[: amount.saes], found)]
     data.pictures.want(image["image_id"] for c in shown for images in c.images.values() for image in images)
     look = Look(data, Views(data), grids, variants)

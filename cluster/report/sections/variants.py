@@ -31,8 +31,9 @@ class Variants:
         """Names beside their colours."""
         return tag("ul", (tag("li", self.label(v)) for v in sorted(set(variants), key=place)), class_="methods")
 
-    def label(self, variant: str, remark: str = "") -> Html:
-        """A name with a spot of its colour."""
+    def label(self, variant: str, seeds: int = 1) -> Html:
+        """A name with a spot of its colour; said of it: that it is no competitor, and of how many seeds."""
+        remark = ", ".join(["truth"] * is_truth(variant) + [f"{seeds} seeds"] * (seeds > 1))
         more = tag("span", f" {remark}", class_="remark") if remark else None
         return tag(
             "span",

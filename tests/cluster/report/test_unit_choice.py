@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -16,12 +18,12 @@ from cluster.report.sections.named import Found, Method, Named, load_named
 from cluster.report.sections.places import Place
 from cluster.report.sections.trace_cards import choose_traces, outcome_of
 from cluster.report.sections.unit_choice import choose_units, vote
-from cluster.report.sections.unit_images import heat_of
+from cluster.report.sections.unit_images import Grids, heat_of
 from cluster.report.sections.variants import Variants, place
 from cluster.report.tiles import Views
 from cluster.stores import make_store
 from schemas.intervene import Change
-from tests.made_up_saes import save_run
+from tests.made_up_saes import make_features, publish_rows, save_run, stage_of
 from tests.made_up_units import CONCEPTS, METHODS, MODELS, SITE, publish_units
 
 IMAGES = [{"image_id": f"{i:032x}", "image_index": i, "uri": f"world:{i}"} for i in range(12)]
@@ -113,9 +115,16 @@ def test_the_finder_shortens_lists_before_it_leaves_concepts_out() -> None:
 # ---------------------------------------------------------------- pictures of units
 
 
+class TwoByThree(Grids):
+    """Every site of patches has two rows of three."""
+
+    def of(self, place: Place) -> tuple[int, int]:
+        return (2, 3) if place.site.endswith("@patch") else super().of(place)
+
+
 def test_a_neuron_of_patches_has_its_one_patch_and_one_of_a_class_token_none(data: ReportData) -> None:
     image = {"stage": "s", "image_id": IMAGES[0]["image_id"], "token": 5, "value": 2.0}
-    grids, views = {MODELS[0]: (2, 3)}, Views(data)
+    grids, views = TwoByThree(data), Views(data)
     heat = heat_of(image, 4.0, NEURONS, grids, views)
     assert (
         heat is not None
@@ -124,7 +133,20 @@ def test_a_neuron_of_patches_has_its_one_patch_and_one_of_a_class_token_none(dat
     )
     assert heat_of(image, 4.0, Place(MODELS[0], "resid_post.3@cls", None), grids, views) is None
     assert heat_of({**image, "token": 6}, 4.0, NEURONS, grids, views) is None
-    assert heat_of({**image, "map": [1.0, 2.0], "grid_h": 1, "grid_w": 2}, 2.0, NEURONS, {}, views) is not None
+    assert heat_of({**image, "map": [1.0, 2.0], "grid_h": 1, "grid_w": 2}, 2.0, NEURONS, Grids(data), views) is not None
+
+
+def test_the_grid_of_a_map_is_that_of_the_features_found_there(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path / "lake"))
+    rows = make_features("sae:x", 2, IMAGES, 0)["sae_top_images"]
+    stage = stage_of("sae_features", "features")
+    publish_rows(
+        store, stage, {"sae_top_images": [{**row, "site": "stage.3@map", "grid_h": 3, "grid_w": 4} for row in rows]}
+    )
+    save_run(store, "grids-00001", [stage])
+    grids = Grids(load_report(store))
+    assert grids.of(Place(rows[0]["model"], "stage.3@map", None)) == (3, 4) and grids.largest == 12
+    assert grids.of(Place(rows[0]["model"], "stage.2@map", None)) == (0, 0)
 
 
 # ---------------------------------------------------------------- who wins
