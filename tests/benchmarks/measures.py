@@ -13,15 +13,22 @@ from pathlib import Path
 from typing import Any
 
 
-def seconds(rounds: int, steps: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """The median of each, taken in turns so that a load on the machine meets all of them; the first turn is not counted."""
+def turns(
+    rounds: int, steps: Mapping[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """What each took in every turn, so that a load on the machine meets all of them; the first turn is not counted."""
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds + 1):
         for name, step in steps.items():
-            started = time.perf_counter()
+            started = clock()
             step()
-            taken[name].append(time.perf_counter() - started)
-    return {name: statistics.median(some[1:]) for name, some in taken.items()}
+            taken[name].append(clock() - started)
+    return {name: some[1:] for name, some in taken.items()}
+
+
+def seconds(rounds: int, steps: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """The median of each over turns."""
+    return {name: statistics.median(some) for name, some in turns(rounds, steps).items()}
 
 
 def peak() -> int:
