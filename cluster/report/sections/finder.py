@@ -25,19 +25,21 @@ class Index(NamedTuple):
     left_out: int
 
 
+def list_length(lists: int, budget: int = FINDER_BYTES) -> int:
+    """Units of each of so many lists that stay in the budget; one where none do."""
+    return next((n for n in LENGTHS if lists * (LIST_BYTES + n * UNIT_BYTES) <= budget), LENGTHS[-1])
+
+
 def plan_index(found: Sequence[Found], budget: int = FINDER_BYTES) -> Index:
     """The longest lists of all concepts that stay in the budget; if none do, as many concepts as fit, with lists of one."""
     lists = Counter(concept for f in found for of in f.located.values() for concept in of)
     concepts = sorted(lists, key=lambda concept: (-lists[concept], concept))
-    total = lists.total()
-    for length in LENGTHS:
-        if total * (LIST_BYTES + length * UNIT_BYTES) <= budget:
-            return Index(tuple(sorted(concepts)), length, 0)
-    kept, bytes_left = 0, budget
+    length = list_length(lists.total(), budget)
+    kept, left = 0, budget
     for concept in concepts:
-        bytes_left -= lists[concept] * (LIST_BYTES + LENGTHS[-1] * UNIT_BYTES)
-        kept += bytes_left >= 0
-    return Index(tuple(sorted(concepts[:kept])), LENGTHS[-1], len(concepts) - kept)
+        left -= lists[concept] * (LIST_BYTES + length * UNIT_BYTES)
+        kept += left >= 0
+    return Index(tuple(sorted(concepts[:kept])), length, len(concepts) - kept)
 
 
 def make_finder(

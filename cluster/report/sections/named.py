@@ -29,13 +29,13 @@ class Method(NamedTuple):
 
 
 class Named(NamedTuple):
-    """One place whose units have names from one list of concepts."""
+    """One place whose units have names from one list of concepts; `lists` are the lists of units of all its methods."""
 
     number: int
     place: Place
     title: str
     methods: tuple[Method, ...]
-    units: int
+    lists: int
 
     @property
     def stages(self) -> list[str]:
@@ -57,7 +57,7 @@ class Found(NamedTuple):
 def load_named(data: ReportData) -> list[Named]:
     """Every place that was described, by model, site and SAE; once for each list of concepts that it was described with."""
     rows = data.table(
-        "descriptions", ["stage", "model", "site", "sae", "variant", "seed", "concepts", "units"]
+        "descriptions", ["stage", "model", "site", "sae", "variant", "seed", "concepts", "concepts_located"]
     ).to_pylist()
     groups: dict[tuple[Place, tuple[str, ...]], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -71,7 +71,10 @@ def load_named(data: ReportData) -> list[Named]:
         title = names.title(of)
         if len(lists[of]) > 1:
             title += f" · {len(concepts):,} concepts from {concepts[0]}"
-        found.append(Named(len(found), of, title, _methods(members), members[0]["units"]))
+        methods = _methods(members)
+        shown = {method.stage for method in methods}
+        lists_of_units = sum(row["concepts_located"] for row in members if row["stage"] in shown)
+        found.append(Named(len(found), of, title, methods, lists_of_units))
     return found
 
 
@@ -89,15 +92,15 @@ def _methods(rows: Sequence[dict[str, Any]]) -> tuple[Method, ...]:
     return tuple(Method(variant, of[0]["stage"], len({row["seed"] for row in of})) for variant, of in seeds.items())
 
 
-def load_found(data: ReportData, named: Named) -> Found:
-    """First names of all its units, and its lists of all concepts."""
+def load_found(data: ReportData, named: Named, most: int) -> Found:
+    """First names of all its units, and its lists of all concepts, of at most so many units each."""
     first: dict[str, dict[int, str]] = {stage: {} for stage in named.stages}
     located: dict[str, dict[str, list[tuple[int, float]]]] = {stage: {} for stage in named.stages}
     where = {"stage": named.stages, "direction": "describe", "rank": [0], "is_dead": [False]}
     table = data.table("unit_concepts", ["stage", "unit", "concept"], where)
     for stage, unit, concept in zip(*(table[c].to_pylist() for c in ("stage", "unit", "concept"))):
         first[stage][unit] = concept
-    where = {"stage": named.stages, "direction": "localise"}
+    where = {"stage": named.stages, "direction": "localise", "rank": list(range(most))}
     table = data.table("unit_concepts", COLUMNS, where).sort_by("rank")
     for row in table.to_pylist():
         located[row["stage"]].setdefault(row["concept"], []).append((row["unit"], row["score"]))

@@ -12,7 +12,7 @@ from cluster.report.data import ReportData
 from cluster.report.html import Html, join, tag
 from cluster.report.section import Section
 from cluster.report.sections.choice import UNIT_BYTES, Amount, fit
-from cluster.report.sections.finder import FINDER_BYTES, Index, best_units, make_finder, plan_index
+from cluster.report.sections.finder import FINDER_BYTES, Index, best_units, list_length, make_finder, plan_index
 from cluster.report.sections.named import Found, Named, load_found, load_named, load_names
 from cluster.report.sections.places import PlaceNames, place_of
 from cluster.report.sections.unit_cards import Look, UnitCards, make_unit_card
@@ -35,7 +35,8 @@ CAPTIONS = 3
 def render(data: ReportData) -> Html:
     """What was described, then the search over concepts, and a card for each chosen unit of each place."""
     named = load_named(data)
-    found = [load_found(data, n) for n in named]
+    length = list_length(sum(n.lists for n in named))
+    found = [load_found(data, n, length) for n in named]
     variants = Variants(data)
     grids = Grids(data)
     amount = fit(len(named), data.rows.get("images", 0), grids.largest, UNIT_BYTES - FINDER_BYTES, PLANS, CARD_BYTES)
