@@ -20,11 +20,17 @@ class _NotFinite(Exception):
         self.bad_B = bad_B
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass
 class FiniteScores:
-    """Scores of a classifier that are numbers: the highest of anything else would be an answer all the same."""
+    """Scores of a classifier, of which the highest is an answer only if all are numbers.
+
+    quarantine: an image whose scores are none gets the answer C, one past the last class, which is right for no image;
+    without it they are an error. `lost` says whether there was one.
+    """
 
     classifier: Classifier
+    quarantine: bool
+    lost: bool = False
 
     @property
     def site(self) -> str:
@@ -32,12 +38,16 @@ class FiniteScores:
         return self.classifier.site
 
     def scores(self, tapped_B: Tensor) -> Tensor:
-        """Scores [B, C]. Raises _NotFinite."""
+        """Scores [B, C], or [B, C + 1] where some are no numbers. Raises _NotFinite."""
         scores_BC = self.classifier.scores(tapped_B)
-        bad_B = ~scores_BC.isfinite().all(1)
-        if bad_B.any():
-            raise _NotFinite(bad_B.cpu())
-        return scores_BC
+        bad_B1 = ~scores_BC.isfinite().all(1, keepdim=True)
+        if not bad_B1.any():
+            return scores_BC
+        if not self.quarantine:
+            raise _NotFinite(bad_B1.flatten().cpu())
+        self.lost = True
+        none_B1 = torch.full_like(scores_BC[:, :1], -torch.inf).masked_fill(bad_B1, torch.inf)
+        return torch.cat([scores_BC.masked_fill(bad_B1, -torch.inf), none_B1], 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,24 +62,22 @@ class Labelled:
         """Those at places [first, last)."""
         return Labelled(self.images_BCIJ[first:last], self.labels_B[first:last], self.image_ids[first:last])
 
-    def pick(self, chosen_B: Tensor) -> Labelled:
-        """Those where the mask is true."""
-        ids = [name for name, chosen in zip(self.image_ids, chosen_B.tolist(), strict=True) if chosen]
-        return Labelled(self.images_BCIJ[chosen_B.to(self.images_BCIJ.device)], self.labels_B[chosen_B], ids)
-
 
 @dataclass
 class Passes:
-    """A sweep over batches of any size. quarantine: images whose scores are no numbers are left out, else they are an error.
-
-    `notes` says what people should know.
-    """
+    """A sweep over batches of any size, and the scores by which it tells right answers."""
 
     what: str
     sweep: Sweep
-    quarantine: bool
-    notes: list[str] = field(default_factory=list)
+    scorer: FiniteScores
     at_once: int | None = None
+    _notes: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know, such as a batch that was halved."""
+        lost = f"{self.what}: some scores are NaN or infinite, which counts as a wrong answer"
+        return [*self._notes, *([lost] if self.scorer.lost else [])]
 
     def add(self, batch: Labelled) -> None:
         """Count a batch, at half of its size from here on where the device is too small.
@@ -83,38 +91,26 @@ class Passes:
             self._add(batch.cut(first, first + size))
 
     def _add(self, batch: Labelled) -> None:
-        # what is tried again is tried outside of `except`: an error holds the tensors of the pass that raised it
+        size = len(batch.image_ids)
         try:
             self.sweep.add(batch.images_BCIJ, batch.labels_B, batch.image_ids)
             return
         except _NotFinite as error:
-            bad_B = error.bad_B
+            names = [batch.image_ids[place] for place in error.bad_B.nonzero().flatten().tolist()]
+            raise NonFiniteActivation(
+                f"{self.what}: scores of {len(set(names))} images are NaN or infinite, first {names[0]}; use dtype: fp32 or "
+                "smaller changes, take the image out, or set on_nonfinite: quarantine, which counts such answers as wrong"
+            ) from None
         except torch.OutOfMemoryError as error:
-            if len(batch.image_ids) == 1:
+            if size == 1:
                 raise OutOfMemory(
                     f"{self.what}: one image does not fit on {batch.images_BCIJ.device}; use a larger device or dtype: bf16"
                 ) from error
-            bad_B = None
-        if bad_B is None:
-            self._halve(len(batch.image_ids))
-            self.add(batch)
-        else:
-            self._leave_out([name for name, bad in zip(batch.image_ids, bad_B.tolist(), strict=True) if bad])
-            self.add(batch.pick(~bad_B))
-
-    def _halve(self, size: int) -> None:
+        # outside of `except`, where the error would hold the tensors of the pass that raised it
         self.at_once = size // 2
-        self.notes.append(f"out of memory at batch size {size}, went on with {self.at_once}")
+        self._notes.append(f"out of memory at batch size {size}, went on with {self.at_once}")
         torch.cuda.empty_cache()
-
-    def _leave_out(self, image_ids: Sequence[str]) -> None:
-        names = list(dict.fromkeys(image_ids))  # the last may be there again, to fill the batch
-        said = f"{self.what}: scores of {len(names)} images are NaN or infinite, first {names[0]}"
-        if not self.quarantine:
-            raise NonFiniteActivation(
-                f"{said}; use dtype: fp32 or smaller changes, take the image out, or set on_nonfinite: quarantine"
-            )
-        self.notes.append(f"{said}; left out")
+        self.add(batch)
 
 
 def counts_of(counts: Counts, method: str) -> Counts:

@@ -106,18 +106,18 @@ class InterveneWorker:
         """One sweep for lists of units that share their passes."""
         model, classifier = self._open(plans[0], inputs)
         params = plans[0].stage.params
+        scorer = FiniteScores(classifier, params["on_nonfinite"] == "quarantine")
         with _named(plans):
             sweep = Sweep(
                 model,
                 str(params["site"]),
                 self._unit_kind(plans[0], inputs),
-                FiniteScores(classifier),
+                scorer,
                 {plan.digest: self._get_units(plan, inputs) for plan in plans},
                 changes_of(plans[0]),
                 params["off_class_seed"],  # type: ignore[arg-type]
             )
-        what = f"{model.facts.model} with units of {params['site']} changed"
-        return Passes(what, sweep, params["on_nonfinite"] == "quarantine")
+        return Passes(f"{model.facts.model} with units of {params['site']} changed", sweep, scorer)
 
     def _open(self, plan: Plan, inputs: Inputs) -> tuple[VisionModel, Classifier]:
         """The model, which merging never needs, and what its answers are."""

@@ -211,12 +211,15 @@ def test_units_that_cannot_be_changed_fail_alone(world: World) -> None:
     assert all(world.rows(plan) for plan in good)
 
 
-def test_changes_that_leave_no_numbers_stop_or_leave_the_image_out(world: World) -> None:
-    """Only images of the first class, which has no unit, give numbers then."""
-    read, changes = world.describe("act_values", 96, draw=1), [{"beta": 1e38}, {"beta": 0.0}]
-    fields: Any = {"changes": changes, "off_class_seed": None}
-    (failed,) = world.run(world.plans(read, **fields)).failed.values()
+def test_changes_that_leave_no_numbers_stop_or_count_as_wrong_answers(world: World) -> None:
+    """Siblings that share the passes count as they do alone; the first class has no unit."""
+    read = [world.describe("act_values", 96, draw=1), world.describe("auroc", 96, draw=6)]
+    fields: Any = {"changes": [{"beta": 1e38}, {"beta": 0.0}], "on_nonfinite": "quarantine"}
+    (failed,) = world.run(world.plans(*read, **fields | {"on_nonfinite": "stop"})).failed.values()
     assert failed.error == "NonFiniteActivation" and "smaller changes" in failed.message
-    (rows,) = world.effects(read, on_nonfinite="quarantine", **fields)
-    (normal,) = world.effects(read, off_class_seed=None)
-    assert [row["n"] for row in rows[:8]] == [normal[0]["n"], *[0] * 7] and normal[0]["n"] > 0
+    rows, _ = world.effects(*read, **fields)
+    (normal,) = world.effects(read[0], changes=[{"beta": 0.0}, {"beta": 1.0}])
+    assert rows[8:] == normal[:8]
+    for lost, row in zip(rows[:8], normal[8:], strict=True):
+        assert lost["n"] == row["n"] and lost["correct_clean"] == row["correct_clean"]
+        assert lost["correct_edit"] == (row["correct_clean"] if row["units"] == [] else 0)
