@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,9 @@ from jobs.protocol import Inputs
 from miclip_core.sae.features.selectivity import Category
 from schemas.errors import BadLabels
 from schemas.plans import Plan
+
+BLOCK = 1 << 12
+"""Images whose concepts are looked up at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,30 +61,39 @@ def choose(plan: Plan, inputs: Inputs, labelled: Labelled) -> Choice:
     params: Any = plan.stage.params
     names: list[str] = params["concepts"]
     units = _units(plan, inputs)
-    images, labels = labelled.images, Labels(labelled.categories, names)
-    column = {int(concept): place for place, concept in enumerate(labels.concepts)}
-    shows = labels.of(images).numpy()
+    wanted = [concept for concept in params["chosen"] if concept in units]
+    showing = _first_images(labelled, Labels(labelled.categories, names), wanted, params["images_per_concept"])
     found: dict[int, list[int]] = {}
-    seen: set[int] = set()
-    for concept in params["chosen"]:
-        if concept in column and concept in units:
-            showing = images[shows[:, column[concept]]][: params["images_per_concept"]]
-            for image in showing.tolist():
-                found.setdefault(image, []).append(concept)
-                seen.add(concept)
+    for concept, images in sorted(showing.items()):
+        for image in images:
+            found.setdefault(image, []).append(concept)
     if not found:
         chosen = ", ".join(names[concept] for concept in params["chosen"][:5])
         raise BadLabels(
             f"no image is labelled with any of the concepts {chosen} that have features; give others in concepts, or the "
             "columns that have them in labels_from"
         )
-    unseen = [concept for concept in params["chosen"] if concept in units and concept not in seen]
     return Choice(
-        {image: tuple(sorted(concepts)) for image, concepts in found.items()},
+        {image: tuple(concepts) for image, concepts in found.items()},
         units,
-        tuple(names[concept] for concept in unseen),
+        tuple(names[concept] for concept in wanted if concept not in showing),
         tuple(names[concept] for concept in params["chosen"] if concept not in units),
     )
+
+
+def _first_images(labelled: Labelled, labels: Labels, wanted: Sequence[int], count: int) -> dict[int, list[int]]:
+    """The first `count` images of each concept that any shows, a block of images at a time, no further than needed."""
+    columns = np.flatnonzero(np.isin(labels.concepts, wanted))
+    found: dict[int, list[int]] = {int(labels.concepts[column]): [] for column in columns}
+    for start in range(0, len(labelled.images), BLOCK):
+        block = labelled.images[start : start + BLOCK]
+        place, column = np.nonzero(labels.of(block).numpy()[:, columns])
+        for image, concept in zip(block[place].tolist(), labels.concepts[columns[column]].tolist(), strict=True):
+            if len(found[concept]) < count:
+                found[concept].append(image)
+        if all(len(images) == count for images in found.values()):
+            break
+    return {concept: images for concept, images in found.items() if images}
 
 
 def _units(plan: Plan, inputs: Inputs) -> dict[int, tuple[int, ...]]:
