@@ -78,8 +78,8 @@ def method_bytes(method: str, similarity: str | None, s: Sizes) -> tuple[int, in
             seen = 2 * 16 * s.units
             scored = scoring_bytes(s.units, s.concepts, s.dim, s.tau) + 2 * 4 * s.units * s.dim + 4 * s.concepts * s.dim
         case "act_values":
-            seen = 2 * 8 * s.units * s.concepts
-            scored = 3 * 8 * min(BLOCK_SUMS, s.units * s.concepts) + seen // 2
+            seen = 2 * 8 * s.units * min(s.concepts, s.shard_rows)
+            scored = 4 * 8 * min(BLOCK_SUMS, s.units * s.concepts)
         case "auroc":
             seen, scored = shard, min(pooled, 12 * s.rows * s.units) + RANKED_NUMBERS * RANKED_BYTES
         case "cos":
@@ -94,14 +94,13 @@ def method_bytes(method: str, similarity: str | None, s: Sizes) -> tuple[int, in
             scored = 3 * best + 2 * min(embeddings, 4 * TOP_K[similarity or ""] * s.units * s.dim) + scores
             scored += PROBABILITY_BYTES
         case "netdissect":
-            seen = COUNT_BYTES * s.units + BLOCK_COUNTS_BYTES
-            scored = 2 * 8 * s.units * s.concepts + BLOCK_COUNTS_BYTES
+            seen = max(COUNT_BYTES, 8 * s.concepts) * s.units + BLOCK_COUNTS_BYTES
+            scored = BLOCK_COUNTS_BYTES  # shards are joined one block of units after another
         case _:
             seen = 3 * 16 * 100 * s.units
             scored = scoring_bytes(s.units, s.concepts, s.dim, s.tau) + 2 * 4 * s.units * s.dim
     labels = LABEL_BYTES * s.rows if method in OF_LABELS else 0
-    reading = 0 if method == "miclip" else s.reading
-    return seen, max(reading, scored + s.lists) + labels
+    return seen, max(s.reading, scored + s.lists) + labels
 
 
 def between_bytes(method: str, similarity: str | None, s: Sizes) -> int:
@@ -111,7 +110,7 @@ def between_bytes(method: str, similarity: str | None, s: Sizes) -> int:
         case "auroc" | "cos_cubed" | "rank_reorder":
             return 4 * s.rows * s.units
         case "act_values":
-            return 8 * shards * s.units * s.concepts
+            return 8 * shards * s.units * min(s.concepts, s.shard_rows)
         case "cos":
             return 8 * shards * (s.units + s.dim) * s.dim
         case "wpmi" | "soft_wpmi":

@@ -22,8 +22,9 @@ from miclip_core.world.render import render_scenes
 from miclip_core.world.scene import HELD_OUT_INDICES, PLANTED, World, attributes
 from schemas.errors import BadSpec, UsageError
 from schemas.plans import Plan
-from tests.jobs.describe.spatial import IMAGES, MODEL, Place, same_rows
-from tests.lakes import export
+from schemas.specs import PipelineSpec
+from tests.jobs.describe.spatial import IMAGES, MODEL, SAE, SITE, Place, same_rows
+from tests.lakes import Lake, export
 from tests.miclip_core.dissect import tiny_models
 
 TAU, SHARE = 3, 0.01
@@ -214,3 +215,40 @@ def test_truth_is_known_of_whole_images_of_the_demo_world_alone(place: Place, tm
     with pytest.raises(BadSpec, match="demo:clip-p8 sees a cut of them; give the extract stage geometry: square"):
         check_spatial("netdissect", spec, Known({}, {}), make_concepts(["red"]), tokens_of(plan), cut)
     assert plan.stage.subject == MODEL and plan.stage.params["whole_view"]
+
+
+@pytest.mark.slow
+def test_selective_features_of_the_demo_zoo_are_named_as_the_planted_truth_has_it(tmp_path: Path) -> None:
+    """Truth: the value by which a feature tells patches apart with an AUROC of at least 0.9; chance is 1 in 28."""
+    lake = Lake(tmp_path / "lake")
+    report = lake.run(truth_spec())
+    assert report.exit_code == 0, report.failures
+    best = [
+        row for row in lake.table(report, "sae_selectivity", level="patch").to_pylist() if row["rank_in_feature"] == 0
+    ]
+    truth = {row["feature"]: row["concept"].partition("=")[2] for row in best if row["auroc"] >= 0.9}
+    described = lake.table(report, "unit_concepts", direction="describe", unit_kind="features").to_pylist()
+    right = {
+        within: {row["unit"] for row in described if row["rank"] < within and row["concept"] == truth.get(row["unit"])}
+        for within in (1, 5)
+    }
+    print(f"{len(truth)} selective features: {len(right[1])} named right, {len(right[5])} within five names")
+    assert len(truth) > 20 and len(right[1]) >= 0.85 * len(truth) and len(right[5]) >= 0.95 * len(truth)
+
+
+def truth_spec() -> PipelineSpec:
+    sae = {**SAE, "arch": "topk", "latents": 256, "k": 8, "lr": 2e-3, "steps": 800, "batch_tokens": 1024}
+    stages = {
+        "acts": {"kind": "extract", "sites": [SITE], "outputs": ["activations"]},
+        "sae": sae,
+        "truth": {"kind": "sae_features", "reads": ["sae", "acts"]},
+        "names": {"kind": "describe", "reads": ["sae", "acts"], "concepts": "world", "methods": ["netdissect"], "units": "features"},
+    }  # fmt: skip
+    data = {
+        "kind": "pipeline",
+        "name": "t",
+        "images": {"ref": "world:seed=0,n=800"},
+        "matrix": {"model": [MODEL]},
+        "stages": stages,
+    }
+    return PipelineSpec.model_validate(data, strict=False)
