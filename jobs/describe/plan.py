@@ -103,6 +103,12 @@ class _Planner:
                 f"{', '.join(sorted(other))}; give the CLIP they were trained with",
                 "clip",
             )
+        names = [(encoder.site, encoder.variant, encoder.seed) for encoder in found]
+        if twice := [encoder for encoder, name in zip(found, names, strict=True) if names.count(name) > 1]:
+            raise self._refuse(
+                f"{', '.join('align:' + encoder.plan.digest for encoder in twice[:2])} are both {twice[0].variant} of seed "
+                f"{twice[0].seed} at {twice[0].site}, so no table could tell them apart; read them in describe stages of their own"
+            )
         return found
 
     def _units(self, method: Method) -> Iterator[Units]:

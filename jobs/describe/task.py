@@ -15,6 +15,7 @@ from jobs.activations import Forward
 from jobs.between import pack, unpack, unpack_all
 from jobs.columns import read_embeddings, read_texts
 from jobs.concept_labels import Labels, read_categories
+from jobs.describe.lists import make_parts
 from jobs.describe.units import UnitRows
 from jobs.protocol import Artifact, Inputs, Part, Setting
 from miclip_core.sae.sae import Sae
@@ -106,12 +107,16 @@ class Task:
     @cached_property
     def texts_ME(self) -> Tensor:
         """The concepts' embeddings by the CLIP, float32 [M,E]."""
-        return torch.from_numpy(read_texts(self.inputs, self.plan.stage.inputs["texts"])).to(self.device)
+        stage = self.plan.stage.inputs["texts"]
+        return self.hold(("texts", stage), lambda: torch.from_numpy(read_texts(self.inputs, stage)).to(self.device))
 
     @cached_property
     def embedded(self) -> Vectors:
-        """The CLIP embeddings of the images of this shard."""
-        return self.embeddings(self.shard.start, self.shard.stop)
+        """The CLIP embeddings of the images of this shard, read once for all stages."""
+        key, rows = ("embedded", self.plan.stage.inputs["embeddings"]), (self.shard.start, self.shard.stop)
+        if key not in self.held or self.held[key][0] != rows:
+            self.held[key] = (rows, self.embeddings(*rows))
+        return self.held[key][1]
 
     def embeddings(self, start: int, stop: int) -> Vectors:
         """The CLIP embeddings of the images in rows [start, stop) of the index."""
@@ -121,10 +126,10 @@ class Task:
 
     @cached_property
     def labels(self) -> Labels:
-        """Which images are labelled with which concepts, as `labels_from` says."""
-        stage, rows = self.plan.stage, self.plan.rounds[0].rows
-        predictions = stage.inputs.get("predictions")
-        categories = read_categories(self.inputs, stage.inputs["labels"], rows, self.params["labels_from"], predictions)
+        """Which images are labelled with which concepts, as `labels_from` says; read once for all shards and stages."""
+        inputs, rows = self.plan.stage.inputs, self.plan.rounds[0].rows
+        asked = (inputs["labels"], rows, tuple(self.params["labels_from"]), inputs.get("predictions"))
+        categories = self.hold(("labels", *asked), lambda: read_categories(self.inputs, *asked))
         return Labels(categories, self.concepts)
 
     # ---------------------------------------------------------------- what rounds hand to each other
@@ -145,8 +150,6 @@ class Task:
 
     def part(self, table: str, columns: Mapping[str, Any]) -> Iterator[Part]:
         """Rows of a table that has the columns of every table of this kind; see `make_parts`."""
-        from jobs.describe.lists import make_parts
-
         yield from make_parts(self.plan, table, columns)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from jobs.describe.lists import list_parts, start_lists
@@ -17,21 +18,23 @@ from miclip_core.dissect.spread import Spread
 from schemas.errors import BadLabels
 
 SEEN = "seen"
-"""low, high float32 [U] of all units; count int64 [L] of the concepts that are values of labels; images."""
+"""low, high float32 [U] of all units; present int64 [P], which labelled concepts some image of the shard shows; count int64 [P]; images."""
 
 
 class Collector:
-    """Sums per labelled concept over the images of a shard."""
+    """Sums over the images of a shard, for each labelled concept that one of them shows: few, however many there are in all."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._sums = ActValues(len(task.labels.concepts))
+        shown = task.labels.of(np.arange(task.shard.start, task.shard.stop)).any(0)
+        self._present = shown.nonzero()[:, 0]
+        self._sums = ActValues(len(self._present))
         self._images = 0
 
     def add(self, rows: UnitRows) -> None:
         """The next images."""
         t_NU = rows.pooled(self._task.params["pool"])
-        self._sums.add(t_NU, self._task.labels.of(rows.image_index).to(t_NU.device))
+        self._sums.add(t_NU, self._task.labels.of(rows.image_index)[:, self._present].to(t_NU.device))
         self._images += len(rows.images)
 
     def results(self) -> Iterator[Artifact]:
@@ -39,8 +42,8 @@ class Collector:
         sums, spread = self._sums, self._sums.spread
         if sums.sum_MU is None or sums.count_M is None or spread.low_U is None or spread.high_U is None:
             return
-        seen = {"low": spread.low_U, "high": spread.high_U, "count": sums.count_M, "images": torch.tensor(self._images)}
-        yield self._task.pack(SEEN, seen)
+        seen = {"low": spread.low_U, "high": spread.high_U, "present": self._present, "count": sums.count_M}
+        yield self._task.pack(SEEN, {**seen, "images": torch.tensor(self._images)})
         for number, units in enumerate(_blocks(self._task)):
             yield self._task.pack(_name(number), {"sum": sums.sum_MU[:, units]})
 
@@ -59,13 +62,16 @@ def finish(task: Task) -> Iterator[Part]:
         raise BadLabels(f"no image has activations at {task.params['site']}; all were set aside")
     low_U = torch.stack([shard["low"] for shard in seen]).amin(0)
     high_U = torch.stack([shard["high"] for shard in seen]).amax(0)
-    count_M = torch.stack([shard["count"] for shard in seen]).sum(0)
+    count_M = torch.zeros(len(task.labels.concepts), dtype=torch.int64)
+    for shard in seen:
+        count_M[shard["present"]] += shard["count"]
     dead_U = Spread(low_U, high_U).silent
     lists = start_lists(task, dead_U)
     concepts_M = torch.from_numpy(task.labels.concepts).to(task.device)
     for number, units in enumerate(_blocks(task)):
-        shards = (torch.from_numpy(found["sum"]) for found in task.partials("map", _name(number)))
-        sum_MU = sum(shards, torch.zeros(len(count_M), units.stop - units.start, dtype=torch.float64))
+        sum_MU = torch.zeros(len(count_M), units.stop - units.start, dtype=torch.float64)
+        for shard, found in zip(seen, task.partials("map", _name(number)), strict=True):
+            sum_MU[shard["present"]] += torch.from_numpy(found["sum"])
         block = ActValues(len(count_M), sum_MU, count_M, Spread(low_U[units], high_U[units]))
         numbers = torch.arange(units.start, units.stop, device=task.device)
         lists.add_at(numbers, concepts_M, block.scores().to(task.device))

@@ -17,7 +17,7 @@ from miclip_core.concepts.memory import scoring_bytes
 from miclip_core.dissect.clip_dissect import SIMILARITIES, clip_dissect
 from schemas.errors import BadLabels, BadSae, BadSpec, TooFewImages, UsageError
 from schemas.plans import Shard
-from tests.jobs.describe.place import IMAGES, LATENTS, METHODS, SITE, Hidden, Place, best, by_hand
+from tests.jobs.describe.place import IMAGES, LATENTS, SITE, Hidden, Place, best, by_hand
 from tests.jobs.describe.test_describe import ALL, check_direction, texts
 
 HIDDEN = (3, 77)
@@ -56,6 +56,15 @@ def test_labels_by_prediction_need_predictions(prepared: Place, report: RunRepor
     with pytest.raises(BadSpec, match="concepts are classes, but demo:clip-p8 has no head and no predictions are read"):
         spec = prepared.spec({"acts"}, acts, methods=["auroc"], concepts="classes", units=["neurons"])
         plan_pipeline(spec, prepared.lake.store)
+
+
+def test_two_encoders_that_tables_could_not_tell_apart_are_refused(prepared: Place, report: RunReport) -> None:
+    spec = prepared.spec({"acts", "align"}, methods=["miclip"])
+    other = spec.stages["align"].model_copy(update={"epochs": 2})
+    names = spec.stages["names"].model_copy(update={"reads": ("acts", "align", "other")})
+    with pytest.raises(BadSpec, match=r"align:\w+, align:\w+ are both miclip in\+out of seed 0 at resid_post.3@patch"):
+        stages = {**spec.stages, "other": other, "names": names}
+        plan_pipeline(spec.model_copy(update={"stages": stages}), prepared.lake.store)
 
 
 def test_an_sae_and_an_encoder_of_different_sites_are_both_named(prepared: Place, report: RunReport) -> None:
@@ -202,12 +211,10 @@ def test_planning_says_how_much_is_looked_at_and_what_memory_that_takes(prepared
         assert plan.stage.params["site"] == SITE
 
 
-@pytest.mark.parametrize("method", [*METHODS, *SIMILARITIES, "netdissect", "v_interp"])
+@pytest.mark.parametrize("method", ["miclip", "act_values", "auroc", *SIMILARITIES, "v_interp"])
 def test_memory_never_grows_with_units_times_concepts(method: str) -> None:
-    """100,000 units and 20,000 concepts: all scores at once would be 8 GB; only what labels and masks know is a table of both."""
+    """100,000 units and 20,000 concepts: all scores at once would be 8 GB; only what masks know is a table of both."""
     similarity = method if method in SIMILARITIES else None
-    if method in ("act_values", "netdissect", "clip_dissect"):
-        return
     large = Sizes(100_000, 1024, 197, 768, 100_000, 20_000, 512, 5)
     assert sum(method_bytes((similarity and "clip_dissect") or method, similarity, large)) < 4 << 30
     if method == "miclip":
