@@ -222,4 +222,6 @@ def test_changes_that_leave_no_numbers_stop_or_count_as_wrong_answers(world: Wor
     assert rows[8:] == normal[:8]
     for lost, row in zip(rows[:8], normal[8:], strict=True):
         assert lost["n"] == row["n"] and lost["correct_clean"] == row["correct_clean"]
-        assert lost["correct_edit"] == (row["correct_clean"] if row["units"] == [] else 0)
+        changed = row["units"] != []
+        assert lost["correct_edit"] == (0 if changed else row["correct_clean"])
+        assert lost["offclass_edit"] == (0 if changed else row["offclass_ref"])  # also of images of the first class
