@@ -41,17 +41,17 @@ def render(data: ReportData) -> Html:
     charts = tag("div", (_chart(data, row, titles) for row in _charted(rows)), class_="charts")
     left = len(rows) - MOST_CHARTS
     note = tag("p", f"{left} more have figures but no chart.", class_="note") if left > 0 else None
-    return join([lead, _table(rows, titles), charts, note])
+    return join([lead, _table(rows, names), charts, note])
 
 
 SECTION = Section("geometry", "Geometry", ("geometry_summary",), render)
 
 
 def _charted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first of every place, then the second, as many as may be, in the order of all."""
+    """Of every place the first method's first seed, then the second method's, and so on, as many as may be; in the order of all."""
     seen: Counter[Place] = Counter()
     ranked = []
-    for i, row in enumerate(rows):
+    for i, row in sorted(enumerate(rows), key=lambda item: (item[1]["seed"] or 0, item[0])):
         ranked.append((seen[place_of(row)], i))
         seen[place_of(row)] += 1
     return [rows[i] for i in sorted(i for _, i in sorted(ranked)[:MOST_CHARTS])]
@@ -68,9 +68,23 @@ def _title(row: dict[str, Any], rows: list[dict[str, Any]], names: PlaceNames) -
     return f"{names.title(place_of(row))} · {row['variant']}{seed}"
 
 
-def _table(rows: list[dict[str, Any]], titles: dict[str, str]) -> Html:
-    columns = [Column("units of"), *(Column(title, True, hint) for _, title, hint in FIGURES)]
-    table = [[titles[row["stage"]], *(_figure(row[name]) for name, _, _ in FIGURES)] for row in rows]
+def _table(rows: list[dict[str, Any]], names: PlaceNames) -> Html:
+    seeds = any(row["seed"] for row in rows)
+    columns = [
+        Column("units of"),
+        Column("method"),
+        *([Column("seed", True)] if seeds else []),
+        *(Column(title, True, hint) for _, title, hint in FIGURES),
+    ]
+    table = [
+        [
+            names.title(place_of(row)),
+            row["variant"],
+            *([_figure(row["seed"])] if seeds else []),
+            *(_figure(row[name]) for name, _, _ in FIGURES),
+        ]
+        for row in rows
+    ]
     return data_table("Geometry", columns, table, "SELECT * FROM geometry_summary has all.")
 
 

@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from cluster.report import bars
-from cluster.report.bars import Bar, bar_cell, make_span, mean_bar
+from cluster.report.bars import bar_cell, make_span
 from cluster.report.data import ReportData
 from cluster.report.html import Html, join, tag
 from cluster.report.numbers import percent
 from cluster.report.section import Section
 from cluster.report.sections.by_class import make_classes
+from cluster.report.sections.effects import (
+    Effects,
+    Setting,
+    changes_of,
+    is_removal,
+    load_effects,
+    say_change,
+    winners,
+)
 from cluster.report.sections.judged import Judgements
-from cluster.report.sections.places import Place, PlaceNames, place_of
-from cluster.report.sections.variants import Variants, is_truth, place
+from cluster.report.sections.places import PlaceNames
+from cluster.report.sections.variants import Variants
 from cluster.report.tables import Cell, Column, data_table
 from schemas.intervene import Change
 
 
-class Setting(NamedTuple):
-    """Interventions that can be compared: at one place, with one use of the SAE's error, at the same tokens."""
-
-    place: Place
-    error: str
-    positions: str
-
-    @property
-    def words(self) -> str:
-        """Behind the name of the place."""
-        dropped = ", error dropped" if self.error == "drop" else ""
-        return ("" if self.positions == "all" else f", {self.positions} tokens") + dropped
-
-
-class Effect(NamedTuple):
-    """One method under one change, over its seeds; off-class is None where it was not measured."""
-
-    on: Bar
-    off: Bar | None
-    seeds: int
-
-
-Effects = dict[str, dict[Change, Effect]]
-
-
 def render(data: ReportData) -> Html:
     """Who wins where, then the bars of every place."""
-    settings = _load(data)
+    settings = load_effects(data)
     variants, names, tests = Variants(data), PlaceNames(data), Judgements(data)
     lead = tag("p", "For every class the units that a method found are enhanced or removed, and the accuracy on images of that "
                "class is compared with the accuracy without a change, in percentage points; bars are means over classes with 95 % "
@@ -62,99 +44,38 @@ SECTION = Section(
 )
 
 
-def _load(data: ReportData) -> dict[Setting, tuple[Effects, float]]:
-    """Effects of every method at every setting, and the accuracy without a change there."""
-    grouped: dict[Setting, dict[tuple[str, Change], list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for row in data.table("intervention_summary").to_pylist():
-        change = Change(op=row["op"], beta=row["beta"])
-        setting = Setting(place_of(row), row["error_mode"], row["positions"])
-        grouped[setting][row["variant"], change].append(row)
-    found = {}
-    for setting in sorted(
-        grouped, key=lambda s: (s.place.model, s.place.site, s.place.sae or "", s.error, s.positions)
-    ):
-        effects: Effects = {}
-        for (variant, change), rows in sorted(
-            grouped[setting].items(), key=lambda item: (place(item[0][0]), -item[0][1].beta)
-        ):
-            effects.setdefault(variant, {})[change] = _effect(rows)
-        accuracy = next(iter(grouped[setting].values()))[0]["acc_ref"]
-        found[setting] = (effects, accuracy)
-    return found
-
-
-def _effect(rows: Sequence[dict[str, Any]]) -> Effect:
-    on = mean_bar([Bar(row["dacc"], row["dacc_low"], row["dacc_high"]) for row in rows])
-    off = [
-        Bar(r["offclass_dacc"], r["offclass_low"], r["offclass_high"]) for r in rows if r["offclass_dacc"] is not None
-    ]
-    return Effect(on, mean_bar(off) if off else None, len({row["seed"] for row in rows}))
-
-
-def is_removal(change: Change) -> bool:
-    """Whether less accuracy is what it is after."""
-    return change.beta < (1 if change.op == "scale" else 0)
-
-
-def say_change(change: Change) -> str:
-    """enhance ×2, remove ×0, add +1"""
-    if change.op == "add":
-        return f"add {change.beta:+g}".replace("-", "−")
-    return f"{'remove' if is_removal(change) else 'enhance'} ×{change.beta:g}"
-
-
-def winner(effects: Effects, change: Change) -> str | None:
-    """The method with the largest effect in the wanted direction, if any has one; the truth takes no part."""
-    sign = -1 if is_removal(change) else 1
-    values = {v: sign * of[change].on.value for v, of in effects.items() if change in of and not is_truth(v)}
-    best = max(values, key=lambda v: values[v], default=None)
-    return best if best is not None and values[best] > 0 else None
-
-
-def _changes(effects: Effects) -> list[Change]:
-    found = {change for of in effects.values() for change in of}
-    return sorted(found, key=lambda c: (c.op != "scale", -c.beta))
-
-
 def _winners(
     settings: dict[Setting, tuple[Effects, float]], variants: Variants, names: PlaceNames, tests: Judgements
 ) -> Html:
-    changes = _changes(
-        {
-            f"{i}": {c: e for of in effects.values() for c, e in of.items()}
-            for i, (effects, _) in enumerate(settings.values())
-        }
+    changes = sorted(
+        {c for effects, _ in settings.values() for c in changes_of(effects)}, key=lambda c: (c.op != "scale", -c.beta)
     )
     columns = [
         Column("units"),
         Column("accuracy", True, "share of right answers without a change"),
         *(Column(say_change(c)) for c in changes),
     ]
-    rows = []
-    for setting, (effects, accuracy) in settings.items():
-        cells: list[Any] = []
-        for change in changes:
-            best = winner(effects, change)
-            if best is None:
-                cells.append(
-                    Cell("nobody has the wanted effect" if any(change in of for of in effects.values()) else "–")
-                )
-                continue
-            measured = effects[best][change].on.value
-            contest = tests.contest(setting.place, f"dacc {change} {setting.error}", best, is_removal(change))
-            cells.append(
-                Cell(
-                    tag(
-                        "span",
-                        variants.label(best),
-                        f" {_points(measured)}",
-                        tag("span", contest.words, class_="won") if contest.words else None,
-                    ),
-                    best,
-                )
-            )
-        rows.append([names.title(setting.place) + setting.words, Cell(percent(accuracy), accuracy), *cells])
+    rows = [
+        [names.title(setting.place) + setting.words, Cell(percent(accuracy), accuracy),
+         *(_winner(setting, effects, change, variants, tests) for change in changes)]
+        for setting, (effects, accuracy) in settings.items()
+    ]  # fmt: skip
     return join([tag("h3", "Who has the largest effect"), data_table("Largest effect at each place", columns, rows)])
+
+
+def _winner(setting: Setting, effects: Effects, change: Change, variants: Variants, tests: Judgements) -> Cell:
+    best = winners(effects, change)
+    if not best:
+        return Cell("nobody has the wanted effect" if change in changes_of(effects) else "–")
+    value = _points(effects[best[0]][change].on.value)
+    if len(best) > 1:
+        return Cell(
+            tag("span", [variants.label(v) for v in best], f" {value}", tag("span", "the same effect", class_="won")),
+            best[0],
+        )
+    verdict = tests.contest(setting.place, f"dacc {change} {setting.error}", best[0], is_removal(change)).verdict
+    more = tag("span", verdict, class_="won") if verdict else None
+    return Cell(tag("span", variants.label(best[0]), f" {value}", more), best[0])
 
 
 def _block(
@@ -167,7 +88,7 @@ def _block(
     tests: Judgements,
 ) -> Html:
     """One row for each method; all bars of one change share a scale, so that off-class is compared with on-class."""
-    changes = _changes(effects)
+    changes = changes_of(effects)
     columns = [Column("method")]
     for change in changes:
         columns += [
@@ -207,7 +128,7 @@ def _pair(
         return [Cell("–"), Cell("–")]
     colour = variants.colour(variant)
     contest = tests.contest(setting.place, f"dacc {change} {setting.error}", variant, is_removal(change))
-    on = bar_cell(effect.on, span, colour, _points(effect.on.value), winner(effects, change) == variant, contest.words)
+    on = bar_cell(effect.on, span, colour, _points(effect.on.value), variant in winners(effects, change), contest.words)
     off = bar_cell(effect.off, span, colour, _points(effect.off.value)) if effect.off else Cell("–")
     return [on, off]
 

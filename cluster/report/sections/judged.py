@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +30,18 @@ class Contest(NamedTuple):
         if len(self.beats) == len(self.against):
             return "better than all others" if len(self.beats) > 1 else f"better than {self.beats[0]}"
         return f"better than {len(self.beats)} of {len(self.against)}" if self.beats else ""
+
+    @property
+    def verdict(self) -> str:
+        """The same of a method that is ahead, where it beats nobody too."""
+        return self.words or ("no difference from others is shown" if self.against else "")
+
+
+def leaders(values: Mapping[str, float]) -> list[str]:
+    """Those with the largest value, several if it is the same to the last digits; the truth takes no part."""
+    taking_part = {variant: value for variant, value in values.items() if not is_truth(variant)}
+    most = max(taking_part.values(), default=0.0)
+    return [variant for variant, value in taking_part.items() if math.isclose(value, most, rel_tol=1e-6, abs_tol=1e-9)]
 
 
 class Judgements:

@@ -11,9 +11,9 @@ from cluster.report.data import ReportData
 from cluster.report.html import Html, join, tag
 from cluster.report.numbers import short_number
 from cluster.report.section import Section
-from cluster.report.sections.judged import LEVEL, Judgements, is_real, pairs_once
+from cluster.report.sections.judged import LEVEL, Judgements, is_real, leaders, pairs_once
 from cluster.report.sections.places import Place, PlaceNames, place_of
-from cluster.report.sections.variants import Variants, is_truth, place
+from cluster.report.sections.variants import Variants, place
 from cluster.report.tables import Cell, Column, data_table
 
 MEASURES = {
@@ -54,7 +54,7 @@ def _block(of: Place, scores: Scores, variants: Variants, names: PlaceNames, tes
     made = {m: {v: _bar(rows) for v, rows in scores[m].items()} for m in measures}
     limits = {m: _limit(scores[m]) for m in measures}
     spans = {m: make_span(made[m].values(), *filter(None, [limits[m]])) for m in measures}
-    best = {m: _best(made[m]) for m in measures}
+    best = {m: leaders({v: bar.value for v, bar in made[m].items()}) for m in measures}
     n = {m: max(row["n"] for rows in scores[m].values() for row in rows) for m in measures}
     counted = {m: "concepts" if m == "precision" else "units" for m in measures}
     columns = [
@@ -74,14 +74,14 @@ def _block(of: Place, scores: Scores, variants: Variants, names: PlaceNames, tes
                     spans[m],
                     variants.colour(variant),
                     short_number(bar.value) if bar else "",
-                    best[m] == variant,
+                    variant in best[m],
                     words,
                     limits[m],
                 )
             )
         rows.append(row)
     title = names.title(of)
-    said = tag("ul", (tag("li", _verdict(of, m, best[m], made[m], tests)) for m in measures), class_="verdicts")
+    said = tag("ul", (tag("li", _verdict(of, m, made[m], tests)) for m in measures), class_="verdicts")
     return join([tag("h3", title), said, data_table(f"Methods on {title}", columns, rows)])
 
 
@@ -94,17 +94,17 @@ def _limit(by: Mapping[str, Sequence[dict[str, Any]]]) -> float | None:
     return max(found, default=None)
 
 
-def _best(made: Mapping[str, Bar]) -> str | None:
-    return max((v for v in made if not is_truth(v)), key=lambda v: made[v].value, default=None)
-
-
-def _verdict(of: Place, measure: str, best: str | None, made: Mapping[str, Bar], tests: Judgements) -> str:
+def _verdict(of: Place, measure: str, made: Mapping[str, Bar], tests: Judgements) -> str:
     """Who is ahead by one measure, and of whom that can be said."""
     what = MEASURES[measure][0]
-    if best is None:
+    ahead = leaders({variant: bar.value for variant, bar in made.items()})
+    if not ahead:
         return f"{what}: nobody was judged."
-    contest = tests.contest(of, measure, best)
-    text = f"{what}: {best} is ahead with {short_number(made[best].value)}"
+    value = short_number(made[ahead[0]].value)
+    if len(ahead) > 1:
+        return f"{what}: {', '.join(ahead)} are ahead alike with {value}."
+    contest = tests.contest(of, measure, ahead[0])
+    text = f"{what}: {ahead[0]} is ahead with {value}"
     if not contest.against:
         return f"{text}; it was compared with no other method."
     if not contest.beats:

@@ -10,10 +10,10 @@ import pytest
 from cluster.report.bars import Bar, Span, bar_cell, make_span, mean_bar
 from cluster.report.data import ReportData, load_report
 from cluster.report.pictures import WHOLE
+from cluster.report.sections.effects import Effect, is_removal, say_change, winners
 from cluster.report.sections.encoders import colours_of, full_batches, names_of
 from cluster.report.sections.finder import LENGTHS, LIST_BYTES, UNIT_BYTES, plan_index
-from cluster.report.sections.interventions import Effect, is_removal, say_change, winner
-from cluster.report.sections.judged import Judgements, pairs_once
+from cluster.report.sections.judged import Judgements, leaders, pairs_once
 from cluster.report.sections.named import Found, Method, Named, load_named
 from cluster.report.sections.places import Place
 from cluster.report.sections.trace_cards import choose_traces, outcome_of
@@ -157,8 +157,10 @@ def effects(**values: float) -> dict[str, dict[Change, Effect]]:
 
 
 def test_to_remove_is_to_lower_and_nobody_wins_with_the_wrong_sign() -> None:
-    assert winner(effects(a=-3.0, b=-9.0, auroc=-50.0), Change(beta=0.0)) == "b"
-    assert winner(effects(a=3.0, b=0.0), Change(beta=0.0)) is None
+    assert winners(effects(a=-3.0, b=-9.0, auroc=-50.0), Change(beta=0.0)) == ["b"]
+    assert winners(effects(a=3.0, b=0.0), Change(beta=0.0)) == []
+    assert winners(effects(a=-3.0, b=-3.0 - 1e-12, c=-2.9), Change(beta=0.0)) == ["a", "b"]
+    assert leaders({}) == [] and leaders({"auroc": 1.0}) == []
     assert [is_removal(c) for c in (Change(beta=0.5), Change(beta=2.0), Change(op="add", beta=-1.0), Change(op="add", beta=1.0))] == [
         True, False, True, False
     ]  # fmt: skip
