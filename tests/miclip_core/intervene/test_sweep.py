@@ -270,6 +270,19 @@ def test_only_the_end_of_the_pass_is_repeated_and_tokens_are_encoded_once(
     assert ran == {0: 1, 1: 1, 2: 1, 3: 1, 4: blocks, "encode": 1}
 
 
+def test_of_a_convolutional_model_too_only_the_end_is_repeated() -> None:
+    """Two changes, on and off class: blocks up to the site run once, those after it five times."""
+    case, ran, handles = make_case("clip-rn"), Counter[int](), []
+    visual: Any = case.model.module.visual
+    for number, stage in enumerate((visual.layer1, visual.layer2, visual.layer3, visual.layer4), 1):
+        handles.append(stage[0].conv2.register_forward_hook(lambda *_, number=number: ran.update([number])))
+    sweep = Sweep(case.model, "stage.2", Neurons(), case.scorer, {"one": random_units(32, 0)}, [REMOVE, DOUBLE])
+    sweep.add(case.images, case.labels, IDS)
+    for handle in handles:
+        handle.remove()
+    assert ran == {1: 1, 2: 1, 3: 5, 4: 5}
+
+
 def test_what_does_not_fit_is_refused() -> None:
     case, units = make_case("clip-p8"), random_units(96, 0)
 
