@@ -1,4 +1,4 @@
-"""The first run of a newcomer: export image files, run the demo spec over several models, ask two questions in SQL."""
+"""The first run of a newcomer: export image files, run the demo spec over several models, ask three questions in SQL."""
 
 from __future__ import annotations
 
@@ -51,6 +51,29 @@ _FEATURES_READING = """\
 AUROC is the chance that an image that shows the concept drives the feature harder than one that does not: 0.5 is guessing."""
 
 
+_NAMES = """\
+What are those features called, by a method that sees no label, and how often is that what they respond to?"""
+
+_NAMES_QUERY = """\
+WITH truth AS (   -- what a feature tells best, if it tells it well
+  SELECT sae, feature, split_part(concept, '=', 1) AS kind, split_part(concept, '=', 2) AS shows
+  FROM sae_selectivity WHERE level = 'image' AND auroc >= 0.9 AND regexp_matches(concept, '^(shape|colour|texture|background)=')
+  QUALIFY row_number() OVER (PARTITION BY sae, feature ORDER BY auroc DESC) = 1
+)
+SELECT u.variant AS method, count(*) AS features, round(avg((u.concept = t.shows)::int), 2) AS named_right,
+       round(avg((u.concept = t.shows)::int) FILTER (t.kind = 'shape'), 2) AS shape,
+       round(avg((u.concept = t.shows)::int) FILTER (t.kind = 'colour'), 2) AS colour,
+       round(avg((u.concept = t.shows)::int) FILTER (t.kind = 'texture'), 2) AS texture,
+       round(avg((u.concept = t.shows)::int) FILTER (t.kind = 'background'), 2) AS background,
+       min('feature ' || u.unit || ' is called ' || u.concept) FILTER (u.concept = t.shows) AS example
+FROM unit_concepts u JOIN truth t ON t.sae = u.sae AND t.feature = u.unit
+WHERE u.direction = 'describe' AND u.rank = 0
+GROUP BY ALL ORDER BY named_right DESC"""
+
+_NAMES_READING = """\
+There are 28 names to choose from, so chance is right once in 28. miclip reads the weights of the feature, clip_dissect its best images."""
+
+
 class Asked(NamedTuple):
     """A question, the SQL that answers it, and how to read the answer."""
 
@@ -59,7 +82,11 @@ class Asked(NamedTuple):
     reading: str
 
 
-QUESTIONS = (Asked(_UNITS, _UNITS_QUERY, _UNITS_READING), Asked(_FEATURES, _FEATURES_QUERY, _FEATURES_READING))
+QUESTIONS = (
+    Asked(_UNITS, _UNITS_QUERY, _UNITS_READING),
+    Asked(_FEATURES, _FEATURES_QUERY, _FEATURES_READING),
+    Asked(_NAMES, _NAMES_QUERY, _NAMES_READING),
+)
 
 
 @dataclass(frozen=True)

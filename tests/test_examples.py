@@ -20,7 +20,7 @@ NAMES = sorted(path.name for path in EXAMPLES.glob("*.yaml"))
 
 
 def test_there_are_examples_for_a_newcomer_real_models_and_a_bucket() -> None:
-    assert {"demo.yaml", "selftest.yaml", "zoo.yaml", "sae.yaml", "bucket.yaml"} <= set(NAMES)
+    assert {"demo.yaml", "selftest.yaml", "zoo.yaml", "sae.yaml", "miclip.yaml", "bucket.yaml"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -73,6 +73,7 @@ _UNITS = {
     "extract": "images",
     "index_images": "files",
     "inspect": "",
+    "align": "",
     "sae_features": "images",
     "describe": "images",
     "intervene": "images",

@@ -10,7 +10,7 @@ import pytest
 from cluster.demo import QUESTIONS, DemoPaths, prepare
 from cluster.spec_file import read_spec_file
 
-UNITS, FEATURES = (asked.query for asked in QUESTIONS)
+UNITS, FEATURES, NAMES = (asked.query for asked in QUESTIONS)
 
 
 @pytest.fixture
@@ -70,3 +70,26 @@ def test_concepts_are_told_by_their_best_feature():
     assert (colour["kind"], colour["concepts"], float(colour["mean_auroc"])) == ("colour", 2, 0.8)
     assert (colour["hardest"], colour["example"]) == ("colour=blue", "feature 3 is colour=red")
     assert (shape["kind"], shape["concepts"], float(shape["worst"])) == ("shape", 1, 0.8)
+
+
+def test_a_feature_is_named_right_if_its_first_name_is_what_it_tells_best():
+    """Of two features that tell something above 0.9, a red one and a ring, method a names both right and b the ring alone."""
+    connection = duckdb.connect()
+    connection.execute(
+        """
+        CREATE TABLE sae_selectivity AS SELECT 'sae:x' AS sae, * FROM (VALUES
+          (3, 'colour=red', 'image', 0.95), (3, 'shape=star', 'image', 0.91), (4, 'shape=ring', 'image', 0.99),
+          (5, 'colour=blue', 'image', 0.7), (6, 'colour=pink', 'patch', 0.99)
+        ) t(feature, concept, level, auroc);
+        CREATE TABLE unit_concepts AS SELECT 'sae:x' AS sae, * FROM (VALUES
+          ('a', 'describe', 3, 'red', 0), ('a', 'describe', 3, 'star', 1), ('a', 'describe', 4, 'ring', 0),
+          ('a', 'localise', 3, 'star', 0), ('a', 'describe', 5, 'pink', 0),
+          ('b', 'describe', 3, 'star', 0), ('b', 'describe', 4, 'ring', 0)
+        ) t(variant, direction, unit, concept, rank)
+        """
+    )
+    relation = connection.sql(NAMES)
+    a, b = (dict(zip(relation.columns, values)) for values in relation.fetchall())
+    assert (a["method"], a["features"], a["named_right"], a["shape"], a["colour"]) == ("a", 2, 1.0, 1.0, 1.0)
+    assert (b["method"], b["features"], b["named_right"], b["shape"], b["colour"]) == ("b", 2, 0.5, 1.0, 0.0)
+    assert a["example"] == "feature 3 is called red"
