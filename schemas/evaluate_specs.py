@@ -14,8 +14,9 @@ from schemas.refs import ModelRef, Site
 class TraceErrorsSpec(OverModels):
     """Layer by layer, how near images are to their true class and to the one they are mistaken for.
 
-    It reads an align stage whose sites are the layers, and the extract stage that it reads. Encoders that differ in
-    nothing but the site are one trace.
+    It reads an align stage whose sites are the layers, and an extract stage with the same sites and predictions over the
+    images to be traced; those that the encoders were trained on if left out. Encoders that differ in nothing but the
+    number of the block are one trace.
     """
 
     kind: Annotated[Literal["trace_errors"], RESULT] = "trace_errors"
@@ -39,7 +40,7 @@ class TraceErrorsSpec(OverModels):
     def _layers_come_from_encoders(self) -> TraceErrorsSpec:
         if not self.reads:
             raise ValueError(
-                "no layers; give reads: an align stage over several sites, and the extract stage that it reads"
+                "no layers; give reads: an align stage over several sites, and an extract stage of them over the images to trace"
             )
         return self
 

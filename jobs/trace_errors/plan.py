@@ -5,11 +5,12 @@ from __future__ import annotations
 from pydantic import JsonValue
 
 from jobs.activations import get_facts
-from jobs.encoders import Encoder, find_encoders, tokens_of
+from jobs.encoders import find_encoders
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_tokens import SiteTokens
 from jobs.trace_errors.layers import Trace, choose_sites, find_traces
+from jobs.trace_errors.traced import find_traced
 from schemas.base import canonical_json, digest
 from schemas.errors import BadSpec
 from schemas.evaluate_specs import TraceErrorsSpec
@@ -34,7 +35,8 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
 
     Raises:
         NotInspected: the model is not known yet.
-        BadSpec: nothing that is read has encoders, or the sites of encoders are no layers.
+        BadSpec: nothing that is read has encoders, the sites of encoders are no layers, or the extract stages that are
+            read lack what is traced.
         UnknownSite: the model has no such site.
     """
     spec = cell.spec
@@ -46,23 +48,24 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
             f"{where}.reads: found no neuron encoders of {facts.model}; add an align stage over several sites"
         )
     traces = find_traces(where, facts, choose_sites(where, facts, encoders, spec.sites))
-    classes = {
+    towards = {
         plan.digest: plan.stage.params["classes"]
         for plans in cell.reads.values()
         for plan in plans
         if plan.stage.output == "text_embeddings"
     }
-    return tuple(_plan(spec, facts, trace, classes[_input(trace[0].encoder, "texts")]) for trace in traces)
+    return tuple(_plan(cell, facts, trace, towards[_texts(trace)]) for trace in traces)
 
 
-def _plan(spec: TraceErrorsSpec, facts: ModelFacts, trace: Trace, classes: JsonValue) -> Plan:
-    first = trace[0].encoder
-    tokens = {str(layer.number): tokens_of(layer.encoder.plan) for layer in trace}
-    forward = tokens_of(first.plan).forward
-    inputs = {name: _input(first, name) for name in ("predictions", "texts")} | {"labels": forward.index}
+def _plan(cell: Cell, facts: ModelFacts, trace: Trace, towards: JsonValue) -> Plan:
+    spec, first = cell.spec, trace[0].encoder
+    assert isinstance(spec, TraceErrorsSpec) and isinstance(towards, list)
+    classes = [str(name) for name in towards]
+    traced = find_traced(cell, facts, trace, classes)
+    inputs = {"predictions": traced.predictions, "texts": _texts(trace), "labels": traced.forward.index}
     for layer in trace:
         inputs[f"encoder.{layer.number}"] = layer.encoder.plan.digest
-        inputs[f"activations.{layer.number}"] = _input(layer.encoder, "activations")
+        inputs[f"activations.{layer.number}"] = traced.tokens[layer.number].stage.digest
     sites: list[JsonValue] = [layer.encoder.site for layer in trace]
     stage = StageSpec(
         kind="trace_errors",
@@ -75,9 +78,9 @@ def _plan(spec: TraceErrorsSpec, facts: ModelFacts, trace: Trace, classes: JsonV
             "layers": [layer.number for layer in trace],
             "sites": sites,
             "pool": first.plan.stage.params["pool"],
-            "rows": forward.rows,
+            "rows": traced.forward.rows,
             "labels_from": spec.labels_from,
-            "classes": classes,
+            "classes": list(classes),
         },
         inputs=inputs,
     )
@@ -86,22 +89,22 @@ def _plan(spec: TraceErrorsSpec, facts: ModelFacts, trace: Trace, classes: JsonV
     return Plan(
         stage=stage,
         rounds=(
-            Round(name="map", rows=forward.rows, shard_rows=shard_rows),
+            Round(name="map", rows=traced.forward.rows, shard_rows=shard_rows),
             Round(name="merge", rows=1, shard_rows=1),
         ),
         # activations are read once for all variants and seeds
         worker=f"trace_errors {facts.model} {digest([read, sites, spec.labels_from])}",
         effort={
-            "tokens": {number: site.model_dump(mode="json") for number, site in tokens.items()},
-            "per_image": {number: site.per_image(facts) for number, site in tokens.items()},
-            "width": {number: site.width(facts) for number, site in tokens.items()},
+            "tokens": {str(number): site.model_dump(mode="json") for number, site in traced.tokens.items()},
+            "per_image": {str(number): site.per_image(facts) for number, site in traced.tokens.items()},
+            "width": {str(number): site.width(facts) for number, site in traced.tokens.items()},
             "dim": first.plan.effort["dim"],
         },
     )
 
 
-def _input(encoder: Encoder, name: str) -> str:
-    return encoder.plan.stage.inputs[name]
+def _texts(trace: Trace) -> str:
+    return trace[0].encoder.plan.stage.inputs["texts"]
 
 
 def layers_of(plan: Plan) -> dict[int, SiteTokens]:

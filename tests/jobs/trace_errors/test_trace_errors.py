@@ -209,6 +209,55 @@ def test_shards_give_the_same_bits_as_one_pass(world: World) -> None:
     assert again.exit_code == 0 and lake.count("shard_done") == 0
 
 
+def other_images(world: World, reads: list[str], **acts: Any) -> PipelineSpec:
+    """The trace of the first 40 images, by encoders that were trained on all."""
+    data = make_spec(world.folder, align=ALIGN).model_dump(mode="json", exclude_unset=True)
+    data["stages"]["trace"]["reads"] = reads
+    few = {**data["images"], "limit": 40}
+    data["stages"]["few"] = {**data["stages"]["acts"], "images": few, **acts}
+    return PipelineSpec.model_validate(data, strict=False)
+
+
+def test_images_of_another_extract_stage_are_traced_by_the_same_encoders(world: World) -> None:
+    spec = other_images(world, ["align", "few"])
+    report = world.lake.run(spec)
+    assert report.exit_code == 0 and world.lake.count("shard_done", "align") == 0
+    stages = {plan.digest for plan in trace_plans(spec, world.lake)}
+    few = [row for row in world.rows("layer_trace", report) if row["stage"] in stages and row["label_role"] == "truth"]
+    assert {row["image_index"] for row in few} == {i for i in Slow(world).number.values() if i < 40} & {
+        row["image_index"] for row in world.rows("error_traces")
+    }
+    variant = {row["stage"]: row["variant"] for row in world.rows("error_traces") + world.rows("error_traces", report)}
+    whole = {
+        (variant[row["stage"]], row["image_index"], row["layer"]): row["cosine"]
+        for row in world.rows("layer_trace")
+        if row["label_role"] == "truth"
+    }
+    for row in few:
+        assert row["cosine"] == pytest.approx(whole[variant[row["stage"]], row["image_index"], row["layer"]], abs=2e-6)
+
+
+def test_without_an_extract_stage_the_images_of_the_encoders_are_traced(world: World) -> None:
+    own, read = (
+        trace_plans(make_spec(world.folder, reads=reads), world.lake) for reads in (["align"], ["align", "acts"])
+    )
+    assert [plan.digest for plan in own] == [plan.digest for plan in read]
+
+
+@pytest.mark.parametrize(
+    ("reads", "acts", "said"),
+    [
+        (["align", "few"], {"sites": LAYERS[:1]}, "found 0 stages of activations of demo:clip-p8 at embedding"),
+        (["align", "few", "acts"], {}, "found 2 stages of activations of demo:clip-p8 at resid_post.0"),
+        (["align", "few"], {"outputs": ["activations"]}, "found 0 stages of predictions"),
+        (["align", "few"], {"classes": {"names": ["star", "ring"]}}, r"towards 8 classes \(circle, .* are of 2 \(star"),
+    ],
+)
+def test_images_that_lack_what_is_traced_are_refused(world: World, reads: Any, acts: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan_pipeline(other_images(world, reads, **acts), world.lake.store)
+
+
 # ---------------------------------------------------------------- by hand
 
 CLASSES = A, B, C = ("circle", "square", "star")
