@@ -21,8 +21,8 @@ class Dot(NamedTuple):
     words: str
 
 
-def cloud_chart(title: str, groups: Mapping[str, Sequence[Dot]], note: str = "") -> Html:
-    """One colour for each group, in the order in which they are given."""
+def cloud_chart(title: str, groups: Mapping[str, Sequence[Dot]], colours: Mapping[str, int], note: str = "") -> Html:
+    """Points by group, in the order in which groups are given; colours: number of the series of each."""
     everything = [dot for dots in groups.values() for dot in dots]
     if not everything:
         return empty_chart(title, "No point has a place.")
@@ -30,9 +30,9 @@ def cloud_chart(title: str, groups: Mapping[str, Sequence[Dot]], note: str = "")
     every = -(-len(everything) // MOST_DOTS)
     marks, series = [], []
     for number, (name, dots) in enumerate(groups.items()):
-        drawn = (_dot(float(plot_x(x, d.x)), float(plot_y(y, d.y)), d.words, number) for d in dots[::every])
-        marks.append(series_group(number, number, tag("g", drawn, class_="cloud")))
-        series.append(Series(name, number, f"{len(dots):,}"))
+        drawn = (_dot(float(plot_x(x, d.x)), float(plot_y(y, d.y)), d.words, colours[name]) for d in dots[::every])
+        marks.append(series_group(number, colours[name], tag("g", drawn, class_="cloud")))
+        series.append(Series(name, colours[name], f"{len(dots):,}"))
     if every > 1:
         note = f"{note} One of {every} points is drawn.".strip()
     return figure(title, x, y, marks, series, note=note, dots=True, axes=False)

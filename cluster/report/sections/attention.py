@@ -16,11 +16,11 @@ from cluster.report.html import Html, join, tag
 from cluster.report.numbers import percent, short_number
 from cluster.report.section import Section
 from cluster.report.sections.places import Place, PlaceNames, place_of
-from cluster.report.sections.variants import place
+from cluster.report.sections.variants import Variants, place
 from cluster.report.tables import Cell, Column, data_table
 from cluster.report.tiles import Heat, Views, make_tile
 
-MOST_CARDS, IMAGES = 72, 4
+MOST_CARDS, IMAGES = 140, 4
 SHOWN = (("model", "the model's own"), ("features", "only its features"))
 
 
@@ -43,11 +43,15 @@ def render(data: ReportData) -> Html:
     lead = tag("p", "The class token's attention over the patches of the next block: as the model has it, and with every patch rebuilt from "
                "the features alone that were found for a concept. Mass is the share of a map that lies on patches which show the concept; a map "
                "that knows nothing has the concept's area as its mass. A hit has its largest value on such a patch.")  # fmt: skip
-    return join([lead, _table(maps), _cards(data, maps)])
+    return join([lead, _table(maps, PlaceNames(data), Variants(data)), _cards(data, maps)])
 
 
 SECTION = Section(
-    "attention", "Attention maps", ("attention_maps",), render, (*browse.ASSETS, *tiles.ASSETS, "attention.css")
+    "attention",
+    "Attention maps",
+    ("attention_maps",),
+    render,
+    (*browse.ASSETS, *tiles.ASSETS, "units.css", "attention.css"),
 )
 
 
@@ -72,19 +76,20 @@ def load_maps(data: ReportData) -> list[Maps]:
     return found
 
 
-def _table(maps: Sequence[Maps]) -> Html:
+def _table(maps: Sequence[Maps], names: PlaceNames, variants: Variants) -> Html:
     columns = [
-        Column("features found by"), Column("concepts", True), Column("images", True),
+        Column("units"), Column("found by"), Column("concepts", True), Column("images", True),
         Column("area", True, "share of patches that show the concept: what a map that knows nothing has as its mass"),
-        *(Column(f"mass, {words}", True, "share of the map on patches that show the concept") for _, words in SHOWN),
-        *(Column(f"hits, {words}", True, "images whose largest value is on such a patch") for _, words in SHOWN),
+        *(Column(f"mass, {s}", True, f"share of the map ({words}) on patches that show the concept") for s, words in SHOWN),
+        *(Column(f"hits, {s}", True, f"images whose largest value ({words}) is on such a patch") for s, words in SHOWN),
     ]  # fmt: skip
     rows = []
     for of in maps:
         images = sum(len(i) for i in of.concepts.values())
         figures = [_mean(of.rows("features"), "truth_area")]
         figures += [_mean(of.rows(shows), column) for column in ("truth_mass", "is_hit") for shows, _ in SHOWN]
-        rows.append([of.title, len(of.concepts), Cell(count(images), images), *(Cell(percent(f), f) for f in figures)])
+        rows.append([names.title(of.place), Cell(variants.label(of.variant), of.variant), len(of.concepts), Cell(count(images), images),
+                     *(Cell(percent(f), f) for f in figures)])  # fmt: skip
     return data_table("Attention maps", columns, rows, "SELECT * FROM attention_maps has all.")
 
 
@@ -124,13 +129,15 @@ def _first(of: Maps, concept: str) -> list[dict[str, dict[str, Any]]]:
 def _card(data: ReportData, number: int, of: Maps, concept: str, views: Views) -> Html:
     """One concept: a row of pictures for each image, as it is, with the model's attention, and with the features'."""
     place_in = list(of.concepts).index(concept)
-    rows = [by["features"] for by in of.concepts[concept].values() if "features" in by]
-    mass, area = _mean(rows, "truth_mass"), _mean(rows, "truth_area")
+    rows, own = ([by[s] for by in of.concepts[concept].values() if s in by] for s in ("features", "model"))
+    mass, own_mass, area = _mean(rows, "truth_mass"), _mean(own, "truth_mass"), _mean(rows, "truth_area")
     units = rows[0]["units"] if rows else []
     head = tag(
         "header",
         tag("h3", tag("a", concept, href=f"#m-{number}-{place_in}")),
-        tag("span", f"mass {percent(mass)}, area {percent(area)}", class_="state") if mass is not None else None,
+        tag("span", f"mass {percent(mass)} (model {percent(own_mass)}) on area {percent(area)}", class_="state")
+        if mass is not None
+        else None,
         tag("span", f"{of.title}, features {', '.join(f'#{u}' for u in units) or 'none'}", class_="which"),
     )
     titles = tag("div", (tag("span", words) for words in ("image", *(words for _, words in SHOWN))), class_="titles")

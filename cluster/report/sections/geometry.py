@@ -38,7 +38,9 @@ def render(data: ReportData) -> Html:
     lead = tag("p", "Units found for concepts of one group, by direction in the space of the CLIP. A silhouette above 0 and a purity above "
                "chance say that groups lie apart; p is the share of random labellings that do as well. In the plane only what is near means "
                "something: axes and distances between clusters do not. Arrow keys walk through the points of a chart.")  # fmt: skip
-    charts = tag("div", (_chart(data, row, titles) for row in _charted(rows)), class_="charts")
+    groups = sorted(data.table("geometry_points", ["group"])["group"].unique().to_pylist())
+    colours = {group: number for number, group in enumerate(groups)}
+    charts = tag("div", (_chart(data, row, titles, colours) for row in _charted(rows)), class_="charts")
     left = len(rows) - MOST_CHARTS
     note = tag("p", f"{left} more have figures but no chart.", class_="note") if left > 0 else None
     return join([lead, _table(rows, names), charts, note])
@@ -94,7 +96,7 @@ def _figure(value: float | None) -> Cell:
     return Cell(count(value) if isinstance(value, int) else short_number(value), value)
 
 
-def _chart(data: ReportData, row: dict[str, Any], titles: dict[str, str]) -> Html:
+def _chart(data: ReportData, row: dict[str, Any], titles: dict[str, str], colours: dict[str, int]) -> Html:
     columns = ["unit", "group", "concept", "x", "y"]
     groups: dict[str, list[Dot]] = defaultdict(list)
     placeless = 0
@@ -106,4 +108,4 @@ def _chart(data: ReportData, row: dict[str, Any], titles: dict[str, str]) -> Htm
             Dot(point["x"], point["y"], f"{point['concept']} ({point['group']})\nunit #{point['unit']}")
         )
     note = f"Without a direction: {some(placeless, 'unit')}." if placeless else ""
-    return cloud_chart(titles[row["stage"]], {name: groups[name] for name in sorted(groups)}, note)
+    return cloud_chart(titles[row["stage"]], {name: groups[name] for name in sorted(groups)}, colours, note)

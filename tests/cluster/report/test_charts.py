@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from cluster.report.charts import Line, Point, grid_chart, line_chart, scatter_chart, step_chart
+from cluster.report.clouds import MOST_DOTS, Dot, cloud_chart
+from cluster.report.columns import columns_chart
 from cluster.report.frame import BOTTOM, LEFT, RIGHT, TOP
 from cluster.report.reduce import MOST_POINTS, pareto, running_mean, thin, thin_extremes
 from cluster.report.scales import Scale
@@ -131,3 +133,41 @@ def test_hostile_names_stay_text() -> None:
     page += scatter_chart(name, name, name, [Point(1, 1, name, name, 0)])
     assert "<script>" not in page
     assert page.count("</script>") == 1  # the end of the hover data
+
+
+def test_a_group_keeps_its_colour_where_others_are_missing_and_its_points_are_walked_by_keys() -> None:
+    dots = {"shape": [Dot(0.0, 1.0, "star"), Dot(2.0, 3.0, "ring")]}
+    page = cloud_chart("t", dots, {"colour": 0, "shape": 1})
+    assert page.count('class="s1"') == 2 and 'class="s0"' not in page  # the points and the legend
+    assert page.count('tabindex="-1"') == 2 and 'data-tip="ring"' in page and "<text" not in page
+    assert "No point has a place." in cloud_chart("t", {}, {})
+
+
+def test_a_cloud_of_many_points_is_thinned_and_says_so() -> None:
+    dots = [Dot(float(i), float(i % 7), f"p{i}") for i in range(3 * MOST_DOTS)]
+    page = cloud_chart("t", {"a": dots}, {"a": 0})
+    assert page.count('tabindex="-1"') == MOST_DOTS and "One of 3 points is drawn." in page
+
+
+def test_columns_stand_over_their_number_and_are_as_high_as_their_share() -> None:
+    lines = [
+        Line("wrong", np.array([1.0, 2, 3]), np.array([0.0, 0.5, 0.25]), 1),
+        Line("right", np.array([1.0, 2, 3]), np.array([0, 0, 0.5]), 0),
+    ]
+    page = columns_chart("t", "layer", "share", lines)
+    found = re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)" data-tip="([^"]+)"', page)
+    assert [tip for *_, tip in found] == ["wrong, layer 2: 50.0 %", "wrong, layer 3: 25.0 %", "right, layer 3: 50.0 %"]
+    heights = [float(height) for _, _, _, height, _ in found]
+    assert heights[0] == pytest.approx(2 * heights[1], abs=0.2) and heights[0] == heights[2]
+    assert float(found[0][0]) + float(found[0][2]) == pytest.approx(
+        (LEFT + RIGHT) / 2, abs=0.2
+    )  # two groups meet over 2
+    assert "Nothing to count." in columns_chart("t", "x", "y", [])
+
+
+def test_marks_stand_over_their_place_on_the_axis() -> None:
+    line = Line("a", np.array([2.0, 4]), np.array([0.0, 1]), 0)
+    page = line_chart("t", "layer", "y", [line], at=[(4, "2")], from_zero=False)
+    end = path_of(page, "line")[-1][0]
+    assert f'<path d="M{end:g} {TOP}V{BOTTOM}"' in page and ">2</text></g>" in page
+    assert LEFT < path_of(page, "line")[0][0] < LEFT + 30  # the axis begins near 2
