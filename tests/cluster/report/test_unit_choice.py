@@ -10,6 +10,7 @@ import pytest
 from cluster.report.bars import Bar, Span, bar_cell, make_span, mean_bar
 from cluster.report.data import ReportData, load_report
 from cluster.report.pictures import WHOLE
+from cluster.report.sections.by_class import load_classes
 from cluster.report.sections.effects import Effect, is_removal, say_change, winners
 from cluster.report.sections.encoders import colours_of, full_batches, names_of
 from cluster.report.sections.finder import LENGTHS, LIST_BYTES, UNIT_BYTES, plan_index
@@ -24,7 +25,7 @@ from cluster.report.tiles import Views
 from cluster.stores import make_store
 from schemas.intervene import Change
 from tests.made_up_saes import make_features, publish_rows, save_run, stage_of
-from tests.made_up_units import CONCEPTS, METHODS, MODELS, SITE, publish_units
+from tests.made_up_units import CONCEPTS, METHODS, MODELS, SITE, make_effects, publish_units
 
 IMAGES = [{"image_id": f"{i:032x}", "image_index": i, "uri": f"world:{i}"} for i in range(12)]
 NEURONS = Place(MODELS[0], SITE, None)
@@ -169,6 +170,33 @@ def test_to_remove_is_to_lower_and_nobody_wins_with_the_wrong_sign() -> None:
         "remove ×0",
         "add −1",
     ]
+
+
+def test_classes_are_those_of_one_place_and_their_images_are_added_over_seeds(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path / "lake"))
+    stages = []
+    for sae, variant, seeds in ((None, "miclip in+out", (0, 1)), ("sae:x", "netdissect", (None,))):
+        for seed in seeds:
+            keys = {
+                "model": MODELS[0],
+                "site": SITE,
+                "sae": sae,
+                "unit_kind": "neurons",
+                "variant": variant,
+                "seed": seed,
+            }
+            stages.append(stage_of("intervene", "effects", sae=sae, seed=seed))
+            publish_rows(store, stages[-1], make_effects(keys))
+    save_run(store, "classes-00001", stages)
+    classes = load_classes(load_report(store), NEURONS, "keep", "all")
+    assert [c.name for c in classes] == sorted(CONCEPTS) and {
+        v for c in classes for of in c.effects.values() for v in of
+    } == {"miclip in+out"}
+    red = next(
+        c for c in classes if c.name == "red"
+    )  # of 20 images 16 are right; without its units none, with them doubled all
+    assert red.effects == {Change(beta=2.0): {"miclip in+out": 20.0}, Change(beta=0.0): {"miclip in+out": -80.0}}
+    assert red.images == 20 and red.largest == 80.0
 
 
 def test_a_contest_counts_real_differences_from_either_side(data: ReportData) -> None:

@@ -169,7 +169,11 @@ def test_a_traced_image_has_both_curves_and_its_two_marks(page: str) -> None:
     card = re.search(r'<article class="card trace" id="t-0-0".*?</article>', page)
     assert card is not None
     assert "truth: red" in card[0] and "wrong: blue" in card[0] and "wrong, lost for good" in card[0]
-    assert re.findall(r"<text[^>]*>([12])</text></g>", card[0]) == ["1", "2"]
+    flags = re.findall(r'<g class="flag"><path d="M([\d.]+) .*?>([12])</text></g>', card[0])
+    line = re.search(r'<path d="([^"]+)" class="line"', card[0])
+    assert line is not None
+    places = re.findall(r"[ML]([\d.]+) ", line[1])  # of layers 0 to 3
+    assert flags == [(places[0], "1"), (places[2], "2")]
     assert card[0].count('class="line"') >= 2
 
 
