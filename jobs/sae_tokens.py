@@ -129,7 +129,9 @@ def find_whole(cell: Cell, site: str) -> SiteTokens | None:
 
 def _extracted(cell: Cell) -> dict[str, tuple[Plan, ...]]:
     """The extract stages that a cell reads; other kinds bring stages of extract with them, such as align those of its CLIP."""
-    return {name: plans for name, plans in cell.reads.items() if all(p.stage.kind == "extract" for p in plans)}
+    return {
+        name: plans for name, plans in cell.reads.items() if plans and all(p.stage.kind == "extract" for p in plans)
+    }
 
 
 def _stored(cell: Cell, name: str, plans: Sequence[Plan]) -> Iterator[SiteTokens]:
