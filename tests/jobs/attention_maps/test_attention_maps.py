@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from cluster.pipeline import RunReport, plan_pipeline
+from jobs.attention_maps.plan import estimate
 from jobs.sae_files import WEIGHTS
 from miclip_core.align.attention_maps import attention_maps
 from miclip_core.sae.sae import Sae
@@ -264,6 +265,14 @@ def test_columns_of_the_demo_world_are_known_so_that_words_are_not_taken_for_sha
         p for _, p, _ in plan_pipeline(make_spec(labels_from=[]), maps.lake.store).plans() if p.stage.output == "maps"
     ]
     assert plan.stage.params["labels_from"] == ["shape", "position"]
+
+
+def test_maps_cost_two_passes_of_each_concept_and_image(maps: Maps) -> None:
+    planned = plan_pipeline(make_spec(concepts=["star", "ring"]), maps.lake.store)
+    (plan,) = [plan for _, plan, _ in planned.plans() if plan.stage.output == "maps"]
+    cost = estimate(plan, planned.known)
+    assert plan.stage.params["chosen"] == [2, 3] and cost.images == IMAGES
+    assert cost.flops == 2 * 2 * 3 * planned.known.models[MODEL].flops  # up to block 4 of 5, which is all of them
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from torch.nn.functional import cosine_similarity
 from cluster.inputs import StoreInputs
 from cluster.pipeline import RunReport, plan_pipeline
 from jobs.encoders import WEIGHTS
+from jobs.memory import LIBRARY_BYTES
 from jobs.rows import make_vectors
+from jobs.trace_errors.plan import estimate
 from miclip_core.align.encoder import NeuronEncoder, load_encoder, save_encoder
 from schemas.align import AlignSettings, EncoderConfig
 from schemas.errors import UsageError
@@ -96,6 +98,14 @@ def test_there_is_a_stage_per_variant_and_seed_over_all_layers(world: World) -> 
     assert {plan.stage.params["variant"] for plan in swept} == {
         f"miclip in+out scale={scale} lr={lr}" for scale in ("1", "clip") for lr in ("0.003", "0.001")
     }
+
+
+def test_a_trace_costs_the_maps_of_its_layers(world: World) -> None:
+    planned = plan_pipeline(make_spec(world.folder, align=ALIGN), world.lake.store)
+    (plan, _) = (plan for _, plan, _ in planned.plans() if plan.stage.kind == "trace_errors")
+    cost = estimate(plan, planned.known)
+    assert (cost.images, cost.flops) == (IMAGES, 2 * IMAGES * 6 * 96 * 96)  # six layers of width 96 into 96 dimensions
+    assert cost.memory == 4 * 6 * 96 * 96 and cost.worker_memory > LIBRARY_BYTES
 
 
 # ---------------------------------------------------------------- rows
