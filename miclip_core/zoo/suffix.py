@@ -41,6 +41,7 @@ class Suffix:
         if self._entrance is None:
             self._images_BCIJ = images_BCIJ
             return self._model.run(images_BCIJ, [*self.targets, *taps])
+        self._start = None  # that of the batch before is not needed any more
         cached = whole_site(self._model.facts.site(self._entrance))
         out = self._model.run(images_BCIJ, [*self.targets, *taps, cached])
         self._start = CachedBlock(self._entrance, out[str(cached)])
