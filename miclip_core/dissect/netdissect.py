@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from miclip_core.dissect.masks import Masks
 from miclip_core.dissect.thresholds import Thresholds
@@ -16,7 +16,8 @@ from miclip_core.sae.codes import Codes
 DETECTOR = 0.04
 """A unit detects a concept if their IoU is larger (Bau et al. 2017)."""
 
-_PIXELS = 1 << 24  # of upsampled maps held at once
+_PIXELS = 1 << 22  # of upsampled maps held at once
+_MASKS = 512  # of several images that are compared at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,19 +102,28 @@ class Overlaps:
         if found != self.shared_UM.shape or masks.mask[:1].numel() >= 1 << 24:
             shape = tuple(self.shared_UM.shape)
             raise ValueError(f"found (units, concepts) = {found} and masks {tuple(masks.mask.shape)}, expected {shape}")
-        mask_QP = masks.mask.flatten(1)
-        self.concept_M.index_add_(0, masks.concept, mask_QP.sum(1))
-        starts = torch.searchsorted(masks.image, torch.arange(masks.n_images + 1, device=masks.image.device)).tolist()
-        for image, unit, on_QP in _upsampled(maps, tuple(masks.mask.shape[1:])):  # type: ignore[arg-type]
-            self._add_areas(image, unit, on_QP.sum(1), masks.annotated)
-            numbers, counts = torch.unique_consecutive(image, return_counts=True)
-            ends = counts.cumsum(0).tolist()
-            for b, count, end in zip(numbers.tolist(), counts.tolist(), ends, strict=True):
-                pairs = slice(starts[b], starts[b + 1])
-                here = slice(end - count, end)
-                # Counts below 2^24 are exact in float32, whose products are the fast ones.
-                shared_QQ = on_QP[here].float() @ mask_QP[pairs].float().T
-                self.shared_UM[unit[here, None], masks.concept[None, pairs]] += shared_QQ.round().long()
+        self.concept_M.index_add_(0, masks.concept, masks.mask.flatten(1).sum(1))
+        area_Q = torch.zeros_like(maps.unit)
+        images = torch.arange(masks.n_images + 1, device=masks.image.device)
+        first_map, first_mask = (torch.searchsorted(of, images).tolist() for of in (maps.image, masks.image))
+        for start, stop in _runs(first_mask):
+            chosen, pairs = slice(first_map[start], first_map[stop]), slice(first_mask[start], first_mask[stop])
+            self._add_run(maps, chosen, masks, pairs, area_Q)
+        self._add_areas(maps.image, maps.unit, area_Q, masks.annotated)
+
+    def _add_run(self, maps: UnitMaps, chosen: slice, masks: Masks, pairs: slice, area_Q: Tensor) -> None:
+        """Count some images: these maps and these masks. area [Q]: pixels where each map is on, which are added to it."""
+        image_R, concept_R, mask_RIJ = masks.image[pairs], masks.concept[pairs], masks.mask[pairs]
+        rows_columns = None
+        for place_N, rows, columns, on_NP in _upsampled(maps.excess[chosen], masks.mask.shape[1], masks.mask.shape[2]):
+            area_Q[chosen].index_add_(0, place_N, on_NP.sum(1))
+            if rows_columns != (rows, columns):
+                rows_columns, mask_RP = (rows, columns), mask_RIJ[:, rows, columns].flatten(1).float()
+            # Counts below 2^24 are exact in float32, whose products are the fast ones.
+            shared_NR = on_NP.float() @ mask_RP.T
+            n, r = (maps.image[chosen][place_N, None] == image_R).nonzero(as_tuple=True)
+            cell = maps.unit[chosen][place_N[n]] * self.shared_UM.shape[1] + concept_R[r]
+            self.shared_UM.view(-1).index_add_(0, cell, shared_NR[n, r].round().long())
 
     def merge(self, other: Overlaps) -> None:
         """Take in the counts of other images."""
@@ -152,14 +162,64 @@ def _check_units(found: int, thresholds: Thresholds) -> None:
         raise ValueError(f"found maps of {found} units and thresholds of {len(thresholds.value)}; give the same ones")
 
 
-def _upsampled(maps: UnitMaps, size: tuple[int, int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(image, unit, on [Q,P]) in pieces that fit.
+def _runs(first_mask: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Images [start, stop), as many as have few masks together: all their maps are compared with all their masks."""
+    images, start = len(first_mask) - 1, 0
+    for stop in range(1, images + 1):
+        if stop == images or first_mask[stop + 1] - first_mask[start] > _MASKS:
+            yield start, stop
+            start = stop
 
-    What is interpolated is the excess over the threshold: its sign is that of the interpolated activation less the
-    threshold, and is exact where neighbours equal the threshold, which a weighted sum of activations is not.
+
+def _upsampled(excess_QIJ: Tensor, height: int, width: int) -> Iterator[tuple[Tensor, slice, slice, Tensor]]:
+    """Where maps are on, interpolated bilinearly: (which maps [N], rows and columns of pixels, on [N,P] there).
+
+    Between the same four neighbours lie a rectangle of pixels, which is looked at for maps with one of the four above 0:
+    few, since units are on at few patches. What is interpolated is the excess over the threshold: its sign is that of the
+    interpolated activation less the threshold, and is exact where neighbours equal the threshold, which a weighted sum of
+    activations is not.
     """
-    step = max(1, _PIXELS // (size[0] * size[1]))
-    for first in range(0, len(maps.unit), step):
-        part = slice(first, first + step)
-        large = interpolate(maps.excess[part, None], size, mode="bilinear", align_corners=False)
-        yield maps.image[part], maps.unit[part], (large[:, 0] > 0).flatten(1)
+    rows, columns = (
+        _bands(n, m, excess_QIJ.device) for n, m in zip(excess_QIJ.shape[1:], (height, width), strict=True)
+    )
+    above_QIJ = excess_QIJ > 0
+    near_QIJ = above_QIJ[:, [r.near for r in rows]] | above_QIJ[:, [r.far for r in rows]]
+    near_QIJ = near_QIJ[:, :, [c.near for c in columns]] | near_QIJ[:, :, [c.far for c in columns]]
+    cell, place = near_QIJ.flatten(1).T.nonzero(as_tuple=True)
+    counts = torch.bincount(cell, minlength=len(rows) * len(columns)).tolist()
+    for number, place_N in enumerate(place.split(counts)):
+        row, column = rows[number // len(columns)], columns[number % len(columns)]
+        for some_N in place_N.split(max(1, _PIXELS // (len(row.weight) * len(column.weight)))) if len(place_N) else ():
+            yield some_N, row.pixels, column.pixels, (_between(excess_QIJ[some_N], row, column) > 0).flatten(1)
+
+
+class _Band(NamedTuple):
+    """Pixels along one axis between the same two patches, and the weight of the second of these for each of them."""
+
+    near: int
+    far: int
+    pixels: slice
+    weight: Tensor
+
+
+def _bands(patches: int, pixels: int, device: torch.device) -> list[_Band]:
+    """All pixels of an axis; those beyond the centre of the first or last patch are as that patch."""
+    at = ((torch.arange(pixels) + 0.5) * (patches / pixels) - 0.5).clamp(min=0)
+    near = at.long().clamp(max=patches - 1)
+    numbers, counts = torch.unique_consecutive(near, return_counts=True)
+    ends = counts.cumsum(0).tolist()
+    bands = [
+        (i, slice(end - count, end)) for i, count, end in zip(numbers.tolist(), counts.tolist(), ends, strict=True)
+    ]
+    return [_Band(i, min(i + 1, patches - 1), part, (at[part] - i).to(device)) for i, part in bands]
+
+
+def _between(excess_NIJ: Tensor, row: _Band, column: _Band) -> Tensor:
+    """Interpolated pixels of one rectangle, [N,rows,columns]."""
+
+    def along(i: int) -> Tensor:
+        near, far = excess_NIJ[:, i, column.near, None], excess_NIJ[:, i, column.far, None]
+        return (near * (1 - column.weight) + far * column.weight)[:, None]
+
+    weight = row.weight[:, None]
+    return along(row.near) * (1 - weight) + along(row.far) * weight
