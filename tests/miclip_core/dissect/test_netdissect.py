@@ -61,6 +61,22 @@ def test_counts_are_those_of_a_loop_over_images(seed: int) -> None:
     assert iou[5].isnan().all() and iou[:, 3].isnan().all()
 
 
+@pytest.mark.parametrize("size", [(9, 9), (3, 11), (2, 3), (64, 40)])
+def test_it_does_not_matter_how_much_is_compared_at_once(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks larger and smaller than the maps, a few of them and a few pixels at a time."""
+    monkeypatch.setattr("miclip_core.dissect.netdissect._MASKS", 3)
+    monkeypatch.setattr("miclip_core.dissect.netdissect._PIXELS", 20)
+    maps, value, _, annotated = made_up(4)
+    masks = torch.rand(7, 4, *size, generator=torch.Generator().manual_seed(1)) < 0.4
+    masks &= annotated[:, :, None, None]
+    overlaps = Overlaps(6, 4)
+    overlaps.add(maps_above(maps, thresholds(value, maps)), Masks.from_dense(masks, annotated))
+    inter, union = slow(maps, value, masks, annotated)
+    assert torch.equal(overlaps.shared_UM, inter) and torch.equal(overlaps.union_UM, union)
+
+
 def test_without_annotations_every_image_counts() -> None:
     maps, value, masks, _ = made_up()
     overlaps = Overlaps(6, 4)
