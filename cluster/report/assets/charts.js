@@ -75,7 +75,7 @@ function hoverLines(plot, groups, swatches, told) {
 
 // Many points: the chart is one stop of the tab key, and the arrow keys walk from point to point, from left to right.
 function walkDots(plot, dots) {
-  const order = dots.toSorted((a, b) => a.cx.baseVal.value - b.cx.baseVal.value);
+  const order = [...dots].sort((a, b) => a.cx.baseVal.value - b.cx.baseVal.value);
   plot.setAttribute("tabindex", "0");
   plot.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

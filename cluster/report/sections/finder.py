@@ -58,7 +58,7 @@ def make_finder(
         "pictures": {f"{place}-{unit}": number for (place, unit), number in sorted(pictures.items())},
     }
     hint = tag("p", "Type a concept, or choose one: every place and method answers with its units.", class_="note hint")
-    return join([tag("div", hint, tag("div", class_="answers", aria_live="polite"), class_="finder"), script_json(told, id="finder")])  # fmt: skip
+    return join([tag("div", hint, tag("div", class_="answers"), class_="finder"), script_json(told, id="finder")])  # fmt: skip
 
 
 def _lists(

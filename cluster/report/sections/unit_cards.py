@@ -19,7 +19,7 @@ class UnitCards(NamedTuple):
     """What the cards of one place are made of.
 
     reasons: unit -> why it was chosen. names: (stage of a method, unit) -> names with scores. captions: unit -> what its
-    patches were called.
+    patches were called. truths: unit -> what it stands for, where methods were judged.
     """
 
     named: Named
@@ -27,6 +27,7 @@ class UnitCards(NamedTuple):
     names: Mapping[tuple[str, int], Sequence[tuple[str, float]]]
     images: Images
     captions: Mapping[int, Sequence[str]]
+    truths: Mapping[int, str]
 
 
 class Look(NamedTuple):
@@ -49,6 +50,7 @@ def make_unit_card(cards: UnitCards, unit: int, look: Look) -> Html:
     said = {method: cards.names.get((method.stage, unit), ()) for method in named.methods}
     agreed = vote([names[0][0] for names in said.values() if names])
     truth = next((names[0] for method, names in said.items() if method.is_truth and names), None)
+    stands_for = truth[0] if truth else cards.truths.get(unit)
     reason = cards.reasons[unit]
     head = tag(
         "header",
@@ -63,7 +65,8 @@ def make_unit_card(cards: UnitCards, unit: int, look: Look) -> Html:
     return tag(
         "article",
         head,
-        tag("ul", (_says(m, names, agreed, truth, look) for m, names in said.items()), class_="says"),
+        tag("ul", (_says(m, names, agreed, stands_for, look) for m, names in said.items()), class_="says"),
+        tag("p", "It stands for ", tag("b", stands_for), ".", class_="near") if stands_for and not truth else None,
         tag("div", _tiles(cards, unit, look), class_="tiles"),
         _captions(cards.captions.get(unit, ())),
         class_="card unit",
@@ -92,7 +95,7 @@ def _agreement(agreed: Vote | None) -> Html:
 
 
 def _says(
-    method: Method, names: Sequence[tuple[str, float]], agreed: Vote | None, truth: tuple[str, float] | None, look: Look
+    method: Method, names: Sequence[tuple[str, float]], agreed: Vote | None, stands_for: str | None, look: Look
 ) -> Html:
     """One method's names; the first stands out where others say the same, and is ticked where it is the truth."""
     label = look.variants.label(method.variant)
@@ -100,7 +103,7 @@ def _says(
         return tag("li", label, tag("span", "nothing", class_="none"))
     (name, score), *others = names
     shared = agreed is not None and agreed.votes > 1 and name == agreed.name
-    right = truth is not None and name == truth[0] and not method.is_truth
+    right = name == stands_for and not method.is_truth
     first = tag("b", name, " ✓" if right else None, class_="name shared" if shared else "name", title="as the labels say" if right else None)  # fmt: skip
     more = tag("span", "then ", ", ".join(other for other, _ in others), class_="more") if others else None
     return tag("li", label, tag("span", first, " ", tag("span", ("AUROC " if method.is_truth else "") + short_number(score), class_="score"), more))  # fmt: skip

@@ -14,7 +14,7 @@ from cluster.report.section import Section
 from cluster.report.sections.choice import UNIT_BYTES, Amount, fit
 from cluster.report.sections.finder import FINDER_BYTES, Index, best_units, list_length, make_finder, plan_index
 from cluster.report.sections.named import Found, Named, load_found, load_named, load_names
-from cluster.report.sections.places import PlaceNames, place_of
+from cluster.report.sections.places import Place, PlaceNames, place_of
 from cluster.report.sections.unit_cards import Look, UnitCards, make_unit_card
 from cluster.report.sections.unit_choice import choose_units
 from cluster.report.sections.unit_images import Grids, load_unit_images
@@ -75,7 +75,16 @@ def _load(data: ReportData, named: Named, found: Found, amount: Amount) -> UnitC
     units = list(reasons)
     names = load_names(data, named, units)
     images = load_unit_images(data, named.place, units, amount.images)
-    return UnitCards(named, reasons, names, images, _captions(data, named, units))
+    return UnitCards(named, reasons, names, images, _captions(data, named, units), _truths(data, named.place, units))
+
+
+def _truths(data: ReportData, of: Place, units: Sequence[int]) -> dict[int, str]:
+    """What units stand for where methods were judged: their class, or what labels say of them clearly."""
+    if not units or not data.has("description_eval"):
+        return {}
+    where = {"model": of.model, "site": of.site, "unit": list(units)}
+    rows = data.table("description_eval", ["sae", "unit", "truth"], where).to_pylist()
+    return {row["unit"]: row["truth"] for row in rows if row["sae"] == of.sae}
 
 
 def _captions(data: ReportData, named: Named, units: Sequence[int]) -> dict[int, list[str]]:

@@ -197,7 +197,7 @@ def test_the_mean_lead_is_over_wrong_and_right_images_apart(page: str) -> None:
 def test_maps_stand_beside_the_image_and_the_table_says_what_they_come_to(page: str) -> None:
     part = sections(page)["attention"]
     assert part.count("<article") == len(CONCEPTS)
-    assert part.count("<canvas") == len(CONCEPTS) * 2 * 3 and part.count("data-map=") == len(CONCEPTS) * 2 * 2
+    assert part.count("<canvas") == len(CONCEPTS) * 2 * 3 and part.count('data-grid="8 8"') == len(CONCEPTS) * 2 * 2
     row = re.search(r"<tbody><tr>.*?</tr>", part)
     assert row is not None and re.findall(r'data-sort="([\d.]+)">[\d.]+ %', row[0])[:3] == [
         "0.20000000298023224",
@@ -225,6 +225,25 @@ def test_a_run_with_names_alone_has_cards_without_pictures(tmp_path: Path) -> No
     assert "This part could not be read" not in text
     assert text.count('class="card unit"') == 11 and "<canvas" not in text
     assert [s for s in sections(text) if s in ABOUT_UNITS] == ["units"]
+
+
+def test_units_that_are_classes_are_ticked_by_their_class_where_no_method_knows_the_labels(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path / "lake"))
+    keys = {**PLACE, "variant": "miclip in+out", "seed": 0}
+    names = make_names(keys, 8)
+    first = {r["unit"]: r["concept"] for r in names["unit_concepts"] if r["direction"] == "describe" and r["rank"] == 0}
+    judged = [
+        {**keys, "unit": unit, "truth": first[unit] if unit == 0 else "other", "truth_score": None, "predicted": first[unit], "correct": unit == 0,
+         "clip_score": 1.0, "sentence_score": None}
+        for unit in (0, 1)
+    ]  # fmt: skip
+    stages = [stage_of("describe", "miclip", concepts=list(CONCEPTS)), stage_of("evaluate", "scores")]
+    for stage, tables in zip(stages, (names, {"description_eval": judged}), strict=True):
+        publish_rows(store, stage, tables)
+    save_run(store, "classes-00001", stages)
+    cards = re.findall(r'<article class="card unit".*?</article>', render(store))
+    assert [c.count("✓") for c in cards] == [1] + [0] * 6
+    assert "It stands for <b>other</b>." in cards[1] and "It stands for" not in cards[2]
 
 
 def test_two_lists_of_concepts_at_one_place_are_two_places(tmp_path: Path) -> None:
