@@ -313,7 +313,8 @@ def baselines(units: Units, clip: str, similarities: Iterable[str] = SIMILARITIE
 
 def lists(scores_UM: Tensor) -> TopScores:
     """The best concept of every unit, and the TAU best units of every concept."""
-    found = TopScores(*scores_UM.shape, tau=TAU)
+    units, concepts = scores_UM.shape
+    found = TopScores(units, concepts, TAU)
     found.add(0, 0, scores_UM)
     return found
 
@@ -396,8 +397,8 @@ def units_of(
         yield make_units("neurons", where[i], Neurons(), fit[where[i]], judge[where[i]]), list(seeds)
     for seed in seeds:
         sae = train_sae(fit[where[0]].flatten(0, 1), seed)
-        codes = (encode(sae, some[where[0]]) for some in (fit, judge))
-        yield make_units("features", where[0], Features(sae), *codes), [seed]
+        codes = [encode(sae, some[where[0]]) for some in (fit, judge)]
+        yield make_units("features", where[0], Features(sae), codes[0], codes[1]), [seed]
 
 
 def scores_of(

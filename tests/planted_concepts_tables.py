@@ -6,13 +6,20 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from miclip_core.evaluate.significance import bootstrap_interval, compare_correct, correct_by_holm, spread_over_seeds
+from miclip_core.evaluate.significance import (
+    Comparison,
+    bootstrap_interval,
+    compare_correct,
+    compare_scores,
+    correct_by_holm,
+    spread_over_seeds,
+)
 from miclip_core.world.planted import VALUES
-from miclip_core.world.scene import PLANTED
+from miclip_core.world.scene import PLANTED, SHAPES
 from tests.planted_concepts import ALIGNERS, CATEGORY, CONCEPTS
 
 Block = dict[str, Any]
@@ -30,7 +37,18 @@ TOLD = ("act_values", "netdissect", "v_interp")
 CONTROLS = ("shuffled", "random")
 SHORT = {name: name.replace("clip_dissect ", "") for name in BLIND} | {name: f"{name}†" for name in TOLD}
 MAIN = (*OURS, "clip_dissect cos_cubed", "clip_dissect soft_wpmi", *TOLD)
+BOUNDS = ("truth", "random")
+STEERED = (*OURS, "clip_dissect cos_cubed", "clip_dissect soft_wpmi", *TOLD, *BOUNDS)
 ENOUGH = 6
+
+
+class Named(NamedTuple):
+    """Per unit the share of seeds that name it rightly, what it stands for and with which AUROC; and the accuracy of every seed."""
+
+    values: np.ndarray
+    truth: np.ndarray
+    auroc: np.ndarray
+    seeds: list[float]
 
 
 class Model:
@@ -51,15 +69,25 @@ class Model:
         blocks = self.blocks[kind]
         return [(block, run) for block in blocks for run in block["clips"][clips[clip]] if run["method"] == method]
 
-    def right(self, kind: int, clip: int, method: str) -> tuple[np.ndarray, np.ndarray, list[float]]:
-        """Per unit the share of seeds that name it, what it stands for, and the accuracy of every seed."""
+    def right(self, kind: int, clip: int, method: str) -> Named:
+        """What a method says of the judged units."""
         runs = self.runs(kind, clip, method)
         seeds = [float(np.mean(run["right"])) for _, run in runs if run["right"]]
+        if not runs:
+            return Named(np.empty(0), np.empty(0, np.int64), np.empty(0), seeds)
         if kind < 2:  # the same neurons whatever the seed
-            values = np.mean([run["right"] for _, run in runs], 0) if runs else np.empty(0)
-            return values, np.array(self.blocks[kind][0]["truth"] if runs else [], np.int64), seeds
-        values = np.concatenate([run["right"] for _, run in runs] or [np.empty(0)]).astype(float)
-        return values, np.concatenate([block["truth"] for block, _ in runs] or [np.empty(0)]).astype(np.int64), seeds
+            block = self.blocks[kind][0]
+            return Named(
+                np.mean([run["right"] for _, run in runs], 0),
+                np.array(block["truth"], np.int64),
+                np.array(block["auroc"]),
+                seeds,
+            )
+        values, truth, auroc = (
+            np.concatenate(some)
+            for some in zip(*((run["right"], block["truth"], block["auroc"]) for block, run in runs), strict=True)
+        )
+        return Named(values.astype(float), truth.astype(np.int64), auroc, seeds)
 
     def precision(self, kind: int, clip: int, method: str) -> Iterator[tuple[str, float, float]]:
         """(concept, precision, ceiling) of every seed."""
@@ -129,8 +157,8 @@ def descriptions(models: Sequence[Model], clip: int, methods: Sequence[str] = MA
             clip_name = ALIGNERS[model.name][clip].partition(":")[2]
             cells = []
             for method in methods:
-                values, _, seeds = model.right(kind, clip, method)
-                cells.append(share(values, seeds if method in OURS else ()))
+                named = model.right(kind, clip, method)
+                cells.append(share(named.values, named.seeds if method in OURS else ()))
             rows.append([f"`{model.name}`", clip_name, what, counts, *cells])
     return table(["model", "CLIP", "units", "judged (above .95)", *names(methods)], rows)
 
@@ -142,13 +170,22 @@ def categories(models: Sequence[Model]) -> str:
     for kind, what in enumerate(UNITS):
         for method in (*OURS, *BLIND, *TOLD, *CONTROLS):
             found = [model.right(kind, 0, method) for model in models]
-            values, truth = (np.concatenate([one[i] for one in found]) for i in (0, 1))
+            values, truth, auroc = (np.concatenate([one[i] for one in found]) for i in range(3))
             category = CATEGORY[truth]
             cells = [share(values[category == list(PLANTED).index(name)]) for name in wanted]
             precision = [one for model in models for one in model.precision(kind, 0, method)]
             got, best = (np.array([one[i] for one in precision]) for i in (1, 2))
-            rows.append([what, names([method])[0], share(values), *cells, f"{share(got)} of {best.mean():.2f}"])
-    return table(["units", "method", "all", *wanted, "precision@5 of at most"], rows)
+            rows.append(
+                [
+                    what,
+                    names([method])[0],
+                    share(values),
+                    share(values[auroc >= 0.95]),
+                    *cells,
+                    f"{share(got)} of {best.mean():.2f}",
+                ]
+            )
+    return table(["units", "method", "all", "above .95", *wanted, "precision@5 of at most"], rows)
 
 
 def concepts(models: Sequence[Model], kind: int = 2) -> str:
@@ -167,63 +204,108 @@ def concepts(models: Sequence[Model], kind: int = 2) -> str:
 
 def interventions(models: Sequence[Model]) -> str:
     """Changes of accuracy, and behind them those where the units of another class were edited."""
-    methods = (
-        "miclip in+out",
-        "miclip in",
-        "miclip out",
-        "clip_dissect cos_cubed",
-        "clip_dissect soft_wpmi",
-        *TOLD,
-        "truth",
-        "random",
-    )
     rows = []
     for model in models:
         for kind in (0, 2):
             for images, change in (("one", "x0"), ("two", "x2"), ("two", "x0")):
                 cells = [
                     points(*(model.steered(kind, images, method, change, off) for off in (False, True)))
-                    for method in methods
+                    for method in STEERED
                 ]
                 if any(cells):
                     rows.append([f"`{model.name}`", UNITS[kind], f"{images}, {change}", *cells])
-    return table(["model", "units", "objects, change", *names(methods)], rows)
+    return table(["model", "units", "objects, change", *names(STEERED)], rows)
 
 
 def duels(models: Sequence[Model], ours: str = "miclip in+out") -> str:
-    """MICLIP against every other method on the units of all models, of the first seed."""
-    found, p_values = [], []
+    """MICLIP against every other method on the units of all models that it has a loss for, of the first seed."""
+    found = []
     for kind, what in enumerate(UNITS):
         for method in (*BLIND, *TOLD):
-            a, b = (
-                np.concatenate([run["right"] for model in models for _, run in model.runs(kind, 0, some)[:1]]).astype(
-                    bool
-                )
-                for some in (ours, method)
-            )
-            versus = compare_correct(a, b)
-            found.append((what, names([method])[0], versus))
-            p_values.append(versus.p_value)
-    rows = []
-    for (what, method, one), p in zip(found, correct_by_holm(p_values), strict=True):
-        assert one.difference is not None and one.low is not None and one.high is not None and p is not None
-        verdict = "no difference" if p >= 0.05 else "MICLIP is better" if one.difference > 0 else "MICLIP is worse"
-        difference = f"{one.difference:+.2f} ({one.low:+.2f} to {one.high:+.2f})"
-        rows.append([what, method, str(one.n_pairs), difference, f"{p:.2g}", verdict])
+            runs = [[model.runs(kind, 0, some)[:1] for some in (ours, method)] for model in models]
+            both = [[pair[0][1]["right"] for pair in pairs] for pairs in runs if all(pairs)]
+            a, b = (np.concatenate(some).astype(bool) for some in zip(*both, strict=True))
+            found.append((what, names([method])[0], compare_correct(a, b)))
+    p_values = correct_by_holm([one.p_value for _, _, one in found])
+    rows = [
+        [what, method, str(one.n_pairs), *verdict(one, p, 2)]
+        for (what, method, one), p in zip(found, p_values, strict=True)
+    ]
     return table(["units", "against", "units compared", "difference", "p, Holm", ""], rows)
+
+
+def verdict(one: Comparison, p: float | None, digits: int) -> list[str]:
+    """The difference with its interval, the corrected p value and what follows."""
+    assert one.difference is not None and one.low is not None and one.high is not None and p is not None
+    difference = f"{one.difference:+.{digits}f} ({one.low:+.{digits}f} to {one.high:+.{digits}f})"
+    return [
+        difference,
+        f"{p:.2g}",
+        "no difference" if p >= 0.05 else "MICLIP is better" if one.difference > 0 else "MICLIP is worse",
+    ]
+
+
+def steering(models: Sequence[Model], ours: str = "miclip in+out") -> str:
+    """Changes over the classes of all models, and how far MICLIP moves the answer more than others; pairs are (model, class)."""
+    found = []
+    for kind in (0, 2):
+        for images, change in (("one", "x0"), ("two", "x2"), ("two", "x0")):
+            for method in STEERED:
+                own, its, off = (
+                    np.concatenate(
+                        [
+                            _by_class(model.steered(kind, images, change=change, method=some, off=aside))
+                            for model in models
+                        ]
+                    )
+                    for some, aside in ((ours, False), (method, False), (method, True))
+                )
+                sign = 1 if change == "x2" else -1
+                found.append(
+                    (f"{UNITS[kind]}, {images}, {change}", method, its, off, compare_scores(sign * own, sign * its))
+                )
+    p_values = iter(
+        correct_by_holm([versus.p_value for _, method, _, _, versus in found if method not in (ours, *BOUNDS)])
+    )
+    rows = []
+    for what, method, its, off, versus in found:
+        compared = ["", "", ""] if method in (ours, *BOUNDS) else verdict(versus, next(p_values), 1)
+        rows.append([what, names([method])[0], points(its, off), *compared])
+    return table(
+        [
+            "units, objects, change",
+            "method",
+            "change (interval); off class",
+            "MICLIP in+out moves it further by",
+            "p, Holm",
+            "",
+        ],
+        rows,
+    )
+
+
+def _by_class(values: np.ndarray) -> np.ndarray:
+    """The mean over seeds of each class, from seeds one after another."""
+    return values.reshape(-1, len(SHAPES)).mean(0) if len(values) else values
 
 
 def main() -> None:
     """Print all tables of the models whose files are there."""
     paths = [Path(sys.argv[1]) / f"{name.partition(':')[2]}.json" for name in ALIGNERS]
     models = [Model(path) for path in paths if path.exists()]
+    predict = [model for model in models if model.runs(0, 0, "miclip in+out")]
     for title, text in (
-        ("Description accuracy, own CLIP", descriptions(models, 0)),
-        ("Description accuracy, another CLIP", descriptions(models, 1, (*OURS, *BLIND[:1], "clip_dissect soft_wpmi"))),
-        ("By category, and precision@5", categories(models)),
-        ("MICLIP in+out against others", duels(models)),
-        ("Precision@5 of concepts, features", concepts(models)),
-        ("Interventions", interventions(models)),
+        ("Description accuracy", descriptions(models, 0)),
+        (
+            "Description accuracy with another CLIP",
+            descriptions(models, 1, (*OURS, BLIND[0], "clip_dissect soft_wpmi")),
+        ),
+        ("By category, and precision@5", categories(predict)),
+        ("MICLIP in+out against others", duels(predict)),
+        ("Precision@5 of every concept, features", concepts(predict)),
+        ("Precision@5 of every concept, wide neurons", concepts(predict, 1)),
+        ("Interventions, all models", steering(predict)),
+        ("Interventions", interventions(predict)),
     ):
         print(f"### {title}\n\n{text}\n")
 

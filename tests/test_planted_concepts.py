@@ -31,7 +31,8 @@ Scores = dict[str, Tensor]
 @pytest.fixture(scope="module")
 def measured() -> dict[str, tuple[Units, Scores, Tensor]]:
     """Wide neurons and the features of one SAE of the flagship: their truth, scores by method, and the activations of the site."""
-    found, pooled = {}, {}
+    found: dict[str, tuple[Units, Scores, Tensor]] = {}
+    pooled: dict[str, Tensor] = {}
     seen = predictions(NAME)
     for units, _ in units_of(NAME, seeds=(SEED,)):
         pooled.setdefault(units.site, units.pooled)
