@@ -232,7 +232,14 @@ def test_images_of_another_extract_stage_are_traced_by_the_same_encoders(world: 
     spec = other_images(world, ["align", "few"])
     report = world.lake.run(spec)
     assert report.exit_code == 0 and world.lake.count("shard_done", "align") == 0
+    plans = [plan for _, plan, _ in plan_pipeline(spec, world.lake.store).plans()]
+    few_digests = {p.digest for p in plans if p.stage.kind == "extract" and p.stage.params.get("rows") == 40}
     stages = {plan.digest for plan in trace_plans(spec, world.lake)}
+    for trace in (plan.stage for plan in plans if plan.digest in stages):
+        read = {
+            name: digest for name, digest in trace.inputs.items() if name.startswith(("activations", "predictions"))
+        }
+        assert len(read) == 7 and set(read.values()) <= few_digests
     few = [row for row in world.rows("layer_trace", report) if row["stage"] in stages and row["label_role"] == "truth"]
     assert {row["image_index"] for row in few} == {i for i in Slow(world).number.values() if i < 40} & {
         row["image_index"] for row in world.rows("error_traces")
