@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import JsonValue
 
 from jobs.activations import Forward, get_facts
 from jobs.concepts import concept_columns, get_concepts
+from jobs.describe.choose import Choice, Units
 from jobs.describe.sizes import READ_IMAGES, Sizes, between_bytes, method_bytes
 from jobs.describe.spatial import caption_buckets, check_spatial, spatial_effort, spatial_params
 from jobs.embeddings import clip_forward, clip_images_plan, clip_texts_plan
-from jobs.encoders import Encoder, find_encoders, tokens_of
+from jobs.encoders import tokens_of
 from jobs.memory import LIBRARY_BYTES
-from jobs.predictions import class_names, predictions_read
+from jobs.predictions import predictions_read
 from jobs.protocol import Cell, Estimate, Known
-from jobs.sae_tokens import SiteTokens, find_stored, find_whole, patch_positions, whole_site
+from jobs.sae_tokens import SiteTokens, patch_positions
 from schemas.base import digest
 from schemas.concept_specs import OF_A_CLIP, OF_LABELS, SPATIAL, DescribeSpec, Method, Similarity
 from schemas.errors import BadSpec, NotInspected
-from schemas.models import resolve_sites
 from schemas.plans import Plan, Round, StageSpec
-from schemas.refs import Site
 
 METHOD = 1
 LISTS = ("unit_concepts", "descriptions")
@@ -38,20 +36,6 @@ USUAL_LATENTS = 16
 """Latents of an SAE per channel, where nobody says."""
 OVER_IMAGES = ("map", "pass1", "pass2", "pass3", "overlaps")
 """Rounds whose shards are ranges of images; all others are about all units, or one bucket of them in round `caption`."""
-
-
-@dataclass(frozen=True)
-class Units:
-    """The channels of a site, or the latents of an SAE there, and the encoder that they are compared through if any."""
-
-    tokens: SiteTokens
-    sae: StageSpec | None = None
-    encoder: Encoder | None = None
-
-    @property
-    def kind(self) -> str:
-        """`neurons` or `features`."""
-        return "neurons" if self.sae is None else "features"
 
 
 def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
@@ -75,8 +59,8 @@ class _Planner:
         self.clip = known.models.get(cell.clip) if cell.clip is not None else None
         if cell.clip is not None and self.clip is None:
             raise NotInspected(f"{cell.clip} is not inspected yet")
-        self.encoders = self._chosen_encoders()
-        self.concepts = get_concepts(self.spec.concepts, known.texts, self._classes)
+        self.choice = Choice(cell, self.facts)
+        self.concepts = get_concepts(self.spec.concepts, known.texts, self.choice.classes)
         self._beside: dict[str, Plan] = {}
 
     def plans(self) -> tuple[Plan, ...]:
@@ -84,130 +68,18 @@ class _Planner:
         stages = [plan for method in self.spec.methods for plan in self._method(method)]
         return (*self._beside.values(), *stages)
 
-    def _refuse(self, what: str, field: str = "reads") -> BadSpec:
-        return BadSpec(f"stages.{self.cell.name}.{field}: {what}")
-
-    # ---------------------------------------------------------------- units
-
-    def _chosen_encoders(self) -> tuple[Encoder, ...]:
-        found = find_encoders(self.cell)
-        if "miclip" not in self.spec.methods:
-            return found
-        if not found:
-            raise self._refuse(
-                f"method miclip needs neuron encoders of {self.facts.model}; add an align stage, or leave miclip out of methods"
-            )
-        if other := {str(e.plan.stage.params["clip"]) for e in found} - {self.cell.clip}:
-            raise self._refuse(
-                f"units are to be named in the space of {self.cell.clip}, but encoders that are read map into that of "
-                f"{', '.join(sorted(other))}; give the CLIP they were trained with",
-                "clip",
-            )
-        names = [(encoder.site, encoder.variant, encoder.seed) for encoder in found]
-        if twice := [encoder for encoder, name in zip(found, names, strict=True) if names.count(name) > 1]:
-            raise self._refuse(
-                f"{', '.join('align:' + encoder.plan.digest for encoder in twice[:2])} are both {twice[0].variant} of seed "
-                f"{twice[0].seed} at {twice[0].site}, so no table could tell them apart; read them in describe stages of their own"
-            )
-        return found
-
-    def _units(self, method: Method) -> Iterator[Units]:
-        of_encoder = method == "miclip"
-        if "neurons" in self.spec.units:
-            yield from self._neurons_of_encoders() if of_encoder else map(Units, self._stored(method))
-        saes = self._saes() if "features" in self.spec.units else ()
-        for sae in saes:
-            yield from self._features(sae, of_encoder)
-
-    def _neurons_of_encoders(self) -> Iterator[Units]:
-        wanted = [str(site) for text in self.spec.sites for site in resolve_sites(self.facts, [text])]
-        there = {encoder.site for encoder in self.encoders}
-        if missing := [site for site in wanted if site not in there]:
-            raise self._refuse(
-                f"no encoder of {', '.join(missing[:3])} is read; there are {', '.join(sorted(there))}", "sites"
-            )
-        for encoder in self.encoders:
-            if not wanted or encoder.site in wanted:
-                yield Units(tokens_of(encoder.plan), None, encoder)
-
-    def _stored(self, method: Method) -> tuple[SiteTokens, ...]:
-        if not any(plan.stage.output == "activations" for plans in self.cell.reads.values() for plan in plans):
-            raise self._refuse(
-                f"method {method} looks at activations of {self.facts.model}, but none are read; add an extract stage with "
-                "output activations"
-            )
-        return find_stored(self.cell, self.facts, self.spec.sites)
-
-    def _saes(self) -> tuple[StageSpec, ...]:
-        """SAEs of this model, at the sites that are chosen if any are."""
-        read = {
-            plan.digest: plan.stage
-            for plans in self.cell.reads.values()
-            for plan in plans
-            if plan.stage.output == "sae"
-        }
-        saes = [stage for stage in read.values() if stage.subject == self.facts.model]
-        if not saes and self.spec.units == ("features",):
-            raise self._refuse(
-                f"units are features, but no SAE of {self.facts.model} is read; add a train_sae or import_sae stage"
-            )
-        paths = {site.path for text in self.spec.sites for site in resolve_sites(self.facts, [text])}
-        return tuple(stage for stage in saes if not paths or _path(stage) in paths)
-
-    def _features(self, sae: StageSpec, of_encoder: bool) -> Iterator[Units]:
-        encoders = [encoder for encoder in self.encoders if _path(encoder.plan.stage) == _path(sae)]
-        if of_encoder and not encoders:
-            raise self._refuse(
-                f"features of sae:{sae.digest} are at {sae.params['site']}, but encoders only at "
-                f"{', '.join(sorted({e.site for e in self.encoders}))}; miclip embeds features through an encoder of the "
-                "same path (the positions may differ): align that site, or choose others with sites"
-            )
-        tokens = self._whole(sae, encoders)
-        if of_encoder:
-            yield from (Units(tokens, sae, encoder) for encoder in encoders)
-        else:
-            yield Units(tokens, sae)
-
-    def _whole(self, sae: StageSpec, encoders: Sequence[Encoder]) -> SiteTokens:
-        """All tokens of the kind that an SAE was trained on: stored, or from a forward pass over the same images."""
-        site = whole_site(self.facts, str(sae.params["site"]))
-        if (found := find_whole(self.cell, site)) is not None:
-            return found
-        if not encoders:
-            raise self._refuse(
-                f"no images to see the features of sae:{sae.digest} on; add an extract stage with activations or embeddings"
-            )
-        tokens = tokens_of(encoders[0].plan)
-        return tokens.model_copy(update={"site": site, "stored": tokens.stored and tokens.site == site})
-
-    def _classes(self) -> list[str]:
-        """Of the predictions that are read, else those that encoders were trained towards, else of the head."""
-        predictions = {stage.digest: stage for stage in predictions_read(self.cell)}
-        if predictions:
-            return class_names(self.facts, next(iter(predictions.values())))
-        texts = {plan.digest: plan.stage for plans in self.cell.reads.values() for plan in plans}
-        for encoder in self.encoders:
-            if (stage := texts.get(encoder.plan.stage.inputs["texts"])) is not None:
-                return [str(name) for name in stage.params["classes"]]  # type: ignore[union-attr]
-        if self.facts.classes is None:
-            raise self._refuse(
-                f"concepts are classes, but {self.facts.model} has no head and no predictions are read; add an extract "
-                "stage with output predictions, or give concepts: a list of names"
-            )
-        return list(self.facts.classes)
-
     # ---------------------------------------------------------------- stages
 
     def _method(self, method: Method) -> Iterator[Plan]:
         similarities = self.spec.similarity if method == "clip_dissect" else (None,)
-        for units in self._units(method):
+        for units in self.choice.units(method):
             self._check(method, units)
             for similarity in similarities:
                 yield self._plan(method, units, similarity)
 
     def _check(self, method: Method, units: Units) -> None:
         if units.sae is None and self.spec.tau > units.tokens.width(self.facts):
-            raise self._refuse(
+            raise self.choice.refuse(
                 f"{self.spec.tau} is more than the {units.tokens.width(self.facts)} units of {units.tokens.site}", "tau"
             )
         if method in SPATIAL:
@@ -215,7 +87,7 @@ class _Planner:
             try:
                 check_spatial(method, self.spec, self.known, self.concepts, units.tokens, view)
             except BadSpec as error:
-                raise self._refuse(str(error), "methods") from None
+                raise self.choice.refuse(str(error), "methods") from None
 
     def _plan(self, method: Method, units: Units, similarity: Similarity | None) -> Plan:
         tokens = units.tokens
@@ -292,7 +164,7 @@ class _Planner:
         if method in OF_LABELS and "predicted" in self.spec.labels_from:
             found = predictions_read(self.cell)
             if len(found) != 1:
-                raise self._refuse(
+                raise self.choice.refuse(
                     f"labels_from holds predicted, but {len(found)} stages of predictions of {self.facts.model} are read; "
                     "expected one: add predictions to the outputs of the extract stage"
                 )
@@ -342,11 +214,6 @@ def _latents(sae: StageSpec | None) -> int | None:
     """Of an SAE that is trained here; what one has that is imported is known when its file is read."""
     settings = sae.params.get("sae") if sae is not None else None
     return int(str(settings["latents"])) if isinstance(settings, dict) else None
-
-
-def _path(stage: StageSpec) -> str:
-    """A site without its positions."""
-    return Site.parse(str(stage.params["site"])).path
 
 
 def _plain(templates: str | Sequence[str]) -> JsonValue:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jobs.activations import Forward
-from jobs.between import pack, unpack, unpack_all
+from jobs.between import pack, unpack_all
 from jobs.columns import read_embeddings, read_texts
 from jobs.concept_labels import Labels, read_categories
 from jobs.describe.lists import make_parts
@@ -143,10 +143,6 @@ class Task:
         """What every shard of an earlier round packed under a name, in order; shards without it are passed over."""
         numbers = [n for n, r in enumerate(self.plan.rounds) if r.name == round_name]
         yield from unpack_all(self.inputs, self.plan, numbers[0], name)
-
-    def partial(self, shard: Shard, name: str) -> dict[str, np.ndarray] | None:
-        """The same of one shard."""
-        return unpack(self.inputs, self.plan, shard.number, name)
 
     def part(self, table: str, columns: Mapping[str, Any]) -> Iterator[Part]:
         """Rows of a table that has the columns of every table of this kind; see `make_parts`."""

@@ -62,9 +62,34 @@ def test_two_encoders_that_tables_could_not_tell_apart_are_refused(prepared: Pla
     spec = prepared.spec({"acts", "align"}, methods=["miclip"])
     other = spec.stages["align"].model_copy(update={"epochs": 2})
     names = spec.stages["names"].model_copy(update={"reads": ("acts", "align", "other")})
-    with pytest.raises(BadSpec, match=r"align:\w+, align:\w+ are both miclip in\+out of seed 0 at resid_post.3@patch"):
+    with pytest.raises(
+        BadSpec,
+        match=r"align:\w+ at resid_post.3@patch and align:\w+ at resid_post.3@patch are both miclip in\+out of seed 0",
+    ):
         stages = {**spec.stages, "other": other, "names": names}
         plan_pipeline(spec.model_copy(update={"stages": stages}), prepared.lake.store)
+
+
+def test_features_go_through_the_encoder_of_their_own_positions_if_there_is_one(
+    prepared: Place, report: RunReport
+) -> None:
+    """One of the class token serves them only where none of the patches does; two such could not be told apart."""
+    spec = prepared.spec({"acts", "align", "sae"}, methods=["miclip"], units=["features"])
+    acts = spec.stages["acts"].model_copy(
+        update={"sites": ("resid_post.3@patch", "resid_post.3@cls", "resid_post.3@all")}
+    )
+
+    def sites(*chosen: str) -> list[str]:
+        align = spec.stages["align"].model_copy(update={"sites": chosen})
+        changed = spec.model_copy(update={"stages": {**spec.stages, "acts": acts, "align": align}})
+        plans = {plan.digest: plan for _, plan, _ in plan_pipeline(changed, prepared.lake.store).plans()}
+        read = [plan.stage.inputs["encoder"] for plan in plans.values() if plan.stage.kind == "describe"]
+        return [str(plans[digest].stage.params["site"]) for digest in read]
+
+    assert sites("resid_post.3@cls", "resid_post.3@patch") == ["resid_post.3@patch"]
+    assert sites("resid_post.3@cls") == ["resid_post.3@cls"]
+    with pytest.raises(BadSpec, match=r"at resid_post.3@cls and align:\w+ at resid_post.3@all are both miclip in\+out"):
+        sites("resid_post.3@cls", "resid_post.3@all")
 
 
 def test_an_sae_and_an_encoder_of_different_sites_are_both_named(prepared: Place, report: RunReport) -> None:
