@@ -134,4 +134,5 @@ def _pair(
 
 
 def _points(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+    rounded = round(value, 1)
+    return f"{rounded:+.1f}".replace("-", "−") if rounded else "0.0"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from cluster.report.data import ReportData
 from cluster.report.sections.places import Place, place_of
-from cluster.report.sections.variants import is_truth
+from cluster.report.sections.variants import is_truth, place
 
 LEVEL = 0.05
 """A corrected p-value below it counts as a difference."""
@@ -38,10 +38,11 @@ class Contest(NamedTuple):
 
 
 def leaders(values: Mapping[str, float]) -> list[str]:
-    """Those with the largest value, several if it is the same to the last digits; the truth takes no part."""
+    """Those with the largest value, several if it is the same to the last digits, in their usual order; the truth takes no part."""
     taking_part = {variant: value for variant, value in values.items() if not is_truth(variant)}
     most = max(taking_part.values(), default=0.0)
-    return [variant for variant, value in taking_part.items() if math.isclose(value, most, rel_tol=1e-6, abs_tol=1e-9)]
+    ahead = [variant for variant, value in taking_part.items() if math.isclose(value, most, rel_tol=1e-6, abs_tol=1e-9)]
+    return sorted(ahead, key=place)
 
 
 class Judgements:

@@ -161,6 +161,11 @@ def test_to_remove_is_to_lower_and_nobody_wins_with_the_wrong_sign() -> None:
     assert winners(effects(a=-3.0, b=-9.0, auroc=-50.0), Change(beta=0.0)) == ["b"]
     assert winners(effects(a=3.0, b=0.0), Change(beta=0.0)) == []
     assert winners(effects(a=-3.0, b=-3.0 - 1e-12, c=-2.9), Change(beta=0.0)) == ["a", "b"]
+    assert leaders({"act_values": 1.0, "miclip out": 1.0, "miclip in+out": 1.0}) == [
+        "miclip in+out",
+        "miclip out",
+        "act_values",
+    ]
     assert leaders({}) == [] and leaders({"auroc": 1.0}) == []
     assert [is_removal(c) for c in (Change(beta=0.5), Change(beta=2.0), Change(op="add", beta=-1.0), Change(op="add", beta=1.0))] == [
         True, False, True, False

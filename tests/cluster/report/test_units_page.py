@@ -106,9 +106,9 @@ def test_the_finder_has_the_units_of_every_concept_by_every_method_at_every_plac
     told = finder(page)
     assert told["concepts"] == sorted(CONCEPTS) and len(told["places"]) == 3
     assert [m["name"] for m in told["methods"]] == list(METHODS)
-    red = told["lists"][told["concepts"].index("red")]
-    assert set(red) == {"0", "1", "2"} and set(red["0"]) == {str(m["colour"]) for m in told["methods"]}
-    where = {"model": MODELS[0], "variant": "auroc", "concept": "red"}
+    square = told["lists"][told["concepts"].index("square")]
+    assert set(square) == {"0", "1", "2"} and set(square["0"]) == {str(m["colour"]) for m in told["methods"]}
+    where = {"model": MODELS[0], "variant": "auroc", "concept": "square"}
     rows = (
         load_report(lake)
         .table("unit_concepts", ["sae", "direction", "unit", "rank", "score", "is_dead"], where)
@@ -116,7 +116,8 @@ def test_the_finder_has_the_units_of_every_concept_by_every_method_at_every_plac
     )
     rows = [r for r in rows if r["sae"] is None]
     auroc = next(str(m["colour"]) for m in told["methods"] if m["name"] == "auroc")
-    calls, *flat = red["0"][auroc]
+    calls, *flat = square["0"][auroc]
+    assert calls == 2  # units 13 and 21; unit 5 is dead
     assert calls == sum(r["direction"] == "describe" and r["rank"] == 0 and not r["is_dead"] for r in rows)
     located = sorted((r for r in rows if r["direction"] == "localise"), key=lambda r: r["rank"])
     assert flat[::2] == [r["unit"] for r in located]
@@ -278,10 +279,16 @@ def test_hostile_concepts_stay_text(tmp_path: Path) -> None:
 def test_typing_a_concept_shows_its_units_by_place_and_method_and_keeps_the_cards_named_so(
     page: str, tmp_path: Path
 ) -> None:
-    script = "const f = document.querySelector('#units .find'); f.value = 'red'; f.dispatchEvent(new Event('input'));"
+    script = """
+    const f = document.querySelector('#units .find');
+    const type = (text) => { f.value = text; f.dispatchEvent(new Event('input')); };
+    type('ed');
+    document.body.dataset.inside = document.querySelector('#units .found').textContent;
+    type('red');"""
     dom = dump_dom(page, tmp_path, script)
     table = re.search(r'<table class="concept">.*?</table>', dom)
     assert table is not None
+    assert re.search(r'data-inside="0 of \d+"', dom)  # a search finds what begins a word
     assert table[0].count("<tr>") == 4 and table[0].count('class="spot"') == len(METHODS)
     assert table[0].count('href="#u-') >= 15 and table[0].count("<canvas") == 15
     shown = [c for c in re.findall(r'<article class="card unit"[^>]*>', dom) if "hidden" not in c]
@@ -298,7 +305,10 @@ def test_keys_walk_through_cards_and_through_the_points_of_a_cloud(page: str, tm
     press(document.activeElement, 'j');
     document.body.dataset.walked = document.activeElement.id;
     const cloud = document.querySelector('#geometry .plot > svg');
-    cloud.focus(); press(cloud, 'ArrowRight'); press(document.activeElement, 'ArrowRight');
+    cloud.focus(); press(cloud, 'ArrowRight');
+    document.body.dataset.from = document.activeElement.getAttribute('cx');
+    press(document.activeElement, 'ArrowRight');
+    document.body.dataset.to = document.activeElement.getAttribute('cx');
     document.body.dataset.point = document.activeElement.getAttribute('aria-label');
     document.body.dataset.tip = document.querySelector('#tip').textContent;"""
     dom = dump_dom(page, tmp_path, script)
@@ -307,3 +317,9 @@ def test_keys_walk_through_cards_and_through_the_points_of_a_cloud(page: str, tm
     cards = re.findall(r'<article class="card unit" id="([^"]*)"', dom)
     assert walked is not None and walked[1] == cards[1]
     assert point is not None and tip is not None and point[1].count("unit #") == 1
+    places = sorted(
+        float(x)
+        for x in re.findall(r'<circle cx="([\d.]+)"[^>]*data-tip', sections(page)["geometry"].split("<figure")[1])
+    )
+    walked_x = [float(x) for x in re.findall(r'data-(?:from|to)="([\d.]+)"', dom)]
+    assert walked_x == places[:2]
