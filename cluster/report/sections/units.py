@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from cluster.amounts import count
+from cluster.amounts import count, some
 from cluster.report import browse, tiles
 from cluster.report.browse import Filter, Within, heat_key, make_browser, overlay_button
 from cluster.report.data import ReportData
@@ -122,9 +122,9 @@ def _choice(amount: Amount, places: int, index: Index) -> str:
     )
     if amount.saes < places:
         text += f" Of {places} places the first {amount.saes} have cards."
-    text += f" The search knows the best {index.length} units of every list."
+    text += f" The search knows the best {'unit' if index.length == 1 else f'{index.length} units'} of every list."
     if index.left_out:
-        text += f" It leaves {count(index.left_out)} concepts out that fewest methods found."
+        text += f" It leaves out the {some(index.left_out, 'concept')} that the fewest methods found."
     return text + " The table unit_concepts has all."
 
 
