@@ -126,7 +126,8 @@ def _stages(
         params: dict[str, JsonValue] = {
             **forward.params,
             **about,
-            "site": str(site),
+            "site": found.units.site,
+            "at": str(site),
             "positions": site.tokens if _has_tokens(facts, site) else "all",
             "unit_kind": found.units.unit_kind,
             "variant": found.variant.name,
@@ -200,9 +201,9 @@ def classes_of(plan: Plan) -> tuple[str, ...]:
 
 
 def pass_of(stage: StageSpec) -> str:
-    """Equal for stages whose units are changed in the same passes: site, SAE, what becomes of its error, and all else that
-    one sweep has only one of."""
-    own = ("variant", "seed", "tau", "concept_ids")
+    """Equal for stages whose units are changed in the same passes: where that is, the SAE, what becomes of its error, and all
+    else that one sweep has only one of; where units were found does not matter."""
+    own = ("site", "variant", "seed", "tau", "concept_ids")
     about = {name: value for name, value in stage.params.items() if name not in own}
     return canonical_json([about, stage.inputs.get("sae")])
 
@@ -221,7 +222,7 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     if facts is None:
         return Estimate()
     params = plan.stage.params
-    forward, site = forward_of(plan), Site.parse(str(params["site"]))
+    forward, site = forward_of(plan), Site.parse(str(params["at"]))
     share, per_stage = suffix_share(facts, site.path), float(str(plan.effort["passes_per_stage"]))
     ends = len(changes_of(plan)) * (1 if params["off_class_seed"] is None else 2)
     reference = per_stage * share * (params["error"] == "drop")

@@ -110,19 +110,19 @@ class InterveneWorker:
         with _named(plans):
             sweep = Sweep(
                 model,
-                str(params["site"]),
+                str(params["at"]),
                 self._unit_kind(plans[0], inputs),
                 scorer,
                 {plan.digest: self._get_units(plan, inputs) for plan in plans},
                 changes_of(plans[0]),
                 params["off_class_seed"],  # type: ignore[arg-type]
             )
-        return Passes(f"{model.facts.model} with units of {params['site']} changed", sweep, scorer)
+        return Passes(f"{model.facts.model} with units of {params['at']} changed", sweep, scorer)
 
     def _open(self, plan: Plan, inputs: Inputs) -> tuple[VisionModel, Classifier]:
         """The model, which merging never needs, and what its answers are."""
         if self._opened is None:
-            sites = [str(other.stage.params["site"]) for other in self._setting.plans]
+            sites = [str(other.stage.params["at"]) for other in self._setting.plans]
             model = open_model(forward_of(plan), inputs, self._setting.device, sites)
             params = plan.stage.params
             names = HEAD if params["classes"] == HEAD else classes_of(plan)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from jobs.described import units_of
 from jobs.intervene.plan import changes_of, classes_of, estimate, make_plans, pass_of, suffix_share
 from jobs.protocol import Cell, ImageFacts, Known
 from schemas.cells import Images
@@ -107,14 +108,33 @@ def test_classes_are_concepts_by_name_wherever_they_stand_in_the_list() -> None:
 
 def test_units_of_reduced_and_sampled_sites_are_changed_at_all_tokens_of_the_kind() -> None:
     (neurons,) = plans_of(units(site="resid_post.7@patch:mean"), positions="cls")
-    assert neurons.stage.params["site"] == "resid_post.7@cls"
+    assert neurons.stage.params["at"] == "resid_post.7@cls"
     (features,) = plans_of(units(site="resid_post.7@patch:sample(16,0)", sae=SAE))
-    assert features.stage.params["site"] == "resid_post.7@patch"
+    assert features.stage.params["at"] == "resid_post.7@patch"
+    assert [p.stage.params["site"] for p in (neurons, features)] == [
+        "resid_post.7@patch:mean", "resid_post.7@patch:sample(16,0)",
+    ]  # fmt: skip
+
+
+def test_units_found_at_two_sites_of_one_path_stay_apart_and_are_changed_in_the_same_passes() -> None:
+    sites = ["resid_post.7@cls", "resid_post.7@patch:mean"]
+    found = plans_of(*[units(site=site) for site in sites], positions=None)
+    assert sorted(str(units_of(p.stage)) for p in found) == [f"neurons at {site}" for site in sites]
+    assert {p.stage.params["at"] for p in found} == {"resid_post.7@all"}
+    assert len({p.digest for p in found}) == 2 and len({pass_of(p.stage) for p in found}) == 1
+    assert found[0].effort["passes_per_stage"] == 0.5
+    # the tokens that are changed decide the memory, not those that units were found at
+    batch, width = 64, 768
+    assert estimate(found[0], KNOWN).worker_memory == estimate(found[1], KNOWN).worker_memory
+    (at_cls,) = plans_of(units(site=sites[0]), positions="cls", batch_size=batch)
+    (at_all,) = plans_of(units(site=sites[0]), positions="all", batch_size=batch)
+    more = estimate(at_all, KNOWN).worker_memory - estimate(at_cls, KNOWN).worker_memory
+    assert more == 4 * batch * 6 * 196 * width  # six copies of fp32 tokens
 
 
 def test_positions_that_are_left_out_are_all_for_neurons_and_those_of_its_sae_for_a_feature() -> None:
     found = plans_of(units(), units(sae=SAE), units(sae=SAE, site="resid_post.7@cls"), positions=None)
-    about = {(str(p.stage.params["unit_kind"]), p.stage.params["site"], p.stage.params["positions"]) for p in found}
+    about = {(str(p.stage.params["unit_kind"]), p.stage.params["at"], p.stage.params["positions"]) for p in found}
     assert about == {
         ("neurons", "resid_post.7@all", "all"),
         ("features", "resid_post.7@patch", "patch"),

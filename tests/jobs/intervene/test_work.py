@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from cluster.inputs import StoreInputs
+from jobs.evaluate.plan import make_plans as plan_evaluation
 from jobs.intervene.work import open_worker
-from jobs.protocol import Setting
+from jobs.protocol import Cell, Setting
 from miclip_core.intervene.sweep import Sweep
 from miclip_core.sae.sae import Sae
 from miclip_core.zoo.model import VisionModel
+from schemas.evaluate_specs import EvaluateSpec
 from schemas.plans import Resources
-from tests.jobs.intervene.lake_of_units import CHANGES, HEAD, IMAGES, SITE, World, moved, only
+from tests.jobs.intervene.lake_of_units import CHANGES, CLIP, HEAD, IMAGES, SITE, World, moved, only
 from tests.jobs.sae_features.lake_of_saes import publish_sae
 from tests.lakes import SHAPES
 
@@ -39,11 +42,36 @@ def test_edits_row_by_row_count_as_one_class_at_a_time(world: World, positions: 
     (rows,) = world.effects(read, positions=positions)
     expected = world.slowly(read, f"{SITE}@{positions}", SHAPES, "shape")
     assert only(rows, expected) == expected
-    assert {row["positions"] for row in rows} == {positions} and {row["site"] for row in rows} == {
-        f"{SITE}@{positions}"
-    }
+    assert {(row["site"], row["positions"]) for row in rows} == {
+        (f"{SITE}@patch", positions)
+    }  # found there, changed here
     if positions == "all":
         assert min(moved(rows).values()) > 5  # the changes matter, or nothing would be tested
+
+
+def test_units_found_at_two_sites_of_one_path_are_judged_apart(world: World) -> None:
+    """Both are changed at all tokens, in the same passes; tables and evaluate say where each was found."""
+    sites = [f"{SITE}@cls", f"{SITE}@patch:mean"]
+    read = [world.describe("act_values", 96, draw=draw, site=site) for draw, site in enumerate(sites)]
+    plans = world.plans(*read)
+    assert not world.run(plans).failed
+    changed = {world.rows(plan)[0]["site"]: world.rows(plan) for plan in plans}
+    assert set(changed) == set(sites)
+    for plan, site in zip(read, sites, strict=True):
+        expected = world.slowly(plan, f"{SITE}@all", SHAPES, "shape")
+        assert only(changed[site], expected) == expected and {row["positions"] for row in changed[site]} == {"all"}
+
+    cell = Cell("judge", EvaluateSpec(reads=("steer",)), CLIP, clip=CLIP, reads={"steer": plans})
+    (judge,) = plan_evaluation(cell, world.known)
+    assert not world.run([judge]).failed
+    scores = {(row["site"], row["measure"]): row["value"] for row in world.rows(judge, "method_scores")}
+    points = {
+        site: [100 * (row["correct_edit"] - row["correct_ref"]) / row["n"] for row in rows if row["beta"] == 8]
+        for site, rows in changed.items()
+    }
+    assert {s: scores[s, "dacc x8 keep"] for s in sites} == pytest.approx({s: np.mean(points[s]) for s in sites})
+    assert points[sites[0]] != points[sites[1]] and len(scores) == 2 * 2 * len(CHANGES)
+    assert not world.rows(judge, "method_tests")  # one method at each site, and never two sites against each other
 
 
 def test_features_with_their_error_kept_and_dropped(world: World) -> None:
