@@ -11,9 +11,9 @@ from cluster.inputs import StoreInputs
 from cluster.ledger import load_published
 from cluster.listing import IndexPlan, load_image_facts, plan_index
 from cluster.stores.base import Store
+from jobs.files import hash_tree
 from jobs.inspect.plan import make_inspect_plan, make_stamp
 from jobs.protocol import ImageFacts, Known
-from jobs.sae_files import hash_tree
 from schemas import layout
 from schemas.base import DIGEST_LENGTH
 from schemas.errors import BadRef, BadSpec, KeyMissing, UnknownModel

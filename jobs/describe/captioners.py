@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jobs.columns import as_ranges, read_index
 from jobs.describe.task import Task
+from jobs.files import open_planned
 from jobs.forward import read_pixels
 from jobs.models import DTYPES
 from miclip_core.dissect.caption import AskedCaptions, Captioner, GivenCaptions, Patch
@@ -28,7 +29,7 @@ def open_captioner(task: Task, patches: PatchList) -> Captioner:
     """What a stage's `captioner` names, for these patches; a model is opened once for all shards of a worker.
 
     Raises:
-        What `AskedCaptions` raises.
+        WeightsMissing: its folder is not what it was when the run was planned. Further what `AskedCaptions` raises.
     """
     if task.params["captioner"] == "captions":
         images = patches.image.unique().tolist()
@@ -38,7 +39,7 @@ def open_captioner(task: Task, patches: PatchList) -> Captioner:
         return GivenCaptions({image: text for image, text in found.items() if text})
 
     def open_folder() -> Captioner:
-        folder = task.inputs.local_path(str(task.plan.effort["helper"]))
+        folder = open_planned(task.inputs, str(task.plan.effort["helper"]), str(task.params["captioner"]))
         forward = task.forward("model")
         assert forward is not None
         return AskedCaptions(folder, dtype=DTYPES[str(forward.params["dtype"])], device=task.device)

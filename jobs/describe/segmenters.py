@@ -13,6 +13,7 @@ from torch import Tensor
 from jobs.activations import Forward
 from jobs.columns import as_ranges, read_index
 from jobs.describe.task import Task
+from jobs.files import open_planned
 from jobs.forward import read_pixels
 from jobs.protocol import Inputs
 from miclip_core.concepts.names import world_values
@@ -57,7 +58,8 @@ def open_segmenter(task: Task) -> MaskSource:
     """What a stage's `segmenter` names; opened once for all shards and stages of a worker that ask for the same.
 
     Raises:
-        BadSpec: the demo world's truth is asked for, and no image is of it. Further what `TextSegmenter` raises.
+        BadSpec: the demo world's truth is asked for, and no image is of it.
+        WeightsMissing: the model's folder is not what it was when the run was planned. Further what `TextSegmenter` raises.
     """
     forward, names = task.forward("model"), task.concepts
     assert forward is not None
@@ -66,7 +68,7 @@ def open_segmenter(task: Task) -> MaskSource:
         return task.hold(key, lambda: Remembered(WorldMasks(task.inputs, forward.index, forward.rows, names)))
 
     def open_folder() -> MaskSource:
-        folder = task.inputs.local_path(str(task.plan.effort["helper"]))
+        folder = open_planned(task.inputs, str(task.plan.effort["helper"]), str(task.params["segmenter"]))
         segmenter = TextSegmenter(folder, tuple(task.params["phrases"]), device=task.device)
         geometry = load_json(Geometry, canonical_json(task.plan.effort["geometry"]))
         threads = task.setting.resources.decode_threads

@@ -12,11 +12,11 @@ from jobs.evaluate.compared import Work, work_of
 from jobs.evaluate.judge import Row, Texts, compare, rows_of
 from jobs.evaluate.measures import Measure, change_measures, description_measures, score_rows, test_rows
 from jobs.evaluate.truth import Said, read_said, read_truth
+from jobs.files import open_planned
 from jobs.models import open_model
 from jobs.protocol import Inputs, Keep, Part, Setting
-from jobs.sae_files import hash_tree
 from miclip_core.evaluate.sentences import SentenceEncoder, TowerEncoder, load_sentence_encoder
-from schemas.errors import NoTruth, WeightsMissing
+from schemas.errors import NoTruth
 from schemas.plans import Plan, Shard
 from schemas.tables import TABLES
 
@@ -91,12 +91,7 @@ class EvaluateWorker:
         """
         yield "clip", TowerEncoder("clip", open_model(work.clip, inputs, self._device, []).embed_text)
         if work.sentences is not None:
-            folder = inputs.local_path(work.sentences)
-            if (found := hash_tree(folder)) != plan.stage.params["sentences"]:
-                raise WeightsMissing(
-                    f"{work.sentences}: its files changed since the run was planned (expected sha256 "
-                    f"{str(plan.stage.params['sentences'])[:12]}..., found {found[:12]}...); run the spec again"
-                )
+            folder = open_planned(inputs, work.sentences, str(plan.stage.params["sentences"]))
             yield "sentence", load_sentence_encoder(folder, self._device)
 
 

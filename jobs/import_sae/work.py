@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from jobs.files import open_planned
 from jobs.protocol import Artifact, Inputs, Keep, Setting
-from jobs.sae_files import WEIGHTS, hash_tree
+from jobs.sae_files import WEIGHTS
 from miclip_core.sae.foreign import load_foreign
 from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import save_sae
-from schemas.errors import BadRef, BadSae, WeightsMissing
+from schemas.errors import BadRef, BadSae
 from schemas.plans import Plan, Shard
 from schemas.refs import Site
 
@@ -38,17 +39,11 @@ def read_planned(plan: Plan, inputs: Inputs) -> Sae:
         `load_foreign`.
     """
     location, params = str(plan.effort["location"]), plan.stage.params
-    path = inputs.local_path(location if "://" in location else f"file:{location}")
+    path = open_planned(inputs, location, str(params["sha256"]))
     if path.is_file() and params["format"] != "miclip":
         raise BadRef(
             f"{location} is one file of a {params['format']} SAE; name the folder that holds it and its settings, so that a "
             "change of either makes another import"
-        )
-    found = hash_tree(path)
-    if found != params["sha256"]:
-        raise WeightsMissing(
-            f"{location}: its files changed since the run was planned (expected sha256 {str(params['sha256'])[:12]}..., "
-            f"found {found[:12]}...); run the spec again"
         )
     sae = load_foreign(str(params["format"]), path)
     if sae.config.d != plan.effort["width"]:

@@ -10,7 +10,7 @@ from cluster.cells import Needs, find_needs
 from cluster.executor import SerialExecutor
 from cluster.facts import load_known, plan_facts
 from cluster.stores.base import make_store
-from jobs.sae_files import hash_tree
+from jobs.files import hash_tree
 from schemas.errors import BadRef
 from schemas.specs import PipelineSpec
 from tests.corridor import run, selftest

@@ -12,16 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from cluster.inputs import StoreInputs
 from cluster.pipeline import RunReport, plan_pipeline
+from jobs.describe.segmenters import open_segmenter
 from jobs.describe.spatial import check_spatial
+from jobs.describe.task import Task
 from jobs.encoders import tokens_of
-from jobs.protocol import Known
+from jobs.protocol import Known, Setting
 from miclip_core.concepts.names import make_concepts, world_concepts
 from miclip_core.dissect.segment import TextSegmenter
 from miclip_core.world.render import render_scenes
 from miclip_core.world.scene import HELD_OUT_INDICES, PLANTED, World, attributes
-from schemas.errors import BadSpec, UsageError
-from schemas.plans import Plan
+from schemas.errors import BadSpec, UsageError, WeightsMissing
+from schemas.plans import Plan, Resources
 from schemas.specs import PipelineSpec
 from tests.jobs.describe.spatial import IMAGES, MODEL, SAE, SITE, Place, same_rows
 from tests.lakes import Lake, export
@@ -215,6 +218,17 @@ def test_truth_is_known_of_whole_images_of_the_demo_world_alone(place: Place, tm
     with pytest.raises(BadSpec, match="demo:clip-p8 sees a cut of them; give the extract stage geometry: square"):
         check_spatial("netdissect", spec, Known({}, {}), make_concepts(["red"]), tokens_of(plan), cut)
     assert plan.stage.subject == MODEL and plan.stage.params["whole_view"]
+
+
+def test_a_folder_that_changed_since_it_was_planned_with_is_not_opened(place: Place, tmp_path: Path) -> None:
+    """Its content names the stage, so masks of another one must not come under that name."""
+    tiny_models.clipseg(tmp_path / "clipseg")
+    (plan,) = plans(place, **ASKED, units="neurons", concepts=["star"], segmenter=f"file:{tmp_path}/clipseg")
+    shard, inputs = next(plan.all_shards()), StoreInputs(place.lake.store)
+    open_segmenter(Task(plan, shard, inputs, Setting((plan,), Resources()), None))
+    (tmp_path / "clipseg/notes.txt").write_text("trained on")
+    with pytest.raises(WeightsMissing, match="clipseg: its files changed since the run was planned"):
+        open_segmenter(Task(plan, shard, inputs, Setting((plan,), Resources()), None))
 
 
 @pytest.mark.slow

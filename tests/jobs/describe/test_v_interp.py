@@ -14,15 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cluster.inputs import StoreInputs
 from cluster.pipeline import RunReport, plan_pipeline
+from jobs.describe.captioners import open_captioner
+from jobs.describe.task import Task
+from jobs.protocol import Setting
 from miclip_core.concepts.names import world_concepts
 from miclip_core.dissect.caption import AskedCaptions, Patch, prompt_hash
-from miclip_core.dissect.patches import crop, patch_box
+from miclip_core.dissect.patches import TopPatches, crop, patch_box
 from miclip_core.world.render import render_scenes
 from miclip_core.world.scene import HELD_OUT_INDICES, World, attributes
 from miclip_core.zoo.load import load_model
-from schemas.errors import BadLabels, UsageError
-from schemas.plans import Plan
+from schemas.errors import BadLabels, UsageError, WeightsMissing
+from schemas.plans import Plan, Resources
 from schemas.refs import ModelRef
 from tests.jobs.describe.spatial import CLIP, IMAGES, Place, same_rows
 from tests.lakes import export
@@ -204,6 +208,18 @@ def test_what_decides_captions_decides_the_stage_and_nothing_else(
     assert asked[0].digest != asked[1].digest and asked[0].digest == asked[2].digest  # a folder is what is in it
     features = plans(place, **ASKED, units="features", captioner=f"file:{tmp_path}/a")[0]
     assert [(r.name, r.n_shards) for r in features.rounds] == [("map", 1), ("caption", 64), ("score", 1)]
+
+
+def test_a_folder_that_changed_since_it_was_planned_with_is_not_opened(
+    place: Place, report: RunReport, tmp_path: Path
+) -> None:
+    tiny_models.llava(tmp_path / "llava")
+    (plan,) = plans(place, **ASKED, units="neurons", captioner=f"file:{tmp_path}/llava")
+    shard, inputs, none = next(plan.all_shards()), StoreInputs(place.lake.store), TopPatches(1, 1).distinct()
+    open_captioner(Task(plan, shard, inputs, Setting((plan,), Resources()), None), none)
+    (tmp_path / "llava/notes.txt").write_text("trained on")
+    with pytest.raises(WeightsMissing, match="llava: its files changed since the run was planned"):
+        open_captioner(Task(plan, shard, inputs, Setting((plan,), Resources()), None), none)
 
 
 def test_what_cannot_be_captioned_is_refused_at_planning(place: Place, report: RunReport, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from cluster.cells import find_needs
 from cluster.stores.base import Store, make_store
 from jobs.evaluate.plan import estimate, make_plans
+from jobs.files import hash_tree
 from jobs.protocol import Cell
-from jobs.sae_files import hash_tree
 from schemas.errors import BadSpec, NotInspected
 from schemas.evaluate_specs import EvaluateSpec
 from schemas.specs import PipelineSpec
