@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jobs.protocol import Cell, Inputs
+from schemas.errors import BadSpec
 from schemas.plans import Plan, StageSpec
 
 Direction = Literal["describe", "localise"]
@@ -56,6 +57,14 @@ class Described:
     def method(self) -> str:
         """miclip, act_values, auroc, clip_dissect, netdissect or v_interp."""
         return self.stage.output
+
+    def first(self, tau: int | None, where: str) -> int:
+        """How many units of each list `tau` asks for; None is all that there are. Raises BadSpec: fewer are there."""
+        if tau is not None and tau > self.tau:
+            raise BadSpec(
+                f"{where}: {tau} units of a concept, but lists of {self.stage.detail} have {self.tau}; describe with a larger tau"
+            )
+        return self.tau if tau is None else tau
 
 
 def units_of(stage: StageSpec) -> Units:

@@ -68,11 +68,6 @@ def _seen(cell: Cell, facts: ModelFacts) -> Iterator[tuple[Described, int]]:
 def _stage(cell: Cell, facts: ModelFacts, forward: Forward, found: Described, block: int) -> StageSpec:
     spec = cell.spec
     assert isinstance(spec, AttentionMapsSpec) and found.units.sae is not None
-    if spec.tau is not None and spec.tau > found.tau:
-        raise BadSpec(
-            f"stages.{cell.name}.tau: {spec.tau} features of a concept, but lists of {found.stage.detail} have {found.tau}; "
-            "describe with a larger tau"
-        )
     return StageSpec(
         kind="attention_maps",
         method=METHOD,
@@ -87,7 +82,7 @@ def _stage(cell: Cell, facts: ModelFacts, forward: Forward, found: Described, bl
             "seed": found.variant.seed,
             "concepts": list(found.concepts),
             "chosen": list(_chosen(cell, found)),
-            "tau": spec.tau or found.tau,
+            "tau": found.first(spec.tau, f"stages.{cell.name}.tau"),
             "activation": spec.activation,
             "labels_from": list(spec.labels_from or _columns(cell, found)),
             "images_per_concept": spec.images_per_concept,

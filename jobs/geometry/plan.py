@@ -26,7 +26,8 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
 
     Raises:
         NotInspected: the model is not known yet.
-        BadSpec: no stage that is read has method miclip, or fewer than two groups have a concept that it describes.
+        BadSpec: no stage that is read has method miclip, fewer than two groups have a concept that it describes, or its
+            lists are shorter than tau.
     """
     spec = cell.spec
     assert isinstance(spec, GeometrySpec)
@@ -39,7 +40,7 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
             f"stages.{cell.name}.reads: found {has} of {facts.model}; expected a describe stage with methods: [miclip], which "
             "knows where units lie in the space of a CLIP"
         )
-    return tuple(_plan(spec, described, _groups(cell.name, spec, described)) for described in ours)
+    return tuple(_plan(cell.name, spec, described, _groups(cell.name, spec, described)) for described in ours)
 
 
 def _groups(name: str, spec: GeometrySpec, described: Described) -> dict[str, list[str]]:
@@ -63,7 +64,7 @@ def _world_groups() -> Iterator[tuple[str, tuple[str, ...]]]:
         yield category, world_concepts((category,)).names
 
 
-def _plan(spec: GeometrySpec, described: Described, groups: dict[str, list[str]]) -> Plan:
+def _plan(name: str, spec: GeometrySpec, described: Described, groups: dict[str, list[str]]) -> Plan:
     of_units = described.stage.inputs
     inputs = {"units": described.stage.digest, "encoder": of_units["encoder"]}
     if described.units.sae is not None:
@@ -74,7 +75,7 @@ def _plan(spec: GeometrySpec, described: Described, groups: dict[str, list[str]]
         "variant": described.variant.name,
         "seed": described.variant.seed,
         "groups": {group: list(members) for group, members in groups.items()},
-        "tau": described.tau if spec.tau is None else min(spec.tau, described.tau),
+        "tau": described.first(spec.tau, f"stages.{name}.tau"),
         "neighbours": spec.neighbours,
         "permutations": spec.permutations,
         "perplexity": spec.perplexity,

@@ -110,11 +110,7 @@ def _stages(
     """One list of units: with the error kept and dropped if they are features; neurons have none."""
     spec = cell.spec
     assert isinstance(spec, InterveneSpec)
-    if spec.tau is not None and spec.tau > found.tau:
-        raise BadSpec(
-            f"stages.{cell.name}.tau: {spec.tau} units of a class, but lists of {found.stage.detail} have {found.tau}; "
-            "describe with a larger tau"
-        )
+    tau = found.first(spec.tau, f"stages.{cell.name}.tau")
     site = _find_site(cell, facts, found)
     _check_order(cell, facts, site, about)
     inputs = {**forward.inputs, "units": found.stage.digest, "labels": forward.index}
@@ -133,7 +129,7 @@ def _stages(
             "variant": found.variant.name,
             "seed": found.variant.seed,
             "concept_ids": list(_find_concepts(cell, found, names)),
-            "tau": spec.tau or found.tau,
+            "tau": tau,
             "changes": [change.model_dump(mode="json") for change in spec.changes],
             "error": error,
             "labels_from": spec.labels_from,

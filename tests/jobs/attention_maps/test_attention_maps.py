@@ -283,7 +283,7 @@ def test_maps_cost_two_passes_of_each_concept_and_image(maps: Maps) -> None:
         ({"site": "mlp_out.2@patch"}, r"mlp_out.2@patch: attention maps need resid_post.l@patch"),
         ({"describe": {"units": ["neurons"], "tau": 5}}, "no features of demo:clip-p8 were described"),
         ({"concepts": ["zebra", "star"]}, "stages.maps.concepts: zebra not among the 6 concepts"),
-        ({"tau": 500}, "stages.maps.tau: 500 features of a concept, but lists of .* have 192"),
+        ({"tau": 500}, "stages.maps.tau: 500 units of a concept, but lists of .* have 192"),
     ],
 )
 def test_what_has_no_map_is_refused_at_planning(maps: Maps, fields: Any, said: str) -> None:

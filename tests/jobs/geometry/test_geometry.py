@@ -97,10 +97,14 @@ def test_points_and_figures_are_those_of_the_units_found_for_one_group(store: St
     assert (row["concepts_ungrouped"], row["concepts_ambiguous"], row["units_shared"]) == (1, 0, 1)
 
 
-def test_a_shorter_list_leaves_units_out_and_a_longer_one_than_is_there_is_what_is_there(store: Store) -> None:
+def test_a_shorter_list_leaves_units_out_and_a_longer_one_than_is_there_is_refused(store: Store) -> None:
     named = publish_units(store)
-    short, whole, longer = (make_plans(cell(named, tau=tau), known())[0] for tau in (1, None, 50))
-    assert longer.digest == whole.digest and longer.stage.params["tau"] == 5
+    short, whole, same = (make_plans(cell(named, tau=tau), known())[0] for tau in (1, None, 5))
+    assert same.digest == whole.digest and whole.stage.params["tau"] == 5
+    with pytest.raises(
+        BadSpec, match=r"stages\.shape\.tau: 50 units of a concept, but lists of .*miclip.* have 5; describe"
+    ):
+        make_plans(cell(named, tau=50), known())
     run_plans(store, [short])
     assert [(p["unit"], p["concept"]) for p in rows_of(store, short, "geometry_points")] == [
         (0, "red"), (1, "green"), (3, "circle"), (5, "star"),
