@@ -26,8 +26,9 @@ def find_predictions(cell: Cell) -> StageSpec:
 
 
 def predictions_read(cell: Cell) -> list[StageSpec]:
-    """All stages of predictions among what a cell reads."""
-    return [plan.stage for plans in cell.reads.values() for plan in plans if plan.stage.output == "predictions"]
+    """All stages of predictions among what a cell reads, each once: several extract stages may share one."""
+    plans = [plan for plans in cell.reads.values() for plan in plans if plan.stage.output == "predictions"]
+    return list({plan.digest: plan.stage for plan in plans}.values())
 
 
 def class_names(facts: ModelFacts, predictions: StageSpec) -> list[str]:

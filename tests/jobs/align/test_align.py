@@ -201,6 +201,17 @@ def test_what_cannot_be_aligned_is_refused_at_planning(world: World, report: Run
         plan_pipeline(world.spec(**fields), world.lake.store)
 
 
+def test_predictions_that_two_extract_stages_share_are_one(world: World, report: RunReport) -> None:
+    spec = world.spec()
+    stages = spec.model_dump(mode="json")["stages"]
+    stages["more"] = {**stages["acts"], "sites": ["resid_post.1@patch"]}
+    stages["align"]["reads"] = ["acts", "more"]
+    both = PipelineSpec.model_validate({**spec.model_dump(mode="json"), "stages": stages}, strict=False)
+    plans = [plan for _, plan, _ in plan_pipeline(both, world.lake.store).plans() if plan.stage.kind == "align"]
+    assert {plan.stage.params["site"] for plan in plans} == {"resid_post.3@patch", "resid_post.1@patch"}
+    assert len({plan.stage.inputs["predictions"] for plan in plans}) == 1
+
+
 def test_a_spec_without_a_clip_is_refused_with_an_example() -> None:
     data = {
         "kind": "pipeline", "name": "t", "images": {"ref": "folder:/x"}, "matrix": {"model": ["demo:clip-p8"]},
