@@ -105,7 +105,7 @@ class DescribeSpec(TokensCell):
 
     @field_validator("segmenter", "captioner")
     @classmethod
-    def _helpers_are_known(cls, value: str) -> str:
+    def _sources_are_known(cls, value: str) -> str:
         if value not in ("truth", "captions") and not value.startswith(("file:", "s3:")):
             raise ValueError(
                 f"expected truth (a segmenter), captions (a captioner), file:/folder or s3://..., found {value!r}"

@@ -39,7 +39,7 @@ def open_captioner(task: Task, patches: PatchList) -> Captioner:
         return GivenCaptions({image: text for image, text in found.items() if text})
 
     def open_folder() -> Captioner:
-        folder = open_planned(task.inputs, str(task.plan.effort["helper"]), str(task.params["captioner"]))
+        folder = open_planned(task.inputs, str(task.plan.effort["folder"]), str(task.params["captioner"]))
         forward = task.forward("model")
         assert forward is not None
         return AskedCaptions(folder, dtype=DTYPES[str(forward.params["dtype"])], device=task.device)

@@ -68,7 +68,7 @@ def open_segmenter(task: Task) -> MaskSource:
         return task.hold(key, lambda: Remembered(WorldMasks(task.inputs, forward.index, forward.rows, names)))
 
     def open_folder() -> MaskSource:
-        folder = open_planned(task.inputs, str(task.plan.effort["helper"]), str(task.params["segmenter"]))
+        folder = open_planned(task.inputs, str(task.plan.effort["folder"]), str(task.params["segmenter"]))
         segmenter = TextSegmenter(folder, tuple(task.params["phrases"]), device=task.device)
         geometry = load_json(Geometry, canonical_json(task.plan.effort["geometry"]))
         threads = task.setting.resources.decode_threads

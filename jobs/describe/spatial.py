@@ -22,7 +22,7 @@ BUCKET_PATCHES = 1024
 """Patches that a part is meant to have."""
 
 
-def helper_of(method: Method, spec: DescribeSpec) -> str:
+def source_of(method: Method, spec: DescribeSpec) -> str:
     """Where the masks or captions of a method are from: `truth`, `captions` or the location of a model's folder."""
     return spec.segmenter if method == "netdissect" else spec.captioner
 
@@ -44,23 +44,23 @@ def spatial_params(
 
     A folder is named by the sha256 of its files, wherever it is; what a segmenter looks for are the concepts' phrases.
     """
-    where = helper_of(method, spec)
+    where = source_of(method, spec)
     is_folder = where.startswith(FOLDERS)
-    helper: JsonValue = known.files[where.removeprefix("file:")] if is_folder else where
+    source: JsonValue = known.files[where.removeprefix("file:")] if is_folder else where
     if method == "netdissect":
         phrases: dict[str, JsonValue] = {"phrases": list(concepts.phrases)} if is_folder else {}
-        return {**view, "segmenter": helper, "on_share": spec.on_share, **phrases}
-    asked = {"captioner": helper, "patches": spec.patches}
+        return {**view, "segmenter": source, "on_share": spec.on_share, **phrases}
+    asked = {"captioner": source, "patches": spec.patches}
     # captions of whole images depend on no prompt and no pixels
     return {**view, **asked, **({"prompt": spec.prompt, "context": spec.context} if is_folder else {})}
 
 
 def spatial_effort(method: Method, spec: DescribeSpec, facts: ModelFacts) -> dict[str, JsonValue]:
     """Where the folder of its model is, and how the described model sees images; nothing if there is no such model."""
-    where = helper_of(method, spec)
+    where = source_of(method, spec)
     if not where.startswith(FOLDERS):
         return {}
-    return {"helper": where, "geometry": facts.geometry.model_dump(mode="json")}
+    return {"folder": where, "geometry": facts.geometry.model_dump(mode="json")}
 
 
 def check_spatial(

@@ -246,5 +246,5 @@ def test_memory_never_grows_with_units_times_concepts(method: str) -> None:
         assert method_bytes("miclip", None, large)[1] > scoring_bytes(100_000, 20_000, 512, 5)
 
 
-def test_the_helpers_of_these_tests_rank_as_people_do() -> None:
+def test_the_ways_of_ranking_by_hand_rank_as_people_do() -> None:
     assert best(np.array([[0.5, np.nan, 0.7, 0.5]]), 3) == {0: [2, 0, 3]}
