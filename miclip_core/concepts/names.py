@@ -85,31 +85,11 @@ def world_concepts(categories: Sequence[str] = tuple(PLANTED)) -> Concepts:
     return Concepts(tuple(names), tuple(phrases))
 
 
-def membership(categories: Sequence[Category], names: Sequence[str]) -> np.ndarray:
-    """Which image is labelled with which concept: bool [N,M].
-
-    categories: labels and columns of the same N images. A value belongs to the name `category=value`, else to the name
-    that is written as it is; a name to which no value belongs has no image.
-
-    Raises:
-        BadSpec: a name that is a value of several categories.
-        ValueError: no category, or some of different numbers of images.
-    """
-    sizes = {len(category.classes) for category in categories}
-    if len(sizes) != 1:
-        raise ValueError(f"found categories of {sorted(sizes)} images; expected some, all of the same images")
-    out = np.zeros((sizes.pop(), len(names)), bool)
-    for category, of_value in zip(categories, value_places(categories, names), strict=True):
-        columns = of_value[category.classes]
-        image, slot = np.nonzero(columns >= 0)
-        out[image, columns[image, slot]] = True
-    return out
-
-
 def value_places(categories: Sequence[Category], names: Sequence[str]) -> list[np.ndarray]:
     """Per category the place among `names` of each of its values, -1 for none: int64 [values + 1], the last for no value.
 
-    So `places[category.classes]` are the concepts of images. Which value belongs to which name is as in `membership`.
+    So `places[category.classes]` are the concepts of images. A value belongs to the name `category=value`, else to the name
+    that is written as it is, white space around it aside.
 
     Raises:
         BadSpec: a name that is a value of several categories.
@@ -134,14 +114,17 @@ def value_places(categories: Sequence[Category], names: Sequence[str]) -> list[n
 def world_values(names: Sequence[str]) -> dict[str, int]:
     """Which values of the demo world belong to which of these names: `category=value` -> place of the name.
 
-    As in `membership`; but a word belongs to a name like `word=red` alone, because words are also shapes and colours.
+    As in `value_places`; but a word belongs to a name like `word=red` alone, because words are also shapes and colours.
     """
     named = {name.strip() for name in names}
     values = {**CONCEPTS, "word": tuple(word for word in WORDS if f"word={word}" in named)}
     categories = [Category(name, some, np.empty((0, 1), np.int64)) for name, some in values.items()]
     places = value_places(categories, names)
     return {
-        full: int(m) for category, place in zip(categories, places) for full, m in zip(category.concepts, place) if m >= 0
+        full: int(m)
+        for category, place in zip(categories, places)
+        for full, m in zip(category.concepts, place)
+        if m >= 0
     }
 
 
