@@ -140,6 +140,11 @@ class Site(Frozen):
         return f"{text}:{self.reduce}" if self.reduce else text
 
 
+def site_path(text: str) -> str:
+    """A site without its positions. Raises: BadSite."""
+    return Site.parse(text).path
+
+
 # ---------------------------------------------------------------- image sets
 
 ImageSource = Literal["folder", "glob", "parquet", "wds", "hf", "world"]

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen
+from schemas.errors import BadSae
+from schemas.refs import Sample, Site
 
 Arch = Literal["relu", "gated", "topk", "batchtopk", "matryoshka", "jumprelu"]
 ARCHS: tuple[Arch, ...] = ("relu", "gated", "topk", "batchtopk", "matryoshka", "jumprelu")
@@ -19,7 +21,7 @@ _FLOAT = 4
 
 
 class SaeSettings(Frozen):
-    """Everything that decides the weights of one SAE beside the tokens it sees; None means the card's formula."""
+    """Everything that decides the weights of one SAE beside the tokens it sees; None means the usual formula."""
 
     arch: Arch
     latents: int = Field(ge=1)
@@ -103,6 +105,29 @@ class SaeConfig(Frozen):
     """Tokens it was trained on."""
     seed: int | None = None
     precision: str | None = None
+
+    def check(self, site: str | Site, width: int) -> None:
+        """Whether it can be of the tokens of a canonical site of this width; a sample of positions is the same kind of token.
+
+        What other libraries call a site is not ours to read, so of their SAEs only the width counts.
+
+        Raises:
+            BadSae: it has another width, or is one of ours that was trained at another site or kind of token.
+        """
+        if self.d != width:
+            raise BadSae(
+                f"this SAE encodes {self.d} channels, but {site} has {width}; give one that was trained at this site"
+            )
+        if self.source != "miclip" or self.site is None:
+            return
+        own, wanted = Site.parse(self.site), Site.parse(str(site))
+        if _kind(own) != _kind(wanted):
+            raise BadSae(f"this SAE was trained at {own}, not at {wanted}; give that site, or an SAE of this one")
+
+
+def _kind(site: Site) -> Site:
+    """The tokens of a site, all of them."""
+    return site.model_copy(update={"reduce": None}) if isinstance(site.reduce, Sample) else site
 
 
 class StreamSettings(Frozen):

@@ -13,7 +13,7 @@ from schemas.concept_specs import DescribeSpec, Method
 from schemas.errors import BadSpec
 from schemas.models import ModelFacts, resolve_sites
 from schemas.plans import StageSpec
-from schemas.refs import Site
+from schemas.refs import site_path
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,12 @@ class Choice:
                 f"units are features, but no SAE of {self._facts.model} is read; add a train_sae or import_sae stage"
             )
         paths = {site.path for text in self._spec.sites for site in resolve_sites(self._facts, [text])}
-        return tuple(stage for stage in saes if not paths or _path(stage) in paths)
+        return tuple(stage for stage in saes if not paths or site_path(str(stage.params["site"])) in paths)
 
     def _features(self, sae: StageSpec, of_encoder: bool) -> Iterator[Units]:
         """Through every encoder of the same path, or those of the same positions if there are any."""
         site = whole_site(self._facts, str(sae.params["site"]))
-        near = [encoder for encoder in self._encoders if _path(encoder.plan.stage) == _path(sae)]
+        near = [encoder for encoder in self._encoders if site_path(encoder.site) == site_path(site)]
         tokens = self._whole(sae, site, near)
         if not of_encoder:
             yield Units(tokens, sae)
@@ -172,8 +172,3 @@ class Choice:
             )
         tokens = tokens_of((encoders or self._encoders)[0].plan)
         return tokens.model_copy(update={"site": site, "stored": tokens.stored and tokens.site == site})
-
-
-def _path(stage: StageSpec) -> str:
-    """A site without its positions."""
-    return Site.parse(str(stage.params["site"])).path

@@ -68,12 +68,11 @@ class DescribeWorker:
         return Task(plan, shard, inputs, self._setting, self._saes[digest], self.notes, self._held)
 
     def _open_sae(self, plan: Plan, digest: str, inputs: Inputs) -> Sae:
-        sae, width = load_sae(inputs.published(digest, WEIGHTS)), int(str(plan.effort["width"]))
-        if sae.config.d != width:
-            raise BadSae(
-                f"sae:{digest} encodes {sae.config.d} channels, but {plan.stage.params['site']} has {width}; give one that "
-                "was trained at this site"
-            )
+        sae = load_sae(inputs.published(digest, WEIGHTS))
+        try:
+            sae.config.check(str(plan.stage.params["site"]), int(str(plan.effort["width"])))
+        except BadSae as error:
+            raise BadSae(f"sae:{digest}: {error}") from None
         return sae.to(self._setting.device)
 
 

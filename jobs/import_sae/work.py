@@ -14,7 +14,6 @@ from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import save_sae
 from schemas.errors import BadRef, BadSae
 from schemas.plans import Plan, Shard
-from schemas.refs import Site
 
 
 class ImportSaeWorker:
@@ -46,22 +45,11 @@ def read_planned(plan: Plan, inputs: Inputs) -> Sae:
             "change of either makes another import"
         )
     sae = load_foreign(str(params["format"]), path)
-    if sae.config.d != plan.effort["width"]:
-        raise BadSae(
-            f"{location}: expected d={plan.effort['width']}, the width of {params['site']} of {plan.stage.subject}, got "
-            f"d={sae.config.d}; name the site and the model that this SAE was trained on"
-        )
-    _check_site(sae, str(params["site"]), location)
+    try:
+        sae.config.check(str(params["site"]), int(str(plan.effort["width"])))
+    except BadSae as error:
+        raise BadSae(f"{location}, as one of {plan.stage.subject}: {error}") from None
     return sae.to(torch.float32).with_config(model=plan.stage.subject, site=params["site"])
-
-
-def _check_site(sae: Sae, site: str, location: str) -> None:
-    """Refuse another site or kind of token than a file of ours states; a sample of the positions is the same kind."""
-    if sae.config.source != "miclip" or sae.config.site is None:
-        return
-    trained, wanted = Site.parse(sae.config.site), Site.parse(site)
-    if (trained.path, trained.tokens) != (wanted.path, wanted.tokens):
-        raise BadSae(f"{location}: this SAE was trained at {trained}, not at {wanted}; give sites: [{trained}]")
 
 
 def open_worker(setting: Setting, inputs: Inputs) -> ImportSaeWorker:

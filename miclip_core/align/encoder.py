@@ -13,6 +13,7 @@ from miclip_core.sae.sae import Sae
 from miclip_core.weight_file import DAMAGED, pack, unpack
 from schemas.align import EncoderConfig, UnitMode
 from schemas.errors import BadAlignment
+from schemas.refs import site_path
 from schemas.sae import SaeConfig
 
 KEY = "miclip_neuron_encoder"
@@ -135,7 +136,7 @@ def standardised(a_ND: Tensor, mean_D: Tensor | None, std_D: Tensor | None) -> T
 
 def _hook(config: EncoderConfig | SaeConfig) -> tuple[str | None, str | None]:
     """The model and the site without its positions."""
-    return config.model, config.site and config.site.partition("@")[0]
+    return config.model, None if config.site is None else site_path(config.site)
 
 
 # ---------------------------------------------------------------- its file

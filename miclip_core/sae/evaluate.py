@@ -13,7 +13,7 @@ from miclip_core.sae.codes import Codes
 from miclip_core.sae.sae import Sae
 from miclip_core.zoo.edits import Edit, rows_of
 from miclip_core.zoo.model import VisionModel
-from schemas.errors import BadSae, BadSite, BadTokens
+from schemas.errors import BadSite, BadTokens
 from schemas.models import SiteFacts
 from schemas.refs import Sample, Site
 
@@ -174,14 +174,10 @@ def check_site(model: VisionModel, site: str | Site, sae: Sae) -> Site:
     Raises:
         BadSite, BadSae: see `splice`.
     """
-    known = one_site(model, site)
-    width = model.facts.site(known.path).width
-    if sae.config.d != width:
-        raise BadSae(f"an SAE of d={sae.config.d} at {known}, which has width {width}; is this the right site?")
-    if sae.config.source == "miclip" and sae.config.site is not None:
-        own = one_site(model, sae.config.site)
-        if (own.path, own.tokens) != (known.path, known.tokens):
-            raise BadSae(f"this SAE was trained at {own}, not at {known}")
+    known, config = one_site(model, site), sae.config
+    if config.source == "miclip" and config.site is not None:
+        config = config.model_copy(update={"site": str(one_site(model, config.site))})
+    config.check(known, model.facts.site(known.path).width)
     return known
 
 

@@ -83,7 +83,9 @@ def test_one_that_cannot_be_used_says_why_and_the_others_go_on(place: ImportLake
     assert report.exit_code == 1 and len(place.lake.table(report, "sae_summary")) == 1
     said = [f.message for stage in place.digests(report) for f in load_failures(place.lake.store, stage)]
     assert len(said) == 3
-    assert any("expected d=96, the width of resid_post.3@patch of demo:clip-p8, got d=48" in text for text in said)
+    assert any(
+        "as one of demo:clip-p8: this SAE encodes 48 channels, but resid_post.3@patch has 96" in text for text in said
+    )
     assert any("no overcomplete.json" in text and "running_threshold" in text for text in said)
     assert any("name the folder that holds it and its settings" in text for text in said)
 
@@ -100,6 +102,7 @@ def test_a_place_with_nothing_is_an_error_before_anything_runs(place: ImportLake
         ("resid_post.3@patch:sample(16,0)", True),
         ("resid_post.2@patch", False),
         ("resid_post.3@cls", False),
+        ("resid_post.3@patch:mean", False),
     ],
 )
 def test_a_file_of_ours_is_imported_at_the_site_that_it_states_alone(

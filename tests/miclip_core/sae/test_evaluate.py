@@ -139,7 +139,7 @@ def test_sites_that_cannot_be_spliced_are_refused(model: VisionModel) -> None:
         splice(model, "resid_post.1@patch:mean", random_sae(96))
     with pytest.raises(BadSite, match="names 5 sites"):
         splice(model, "resid_post.*@patch", random_sae(96))
-    with pytest.raises(BadSae, match=r"d=50 at resid_post\.3@patch, which has width 96"):
+    with pytest.raises(BadSae, match=r"encodes 50 channels, but resid_post\.3@patch has 96"):
         splice(model, SITE, random_sae(50))
     with pytest.raises(BadSae, match=r"trained at resid_post\.2@patch, not at resid_post\.3@patch"):
         splice(model, SITE, random_sae(96, site="resid_post.2@patch"))
