@@ -8,10 +8,11 @@ from torch import Tensor
 from miclip_core.align.attending import attending_block
 from miclip_core.intervene.edits import check_units
 from miclip_core.sae.codes import Codes
-from miclip_core.sae.evaluate import check_site, one_site
+from miclip_core.sae.evaluate import check_site
 from miclip_core.sae.sae import Sae
 from miclip_core.zoo.edits import Edit, rows_of
 from miclip_core.zoo.model import VisionModel
+from miclip_core.zoo.select import one_site
 from schemas.errors import UnsupportedBlock
 from schemas.intervene import MapActivation
 from schemas.refs import Site
@@ -59,7 +60,7 @@ def model_attention(model: VisionModel, site: str | Site, images_BCIJ: Tensor) -
     Raises:
         UnsupportedBlock, UnknownSite, BadSite: as `attention_maps`.
     """
-    return _attention(model, _next_block(model, one_site(model, site)), images_BCIJ, [])
+    return _attention(model, _next_block(model, one_site(model.facts, site)), images_BCIJ, [])
 
 
 def _attention(model: VisionModel, block: int, images_BCIJ: Tensor, edits: list[Edit]) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from miclip_core.sae.codes import Codes
-from miclip_core.sae.evaluate import check_site, one_site
+from miclip_core.sae.evaluate import check_site
 from miclip_core.sae.sae import Sae
 from miclip_core.zoo.edits import Edit, rows_of
 from miclip_core.zoo.model import VisionModel
+from miclip_core.zoo.select import one_site
 from schemas.errors import BadUnits
 from schemas.intervene import Change, ErrorMode
 from schemas.refs import Site
@@ -62,7 +63,7 @@ class Neurons:
 
     def count(self, model: VisionModel, site: str | Site) -> int:
         """The width of the site."""
-        return model.facts.site(one_site(model, site).path).width
+        return model.facts.site(one_site(model.facts, site).path).width
 
     def hold(self, x_BRW: Tensor) -> HeldNeurons:
         """The rows themselves."""
@@ -156,7 +157,7 @@ def make_edits(model: VisionModel, site: str | Site, kind: UnitKind, units_BK: T
     Raises:
         BadUnits: see `check_units`. BadSite, UnknownSite, BadSae: the site cannot be edited, or the SAE is of another.
     """
-    known = one_site(model, site)
+    known = one_site(model.facts, site)
     check_units(units_BK, kind.count(model, site))
     if kind.keeps_clean and is_void(units_BK, change):
         return []

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from miclip_core.intervene.edits import Held, UnitKind, check_units, is_void
-from miclip_core.sae.evaluate import one_site
 from miclip_core.zoo.edits import rows_of
 from miclip_core.zoo.model import VisionModel
-from miclip_core.zoo.select import position_axis, whole_site
+from miclip_core.zoo.select import one_site, position_axis, whole_site
 from miclip_core.zoo.suffix import Suffix
 from schemas.errors import BadUnits, UnknownSite
 from schemas.intervene import Change
@@ -141,7 +140,7 @@ class Sweep:
         BadSite, UnknownSite, BadSae: the site cannot be edited, the SAE is of another, or the scorer's site is missing.
         BadUnits: units that are not there, methods with other numbers of classes, or one class and nothing off it.
         """
-        self._site = one_site(model, site)
+        self._site = one_site(model.facts, site)
         for units_CK in units.values():
             check_units(units_CK, kind.count(model, site))
         self._model, self._kind, self._scorer = model, kind, scorer

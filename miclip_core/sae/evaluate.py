@@ -13,9 +13,10 @@ from miclip_core.sae.codes import Codes
 from miclip_core.sae.sae import Sae
 from miclip_core.zoo.edits import Edit, rows_of
 from miclip_core.zoo.model import VisionModel
-from schemas.errors import BadSite, BadTokens
+from miclip_core.zoo.select import one_site
+from schemas.errors import BadTokens
 from schemas.models import SiteFacts
-from schemas.refs import Sample, Site
+from schemas.refs import Site
 
 Sums = dict[str, Tensor]
 
@@ -174,9 +175,9 @@ def check_site(model: VisionModel, site: str | Site, sae: Sae) -> Site:
     Raises:
         BadSite, BadSae: see `splice`.
     """
-    known, config = one_site(model, site), sae.config
+    known, config = one_site(model.facts, site), sae.config
     if config.source == "miclip" and config.site is not None:
-        config = config.model_copy(update={"site": str(one_site(model, config.site))})
+        config = config.model_copy(update={"site": str(one_site(model.facts, config.site))})
     config.check(known, model.facts.site(known.path).width)
     return known
 
@@ -187,26 +188,9 @@ def constant(model: VisionModel, site: str | Site, value_D: Tensor | float) -> l
     Raises:
         BadSite: several sites, or one reduced by a mean or maximum.
     """
-    known = one_site(model, site)
+    known = one_site(model.facts, site)
     facts = model.facts.site(known.path)
     return [_edit_of_rows(facts, known, lambda x_ND: torch.as_tensor(value_D).to(x_ND).expand(x_ND.shape))]
-
-
-def one_site(model: VisionModel, site: str | Site) -> Site:
-    """The one canonical site that is named and whose tokens can be replaced.
-
-    Raises:
-        BadSite: several sites, or one reduced by a mean or maximum.
-    """
-    found = model.sites([site])
-    if len(found) != 1:
-        raise BadSite(f"{site}: names {len(found)} sites of {model.facts.model}; an SAE belongs to one")
-    if found[0].reduce is not None and not isinstance(found[0].reduce, Sample):
-        raise BadSite(
-            f"{found[0]}: tokens cannot be replaced by what was learnt on their {found[0].reduce}; measure the loss of "
-            "an SAE trained on the tokens themselves (leave the reduction away)"
-        )
-    return found[0]
 
 
 def _edit_of_rows(facts: SiteFacts, site: Site, change: Callable[[Tensor], Tensor]) -> Edit:

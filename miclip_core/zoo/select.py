@@ -10,7 +10,8 @@ from torch import Tensor
 
 from miclip_core.shuffle import permute
 from miclip_core.zoo.sitemap import promote
-from schemas.models import Layout, SiteFacts, positions_selected, selected_range
+from schemas.errors import BadSite
+from schemas.models import Layout, ModelFacts, SiteFacts, positions_selected, resolve_sites, selected_range
 from schemas.refs import Sample, Site, Tokens
 
 REDUCED = -1
@@ -26,6 +27,24 @@ def whole_site(facts: SiteFacts) -> Site:
     """All of a site: `@all` of tokens and heads, `@map` of a map, a vector as it is."""
     tokens: dict[Layout, Tokens | None] = {"tokens": "all", "heads": "all", "map": "map", "vector": None}
     return Site(path=facts.path, tokens=tokens[facts.layout])
+
+
+def one_site(facts: ModelFacts, site: str | Site) -> Site:
+    """The one canonical site that is named and whose tokens can be replaced.
+
+    Raises:
+        BadSite: several sites, or one reduced by a mean or maximum. UnknownSite: the model has none of this name.
+    """
+    found = resolve_sites(facts, [site])
+    if len(found) != 1:
+        raise BadSite(f"{site}: names {len(found)} sites of {facts.model}; give one of them, such as {found[0]}")
+    if found[0].reduce is not None and not isinstance(found[0].reduce, Sample):
+        tokens = found[0].model_copy(update={"reduce": None})
+        raise BadSite(
+            f"{found[0]}: a {found[0].reduce} over tokens is no part of the forward pass, so nothing can be put in its place; "
+            f"take the site without :{found[0].reduce} ({tokens})"
+        )
+    return found[0]
 
 
 def select(facts: SiteFacts, site: Site, whole: Tensor, image_ids: Sequence[str] | None = None) -> Tensor:

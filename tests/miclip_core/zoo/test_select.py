@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from miclip_core.zoo.select import REDUCED, as_rows, sample_positions, select
+from miclip_core.zoo.load import load_model
+from miclip_core.zoo.select import REDUCED, as_rows, one_site, sample_positions, select
+from schemas.errors import BadSite
 from schemas.models import SiteFacts
-from schemas.refs import Site
+from schemas.refs import ModelRef, Site
 
 TOKENS = SiteFacts(
     path="z.0",
@@ -97,3 +99,14 @@ def test_map_and_patch_rows_of_tokens_are_the_same_rows() -> None:
     by_map, _ = as_rows(TOKENS, Site.parse("z.0@map"), picked(TOKENS, "z.0@map", X_TOKENS))
     by_patch, _ = as_rows(TOKENS, Site.parse("z.0@patch"), picked(TOKENS, "z.0@patch", X_TOKENS))
     assert torch.equal(by_map, by_patch)
+
+
+def test_one_site_is_one_whose_tokens_can_be_replaced():
+    facts = load_model(ModelRef.parse("demo:clip-p8")).facts
+    assert str(one_site(facts, "resid_post.-2@patch")) == "resid_post.3@patch"
+    assert str(one_site(facts, "resid_post.3@patch:sample(4,0)")) == "resid_post.3@patch:sample(4,0)"
+    with pytest.raises(BadSite, match=r"names 5 sites of demo:clip-p8; give one of them, such as resid_post.0@patch"):
+        one_site(facts, "resid_post.*@patch")
+    with pytest.raises(BadSite, match=r"take the site without :mean \(resid_post.3@patch\)") as refused:
+        one_site(facts, "resid_post.3@patch:mean")
+    assert "SAE" not in str(refused.value)
