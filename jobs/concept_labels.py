@@ -12,7 +12,7 @@ from torch import Tensor
 from jobs.columns import read_predictions
 from jobs.protocol import Inputs
 from miclip_core.concepts.names import value_places
-from miclip_core.sae.features.concepts import attribute_categories, label_category
+from miclip_core.sae.features.concepts import label_categories
 from miclip_core.sae.features.selectivity import Category
 from schemas.errors import BadLabels, BadSpec
 
@@ -94,9 +94,7 @@ def read_categories(
     for batch in inputs.table(index, "images", columns, ("image_index", [(0, rows)])):
         for row, label, others in zip(*(batch[name].to_pylist() for name in columns), strict=True):
             labels[row], attributes[row] = label, others
-    named = {category.name: category for category in attribute_categories(attributes, _ANY)}
-    if (label_of := label_category(labels)) is not None:
-        named = {label_of.name: label_of} | named
+    named = {category.name: category for category in label_categories(labels, attributes, _ANY)}
     if PREDICTED in wanted and predictions is not None:
         named |= _predicted(inputs, predictions, rows)
     if not named or (missing := [name for name in wanted if name not in named]):

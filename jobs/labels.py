@@ -8,7 +8,7 @@ from jobs.protocol import Inputs
 from schemas.errors import BadLabels
 
 
-def read_labels(
+def read_classes(
     inputs: Inputs,
     index: str,
     names: Sequence[str],

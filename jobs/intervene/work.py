@@ -16,7 +16,7 @@ from jobs.intervene.passes import FiniteScores, Labelled, Passes, counts_of
 from jobs.intervene.plan import HEAD, MAP, changes_of, classes_of, forward_of, pass_of
 from jobs.intervene.results import make_parts
 from jobs.intervene.units import read_units
-from jobs.labels import read_labels
+from jobs.labels import read_classes
 from jobs.models import open_model
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.sae_files import WEIGHTS
@@ -59,7 +59,7 @@ class InterveneWorker:
 
     def _map(self, plans: Sequence[Plan], shard: Shard, inputs: Inputs) -> Iterator[Artifact]:
         rows = [(shard.start, shard.stop)]
-        labels = self._read_labels(plans[0], inputs, rows, required=False)
+        labels = self._read_classes(plans[0], inputs, rows, required=False)
         if not labels:
             return
         alike: dict[str, list[Plan]] = {}
@@ -76,11 +76,11 @@ class InterveneWorker:
                 sums = counts_of(some.sweep.counts, plan.digest).sums
                 yield pack(plan.digest, COUNTS, {name: tensor.numpy() for name, tensor in sums.items()})
 
-    def _read_labels(
+    def _read_classes(
         self, plan: Plan, inputs: Inputs, rows: Sequence[tuple[int, int]], required: bool
     ) -> dict[int, int]:
         column = str(plan.stage.params["labels_from"])
-        return read_labels(inputs, forward_of(plan).index, classes_of(plan), column, rows, required)
+        return read_classes(inputs, forward_of(plan).index, classes_of(plan), column, rows, required)
 
     def _batches(
         self, plan: Plan, labels: dict[int, int], rows: Sequence[tuple[int, int]], inputs: Inputs
@@ -151,7 +151,7 @@ class InterveneWorker:
             sums = {name: torch.from_numpy(array) for name, array in arrays.items()}
             total = total.merge(Counts(total.methods, total.changes, sums))
         rows = forward_of(plan).rows
-        labels = self._read_labels(plan, inputs, [(0, rows)], required=True)
+        labels = self._read_classes(plan, inputs, [(0, rows)], required=True)
         if not total.sums["n"].any():
             raise BadLabels(
                 f"none of the {len(labels)} images that are of a class could be used: they are duplicates, cannot be read any "

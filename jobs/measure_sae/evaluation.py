@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jobs.classes import Classifier, make_classifier
 from jobs.forward import IndexForward
-from jobs.labels import read_labels
+from jobs.labels import read_classes
 from jobs.protocol import Inputs, Part
 from jobs.rows import make_batch
 from jobs.sae_tokens import SiteTokens
@@ -131,7 +131,7 @@ class Evaluation:
             return {}
         names = (self.model.facts.classes or ()) if classes == "head" else classes
         index, column = self.tokens.forward.index, str(self.params["labels_from"])
-        return read_labels(self.inputs, index, names, column, ranges, required=classes != "head")
+        return read_classes(self.inputs, index, names, column, ranges, required=classes != "head")
 
     def _loss_kind(self, loss: LossSums) -> str | None:
         if loss.loss("original") is None:

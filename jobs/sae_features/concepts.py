@@ -12,7 +12,7 @@ from jobs.between import unpack_all
 from jobs.protocol import Inputs
 from jobs.sae_features.between import TRUTH
 from miclip_core.sae.features.codes import FeatureCodes, ImageCodes
-from miclip_core.sae.features.concepts import attribute_categories, label_category
+from miclip_core.sae.features.concepts import label_categories
 from miclip_core.sae.features.selectivity import Category, Entries, Scores, best_of, join_scores, score, sort_entries
 from schemas.plans import Plan
 
@@ -79,9 +79,7 @@ def read_labels(inputs: Inputs, plan: Plan, image_index: np.ndarray) -> tuple[li
         uris += wanted.column(1).to_pylist()
         labels += wanted.column(2).to_pylist()
         attributes += wanted.column(3).to_pylist()
-    categories = attribute_categories(attributes, int(plan.stage.params["max_values"]))  # type: ignore[arg-type]
-    of_label = label_category(labels)
-    found = tuple(c for c in (of_label, *categories) if c is not None)
+    found = label_categories(labels, attributes, int(plan.stage.params["max_values"]))  # type: ignore[arg-type]
     return uris, Concepts("image", found) if found else None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jobs.columns import read_predictions
-from jobs.labels import read_labels
+from jobs.labels import read_classes
 from jobs.protocol import Inputs
 from miclip_core.evaluate.trace import pair_wrong_labels
 from schemas.plans import Plan
@@ -49,7 +49,7 @@ def read_pairs(plan: Plan, inputs: Inputs) -> Pairs:
     params: Any = plan.stage.params
     predicted = read_predictions(inputs, plan.stage.inputs["predictions"])
     everything = [(0, int(params["rows"]))]
-    labels = read_labels(inputs, plan.stage.inputs["labels"], params["classes"], params["labels_from"], everything)
+    labels = read_classes(inputs, plan.stage.inputs["labels"], params["classes"], params["labels_from"], everything)
     index = np.array(sorted(labels.keys() & predicted.keys()), np.int64)
     truth, guess = (np.array([of[i] for i in index.tolist()], np.int64) for of in (labels, predicted))
     return Pairs(index, truth, guess, pair_wrong_labels(truth, guess), len(predicted) - len(index))

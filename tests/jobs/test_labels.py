@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.labels import read_labels
+from jobs.labels import read_classes
 from schemas.errors import BadLabels
 from tests.indexing import Indexed, index
 from tests.pictures import fill_folder, jpeg
@@ -23,7 +23,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Indexed:
 
 
 def read(images: Indexed, names: list[str], column: str = "label", **more: bool) -> dict[str, int]:
-    found = read_labels(images.inputs, images.plan.digest, names, column, [(0, 10)], **more)
+    found = read_classes(images.inputs, images.plan.digest, names, column, [(0, 10)], **more)
     name = {row["image_index"]: Path(row["uri"]).stem for row in images.rows()}
     return {name[row]: of for row, of in found.items()}
 
@@ -31,7 +31,7 @@ def read(images: Indexed, names: list[str], column: str = "label", **more: bool)
 def test_a_label_or_an_attribute_names_the_class_whatever_white_space_is_around_it(labelled: Indexed) -> None:
     assert read(labelled, [" dog", "cat"]) == {"a": 1, "b": 0}
     assert read(labelled, ["stripes", "dots"], "texture") == {"a": 1, "c": 0, "d": 1}
-    assert read_labels(labelled.inputs, labelled.plan.digest, ["cat"], "label", [(1, 4)], required=False) == {}
+    assert read_classes(labelled.inputs, labelled.plan.digest, ["cat"], "label", [(1, 4)], required=False) == {}
 
 
 @pytest.mark.parametrize(

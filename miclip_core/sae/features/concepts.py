@@ -12,6 +12,16 @@ from miclip_core.sae.features.selectivity import Category
 _FURTHER = re.compile(r"^(?P<name>.+)_(?P<number>[2-9]|[1-9]\d+)$")
 
 
+def label_categories(
+    labels: Sequence[str | None],
+    attributes: Sequence[Mapping[str, str] | Iterable[tuple[str, str]] | None],
+    max_values: int,
+) -> tuple[Category, ...]:
+    """The label and the columns of the same images, as `label_category` and `attribute_categories` make them."""
+    of_label = label_category(labels)
+    return tuple(c for c in (of_label, *attribute_categories(attributes, max_values)) if c is not None)
+
+
 def label_category(labels: Sequence[str | None]) -> Category | None:
     """The label of each image; None if fewer than two are in use. Images without one are left out."""
     return _category("label", [labels])

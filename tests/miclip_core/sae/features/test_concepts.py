@@ -1,6 +1,6 @@
 """Columns of labels as categories."""
 
-from miclip_core.sae.features.concepts import attribute_categories, label_category
+from miclip_core.sae.features.concepts import attribute_categories, label_categories, label_category
 
 
 def test_labels_are_numbered_in_order_and_images_without_one_are_left_out():
@@ -31,3 +31,10 @@ def test_a_number_at_the_end_of_a_name_alone_means_nothing():
 
 def test_pairs_as_a_table_gives_them_are_read_like_mappings():
     assert attribute_categories([[("a", "x")], [("a", "y")]], 5)[0].values == ("x", "y")
+
+
+def test_the_label_comes_before_the_columns():
+    labels, rows = ["cat", None, "dog"], [{"size": "s"}, {"size": "l"}, {"size": "s"}]
+    assert [c.name for c in label_categories(labels, rows, 5)] == ["label", "size"]
+    assert [c.name for c in label_categories([None, "cat", "cat"], rows, 5)] == ["size"]
+    assert label_categories([None] * 3, rows, 1) == ()
