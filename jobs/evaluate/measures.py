@@ -121,7 +121,7 @@ def score_rows(measures: Iterable[Measure], seed: int) -> Iterator[Row]:
             }
 
 
-def test_rows(measures: Iterable[Measure], seed: int) -> list[Row]:
+def comparison_rows(measures: Iterable[Measure], seed: int) -> list[Row]:
     """The rows of `method_tests`, corrected over all of them. seed: of the bootstrap."""
     rows: list[dict[str, Any]] = []
     for measure in measures:

@@ -10,7 +10,7 @@ import torch
 
 from jobs.evaluate.compared import Work, work_of
 from jobs.evaluate.judge import Row, Texts, compare, rows_of
-from jobs.evaluate.measures import Measure, change_measures, description_measures, score_rows, test_rows
+from jobs.evaluate.measures import Measure, change_measures, comparison_rows, description_measures, score_rows
 from jobs.evaluate.truth import Said, read_said, read_truth
 from jobs.files import open_planned
 from jobs.models import open_model
@@ -51,7 +51,7 @@ class EvaluateWorker:
             measures += description_measures(judged)
         measures += sorted(change_measures(inputs, work.changed), key=lambda m: (m.units.key, m.name))
         yield from _parts(plan, "method_scores", score_rows(measures, params["random_seed"]))
-        yield from _parts(plan, "method_tests", test_rows(measures, params["random_seed"]))
+        yield from _parts(plan, "method_tests", comparison_rows(measures, params["random_seed"]))
 
     def _read(self, plan: Plan, work: Work, inputs: Inputs) -> list[list[Said]]:
         """What the methods of every group say of the units that stand for something.
