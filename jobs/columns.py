@@ -15,7 +15,7 @@ Ranges = Sequence[tuple[int, int]]
 
 
 def read_index(inputs: Inputs, index: str, column: str, ranges: Ranges) -> dict[int, str | None]:
-    """image_index -> what one text column of an index says of the image: image_id, uri, label, caption."""
+    """image_index -> what one text column of an index says of the image, such as its uri, label or caption, or the image that it is a duplicate of."""
     found: dict[int, str | None] = {}
     for batch in inputs.table(index, "images", ("image_index", column), ("image_index", ranges)):
         found.update(zip(batch["image_index"].to_pylist(), batch[column].to_pylist(), strict=True))
