@@ -1,4 +1,9 @@
-"""A lake with lists of units that a test made up, what intervene makes of them, and the same by one slow loop."""
+"""A lake with lists of units that a test made up, what intervene makes of them, and the same by one slow loop.
+
+The slow loop shares `make_edits` and `other_class` with the worker, so it checks only what is built on them: how images and
+lists are cut into passes and shared, which units belong to which class, and counting. What an edit does to a unit is checked
+by hand in tests/miclip_core/intervene/test_edits.py, and who is whose other class in test_sweep.py beside it.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +135,7 @@ class World:
         self, read: Plan, site: str, names: Sequence[str], labels_from: str, model: str = CLIP, sae: Sae | None = None,
         error: str = "keep", tau: int = 5, seed: int | None = 0, templates: Any = ("a {}",),
     ) -> list[Row]:  # fmt: skip
-        """Counts of each change and class by whole passes, one class at a time, with plain edits."""
+        """Counts of each change and class by whole passes, one class at a time, with our own edits."""
         loaded = get_model(model)
         kind = Neurons() if sae is None else Features(sae, error)  # type: ignore[arg-type]
         classifier = make_classifier(loaded, "head" if model == HEAD else names, templates)
