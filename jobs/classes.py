@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from jobs.predictions import HEAD
 from miclip_core.zoo.model import VisionModel
 from miclip_core.zoo.templates import OPENAI_TEMPLATES
 from miclip_core.zoo.text import zero_shot_classifier
@@ -45,7 +46,7 @@ def get_templates(templates: str | Sequence[str]) -> Sequence[str]:
 
 def make_classifier(model: VisionModel, classes: str | Sequence[str], templates: str | Sequence[str]) -> Classifier:
     """The classifier of a plan: `head`, or names with templates."""
-    if classes == "head":
+    if classes == HEAD:
         assert model.facts.classes is not None
         return Classifier("logits", model.facts.classes)
     columns_EC = zero_shot_classifier(model, classes, get_templates(templates))

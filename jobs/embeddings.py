@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from jobs.activations import Forward, checkpoint, model_digest
 from schemas.base import digest
+from schemas.cells import templates_json
 from schemas.errors import BadSpec
 from schemas.models import ModelFacts
 from schemas.plans import Plan, Round, StageSpec
@@ -86,7 +87,7 @@ def text_plan(
     params: dict[str, JsonValue] = {
         "texts": [text.strip() for text in texts],
         "classes": list(classes),
-        "templates": (templates if isinstance(templates, str) else list(templates)) if classes else [],
+        "templates": templates_json(templates) if classes else [],
         "dtype": dtype,
         "round_to": round_to,
     }

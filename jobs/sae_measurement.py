@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
+from jobs.predictions import choose_classes
 from jobs.sae_tokens import SiteTokens, tokens_of
 from jobs.tokens.order import Order
 from schemas.base import canonical_json, digest
@@ -59,14 +60,9 @@ def make_measurement(spec: MeasuredCell, facts: ModelFacts, tokens: SiteTokens, 
 
 
 def _classes(spec: MeasuredCell, facts: ModelFacts) -> dict[str, JsonValue]:
-    """Zero-shot classes of the spec, the model's own head, or none; and the column that says the class of an image."""
-    if facts.has_text and spec.classes is not None:
-        names, templates = spec.classes.names, spec.classes.templates
-        sentences: JsonValue = templates if isinstance(templates, str) else list(templates)
-        return {"classes": list(names), "templates": sentences, "labels_from": spec.labels_from}
-    if facts.has_text or facts.classes is None:
-        return {"classes": None}
-    return {"classes": "head", "labels_from": spec.labels_from}
+    """The classes whose loss is measured, or none; and the column that says the class of an image."""
+    found = choose_classes(facts, spec.classes)
+    return {"classes": None} if found is None else {**found, "labels_from": spec.labels_from}
 
 
 def held_out_of(plan: Plan) -> StreamSettings:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, JsonValue, field_validator
 
 from schemas.base import EFFORT, RESULT, Frozen
 from schemas.errors import MiclipError
@@ -16,7 +16,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
 
 
 def as_value_error(parse: object, text: str) -> str:
-    """What `parse` makes of a text, as text; its errors as those that pydantic collects. Raises ValueError."""
     """The canonical text of a ref or site; what is wrong with it as the ValueError that a validator raises."""
     try:
         return str(parse(text))  # type: ignore[operator]
@@ -74,6 +73,11 @@ def check_templates(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
             if template.count("{}") != 1:
                 raise ValueError(f"template {template!r} must contain {{}} exactly once")
     return value
+
+
+def templates_json(value: str | Sequence[str]) -> JsonValue:
+    """Templates as the params of a stage hold them: their name, or a list."""
+    return value if isinstance(value, str) else list(value)
 
 
 class Classes(Frozen):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import JsonValue
-
 from jobs.activations import get_facts
 from jobs.embeddings import clip_forward, clip_images_plan, clip_texts_plan
 from jobs.encoders import WEIGHTS, settings_of, tokens_of
@@ -14,6 +12,7 @@ from jobs.sae_tokens import SiteTokens, find_stored
 from schemas.align import AlignSettings
 from schemas.align_specs import AlignSpec
 from schemas.base import digest
+from schemas.cells import templates_json
 from schemas.errors import BadSpec, NotInspected
 from schemas.models import ModelFacts
 from schemas.plans import Plan, Round, StageSpec
@@ -37,7 +36,7 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
         raise NotInspected(f"{cell.clip} is not inspected yet")
     predictions = find_predictions(cell)
     tokens = find_stored(cell, facts, spec.sites)
-    names = class_names(facts, predictions)
+    names = class_names(facts, predictions.params)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadSpec(
             f"stages.{cell.name}: classes {', '.join(twice[:5])} are there twice, so no text says which is meant; rename them"
@@ -56,7 +55,6 @@ def _plan(
     spec: AlignSpec, facts: ModelFacts, clip: ModelFacts, tokens: SiteTokens, settings: AlignSettings,
     inputs: dict[str, str], classes: int,
 ) -> Plan:  # fmt: skip
-    templates: JsonValue = spec.templates if isinstance(spec.templates, str) else list(spec.templates)
     stage = StageSpec(
         kind="align",
         method=METHOD,
@@ -66,7 +64,7 @@ def _plan(
             "site": tokens.site,
             "pool": spec.pool,
             "clip": clip.model,
-            "templates": templates,
+            "templates": templates_json(spec.templates),
             "align": settings.model_dump(mode="json"),
         },
         inputs={"activations": tokens.stage.digest, **inputs},

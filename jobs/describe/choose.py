@@ -58,7 +58,7 @@ class Choice:
         Raises:
             BadSpec: there are none, or several lists of them.
         """
-        predicted = {tuple(class_names(self._facts, stage)) for stage in predictions_read(self._cell)}
+        predicted = {tuple(class_names(self._facts, stage.params)) for stage in predictions_read(self._cell)}
         if len(predicted) > 1:
             raise self.refuse(
                 f"concepts are classes, but {len(predicted)} different lists of classes are predicted by what is read; give "

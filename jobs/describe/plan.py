@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import JsonValue
@@ -19,6 +19,7 @@ from jobs.predictions import predictions_read
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_tokens import SiteTokens, patch_positions
 from schemas.base import digest
+from schemas.cells import templates_json
 from schemas.concept_specs import OF_A_CLIP, OF_LABELS, SPATIAL, DescribeSpec, Method, Similarity
 from schemas.errors import BadSpec, NotInspected
 from schemas.plans import Plan, Round, StageSpec
@@ -130,7 +131,7 @@ class _Planner:
         if (latents := _latents(units.sae)) is not None:
             found["latents"] = latents
         if method in OF_A_CLIP:
-            found |= {"clip": self.cell.clip, "templates": _plain(spec.templates)}
+            found |= {"clip": self.cell.clip, "templates": templates_json(spec.templates)}
         if method == "miclip":
             found["unit_mode"] = spec.unit_mode if units.sae is not None else "direction"
         if method in (*OF_LABELS, "clip_dissect"):
@@ -214,10 +215,6 @@ def _latents(sae: StageSpec | None) -> int | None:
     """Of an SAE that is trained here; what one has that is imported is known when its file is read."""
     settings = sae.params.get("sae") if sae is not None else None
     return int(str(settings["latents"])) if isinstance(settings, dict) else None
-
-
-def _plain(templates: str | Sequence[str]) -> JsonValue:
-    return templates if isinstance(templates, str) else list(templates)
 
 
 def sizes_of(plan: Plan, known: Known) -> Sizes:

@@ -8,6 +8,7 @@ from typing import Any
 from jobs.activations import Forward, get_facts, make_forward
 from jobs.embeddings import embeddings_stage, text_plan, worker_of
 from jobs.memory import LIBRARY_BYTES
+from jobs.predictions import choose_classes
 from jobs.protocol import Cell, Estimate, Known
 from schemas.errors import BadSpec
 from schemas.models import ModelFacts, resolve_sites, rows_per_image, site_width
@@ -92,30 +93,23 @@ def _site_params(spec: ExtractSpec, output: str) -> dict[str, Any]:
 
 def _classes(spec: ExtractSpec, facts: ModelFacts) -> dict[str, Any]:
     """Zero-shot classes for a model with a text tower, else the model's own head."""
-    if facts.has_text:
-        if spec.classes is None:
-            raise BadSpec(
-                f"predictions of {facts.model}: a dual encoder has no classes of its own; "
-                "add classes: {names: [...], templates: openai80}"
-            )
-        return {"classes": list(spec.classes.names), "templates": _templates(spec)}
-    if facts.classes is None:
+    if facts.has_text and spec.classes is None:
+        raise BadSpec(
+            f"predictions of {facts.model}: a dual encoder has no classes of its own; "
+            "add classes: {names: [...], templates: openai80}"
+        )
+    found = choose_classes(facts, spec.classes)
+    if found is None:
         raise BadSpec(f"predictions of {facts.model}: it has neither a text tower nor a head; leave predictions out")
-    return {"classes": "head", "templates": []}
-
-
-def _templates(spec: ExtractSpec) -> str | list[str]:
-    assert spec.classes is not None
-    return spec.classes.templates if isinstance(spec.classes.templates, str) else list(spec.classes.templates)
+    return {"templates": [], **found}
 
 
 def _text_plan(spec: ExtractSpec, facts: ModelFacts) -> Plan:
-    classes = spec.classes.names if spec.classes else ()
     return text_plan(
         facts,
         spec.texts,
-        classes,
-        _templates(spec) if classes else [],
+        spec.classes.names if spec.classes else (),
+        spec.classes.templates if spec.classes else (),
         dtype=spec.dtype,
         round_to=spec.round_to,
         batch_size=spec.batch_size,

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from jobs.activations import Forward, get_facts, make_forward
 from jobs.described import Described, find_described
 from jobs.memory import LIBRARY_BYTES
+from jobs.predictions import HEAD, choose_classes, class_names
 from jobs.protocol import Cell, Estimate, Known
 from schemas.base import canonical_json, digest
 from schemas.errors import BadSpec
@@ -24,7 +25,6 @@ METHOD = 1
 MAP, MERGE = "map", "merge"
 TABLES = {"effects": {MAP: (), MERGE: ("intervention_eval", "intervention_summary")}}
 ARTIFACTS: dict[str, tuple[str, ...]] = {"effects": ()}
-HEAD = "head"
 _STEPS = re.compile(r"resid_pre\.\d+|conv\.\d+\.\d+\.out")
 _COPIES = 6
 """Of one batch at the site: as it is, encoded and decoded, changed, and what the next layer makes of it."""
@@ -68,23 +68,18 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
 def _classes(cell: Cell, facts: ModelFacts) -> tuple[dict[str, JsonValue], tuple[str, ...]]:
     """Zero-shot classes for a model with a text tower, else those of its own head: as parameters, and their names."""
     assert isinstance(cell.spec, InterveneSpec)
-    given = cell.spec.classes
-    if facts.has_text and given is not None:
-        names = tuple(name.strip() for name in given.names)
-        templates: JsonValue = given.templates if isinstance(given.templates, str) else list(given.templates)
-        about: dict[str, JsonValue] = {"classes": list(names), "templates": templates}
-    elif facts.classes is not None:
-        names, about = tuple(name.strip() for name in facts.classes), {"classes": HEAD, "templates": []}
-    else:
+    found = choose_classes(facts, cell.spec.classes)
+    if found is None:
         raise BadSpec(
             f"stages.{cell.name}: {facts.model} has no classes of its own"
             + ("; add classes: {names: [...], templates: openai80}" if facts.has_text else " and no text tower")
         )
+    names = tuple(class_names(facts, found))
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadSpec(
             f"stages.{cell.name}.classes: {', '.join(twice[:5])} are there twice, so no label says which is meant"
         )
-    return about, names
+    return {"templates": [], **found}, names
 
 
 def _find_concepts(cell: Cell, found: Described, names: Sequence[str]) -> list[int]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from jobs.classes import Classifier, make_classifier
 from jobs.forward import IndexForward
 from jobs.labels import read_classes
+from jobs.predictions import HEAD, class_names
 from jobs.protocol import Inputs, Part
 from jobs.rows import make_batch
 from jobs.sae_tokens import SiteTokens
@@ -129,14 +130,14 @@ class Evaluation:
         classes = self.params["classes"]
         if classes is None:
             return {}
-        names = (self.model.facts.classes or ()) if classes == "head" else classes
+        names = class_names(self.model.facts, self.params)
         index, column = self.tokens.forward.index, str(self.params["labels_from"])
-        return read_classes(self.inputs, index, names, column, ranges, required=classes != "head")
+        return read_classes(self.inputs, index, names, column, ranges, required=classes != HEAD)
 
     def _loss_kind(self, loss: LossSums) -> str | None:
         if loss.loss("original") is None:
             return None
-        return "head" if self.params["classes"] == "head" else "zero_shot"
+        return "head" if self.params["classes"] == HEAD else "zero_shot"
 
 
 class SplicedRun:

@@ -48,7 +48,7 @@ def find_traced(cell: Cell, facts: ModelFacts, trace: Trace, classes: Sequence[s
         raise BadSpec(
             f"{where}: layers and predictions of {facts.model} are of {len(sets)} sets of images; read those of one"
         )
-    names = class_names(facts, predictions_stage)
+    names = class_names(facts, predictions_stage.params)
     if names != list(classes):
         raise BadSpec(
             f"{where}: encoders were trained towards {len(classes)} classes ({', '.join(classes[:3])}, ...), but predictions "
