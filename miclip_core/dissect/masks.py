@@ -17,8 +17,7 @@ from miclip_core.world.scene import CONCEPTS, MAX_OBJECTS, OBJECT_FIELDS, Scenes
 class Masks:
     """The masks of M concepts in B images as Q pairs (image, concept), sorted by image; other pairs have no pixel.
 
-    image, concept: int64 [Q], a pair at most once. mask: bool [Q,I,J]. annotated: bool [B,M], images where something is
-    known about a concept, be it that it is absent; None: all. A pair that is not annotated has no mask.
+    image, concept: int64 [Q], a pair at most once. mask: bool [Q,I,J].
     """
 
     image: Tensor
@@ -26,27 +25,20 @@ class Masks:
     mask: Tensor
     n_images: int
     n_concepts: int
-    annotated: Tensor | None = None
 
     @classmethod
-    def from_dense(cls, mask_BMIJ: Tensor, annotated_BM: Tensor | None = None) -> Masks:
+    def from_dense(cls, mask_BMIJ: Tensor) -> Masks:
         """From one bool mask per image and concept."""
         some_BM = mask_BMIJ.flatten(2).any(2)
-        if annotated_BM is not None:
-            some_BM = some_BM & annotated_BM
         image, concept = some_BM.nonzero(as_tuple=True)
-        return cls(image, concept, mask_BMIJ[image, concept], len(some_BM), some_BM.shape[1], annotated_BM)
+        return cls(image, concept, mask_BMIJ[image, concept], len(some_BM), some_BM.shape[1])
 
     def of_concepts(self, number_M: Tensor, n_concepts: int) -> Masks:
         """The masks of some concepts under other numbers: concept m becomes number_M[m] (int64), or is left out at -1."""
         concept = number_M[self.concept]
         order = torch.argsort(self.image * (n_concepts + 1) + concept)
         order = order[concept[order] >= 0]
-        annotated = self.annotated
-        if annotated is not None:
-            annotated = annotated.new_zeros(self.n_images, n_concepts)
-            annotated[:, number_M[number_M >= 0]] = self.annotated[:, number_M >= 0]  # type: ignore[index]
-        return Masks(self.image[order], concept[order], self.mask[order], self.n_images, n_concepts, annotated)
+        return Masks(self.image[order], concept[order], self.mask[order], self.n_images, n_concepts)
 
     def pack(self) -> PackedMasks:
         """The same in an eighth of the memory."""
@@ -55,9 +47,8 @@ class Masks:
 
     def to(self, device: str | torch.device) -> Masks:
         """The same masks on another device."""
-        annotated = None if self.annotated is None else self.annotated.to(device)
         moved = self.image.to(device), self.concept.to(device), self.mask.to(device)
-        return Masks(*moved, self.n_images, self.n_concepts, annotated)
+        return Masks(*moved, self.n_images, self.n_concepts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +65,8 @@ class PackedMasks:
         size = about.mask.shape[1:]
         flat = np.unpackbits(self.bits[first:last], axis=1, count=size.numel()).astype(bool)
         mask = torch.from_numpy(flat).view(-1, *size).to(about.image.device)
-        annotated = None if about.annotated is None else about.annotated[start:stop]
         image, concept = about.image[first:last] - start, about.concept[first:last]
-        return Masks(image, concept, mask, stop - start, about.n_concepts, annotated)
+        return Masks(image, concept, mask, stop - start, about.n_concepts)
 
 
 class Segmenter(Protocol):
@@ -100,7 +90,7 @@ class TruthSegmenter:
     """The label maps of the demo world: every value of the chosen categories, at the pixels that show it.
 
     An object's pixels carry its shape, colour, texture, size and position; what no object, word or mark covers is the
-    background. Nothing is unknown here, so every image is annotated with every concept.
+    background.
 
     world, and categories of CONCEPTS. The images are expected in their own size, so that masks and pixels agree.
     """

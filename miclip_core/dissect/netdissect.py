@@ -80,15 +80,14 @@ def codes_above(codes: Codes, grid: tuple[int, int], thresholds: Thresholds) -> 
 class Overlaps:
     """Pixels that units and concepts share, summed over images: integers, so shards merge to the same numbers.
 
-    n_units: U. n_concepts: M. One int64 table of [U,M] is held, and another where some images are annotated with some
-    concepts only; dissect many units in blocks, each with its own.
+    n_units: U. n_concepts: M. One int64 table of [U,M] is held; dissect many units in blocks, each with its own.
     """
 
     def __init__(self, n_units: int, n_concepts: int, device: str | torch.device = "cpu"):
         self.shared_UM = torch.zeros(n_units, n_concepts, dtype=torch.int64, device=device)
         """Pixels of both."""
-        self.unit_UM = torch.zeros(n_units, 1, dtype=torch.int64, device=device)
-        """Pixels where the unit is on, in images annotated with the concept: [U,1] while all are with all."""
+        self.unit_U = torch.zeros(n_units, dtype=torch.int64, device=device)
+        """Pixels where the unit is on."""
         self.concept_M = torch.zeros(n_concepts, dtype=torch.int64, device=device)
         """Pixels of the concept."""
 
@@ -109,7 +108,7 @@ class Overlaps:
         for start, stop in _runs(first_mask):
             chosen, pairs = slice(first_map[start], first_map[stop]), slice(first_mask[start], first_mask[stop])
             self._add_run(maps, chosen, masks, pairs, area_Q)
-        self._add_areas(maps.image, maps.unit, area_Q, masks.annotated)
+        self.unit_U.index_add_(0, maps.unit, area_Q)
 
     def _add_run(self, maps: UnitMaps, chosen: slice, masks: Masks, pairs: slice, area_Q: Tensor) -> None:
         """Count some images: these maps and these masks. area [Q]: pixels where each map is on, which are added to it."""
@@ -128,16 +127,16 @@ class Overlaps:
     def merge(self, other: Overlaps) -> None:
         """Take in the counts of other images."""
         self.shared_UM += other.shared_UM
-        self.unit_UM = self.unit_UM + other.unit_UM
+        self.unit_U += other.unit_U
         self.concept_M += other.concept_M
 
     @property
     def union_UM(self) -> Tensor:
         """Pixels of one or both, int64."""
-        return self.unit_UM + self.concept_M - self.shared_UM
+        return self.unit_U[:, None] + self.concept_M - self.shared_UM
 
     def iou(self, alive_U: Tensor | None = None) -> Tensor:
-        """Intersection over union of the whole data set, float64 [U,M] in [0,1], on images annotated with the concept.
+        """Intersection over union of the whole data set, float64 [U,M] in [0,1].
 
         alive: bool [U], units that are above their threshold somewhere (`thresholds.above > 0`); the others have no
         score. NaN: no score, also for concepts that were never there.
@@ -147,14 +146,6 @@ class Overlaps:
         if alive_U is not None:
             iou_UM[~alive_U.to(iou_UM.device)] = torch.nan
         return iou_UM
-
-    def _add_areas(self, image: Tensor, unit: Tensor, area: Tensor, annotated_BM: Tensor | None) -> None:
-        if annotated_BM is None:
-            self.unit_UM += torch.zeros_like(self.unit_UM[:, 0]).index_add_(0, unit, area)[:, None]
-        else:
-            if self.unit_UM.shape != self.shared_UM.shape:
-                self.unit_UM = self.unit_UM.repeat(1, self.shared_UM.shape[1])
-            self.unit_UM.index_add_(0, unit, area[:, None] * annotated_BM[image])
 
 
 def _check_units(found: int, thresholds: Thresholds) -> None:

@@ -19,7 +19,7 @@ class TextSegmenter:
 
     folder: of `save_pretrained`, with its processor. concepts: M names. template: `{}` is replaced by the name.
     threshold: a pixel shows the concept where its probability is above. decoded: pairs of image and text decoded at once.
-    Masks have the size of the model's output. Every image is annotated with every concept.
+    Masks have the size of the model's output.
 
     Raises:
         BadSpec: no concepts, a template without `{}` or a threshold that is no probability.

@@ -139,7 +139,7 @@ class Dissector:
         for block, units in enumerate(_blocks(self._task.units, len(known))):
             flat = self._overlaps.shared_UM[units].flatten()
             place = flat.nonzero()[:, 0]
-            counts = {"place": place, "count": flat[place], "unit": self._overlaps.unit_UM[units, 0]}
+            counts = {"place": place, "count": flat[place], "unit": self._overlaps.unit_U[units]}
             yield self._task.pack(_name("overlaps", block), counts)
         pixels = {"known": known, "pixels": self._overlaps.concept_M, "images": torch.tensor(self._images)}
         yield self._task.pack(CONCEPTS, pixels)
@@ -163,7 +163,7 @@ class _Joined:
             for found in self._task.partials("overlaps", _name("overlaps", block)):
                 place, count, unit = (torch.from_numpy(found[name]) for name in ("place", "count", "unit"))
                 overlaps.shared_UM.view(-1).index_add_(0, place, count)
-                overlaps.unit_UM[:, 0] += unit
+                overlaps.unit_U += unit
             yield units, overlaps
 
 

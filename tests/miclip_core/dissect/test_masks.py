@@ -1,7 +1,6 @@
 """Masks of the demo world against a loop over pixels, and masks in pairs against dense ones."""
 
 import numpy as np
-import pytest
 import torch
 
 from miclip_core.dissect.masks import Masks, TruthSegmenter, truth_masks
@@ -55,42 +54,30 @@ def test_two_objects_of_one_value_make_one_mask_and_no_mask_is_empty() -> None:
 
 def test_pairs_hold_what_a_dense_array_holds() -> None:
     mask = torch.rand(5, 4, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.1
-    annotated = torch.ones(5, 4, dtype=torch.bool)
-    annotated[1] = False
-    masks = Masks.from_dense(mask, annotated)
-    mask[1] = False
-    assert torch.equal(dense(masks), mask) and masks.annotated is annotated
     assert torch.equal(dense(Masks.from_dense(mask)), mask)
 
 
-def some_masks(annotated: bool) -> tuple[Masks, torch.Tensor]:
+def some_masks() -> tuple[Masks, torch.Tensor]:
     """Of seven images and five concepts, in 3 x 7 pixels; the fourth image shows nothing."""
     generator = torch.Generator().manual_seed(4)
     mask = torch.rand(7, 5, 3, 7, generator=generator) < 0.2
     mask[3] = False
-    known = torch.rand(7, 5, generator=generator) < 0.7 if annotated else None
-    masks = Masks.from_dense(mask, known)
+    masks = Masks.from_dense(mask)
     return masks, dense(masks)
 
 
-@pytest.mark.parametrize("annotated", [False, True])
-def test_some_concepts_under_other_numbers_are_those_columns(annotated: bool) -> None:
-    masks, whole = some_masks(annotated)
+def test_some_concepts_under_other_numbers_are_those_columns() -> None:
+    masks, whole = some_masks()
     few = masks.of_concepts(torch.tensor([2, -1, 0, -1, 1]), 3)
     assert torch.equal(dense(few), whole[:, [2, 4, 0]])
     pairs = few.image * 3 + few.concept
     assert torch.equal(pairs, pairs.sort().values) and len(pairs.unique()) == len(pairs)
-    if masks.annotated is not None:
-        assert few.annotated is not None and torch.equal(few.annotated, masks.annotated[:, [2, 4, 0]])
 
 
-@pytest.mark.parametrize("annotated", [False, True])
-def test_packed_masks_are_cut_to_those_of_a_run_of_images(annotated: bool) -> None:
-    masks, whole = some_masks(annotated)
+def test_packed_masks_are_cut_to_those_of_a_run_of_images() -> None:
+    masks, whole = some_masks()
     packed = masks.pack()
     assert packed.bits.shape == (len(masks.image), 3)
     for start, stop in ((0, 7), (2, 5), (3, 4), (6, 7)):
         cut = packed.cut(start, stop)
         assert torch.equal(dense(cut), whole[start:stop]) and cut.n_images == stop - start
-        if masks.annotated is not None:
-            assert cut.annotated is not None and torch.equal(cut.annotated, masks.annotated[start:stop])

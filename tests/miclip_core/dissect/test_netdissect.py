@@ -14,17 +14,17 @@ from miclip_core.sae.codes import Codes
 from miclip_core.world.scene import World
 
 
-def made_up(seed: int = 0, images: int = 7, units: int = 6, concepts: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Maps [B,U,4,4] (the last unit is dead), thresholds, masks [B,M,9,9] and annotations; the last concept is nowhere."""
+def made_up(seed: int = 0, images: int = 7, units: int = 6, concepts: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps [B,U,4,4] (the last unit is dead), thresholds, and masks [B,M,9,9]; the last concept is nowhere."""
     generator = torch.Generator().manual_seed(seed)
     maps = torch.randn(images, units, 4, 4, generator=generator)
     maps[:, -1] = 0
     masks = interpolate(torch.rand(images, concepts, 3, 3, generator=generator), (9, 9)) > 0.6
     masks[:, -1] = False
-    annotated = torch.rand(images, concepts, generator=generator) < 0.6
+    shown = torch.rand(images, concepts, generator=generator) < 0.6
     value = torch.linspace(0.2, 1.4, units)
     value[-1] = 0
-    return maps, value, masks & annotated[:, :, None, None], annotated
+    return maps, value, masks & shown[:, :, None, None]
 
 
 def thresholds(value: Tensor, maps: Tensor) -> Thresholds:
@@ -32,26 +32,25 @@ def thresholds(value: Tensor, maps: Tensor) -> Thresholds:
     return Thresholds(value, above, maps[:, 0].numel())
 
 
-def slow(maps: Tensor, value: Tensor, masks: Tensor, annotated: Tensor) -> tuple[Tensor, Tensor]:
+def slow(maps: Tensor, value: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Intersections and unions as they are defined: pixels of one unit, one concept and one image after another."""
     inter, union = torch.zeros(2, maps.shape[1], masks.shape[1], dtype=torch.int64)
     for u in range(maps.shape[1]):
         on = interpolate(maps[:, u : u + 1], masks.shape[2:], mode="bilinear", align_corners=False)[:, 0] > value[u]
         for c in range(masks.shape[1]):
             for b in range(len(maps)):
-                if annotated[b, c]:
-                    inter[u, c] += (on[b] & masks[b, c]).sum()
-                    union[u, c] += (on[b] | masks[b, c]).sum()
+                inter[u, c] += (on[b] & masks[b, c]).sum()
+                union[u, c] += (on[b] | masks[b, c]).sum()
     return inter, union
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_counts_are_those_of_a_loop_over_images(seed: int) -> None:
-    maps, value, masks, annotated = made_up(seed)
+    maps, value, masks = made_up(seed)
     overlaps = Overlaps(6, 4)
     found = thresholds(value, maps)
-    overlaps.add(maps_above(maps, found), Masks.from_dense(masks, annotated))
-    inter, union = slow(maps, value, masks, annotated)
+    overlaps.add(maps_above(maps, found), Masks.from_dense(masks))
+    inter, union = slow(maps, value, masks)
     assert torch.equal(overlaps.shared_UM, inter) and torch.equal(overlaps.union_UM, union)
     iou = overlaps.iou(found.above > 0)
     assert (
@@ -68,45 +67,36 @@ def test_it_does_not_matter_how_much_is_compared_at_once(
     """Masks larger and smaller than the maps, a few of them and a few pixels at a time."""
     monkeypatch.setattr("miclip_core.dissect.netdissect._MASKS", 3)
     monkeypatch.setattr("miclip_core.dissect.netdissect._PIXELS", 20)
-    maps, value, _, annotated = made_up(4)
+    maps, value, _ = made_up(4)
     masks = torch.rand(7, 4, *size, generator=torch.Generator().manual_seed(1)) < 0.4
-    masks &= annotated[:, :, None, None]
-    overlaps = Overlaps(6, 4)
-    overlaps.add(maps_above(maps, thresholds(value, maps)), Masks.from_dense(masks, annotated))
-    inter, union = slow(maps, value, masks, annotated)
-    assert torch.equal(overlaps.shared_UM, inter) and torch.equal(overlaps.union_UM, union)
-
-
-def test_without_annotations_every_image_counts() -> None:
-    maps, value, masks, _ = made_up()
     overlaps = Overlaps(6, 4)
     overlaps.add(maps_above(maps, thresholds(value, maps)), Masks.from_dense(masks))
-    inter, union = slow(maps, value, masks, torch.ones(7, 4, dtype=torch.bool))
+    inter, union = slow(maps, value, masks)
     assert torch.equal(overlaps.shared_UM, inter) and torch.equal(overlaps.union_UM, union)
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=7, max_size=7))
 def test_shards_merge_to_one_pass(shard_of: list[int]) -> None:
-    maps, value, masks, annotated = made_up(9)
+    maps, value, masks = made_up(9)
     found = thresholds(value, maps)
     whole, merged = Overlaps(6, 4), Overlaps(6, 4)
-    whole.add(maps_above(maps, found), Masks.from_dense(masks, annotated))
+    whole.add(maps_above(maps, found), Masks.from_dense(masks))
     for shard in (2, 0, 1):
         rows = torch.tensor(shard_of) == shard
         part = Overlaps(6, 4)
-        part.add(maps_above(maps[rows], found), Masks.from_dense(masks[rows], annotated[rows]))
+        part.add(maps_above(maps[rows], found), Masks.from_dense(masks[rows]))
         merged.merge(part)
     assert torch.equal(merged.shared_UM, whole.shared_UM) and torch.equal(merged.union_UM, whole.union_UM)
 
 
 def test_blocks_of_units_are_the_rows_of_the_whole() -> None:
-    maps, value, masks, annotated = made_up(3)
+    maps, value, masks = made_up(3)
     found = thresholds(value, maps)
     whole, block = Overlaps(6, 4), Overlaps(3, 4)
-    whole.add(maps_above(maps, found), Masks.from_dense(masks, annotated))
-    block.add(maps_above(maps[:, 2:5], found[2:5]), Masks.from_dense(masks, annotated))
-    assert torch.equal(block.shared_UM, whole.shared_UM[2:5]) and torch.equal(block.unit_UM, whole.unit_UM[2:5])
+    whole.add(maps_above(maps, found), Masks.from_dense(masks))
+    block.add(maps_above(maps[:, 2:5], found[2:5]), Masks.from_dense(masks))
+    assert torch.equal(block.shared_UM, whole.shared_UM[2:5]) and torch.equal(block.unit_U, whole.unit_U[2:5])
 
 
 def test_a_unit_that_is_the_mask_has_iou_one_and_its_complement_none() -> None:
@@ -180,7 +170,7 @@ def test_a_patch_unit_for_red_finds_red_among_all_concepts_of_the_world() -> Non
 
 
 def test_what_does_not_fit_together_is_refused() -> None:
-    maps, value, masks, _ = made_up()
+    maps, value, masks = made_up()
     found = thresholds(value, maps)
     with pytest.raises(ValueError, match="6 units and thresholds of 3"):
         maps_above(maps, found[:3])
