@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from jobs.attention_maps.choice import Choice, Labelled, choose, read_labelled
 from jobs.attention_maps.plan import forward_of
 from jobs.attention_maps.rows import Map, make_part
 from jobs.attention_maps.truth import Truth
+from jobs.blame import blaming
 from jobs.forward import read_pixels
 from jobs.models import open_model
 from jobs.protocol import ImageBytes, Inputs, Keep, Part, Setting
@@ -22,7 +22,7 @@ from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
 from miclip_core.zoo.model import VisionModel
 from schemas.base import canonical_json
-from schemas.errors import MiclipError, NonFiniteActivation, OutOfMemory, Unreachable
+from schemas.errors import NonFiniteActivation
 from schemas.plans import Plan, Shard
 
 
@@ -52,7 +52,7 @@ class AttentionMapsWorker:
         for image, x_1CIJ in self._images(plans[0], model, shard, wanted, inputs):
             own = Own(model, x_1CIJ)
             for looker in lookers:
-                with _named(looker.plan):
+                with blaming(looker.plan):
                     found[looker.plan.digest] += self._look(looker, image, own)
         self.notes[:] = dict.fromkeys(self.notes)
         yield from (make_part(plan, found[plan.digest]) for plan in plans if found[plan.digest])
@@ -94,7 +94,7 @@ class AttentionMapsWorker:
 
     def _get_looker(self, plan: Plan, inputs: Inputs) -> Looker:
         if plan.digest not in self._lookers:
-            with _named(plan):
+            with blaming(plan):
                 sae = load_sae(inputs.published(plan.stage.inputs["sae"], WEIGHTS)).to(self._setting.device)
                 self._lookers[plan.digest] = Looker(plan, sae, choose(plan, inputs, self._get_labelled(plan, inputs)))
         return self._lookers[plan.digest]
@@ -157,18 +157,6 @@ class Looker:
         return [
             f"{len(names)} concepts have no maps, such as {names[0]}: {why}" for why, names in which.items() if names
         ]
-
-
-@contextmanager
-def _named(plan: Plan) -> Iterator[None]:
-    """Say which list of features an error is about: the others of the model are looked at without it."""
-    try:
-        yield
-    except (OutOfMemory, Unreachable):
-        raise  # of the device or the store, not of these features
-    except MiclipError as error:
-        error.stages = (plan.digest,)
-        raise
 
 
 def open_worker(setting: Setting, inputs: Inputs) -> AttentionMapsWorker:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import torch
 
+from jobs.blame import blaming
 from jobs.describe.plan import OVER_IMAGES
 from jobs.describe.task import Collector, Task
 from jobs.describe.units import UnitReader
@@ -16,7 +16,7 @@ from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.sae_files import WEIGHTS
 from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
-from schemas.errors import BadSae, MiclipError
+from schemas.errors import BadSae
 from schemas.plans import Plan, Shard
 
 
@@ -42,28 +42,28 @@ class DescribeWorker:
             yield from self._see(shard, tasks)
             return
         for task in tasks:
-            with _named(task.plan):
+            with blaming(task.plan):
                 yield from _module(task).finish(task)
 
     def _see(self, shard: Shard, tasks: Sequence[Task]) -> Iterator[Artifact]:
         collectors: list[tuple[Task, Collector]] = []
         for task in tasks:
-            with _named(task.plan):
+            with blaming(task.plan):
                 collectors.append((task, _module(task).collector(task)))
         saes = {task.plan.stage.inputs.get("sae"): task.sae for task in tasks}
         for found in self._reader.read(shard, saes):
             for task, collector in collectors:
-                with _named(task.plan):
+                with blaming(task.plan):
                     collector.add(found[task.plan.stage.inputs.get("sae")])
         self.notes += [note for note in self._reader.notes if note not in self.notes]
         for task, collector in collectors:
-            with _named(task.plan):
+            with blaming(task.plan):
                 yield from collector.results()
 
     def _task(self, plan: Plan, shard: Shard, inputs: Inputs) -> Task:
         digest = plan.stage.inputs.get("sae")
         if digest not in self._saes:
-            with _named(plan):
+            with blaming(plan):
                 self._saes[digest] = None if digest is None else self._open_sae(plan, digest, inputs)
         return Task(plan, shard, inputs, self._setting, self._saes[digest], self.notes, self._held)
 
@@ -79,17 +79,6 @@ class DescribeWorker:
 def _module(task: Task) -> Any:
     """The module of a method: `collector(task)` for rounds over images, `finish(task)` for all others."""
     return import_module(f"jobs.describe.methods.{task.plan.stage.output}")
-
-
-@contextmanager
-def _named(plan: Plan) -> Iterator[None]:
-    """Say which stage an error is about; its siblings go on without it."""
-    try:
-        yield
-    except MiclipError as error:
-        if not error.stages:
-            error.stages = (plan.digest,)
-        raise
 
 
 def open_worker(setting: Setting, inputs: Inputs) -> DescribeWorker:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from jobs.between import pack, unpack_all
+from jobs.blame import blaming
 from jobs.classes import Classifier, make_classifier
 from jobs.forward import read_pixels
 from jobs.intervene.passes import FiniteScores, Labelled, Passes, counts_of
@@ -25,7 +25,7 @@ from miclip_core.intervene.sweep import Counts, Sweep
 from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
 from miclip_core.zoo.model import VisionModel
-from schemas.errors import BadLabels, MiclipError, OutOfMemory, Unreachable
+from schemas.errors import BadLabels
 from schemas.plans import Plan, Shard
 
 COUNTS = "counts"
@@ -68,7 +68,7 @@ class InterveneWorker:
         passes = [(group, self._open_passes(group, inputs)) for group in alike.values()]
         for batch in self._batches(plans[0], labels, rows, inputs):
             for group, some in passes:
-                with _named(group):
+                with blaming(*group):
                     some.add(batch)
         for group, some in passes:
             self.notes += some.notes
@@ -107,7 +107,7 @@ class InterveneWorker:
         model, classifier = self._open(plans[0], inputs)
         params = plans[0].stage.params
         scorer = FiniteScores(classifier, params["on_nonfinite"] == "quarantine")
-        with _named(plans):
+        with blaming(*plans):
             sweep = Sweep(
                 model,
                 str(params["at"]),
@@ -164,18 +164,6 @@ class InterveneWorker:
                 f"{plan.stage.detail}: no unit for {len(without)} classes, first {', '.join(without[:5])}"
             )
         yield from make_parts(plan, total, units_CK)
-
-
-@contextmanager
-def _named(plans: Sequence[Plan]) -> Iterator[None]:
-    """Say which stages an error is about: units of other sites are changed without them."""
-    try:
-        yield
-    except (OutOfMemory, Unreachable):
-        raise  # of the device or the store, not of these units
-    except MiclipError as error:
-        error.stages = tuple(plan.digest for plan in plans)
-        raise
 
 
 def open_worker(setting: Setting, inputs: Inputs) -> InterveneWorker:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from jobs.blame import blaming
 from jobs.models import open_model
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.sae_features.describe import Bucket, rank
@@ -111,12 +112,11 @@ class FeaturesWorker:
 @contextmanager
 def _named(plan: Plan) -> Iterator[None]:
     """Say which SAE an error is about; the others of the model are described without it."""
-    try:
-        yield
-    except (BadSae, BadTokens, ThresholdUnset) as error:
-        named = type(error)(f"sae:{plan.stage.inputs['sae']} at {plan.stage.params['site']}: {error}")
-        named.stages = (plan.digest,)
-        raise named from error
+    with blaming(plan):
+        try:
+            yield
+        except (BadSae, BadTokens, ThresholdUnset) as error:
+            raise type(error)(f"sae:{plan.stage.inputs['sae']} at {plan.stage.params['site']}: {error}") from error
 
 
 def open_worker(setting: Setting, inputs: Inputs) -> FeaturesWorker:
