@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jobs.protocol import Cell
 from jobs.sae_tokens import SiteTokens
 from schemas.align import AlignSettings
-from schemas.align_specs import WEIGHTS as LOSSES
+from schemas.align_specs import loss_name
 from schemas.base import canonical_json
 from schemas.plans import Plan, load_json
 
@@ -58,8 +58,7 @@ def find_encoders(cell: Cell) -> tuple[Encoder, ...]:
 def _variant(plan: Plan, stage: Sequence[AlignSettings]) -> str:
     """`miclip in+out`, and the scale of cosines and the rate where the align stage sweeps them."""
     settings = settings_of(plan)
-    names = {weights: name for name, weights in LOSSES.items()}
-    words = ["miclip", names[settings.w_out, settings.w_in]]
+    words = ["miclip", loss_name(settings.w_out, settings.w_in)]
     if len({other.logit_scale for other in stage}) > 1:
         scale = settings.logit_scale
         words.append(f"scale={scale if isinstance(scale, str) else format(scale, 'g')}")

@@ -15,6 +15,13 @@ from schemas.refs import ModelRef, Site
 Loss = Literal["in+out", "in", "out"]
 WEIGHTS: dict[Loss, tuple[float, float]] = {"in+out": (1.0, 1.0), "in": (0.0, 1.0), "out": (1.0, 0.0)}
 """Loss variant -> weights of L_out and L_in."""
+
+
+def loss_name(w_out: float, w_in: float) -> str:
+    """The variant with these weights, or `none` where there is no such variant."""
+    return next((name for name, weights in WEIGHTS.items() if weights == (w_out, w_in)), "none")
+
+
 LogitScale = Annotated[float, Field(gt=0)] | Literal["learned", "clip"]
 
 

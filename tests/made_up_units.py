@@ -43,18 +43,24 @@ def publish_units(
     return stages
 
 
-def _publish_place(store: Store, place: Mapping[str, Any], images: Rows, units: int, seeds: int) -> list[StageSpec]:
-    stages = []
+def reading(stage: StageSpec, inputs: Mapping[str, str]) -> StageSpec:
+    """The same stage with these inputs, and so with another digest."""
+    return StageSpec(**{**stage.model_dump(), "inputs": dict(inputs)})
 
-    def add(kind: str, output: str, tables: Tables, **params: Any) -> None:
+
+def _publish_place(store: Store, place: Mapping[str, Any], images: Rows, units: int, seeds: int) -> list[StageSpec]:
+    stages: list[StageSpec] = []
+
+    def add(kind: str, output: str, tables: Tables, inputs: Mapping[str, str] = {}, **params: Any) -> StageSpec:
         stage = stage_of(kind, output, place["model"], site=place["site"], sae=place["sae"], **params)
-        publish_rows(store, stage, tables)
-        stages.append(stage)
+        stages.append(reading(stage, inputs))
+        publish_rows(store, stages[-1], tables)
+        return stages[-1]
 
     for variant in METHODS:
         for seed in range(seeds) if variant.startswith("miclip") else (None,):
             keys = {**place, "variant": variant, "seed": seed}
-            add(
+            described = add(
                 "describe",
                 variant.partition(" ")[0],
                 make_names(keys, units),
@@ -63,7 +69,7 @@ def _publish_place(store: Store, place: Mapping[str, Any], images: Rows, units: 
                 seed=seed,
             )
             if variant != "auroc":
-                add("intervene", "effects", make_effects(keys), variant=variant, seed=seed)
+                add("intervene", "effects", make_effects(keys), {"units": described.digest}, variant=variant, seed=seed)
     if place["sae"] is None:
         add("extract", "top_images", {"top_images": make_top_images(place, units, images)})
     else:
@@ -71,7 +77,8 @@ def _publish_place(store: Store, place: Mapping[str, Any], images: Rows, units: 
         add("attention_maps", "maps", {"attention_maps": make_maps(keys, images)})
     keys = {**place, "variant": "miclip in+out", "seed": 0}
     add("geometry", "geometry", make_geometry(keys, units))
-    add("evaluate", "scores", make_scores(place))
+    judged = [stage for stage in stages if stage.kind in ("describe", "intervene")]
+    add("evaluate", "scores", make_scores(place), {f"{s.kind}.{n}": s.digest for n, s in enumerate(judged)})
     return stages
 
 

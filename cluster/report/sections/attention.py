@@ -16,7 +16,8 @@ from cluster.report.html import Html, join, tag
 from cluster.report.numbers import percent, short_number
 from cluster.report.section import Section
 from cluster.report.sections.places import Place, PlaceNames, place_of
-from cluster.report.sections.variants import Variants, place
+from cluster.report.sections.settings import Settings
+from cluster.report.sections.variants import Variants
 from cluster.report.tables import Cell, Column, data_table
 from cluster.report.tiles import Heat, Views, make_tile
 
@@ -59,14 +60,15 @@ def load_maps(data: ReportData) -> list[Maps]:
     """Every method at every place; without the maps themselves, which cards read."""
     columns = ["stage", "model", "site", "sae", "variant", "seed", "image_id", "image_index", "concept", "shows", "layer",
                "units", "entropy", "truth_mass", "truth_area", "is_hit"]  # fmt: skip
-    grouped: dict[tuple[Place, str], list[dict[str, Any]]] = defaultdict(list)
+    grouped: dict[Place, list[dict[str, Any]]] = defaultdict(list)
     for row in data.table("attention_maps", columns).to_pylist():
-        grouped[place_of(row), row["variant"]].append(row)
-    names = PlaceNames(data)
+        grouped[place_of(row)].append(row)
+    names, settings = PlaceNames(data), Settings(data)
+    methods = [
+        (of, *item) for of in sorted(grouped, key=lambda of: of.key) for item in settings.series(grouped[of]).items()
+    ]
     found = []
-    for (of, variant), rows in sorted(
-        grouped.items(), key=lambda g: (g[0][0].model, g[0][0].site, g[0][0].sae or "", place(g[0][1]))
-    ):
+    for of, variant, rows in methods:
         seed = min(row["seed"] or 0 for row in rows)
         concepts: dict[str, dict[int, dict[str, dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
         for row in rows:
@@ -160,7 +162,7 @@ def _card(data: ReportData, number: int, of: Maps, concept: str, views: Views) -
 def _tiles(data: ReportData, of: Maps, concept: str, views: Views) -> Iterable[Html]:
     images = _first(of, concept)
     ids = [row["image_id"] for by in images for row in by.values()]
-    where = {"model": of.place.model, "site": of.place.site, "variant": of.variant, "concept": concept, "image_id": ids}
+    where = {"model": of.place.model, "site": of.place.site, "concept": concept, "image_id": ids}
     columns = ["stage", "sae", "seed", "image_index", "shows", "grid_h", "grid_w", "saliency"]
     stages = {row["stage"] for by in images for row in by.values()}
     found = {

@@ -10,13 +10,12 @@ from cluster.report.colours import series_class
 from cluster.report.data import ReportData
 from cluster.report.frame import px
 from cluster.report.html import Html, join, tag
-from cluster.report.sections.places import Place
 from cluster.report.sections.variants import Variants, place
 from schemas.intervene import Change
 
 MOST_CLASSES = 24
 BAR, GAP, HIGH, TEXT = 9, 12, 60, 12
-COLUMNS = ["variant", "op", "beta", "class_name", "n", "correct_ref", "correct_edit", "error_mode", "positions"]
+COLUMNS = ["stage", "op", "beta", "class_name", "n", "correct_ref", "correct_edit"]
 
 
 class ClassEffects(NamedTuple):
@@ -32,14 +31,16 @@ class ClassEffects(NamedTuple):
         return max((abs(v) for of in self.effects.values() for v in of.values()), default=0.0)
 
 
-def load_classes(data: ReportData, of: Place, error: str, positions: str) -> list[ClassEffects]:
-    """Every class at one place, in the order of names; classes without images are left out."""
-    where = {"model": of.model, "site": of.site, "error_mode": error, "positions": positions}
+def load_classes(data: ReportData, methods: Mapping[str, str]) -> list[ClassEffects]:
+    """Every class, in the order of names, by the stages of the methods that are compared; without classes of no image.
+
+    methods: stage -> method; stages of one method are its seeds, whose images are added up.
+    """
     counts: dict[str, dict[tuple[Change, str], list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
     images: dict[str, int] = {}
-    for row in data.table("intervention_eval", [*COLUMNS, "sae"], where).to_pylist():
-        if row["n"] and row["sae"] == of.sae:
-            total = counts[row["class_name"]][Change(op=row["op"], beta=row["beta"]), row["variant"]]
+    for row in data.table("intervention_eval", COLUMNS, {"stage": sorted(methods)}).to_pylist():
+        if row["n"]:
+            total = counts[row["class_name"]][Change(op=row["op"], beta=row["beta"]), methods[row["stage"]]]
             total[0] += row["n"]
             total[1] += row["correct_edit"] - row["correct_ref"]
             images[row["class_name"]] = row["n"]
@@ -53,10 +54,10 @@ def load_classes(data: ReportData, of: Place, error: str, positions: str) -> lis
 
 
 def make_classes(
-    data: ReportData, of: Place, error: str, positions: str, variants: Variants, changes: Mapping[Change, str]
+    data: ReportData, methods: Mapping[str, str], variants: Variants, changes: Mapping[Change, str]
 ) -> Html | None:
     """The classes with the largest effects, all on one scale; None where nothing is told by class."""
-    classes = load_classes(data, of, error, positions)
+    classes = load_classes(data, methods)
     if not classes:
         return None
     shown = sorted(sorted(classes, key=lambda c: -c.largest)[:MOST_CLASSES], key=lambda c: c.name)

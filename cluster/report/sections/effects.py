@@ -3,61 +3,83 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cluster.report.bars import Bar, mean_bar
 from cluster.report.data import ReportData
-from cluster.report.sections.judged import leaders
+from cluster.report.sections.judged import Wanted, leaders
 from cluster.report.sections.places import Place, place_of
-from cluster.report.sections.variants import place
+from cluster.report.sections.settings import Asked, Settings
 from schemas.intervene import Change
+from schemas.refs import Site
+
+TOKENS = ("all", "patch", "cls")
+"""Where units can be changed; maps have one kind of positions."""
 
 
 class Setting(NamedTuple):
-    """Interventions that can be compared: at one place, with one use of the SAE's error, at the same tokens."""
+    """Interventions that can be compared: of units of one place, at the same tokens, with one use of the SAE's error, on the same images."""
 
     place: Place
     error: str
     positions: str
+    told: str = ""
+    """What else tells it from others at this place, such as its images."""
 
     @property
     def words(self) -> str:
-        """Behind the name of the place."""
+        """Behind the name of the place: where units were changed if that is not where they were found, and so on."""
+        own = Site.parse(self.place.site).tokens
+        there = own in (self.positions, None) or own not in TOKENS
+        changed = "" if there else f", changed at {self.positions} tokens"
         dropped = ", error dropped" if self.error == "drop" else ""
-        return ("" if self.positions == "all" else f", {self.positions} tokens") + dropped
+        return changed + dropped + (f", {self.told}" if self.told else "")
 
 
 class Effect(NamedTuple):
-    """One method under one change, over its seeds; off-class is None where it was not measured."""
+    """One method under one change, over its seeds, each a stage; off-class is None where it was not measured."""
 
     on: Bar
     off: Bar | None
-    seeds: int
+    stages: tuple[str, ...]
+
+    @property
+    def seeds(self) -> int:
+        """How many."""
+        return len(self.stages)
 
 
 Effects = dict[str, dict[Change, Effect]]
+"""Method -> change -> effect; a variant with several settings is several methods."""
+OWN = ("site", "at", "variant", "tau", "concept_ids", "changes", "units", "sae")
+"""Settings in which methods that are compared may differ, or that say where units are."""
 
 
 def load_effects(data: ReportData) -> dict[Setting, tuple[Effects, float]]:
     """Effects of every method at every setting, and the accuracy without a change there."""
-    grouped: dict[Setting, dict[tuple[str, Change], list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    settings = Settings(data)
+    grouped: dict[Setting, dict[Asked, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in data.table("intervention_summary").to_pylist():
-        change = Change(op=row["op"], beta=row["beta"])
         setting = Setting(place_of(row), row["error_mode"], row["positions"])
-        grouped[setting][row["variant"], change].append(row)
+        grouped[setting][settings.of(row["stage"], OWN)].append(row)
     found = {}
-    for setting in sorted(
-        grouped, key=lambda s: (s.place.model, s.place.site, s.place.sae or "", s.error, s.positions)
-    ):
-        effects: Effects = {}
-        for (variant, change), rows in sorted(
-            grouped[setting].items(), key=lambda item: (place(item[0][0]), -item[0][1].beta)
-        ):
-            effects.setdefault(variant, {})[change] = _effect(rows)
-        accuracy = next(iter(grouped[setting].values()))[0]["acc_ref"]
-        found[setting] = (effects, accuracy)
+    for setting in sorted(grouped, key=lambda s: (s.place.key, s.error, s.positions)):
+        alike = [grouped[setting][asked] for asked in sorted(grouped[setting], key=sorted)]
+        told = settings.tell([rows[0]["stage"] for rows in alike], OWN)
+        for words, rows in zip(told, alike, strict=True):
+            found[setting._replace(told=words)] = (_effects(settings.series(rows, ("changes",))), rows[0]["acc_ref"])
     return found
+
+
+def _effects(series: Mapping[str, Sequence[dict[str, Any]]]) -> Effects:
+    effects: Effects = {}
+    for name, rows in series.items():
+        changes: dict[Change, dict[int | None, dict[str, Any]]] = defaultdict(dict)
+        for row in sorted(rows, key=lambda row: -row["beta"]):
+            changes[Change(op=row["op"], beta=row["beta"])].setdefault(row["seed"], row)
+        effects[name] = {change: _effect(list(seeds.values())) for change, seeds in changes.items()}
+    return effects
 
 
 def _effect(rows: Sequence[dict[str, Any]]) -> Effect:
@@ -65,12 +87,17 @@ def _effect(rows: Sequence[dict[str, Any]]) -> Effect:
     off = [
         Bar(r["offclass_dacc"], r["offclass_low"], r["offclass_high"]) for r in rows if r["offclass_dacc"] is not None
     ]
-    return Effect(on, mean_bar(off) if off else None, len({row["seed"] for row in rows}))
+    return Effect(on, mean_bar(off) if off else None, tuple(row["stage"] for row in rows))
 
 
 def is_removal(change: Change) -> bool:
     """Whether less accuracy is what it is after."""
     return change.beta < (1 if change.op == "scale" else 0)
+
+
+def wanted(change: Change) -> Wanted:
+    """What a method is after."""
+    return "less" if is_removal(change) else "more"
 
 
 def say_change(change: Change) -> str:

@@ -17,11 +17,11 @@ from cluster.report.html import Html, join, tag
 from cluster.report.numbers import short_number
 from cluster.report.section import Section
 from cluster.report.tables import Cell, Column, data_table
+from schemas.align_specs import loss_name
 
 MOST_LINES, MOST_SITES = 16, 12
 WORDS = {"logit_scale": "scale {:.3g}", "lr": "lr {:g}", "seed": "seed {}", "pool": "{} pool", "clip": "{}"}
 """Settings beside the loss that may tell encoders of one site apart, and how a name says them."""
-LOSSES = {(True, True): "in+out", (False, True): "in", (True, False): "out"}
 
 
 def render(data: ReportData) -> Html:
@@ -43,7 +43,7 @@ SECTION = Section("encoders", "Neuron encoders", ("alignments",), render)
 
 def loss_of(row: dict[str, Any]) -> str:
     """in+out, in or out, by the weights."""
-    return LOSSES.get((row["w_out"] > 0, row["w_in"] > 0), "none")
+    return loss_name(row["w_out"], row["w_in"])
 
 
 def names_of(rows: Sequence[dict[str, Any]]) -> list[str]:

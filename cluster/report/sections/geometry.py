@@ -60,7 +60,7 @@ def _charted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _order(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["model"], row["site"], row["sae"] or "", place(row["variant"]), row["seed"] or 0
+    return *place_of(row).key, place(row["variant"]), row["seed"] or 0
 
 
 def _title(row: dict[str, Any], rows: list[dict[str, Any]], names: PlaceNames) -> str:

@@ -15,14 +15,14 @@ from cluster.report.sections.effects import (
     Effects,
     Setting,
     changes_of,
-    is_removal,
     load_effects,
     say_change,
+    wanted,
     winners,
 )
-from cluster.report.sections.judged import Judgements
+from cluster.report.sections.judged import Contest, Judgements
 from cluster.report.sections.places import PlaceNames
-from cluster.report.sections.variants import Variants
+from cluster.report.sections.variants import APART, Variants
 from cluster.report.tables import Cell, Column, data_table
 from schemas.intervene import Change
 
@@ -73,7 +73,7 @@ def _winner(setting: Setting, effects: Effects, change: Change, variants: Varian
             tag("span", [variants.label(v) for v in best], f" {value}", tag("span", "the same effect", class_="won")),
             best[0],
         )
-    verdict = tests.contest(setting.place, f"dacc {change} {setting.error}", best[0], is_removal(change)).verdict
+    verdict = _contest(setting, effects, change, best[0], tests).verdict
     more = tag("span", verdict, class_="won") if verdict else None
     return Cell(tag("span", variants.label(best[0]), f" {value}", more), best[0])
 
@@ -108,9 +108,8 @@ def _block(
     note = "Over several seeds: the mean, and an interval that holds those of all." if seeded else ""
     head = tag("h3", title, " ", tag("span", f"accuracy {percent(accuracy)} without a change", class_="note"))
     bound = tag("p", note, class_="note") if note else None
-    classes = make_classes(
-        data, setting.place, setting.error, setting.positions, variants, {c: str(c).replace("x", "×") for c in changes}
-    )
+    stages = {stage: name for name, of in effects.items() for effect in of.values() for stage in effect.stages}
+    classes = make_classes(data, stages, variants, {c: str(c).replace("x", "×") for c in changes})
     return join([head, data_table(f"Interventions on {title}", columns, rows), bound, classes])
 
 
@@ -127,10 +126,17 @@ def _pair(
     if effect is None:
         return [Cell("–"), Cell("–")]
     colour = variants.colour(variant)
-    contest = tests.contest(setting.place, f"dacc {change} {setting.error}", variant, is_removal(change))
+    contest = _contest(setting, effects, change, variant, tests)
     on = bar_cell(effect.on, span, colour, _points(effect.on.value), variant in winners(effects, change), contest.words)
     off = bar_cell(effect.off, span, colour, _points(effect.off.value)) if effect.off else Cell("–")
     return [on, off]
+
+
+def _contest(setting: Setting, effects: Effects, change: Change, name: str, tests: Judgements) -> Contest:
+    """By the tests of the stage that judged just these interventions."""
+    judge = tests.judge_of(effects[name][change].stages)
+    measure = f"dacc {change} {setting.error}"
+    return tests.contest(judge, setting.place, measure, name.partition(APART)[0], wanted(change))
 
 
 def _points(value: float) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from cluster.report.data import ReportData
 from cluster.report.sections.places import Place, place_of
 from cluster.report.sections.variants import is_truth, place
 
+Wanted = Literal["more", "less"]
+"""Which values of a measure are the better ones."""
 LEVEL = 0.05
 """A corrected p-value below it counts as a difference."""
 
@@ -28,7 +30,9 @@ class Contest(NamedTuple):
         if not self.against:
             return ""
         if len(self.beats) == len(self.against):
-            return "better than all others" if len(self.beats) > 1 else f"better than {self.beats[0]}"
+            return (
+                f"better than all {len(self.beats)} others" if len(self.beats) > 1 else f"better than {self.beats[0]}"
+            )
         return f"better than {len(self.beats)} of {len(self.against)}" if self.beats else ""
 
     @property
@@ -46,28 +50,35 @@ def leaders(values: Mapping[str, float]) -> list[str]:
 
 
 class Judgements:
-    """All rows of method_tests."""
+    """All rows of method_tests; each evaluate stage judges for itself."""
 
     def __init__(self, data: ReportData) -> None:
         self.rows = data.table("method_tests").to_pylist()
-        self._by: dict[tuple[Place, str], list[dict[str, Any]]] = defaultdict(list)
+        self._by: dict[tuple[str, Place, str], list[dict[str, Any]]] = defaultdict(list)
         for row in self.rows:
-            self._by[place_of(row), row["measure"]].append(row)
+            self._by[row["stage"], place_of(row), row["measure"]].append(row)
+        self._read = {s: frozenset(data.stages[s].stage.inputs.values()) for s in {row["stage"] for row in self.rows}}
 
-    def contest(self, place: Place, measure: str, variant: str, less_is_better: bool = False) -> Contest:
-        """Against every other method with a test at this place; the truth takes no part."""
+    def judge_of(self, stages: Iterable[str]) -> str | None:
+        """The evaluate stage that read most of these stages; of several the one that read most of all. None if nobody did."""
+        wanted = frozenset(stages)
+        ranked = sorted((-len(read & wanted), -len(read), judge) for judge, read in self._read.items() if read & wanted)
+        return ranked[0][2] if ranked else None
+
+    def contest(self, judge: str | None, of: Place, measure: str, variant: str, wanted: Wanted = "more") -> Contest:
+        """Against every other method that an evaluate stage compared with it at this place; the truth takes no part."""
         beats: list[str] = []
         beaten: list[str] = []
         against: list[str] = []
-        for row in self._by.get((place, measure), ()):
+        for row in self._by.get((judge, of, measure), ()) if judge else ():
             if variant not in (row["variant"], row["against"]) or is_truth(row["variant"]) or is_truth(row["against"]):
                 continue
             first = row["variant"] == variant
             other = row["against"] if first else row["variant"]
             against.append(other)
             if is_real(row):
-                ahead = (row["difference"] > 0) == first
-                (beats if ahead != less_is_better else beaten).append(other)
+                has_more = (row["difference"] > 0) == first
+                (beats if has_more == (wanted == "more") else beaten).append(other)
         return Contest(*(tuple(dict.fromkeys(names)) for names in (beats, beaten, against)))
 
 
@@ -77,10 +88,10 @@ def is_real(row: Mapping[str, Any]) -> bool:
 
 
 def pairs_once(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each pair of methods once by each measure, turned so that the first is ahead."""
+    """Each pair of methods once by each measure of each evaluate stage, turned so that the first has more."""
     kept: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
-        key = (place_of(row), row["measure"], *sorted((row["variant"], row["against"])))
+        key = (row["stage"], place_of(row), row["measure"], *sorted((row["variant"], row["against"])))
         if key not in kept:
             kept[key] = _turn(row) if (row["difference"] or 0) < 0 else row
     return list(kept.values())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cluster.report import bars
@@ -13,6 +14,7 @@ from cluster.report.numbers import short_number
 from cluster.report.section import Section
 from cluster.report.sections.judged import LEVEL, Judgements, is_real, leaders, pairs_once
 from cluster.report.sections.places import Place, PlaceNames, place_of
+from cluster.report.sections.settings import Settings
 from cluster.report.sections.variants import Variants, place
 from cluster.report.tables import Cell, Column, data_table
 
@@ -27,28 +29,45 @@ MEASURES = {
 }
 Scores = dict[str, dict[str, list[dict[str, Any]]]]
 """Measure -> method -> a row for each seed."""
+Judged = tuple[Place, str]
+"""A place and the evaluate stage that judged it; what another stage judged is never mixed with it."""
 
 
 def render(data: ReportData) -> Html:
-    """For each place a table of bars and what they come to, then all tests."""
-    places: dict[Place, Scores] = {}
+    """For each place, as each evaluate stage judged it, a table of bars and what they come to, then all tests."""
+    places: dict[tuple[Place, str], Scores] = {}
     for row in data.table("method_scores").to_pylist():
         if row["measure"] in MEASURES and row["value"] is not None:
-            of = places.setdefault(place_of(row), {})
+            of = places.setdefault((place_of(row), row["stage"]), {})
             of.setdefault(row["measure"], {}).setdefault(row["variant"], []).append(row)
     variants, names, tests = Variants(data), PlaceNames(data), Judgements(data)
     lead = tag("p", "Larger is better everywhere here; bars are means with 95 % bootstrap intervals. A method counts as better than "
                f"another if a paired test says so after Holm's correction over all comparisons (p below {LEVEL}). What interventions "
                "show of methods has its own section; their tests are in the table below.")  # fmt: skip
-    ordered = sorted(places, key=lambda p: (p.model, p.site, p.sae or ""))
-    blocks = [_block(p, places[p], variants, names, tests) for p in ordered]
-    return join([lead, *blocks, _tests(tests, names, variants)])
+    titles = _titles(data, [*places, *((place_of(row), row["stage"]) for row in tests.rows)], names)
+    ordered = sorted(places, key=lambda key: (key[0].key, titles[key], key[1]))
+    blocks = [_block(key, places[key], variants, titles[key], tests) for key in ordered]
+    return join([lead, *blocks, _tests(tests, titles, variants)])
 
 
 SECTION = Section("methods", "Methods", ("method_scores",), render, (*bars.ASSETS, "units.css"))
 
 
-def _block(of: Place, scores: Scores, variants: Variants, names: PlaceNames, tests: Judgements) -> Html:
+def _titles(data: ReportData, judged: Iterable[Judged], names: PlaceNames) -> dict[Judged, str]:
+    """The place; where several evaluate stages judged it, also what tells these apart."""
+    stages: dict[Place, list[str]] = defaultdict(list)
+    for of, stage in sorted(set(judged), key=lambda key: (key[0].key, key[1])):
+        stages[of].append(stage)
+    settings, found = Settings(data), {}
+    for of, several in stages.items():
+        read = {name for stage in several for name in data.stages[stage].stage.inputs if "." in name}
+        for stage, words in zip(several, settings.tell(several, read), strict=True):
+            found[of, stage] = names.title(of) + (f" · {words}" if words else "")
+    return found
+
+
+def _block(judged: Judged, scores: Scores, variants: Variants, title: str, tests: Judgements) -> Html:
+    of, judge = judged
     measures = [measure for measure in MEASURES if measure in scores]
     shown = sorted({v for by in scores.values() for v in by}, key=place)
     made = {m: {v: _bar(rows) for v, rows in scores[m].items()} for m in measures}
@@ -63,11 +82,11 @@ def _block(of: Place, scores: Scores, variants: Variants, names: PlaceNames, tes
     ]
     rows = []
     for variant in shown:
-        seeds = max(len(scores[m].get(variant, [])) for m in measures)
+        seeds = len({row["seed"] for m in measures for row in scores[m].get(variant, [])})
         row: list[Any] = [Cell(variants.label(variant, seeds), variant)]
         for m in measures:
             bar = made[m].get(variant)
-            words = tests.contest(of, m, variant).words
+            words = tests.contest(judge, of, m, variant).words
             row.append(
                 bar_cell(
                     bar,
@@ -80,8 +99,7 @@ def _block(of: Place, scores: Scores, variants: Variants, names: PlaceNames, tes
                 )
             )
         rows.append(row)
-    title = names.title(of)
-    said = tag("ul", (tag("li", _verdict(of, m, made[m], tests)) for m in measures), class_="verdicts")
+    said = tag("ul", (tag("li", _verdict(judged, m, made[m], tests)) for m in measures), class_="verdicts")
     return join([tag("h3", title), said, data_table(f"Methods on {title}", columns, rows)])
 
 
@@ -94,7 +112,7 @@ def _limit(by: Mapping[str, Sequence[dict[str, Any]]]) -> float | None:
     return max(found, default=None)
 
 
-def _verdict(of: Place, measure: str, made: Mapping[str, Bar], tests: Judgements) -> str:
+def _verdict(judged: Judged, measure: str, made: Mapping[str, Bar], tests: Judgements) -> str:
     """Who is ahead by one measure, and of whom that can be said."""
     what = MEASURES[measure][0]
     ahead = leaders({variant: bar.value for variant, bar in made.items()})
@@ -103,7 +121,8 @@ def _verdict(of: Place, measure: str, made: Mapping[str, Bar], tests: Judgements
     value = short_number(made[ahead[0]].value)
     if len(ahead) > 1:
         return f"{what}: {', '.join(ahead)} are ahead alike with {value}."
-    contest = tests.contest(of, measure, ahead[0])
+    of, judge = judged
+    contest = tests.contest(judge, of, measure, ahead[0])
     text = f"{what}: {ahead[0]} is ahead with {value}"
     if not contest.against:
         return f"{text}; it was compared with no other method."
@@ -114,7 +133,7 @@ def _verdict(of: Place, measure: str, made: Mapping[str, Bar], tests: Judgements
     return text + (f"; from {', '.join(unclear)} no difference is shown." if unclear else ".")
 
 
-def _tests(tests: Judgements, names: PlaceNames, variants: Variants) -> Html | None:
+def _tests(tests: Judgements, titles: Mapping[Judged, str], variants: Variants) -> Html | None:
     """Each pair once, real differences first."""
     rows = sorted(
         pairs_once(tests.rows), key=lambda r: (not is_real(r), r["p_holm"] if r["p_holm"] is not None else 2.0)
@@ -122,12 +141,12 @@ def _tests(tests: Judgements, names: PlaceNames, variants: Variants) -> Html | N
     if not rows:
         return None
     columns = [
-        Column("units"), Column("measure"), Column("ahead"), Column("of"), Column("by", True, "mean difference"),
+        Column("units"), Column("measure"), Column("more"), Column("than"), Column("by", True, "mean difference"),
         Column("95 % interval", True), Column("pairs", True, "units, concepts or classes that both have a value for"), Column("test"),
         Column("p", True), Column("p, Holm", True, "corrected over all comparisons"), Column("verdict"),
     ]  # fmt: skip
     table = [
-        [names.title(place_of(r)), r["measure"], variants.label(r["variant"]), variants.label(r["against"]), _number(r["difference"]),
+        [titles[place_of(r), r["stage"]], r["measure"], variants.label(r["variant"]), variants.label(r["against"]), _number(r["difference"]),
          "–" if r["low"] is None else f"{short_number(r['low'])} to {short_number(r['high'])}", r["n_pairs"], (r["test"] or "too few pairs").replace("_", " "),
          _number(r["p_value"]), _number(r["p_holm"]),
          tag("span", "a difference", class_="state good") if is_real(r) else tag("span", "none shown", class_="state")]

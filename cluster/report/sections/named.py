@@ -67,7 +67,7 @@ def load_named(data: ReportData) -> list[Named]:
     for of, concepts in groups:
         lists[of].add(concepts)
     found: list[Named] = []
-    for (of, concepts), members in sorted(groups.items(), key=lambda item: (item[0][0].model, item[0][0].site, item[0][0].sae or "", item[0][1])):  # fmt: skip
+    for (of, concepts), members in sorted(groups.items(), key=lambda item: (item[0][0].key, item[0][1])):  # fmt: skip
         title = names.title(of)
         if len(lists[of]) > 1:
             title += f" · {len(concepts):,} concepts from {concepts[0]}"

@@ -17,6 +17,11 @@ class Place(NamedTuple):
     sae: str | None
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """What places are ordered by: neurons before features."""
+        return self.model, self.site, self.sae or ""
+
+    @property
     def kind(self) -> str:
         """neurons or features"""
         return "features" if self.sae else "neurons"

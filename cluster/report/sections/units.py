@@ -134,9 +134,7 @@ def _described(data: ReportData) -> Html:
     rows = sorted(
         data.table("descriptions").to_pylist(),
         key=lambda row: (
-            place_of(row).model,
-            place_of(row).site,
-            row["sae"] or "",
+            place_of(row).key,
             place(row["variant"]),
             row["seed"] or 0,
         ),

@@ -12,6 +12,8 @@ from cluster.report.html import Html, tag
 ORDER = ("miclip", "clip_dissect", "netdissect", "v_interp", "act_values")
 TRUTH = "auroc"
 """The method that knows the labels: what the others are judged by, not one of them."""
+APART = " · "
+"""Between a variant and what tells it from the same variant with other settings, where there are several."""
 TABLES = ("descriptions", "intervention_summary", "method_scores", "trace_summary", "geometry_summary")
 
 
@@ -23,9 +25,9 @@ class Variants:
         self.names = tuple(sorted(found, key=place))
         self._numbers = {name: number for number, name in enumerate(self.names)}
 
-    def colour(self, variant: str) -> int:
-        """Number of its series."""
-        return self._numbers.get(variant, len(self.names))
+    def colour(self, name: str) -> int:
+        """Number of its series; a variant has one colour whatever its settings are."""
+        return self._numbers.get(name.partition(APART)[0], len(self.names))
 
     def legend(self, variants: Iterable[str]) -> Html:
         """Names beside their colours."""

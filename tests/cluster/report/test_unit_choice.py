@@ -11,12 +11,12 @@ from cluster.report.bars import Bar, Span, bar_cell, make_span, mean_bar
 from cluster.report.data import ReportData, load_report
 from cluster.report.pictures import WHOLE
 from cluster.report.sections.by_class import load_classes
-from cluster.report.sections.effects import Effect, is_removal, say_change, winners
-from cluster.report.sections.encoders import colours_of, full_batches, names_of
+from cluster.report.sections.effects import Effect, is_removal, load_effects, say_change, winners
+from cluster.report.sections.encoders import colours_of, full_batches, loss_of, names_of
 from cluster.report.sections.finder import LENGTHS, LIST_BYTES, UNIT_BYTES, plan_index
 from cluster.report.sections.judged import Judgements, leaders, pairs_once
 from cluster.report.sections.named import Found, Method, Named, load_named
-from cluster.report.sections.places import Place
+from cluster.report.sections.places import Place, place_of
 from cluster.report.sections.trace_cards import choose_traces, outcome_of
 from cluster.report.sections.unit_choice import choose_units, vote
 from cluster.report.sections.unit_images import Grids, heat_of
@@ -154,7 +154,7 @@ def test_the_grid_of_a_map_is_that_of_the_features_found_there(tmp_path: Path) -
 
 
 def effects(**values: float) -> dict[str, dict[Change, Effect]]:
-    return {v: {Change(beta=0.0): Effect(Bar(value), None, 1)} for v, value in values.items()}
+    return {v: {Change(beta=0.0): Effect(Bar(value), None, ("s",))} for v, value in values.items()}
 
 
 def test_to_remove_is_to_lower_and_nobody_wins_with_the_wrong_sign() -> None:
@@ -190,10 +190,14 @@ def test_classes_are_those_of_one_place_and_their_images_are_added_over_seeds(tm
                 "variant": variant,
                 "seed": seed,
             }
-            stages.append(stage_of("intervene", "effects", sae=sae, seed=seed))
+            stages.append(stage_of("intervene", "effects", sae=sae, variant=variant, seed=seed))
             publish_rows(store, stages[-1], make_effects(keys))
     save_run(store, "classes-00001", stages)
-    classes = load_classes(load_report(store), NEURONS, "keep", "all")
+    data = load_report(store)
+    ((_, (found, _)),) = [item for item in load_effects(data).items() if item[0].place == NEURONS]
+    classes = load_classes(
+        data, {s: name for name, of in found.items() for effect in of.values() for s in effect.stages}
+    )
     assert [c.name for c in classes] == sorted(CONCEPTS) and {
         v for c in classes for of in c.effects.values() for v in of
     } == {"miclip in+out"}
@@ -206,14 +210,16 @@ def test_classes_are_those_of_one_place_and_their_images_are_added_over_seeds(tm
 
 def test_a_contest_counts_real_differences_from_either_side(data: ReportData) -> None:
     tests = Judgements(data)
-    ours = tests.contest(NEURONS, "accuracy", "miclip in+out")
+    (judge,) = {row["stage"] for row in tests.rows if place_of(row) == NEURONS}
+    ours = tests.contest(judge, NEURONS, "accuracy", "miclip in+out")
     assert (ours.beats, ours.beaten_by, len(ours.against)) == (("netdissect",), (), 3)
     assert ours.words == "better than 1 of 3"
-    theirs = tests.contest(NEURONS, "accuracy", "netdissect")
+    theirs = tests.contest(judge, NEURONS, "accuracy", "netdissect")
     assert (theirs.beats, theirs.beaten_by, theirs.words) == ((), ("miclip in+out",), "")
     # to remove, less accuracy is better: the difference is negative there, and it is ours that wins
-    assert tests.contest(NEURONS, "dacc x0 keep", "miclip in+out", less_is_better=True).beats == ("netdissect",)
-    assert tests.contest(NEURONS, "no such measure", "miclip in+out").words == ""
+    assert tests.contest(judge, NEURONS, "dacc x0 keep", "miclip in+out", "less").beats == ("netdissect",)
+    assert tests.contest(judge, NEURONS, "no such measure", "miclip in+out").words == ""
+    assert tests.contest(None, NEURONS, "accuracy", "miclip in+out").words == ""
 
 
 def test_a_pair_is_told_once_and_the_one_that_is_ahead_first(data: ReportData) -> None:
@@ -264,6 +270,8 @@ def test_encoders_that_differ_in_their_seed_alone_share_a_colour() -> None:
     row = {"w_out": 1.0, "w_in": 1.0, "logit_scale": 1.0, "lr": 1e-4, "pool": "mean", "clip": "c", "encoder": "align:x"}
     rows = [{**row, "w_in": w, "seed": seed} for w in (1.0, 0.0) for seed in (0, 1)]
     assert colours_of(rows) == [0, 8, 1, 9]
+    assert loss_of({**row, "w_in": 0.0}) == "out" and loss_of({**row, "w_out": 0.0}) == "in"
+    assert loss_of({**row, "w_in": 0.5}) == "none"
     assert names_of(rows) == ["in+out seed 0", "in+out seed 1", "out seed 0", "out seed 1"]
 
 
