@@ -24,26 +24,25 @@ class ActValues:
     count_M: Tensor | None = None
     spread: Spread = field(default_factory=Spread)
 
-    def add(self, t_NU: Tensor, labels: Tensor) -> None:
-        """More images by their activations [N,U] and labels: a concept each, int [N] (-1: none), or bool [N,M].
+    def add(self, t_NU: Tensor, labels_NM: Tensor) -> None:
+        """More images by their activations [N,U] and which of them are labelled with which concepts, bool [N,M].
 
         Raises:
-            NonFiniteActivation. BadAlignment: labels of another shape, or that name no concept.
+            NonFiniteActivation. BadAlignment: labels of another shape or type.
         """
         self.spread.add(t_NU)
-        rows, concepts = self._pairs(labels, len(t_NU))
+        if labels_NM.dtype != torch.bool or labels_NM.shape != (len(t_NU), self.concepts):
+            raise BadAlignment(
+                f"expected labels as bool [{len(t_NU)}, {self.concepts}], got {labels_NM.dtype} {tuple(labels_NM.shape)}"
+            )
+        rows, concepts = labels_NM.nonzero(as_tuple=True)  # every image beside every concept of it, images ascending
         count_M = torch.bincount(concepts, minlength=self.concepts)
         offsets = torch.cat((rows.new_zeros(1), torch.bincount(rows, minlength=len(t_NU)).cumsum(0)))
         sum_MU = t_NU.new_zeros(self.concepts, t_NU.shape[1], dtype=torch.float64)
         ones = torch.ones_like(concepts, dtype=torch.float64)
         accumulate_rows(sum_MU, concepts, ones, t_NU.double(), offsets)
-        self._join(sum_MU, count_M)
-
-    def merge(self, other: ActValues) -> None:
-        """Join the sums of the same units and concepts over other images."""
-        self.spread.merge(other.spread)
-        if other.sum_MU is not None and other.count_M is not None:
-            self._join(other.sum_MU, other.count_M)
+        self.sum_MU = sum_MU if self.sum_MU is None else self.sum_MU + sum_MU
+        self.count_M = count_M if self.count_M is None else self.count_M + count_M
 
     def scores(self) -> Tensor:
         """Mean activation of every unit on the images of every concept, float32 [U,M].
@@ -53,24 +52,3 @@ class ActValues:
         assert self.sum_MU is not None and self.count_M is not None, "no images yet"
         mean_UM = self.sum_MU.T / self.count_M  # 0 / 0 where there is no image
         return mean_UM.masked_fill(self.spread.silent[:, None], torch.nan).float()
-
-    def _pairs(self, labels: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """Every image beside every concept it is labelled with: rows and concepts, int64 each, rows ascending."""
-        if labels.dtype == torch.bool and labels.shape == (n, self.concepts):
-            rows, concepts = labels.nonzero(as_tuple=True)
-            return rows, concepts
-        if labels.dtype == torch.bool or labels.is_floating_point() or labels.shape != (n,):
-            raise BadAlignment(
-                f"expected labels as integers [{n}] or bool [{n}, {self.concepts}], got {labels.dtype} {tuple(labels.shape)}"
-            )
-        if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < self.concepts:
-            raise BadAlignment(
-                f"labels range from {int(labels.min())} to {int(labels.max())}; expected -1 (none) to {self.concepts - 1}, "
-                "one of the concepts"
-            )
-        rows = (labels >= 0).nonzero().flatten()
-        return rows, labels[rows].long()
-
-    def _join(self, sum_MU: Tensor, count_M: Tensor) -> None:
-        self.sum_MU = sum_MU if self.sum_MU is None else self.sum_MU + sum_MU
-        self.count_M = count_M if self.count_M is None else self.count_M + count_M

@@ -69,24 +69,16 @@ class Means:
     def add(self, t_NU: Tensor, x_NE: Tensor) -> None:
         """More images by their activations [N,U] and CLIP embeddings [N,E]. Raises: NonFiniteActivation, BadAlignment."""
         self.spread.add(t_NU)
-        self._join(len(t_NU), t_NU.double().sum(0), unit_images(x_NE, len(t_NU), torch.float64).sum(0))
-
-    def merge(self, other: Means) -> None:
-        """Join the sums of the same units over other images."""
-        self.spread.merge(other.spread)
-        if other.sum_U is not None and other.sum_E is not None:
-            self._join(other.count, other.sum_U, other.sum_E)
+        sum_U, sum_E = t_NU.double().sum(0), unit_images(x_NE, len(t_NU), torch.float64).sum(0)
+        self.count += len(t_NU)
+        self.sum_U = sum_U if self.sum_U is None else self.sum_U + sum_U
+        self.sum_E = sum_E if self.sum_E is None else self.sum_E + sum_E
 
     @property
     def means(self) -> tuple[Tensor, Tensor]:
         """Of the units' activations and of the unit-length embeddings: float64 [U] and [E]."""
         assert self.sum_U is not None and self.sum_E is not None, "no images yet"
         return self.sum_U / self.count, self.sum_E / self.count
-
-    def _join(self, count: int, sum_U: Tensor, sum_E: Tensor) -> None:
-        self.count += count
-        self.sum_U = sum_U if self.sum_U is None else self.sum_U + sum_U
-        self.sum_E = sum_E if self.sum_E is None else self.sum_E + sum_E
 
 
 @dataclass(eq=False)
@@ -109,12 +101,10 @@ class CubedCosines:
         c_ME = unit_concepts(self.concepts_ME, len(mean_E), torch.float64)
         t_NU = (t_NU.double() - mean_U) ** 3
         p_NM = ((unit_images(x_NE, len(t_NU), torch.float64) - mean_E) @ c_ME.T) ** 3
-        self._join(t_NU.T @ p_NM, t_NU.square().sum(0), p_NM.square().sum(0))
-
-    def merge(self, other: CubedCosines) -> None:
-        """Join the sums of the same units and concepts over other images."""
-        if other.cross_UM is not None and other.square_U is not None and other.square_M is not None:
-            self._join(other.cross_UM, other.square_U, other.square_M)
+        cross_UM, square_U, square_M = t_NU.T @ p_NM, t_NU.square().sum(0), p_NM.square().sum(0)
+        self.cross_UM = cross_UM if self.cross_UM is None else self.cross_UM + cross_UM
+        self.square_U = square_U if self.square_U is None else self.square_U + square_U
+        self.square_M = square_M if self.square_M is None else self.square_M + square_M
 
     def scores(self) -> Tensor:
         """Score of every unit and concept, float32 [U,M]; NaN for units that are equally active on all images."""
@@ -122,8 +112,3 @@ class CubedCosines:
         length_U, length_M = (square.sqrt().clamp(min=MIN_NORM) for square in (self.square_U, self.square_M))
         scores_UM = self.cross_UM / (length_U[:, None] * length_M)
         return scores_UM.masked_fill(self.means.spread.constant[:, None], torch.nan).float()
-
-    def _join(self, cross_UM: Tensor, square_U: Tensor, square_M: Tensor) -> None:
-        self.cross_UM = cross_UM if self.cross_UM is None else self.cross_UM + cross_UM
-        self.square_U = square_U if self.square_U is None else self.square_U + square_U
-        self.square_M = square_M if self.square_M is None else self.square_M + square_M

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -67,23 +66,6 @@ class PackedMasks:
         mask = torch.from_numpy(flat).view(-1, *size).to(about.image.device)
         image, concept = about.image[first:last] - start, about.concept[first:last]
         return Masks(image, concept, mask, stop - start, about.n_concepts)
-
-
-class Segmenter(Protocol):
-    """What finds concepts in images. `concepts`: their names, in the order of the numbers in the masks."""
-
-    @property
-    def concepts(self) -> tuple[str, ...]:
-        """Names of the M concepts."""
-        ...
-
-    def segment(self, pixels_BCIJ: Tensor, index_B: Tensor) -> Masks:
-        """Masks of B images.
-
-        pixels: uint8 RGB, the view that the dissected model has of them. index: int64, which images of their set these
-        are, for masks that are looked up instead of found.
-        """
-        ...
 
 
 class TruthSegmenter:

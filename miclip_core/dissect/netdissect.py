@@ -78,7 +78,7 @@ def codes_above(codes: Codes, grid: tuple[int, int], thresholds: Thresholds) -> 
 
 
 class Overlaps:
-    """Pixels that units and concepts share, summed over images: integers, so shards merge to the same numbers.
+    """Pixels that units and concepts share, summed over images: integers, so shards add up to the same numbers.
 
     n_units: U. n_concepts: M. One int64 table of [U,M] is held; dissect many units in blocks, each with its own.
     """
@@ -123,12 +123,6 @@ class Overlaps:
             n, r = (maps.image[chosen][place_N, None] == image_R).nonzero(as_tuple=True)
             cell = maps.unit[chosen][place_N[n]] * self.shared_UM.shape[1] + concept_R[r]
             self.shared_UM.view(-1).index_add_(0, cell, shared_NR[n, r].round().long())
-
-    def merge(self, other: Overlaps) -> None:
-        """Take in the counts of other images."""
-        self.shared_UM += other.shared_UM
-        self.unit_U += other.unit_U
-        self.concept_M += other.concept_M
 
     @property
     def union_UM(self) -> Tensor:

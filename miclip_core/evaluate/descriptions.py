@@ -17,36 +17,21 @@ class Descriptions:
     """What some units were said to be beside what they are; analysis 1 of MICLIP, metrics of CLIP-Dissect.
 
     units int64 [U]. predicted: one text per unit, None where a method had none to give. truth: one text per unit.
-    correct bool [U], or None where the concepts to choose from did not hold the truths, so that accuracy means nothing.
+    correct bool [U]; a unit without a prediction is wrong.
     similarity: by name of the encoder, cosine of the two texts in it, float32 [U]; NaN without a prediction.
     """
 
     units: np.ndarray
     predicted: tuple[str | None, ...]
     truth: tuple[str, ...]
-    correct: np.ndarray | None
+    correct: np.ndarray
     similarity: Mapping[str, np.ndarray]
-
-    @property
-    def described(self) -> int:
-        """Units that were given a description at all."""
-        return sum(text is not None for text in self.predicted)
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of all units whose description is the truth; a unit without one counts as wrong."""
-        return None if self.correct is None or not len(self.correct) else float(self.correct.mean())
-
-    def mean_similarity(self, encoder: str) -> float | None:
-        """Mean cosine over the units that have one (a method must not win by silence: see `described` too); None if none has."""
-        known = self.similarity[encoder][~np.isnan(self.similarity[encoder])]
-        return float(known.mean(dtype=np.float64)) if len(known) else None
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One row per unit: unit_id, pred, truth, correct, and `<encoder>_score` of every encoder; None for what is not there."""
         for place, unit in enumerate(self.units.tolist()):
             row = {"unit_id": unit, "pred": self.predicted[place], "truth": self.truth[place]}
-            row["correct"] = None if self.correct is None else bool(self.correct[place])
+            row["correct"] = bool(self.correct[place])
             for encoder, cosines in self.similarity.items():
                 row[f"{encoder}_score"] = None if np.isnan(cosines[place]) else float(cosines[place])
             yield row
@@ -58,15 +43,13 @@ def compare_descriptions(
     truth: Sequence[str],
     embeddings: Mapping[str, tuple[Tensor, Tensor]],
     ids: tuple[Sequence[int], Sequence[int]] | None = None,
-    closed: bool = True,
 ) -> Descriptions:
     """Compare the description of each unit with its true name, as texts and as embeddings.
 
     embeddings: name of an encoder -> its embeddings [U, E] of the predicted and of the true texts, of any length; rows of
     zeros where nothing was predicted (`sentences.embed_each` makes them so). ids: numbers of the predicted (-1: none) and
     true concepts; they are then compared in place of the texts, because two concepts of one list can share a name (there
-    are two "missile" in one list of the ImageNet names). Texts are compared after strip, in lower case. closed: the
-    concepts to choose from held the truths; otherwise nothing is called correct.
+    are two "missile" in one list of the ImageNet names). Texts are compared after strip, in lower case.
 
     Raises:
         ValueError: something has another number of units.
@@ -81,7 +64,7 @@ def compare_descriptions(
         np.asarray(units, np.int64),
         tuple(predicted),
         tuple(truth),
-        _correct(predicted, truth, ids) if closed else None,
+        _correct(predicted, truth, ids),
         {encoder: row_cosines(said, true).cpu().numpy() for encoder, (said, true) in embeddings.items()},
     )
 

@@ -77,17 +77,15 @@ def test_it_does_not_matter_how_much_is_compared_at_once(
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=7, max_size=7))
-def test_shards_merge_to_one_pass(shard_of: list[int]) -> None:
+def test_images_in_any_portions_count_as_one_pass(shard_of: list[int]) -> None:
     maps, value, masks = made_up(9)
     found = thresholds(value, maps)
-    whole, merged = Overlaps(6, 4), Overlaps(6, 4)
+    whole, cut = Overlaps(6, 4), Overlaps(6, 4)
     whole.add(maps_above(maps, found), Masks.from_dense(masks))
     for shard in (2, 0, 1):
         rows = torch.tensor(shard_of) == shard
-        part = Overlaps(6, 4)
-        part.add(maps_above(maps[rows], found), Masks.from_dense(masks[rows]))
-        merged.merge(part)
-    assert torch.equal(merged.shared_UM, whole.shared_UM) and torch.equal(merged.union_UM, whole.union_UM)
+        cut.add(maps_above(maps[rows], found), Masks.from_dense(masks[rows]))
+    assert torch.equal(cut.shared_UM, whole.shared_UM) and torch.equal(cut.union_UM, whole.union_UM)
 
 
 def test_blocks_of_units_are_the_rows_of_the_whole() -> None:

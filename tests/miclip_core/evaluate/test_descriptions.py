@@ -27,53 +27,44 @@ def four_units() -> Descriptions:
 
 def test_four_units_by_hand() -> None:
     found = four_units()
-    assert found.accuracy == 0.25 and found.described == 3
+    assert found.correct.tolist() == [True, False, False, False]
     assert found.similarity["clip"] == pytest.approx([1, 0, np.nan, 0.96], nan_ok=True)
-    assert found.mean_similarity("clip") == pytest.approx((1 + 0 + 0.96) / 3)
 
 
 def test_two_concepts_of_one_name_are_told_apart_by_their_ids() -> None:
     """Units 3 and "missile": the names agree, the classes do not."""
-    assert four_units().correct is not None and not four_units().correct[1]  # type: ignore[index]
-    names = compare_descriptions([3], ["missile"], ["missile"], {})
-    assert names.accuracy == 1
+    assert not four_units().correct[1]
+    assert compare_descriptions([3], ["missile"], ["missile"], {}).correct.all()
 
 
 def test_names_are_compared_after_strip_in_lower_case_and_silence_is_wrong() -> None:
     found = compare_descriptions([0, 1, 2], [" Red circle\n", None, "red"], ["red circle", "none", "red circle"], {})
-    assert found.correct is not None and found.correct.tolist() == [True, False, False]
+    assert found.correct.tolist() == [True, False, False]
 
 
 def test_a_concept_of_no_known_number_is_never_right() -> None:
     found = compare_descriptions([0], [None], ["a"], {}, ids=([-1], [-1]))
-    assert found.accuracy == 0
-
-
-def test_open_vocabularies_have_no_accuracy() -> None:
-    found = compare_descriptions([0], ["a"], ["a"], {}, closed=False)
-    assert found.correct is None and found.accuracy is None
-    assert list(found.rows()) == [{"unit_id": 0, "pred": "a", "truth": "a", "correct": None}]
+    assert not found.correct.any()
 
 
 def test_rows_hold_what_the_figures_are_made_of() -> None:
     rows = list(four_units().rows())
     assert rows[0] == {"unit_id": 7, "pred": "tabby", "truth": "tabby", "correct": True, "clip_score": 1.0}
     assert rows[2] == {"unit_id": 9, "pred": None, "truth": "tray", "correct": False, "clip_score": None}
-    assert sum(row["correct"] for row in rows) / 4 == four_units().accuracy
 
 
 def test_true_names_score_one_everywhere() -> None:
     names = ["tench", "goldfish", "hen"]
     rows = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     found = compare_descriptions([0, 1, 2], names, names, {"clip": (rows, 2 * rows), "mpnet": (rows, rows)})
-    assert found.accuracy == 1
-    assert found.mean_similarity("clip") == pytest.approx(1) and found.mean_similarity("mpnet") == pytest.approx(1)
+    assert found.correct.all()
+    assert all(found.similarity[encoder] == pytest.approx([1, 1, 1]) for encoder in ("clip", "mpnet"))
 
 
-def test_no_unit_and_no_description_have_no_mean() -> None:
-    assert compare_descriptions([], [], [], {}).accuracy is None
+def test_no_unit_is_nothing_to_compare_and_no_description_has_no_cosine() -> None:
+    assert len(compare_descriptions([], [], [], {}).correct) == 0
     silent = compare_descriptions([0], [None], ["a"], {"clip": (torch.zeros(1, 2), torch.ones(1, 2))})
-    assert silent.mean_similarity("clip") is None
+    assert np.isnan(silent.similarity["clip"]).all() and not silent.correct.any()
 
 
 @pytest.mark.parametrize(
