@@ -15,6 +15,7 @@ from jobs.encoders import WEIGHTS, settings_of
 from jobs.models import open_model
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.rows import make_batch
+from jobs.threads import use_cpus
 from miclip_core.align.encoder import save_encoder
 from miclip_core.align.order import batch_order, split_rows
 from miclip_core.align.trainer import AlignMetrics, AlignTrainer
@@ -30,8 +31,7 @@ class AlignWorker:
     """Serves the encoders of one site; `notes` says what people should know."""
 
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
-        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
-        torch.set_num_threads(max(1, int(setting.resources.cpus)))
+        use_cpus(setting)
         self._setting = setting
         self._plans = {plan.digest: plan for plan in setting.plans}
         self.notes: list[str] = []

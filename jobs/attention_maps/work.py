@@ -17,6 +17,7 @@ from jobs.forward import read_pixels
 from jobs.models import open_model
 from jobs.protocol import ImageBytes, Inputs, Keep, Part, Setting
 from jobs.sae_files import WEIGHTS
+from jobs.threads import use_cpus
 from miclip_core.align.attention_maps import attention_maps, model_attention
 from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
@@ -30,8 +31,7 @@ class AttentionMapsWorker:
     """Serves lists of features of one model; `notes` says what people should know."""
 
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
-        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
-        torch.set_num_threads(max(1, int(setting.resources.cpus)))
+        use_cpus(setting)
         self._setting = setting
         self._plans = {plan.digest: plan for plan in setting.plans}
         self._model: VisionModel | None = None

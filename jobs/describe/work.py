@@ -14,6 +14,7 @@ from jobs.describe.task import Collector, Task
 from jobs.describe.units import UnitReader
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.sae_files import WEIGHTS
+from jobs.threads import use_cpus
 from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
 from schemas.errors import BadSae
@@ -24,8 +25,7 @@ class DescribeWorker:
     """Serves the stages of one site whose rounds are alike; `notes` says what people should know."""
 
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
-        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
-        torch.set_num_threads(max(1, int(setting.resources.cpus)))
+        use_cpus(setting)
         self._setting = setting
         self._plans = {plan.digest: plan for plan in setting.plans}
         self._saes: dict[str | None, Sae | None] = {}

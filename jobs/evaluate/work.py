@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import torch
 
 from jobs.evaluate.compared import Work, work_of
 from jobs.evaluate.judge import Row, Texts, compare, rows_of
@@ -15,6 +14,7 @@ from jobs.evaluate.truth import Said, read_said, read_truth
 from jobs.files import open_planned
 from jobs.models import open_model
 from jobs.protocol import Inputs, Keep, Part, Setting
+from jobs.threads import use_cpus
 from miclip_core.evaluate.sentences import SentenceEncoder, TowerEncoder, load_sentence_encoder
 from schemas.errors import NoTruth
 from schemas.plans import Plan, Shard
@@ -25,8 +25,7 @@ class EvaluateWorker:
     """Judges the methods of one model; `notes` says what could not be judged."""
 
     def __init__(self, setting: Setting) -> None:
-        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
-        torch.set_num_threads(max(1, int(setting.resources.cpus)))
+        use_cpus(setting)
         self._plans = {plan.digest: plan for plan in setting.plans}
         self._device = setting.device
         self.notes: list[str] = []

@@ -24,6 +24,7 @@ from jobs.models import open_model
 from jobs.pixels import Problem
 from jobs.protocol import Artifact, ImageBytes, Inputs, Keep, Part, Setting
 from jobs.rows import make_batch, make_vectors, round_values, stop_for, usable_rows
+from jobs.threads import use_cpus
 from miclip_core.zoo.reducers import Moments, TopK
 from miclip_core.zoo.stream import TappedBatch
 from miclip_core.zoo.text import fill_templates, zero_shot_classifier
@@ -36,8 +37,7 @@ class ExtractWorker:
 
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
         self._plans = {plan.digest: plan for plan in setting.plans}
-        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
-        torch.set_num_threads(max(1, int(setting.resources.cpus)))
+        use_cpus(setting)
         first = setting.plans[0]
         sites = [str(p.stage.params["site"]) for p in setting.plans if "site" in p.stage.params]
         self._model = open_model(forward_of(first), inputs, setting.device, sites)

@@ -10,12 +10,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from jobs.described import Lists, read_lists
-from jobs.described import units_of as read_units
+from jobs.described import Lists, read_lists, units_of
 from jobs.encoders import WEIGHTS as ENCODER
 from jobs.protocol import Inputs, Keep, Part, Setting
 from jobs.rows import make_batch
 from jobs.sae_files import WEIGHTS as SAE
+from jobs.threads import use_cpus
 from miclip_core.align.encoder import load_encoder
 from miclip_core.evaluate.geometry import Grouping, group_units, lay_out, measure_geometry
 from miclip_core.sae.weights import load_sae
@@ -29,8 +29,7 @@ class GeometryWorker:
     """Serves the stages of one model; `notes` says what was left out."""
 
     def __init__(self, setting: Setting) -> None:
-        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
-        torch.set_num_threads(max(1, int(setting.resources.cpus)))
+        use_cpus(setting)
         self._plans = {plan.digest: plan for plan in setting.plans}
         self._device = setting.device
         self.notes: list[str] = []
@@ -114,13 +113,13 @@ def embed_units(plan: Plan, inputs: Inputs, units: np.ndarray, device: str) -> T
     stages = plan.stage.inputs
     encoder = load_encoder(inputs.published(stages["encoder"], ENCODER)).to(device)
     chosen = torch.from_numpy(units).to(device)
-    if read_units(plan.stage).sae is None:
+    if units_of(plan.stage).sae is None:
         return encoder.embed_units()[chosen]
     return encoder.embed_latents(load_sae(inputs.published(stages["sae"], SAE)).to(device))[chosen]
 
 
 def _about(plan: Plan) -> dict[str, Any]:
-    units = read_units(plan.stage)
+    units = units_of(plan.stage)
     params = plan.stage.params
     return {
         "site": units.site,

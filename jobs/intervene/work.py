@@ -20,6 +20,7 @@ from jobs.labels import read_classes
 from jobs.models import open_model
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.sae_files import WEIGHTS
+from jobs.threads import use_cpus
 from miclip_core.intervene.edits import Features, Neurons, UnitKind
 from miclip_core.intervene.sweep import Counts, Sweep
 from miclip_core.sae.sae import Sae
@@ -35,8 +36,7 @@ class InterveneWorker:
     """Serves lists of units of one model; `notes` says what people should know."""
 
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
-        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
-        torch.set_num_threads(max(1, int(setting.resources.cpus)))
+        use_cpus(setting)
         self._setting = setting
         self._plans = {plan.digest: plan for plan in setting.plans}
         self._saes: dict[str, Sae] = {}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from jobs.measure_sae.evaluation import Evaluation, Measured
 from jobs.models import open_model
 from jobs.protocol import Inputs, Keep, Part, Setting
 from jobs.sae_files import WEIGHTS
 from jobs.sae_measurement import OF_THE_SAE
 from jobs.sae_tokens import tokens_of
+from jobs.threads import use_cpus
 from jobs.tokens.sources import LiveSource, Source, TableSource
 from miclip_core.sae.weights import load_sae
 from schemas.base import canonical_json
@@ -25,8 +24,7 @@ class MeasureSaeWorker:
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
         self._setting = setting
         self._plans = {plan.digest: plan for plan in setting.plans}
-        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
-        torch.set_num_threads(max(1, int(setting.resources.cpus)))
+        use_cpus(setting)
         tokens = [tokens_of(plan) for plan in setting.plans]
         self._model = open_model(tokens[0].forward, inputs, setting.device, [t.site for t in tokens])
         self.notes: list[str] = []

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 
 from jobs.blame import blaming
 from jobs.models import open_model
@@ -15,6 +14,7 @@ from jobs.sae_features.describe import Bucket, rank
 from jobs.sae_features.encode import Encoder, live_embeddings, stored_embeddings, uris_of
 from jobs.sae_features.plan import EMBEDDING, READ_IMAGES, tokens_of
 from jobs.sae_files import WEIGHTS
+from jobs.threads import use_cpus
 from jobs.tokens.sources import LiveSource, Source, TableSource, TokenRows
 from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
@@ -29,8 +29,7 @@ class FeaturesWorker:
     """Serves the SAEs of one model; `notes` says what people should know, such as a batch that was halved."""
 
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
-        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
-        torch.set_num_threads(max(1, int(setting.resources.cpus)))
+        use_cpus(setting)
         self._setting = setting
         self._plans = {plan.digest: plan for plan in setting.plans}
         self._saes: dict[str, Sae] = {}

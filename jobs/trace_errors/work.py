@@ -14,6 +14,7 @@ from torch import Tensor
 from jobs.columns import read_texts
 from jobs.encoders import WEIGHTS
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
+from jobs.threads import use_cpus
 from jobs.tokens.sources import TableSource, TokenRows
 from jobs.trace_errors.pairs import Pairs, read_pairs
 from jobs.trace_errors.plan import READ_BYTES, READ_IMAGES, layers_of, numbers_per_image, per_image
@@ -33,8 +34,7 @@ class TraceErrorsWorker:
     """Serves the traces over the layers of one model; `notes` says how many images are left out."""
 
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
-        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
-        torch.set_num_threads(max(1, int(setting.resources.cpus)))
+        use_cpus(setting)
         self._device = setting.device
         self._plans = {plan.digest: plan for plan in setting.plans}
         self._pairs: Pairs | None = None

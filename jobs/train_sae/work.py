@@ -10,6 +10,7 @@ import torch
 from jobs.models import open_model
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.sae_tokens import tokens_of
+from jobs.threads import use_cpus
 from jobs.tokens.exchange import GangSource, feed
 from jobs.tokens.gang import Membership, join_gang
 from jobs.tokens.order import Order
@@ -34,8 +35,7 @@ class TrainSaeWorker:
         self._setting = setting
         self._inputs = inputs
         self._plans = {plan.digest: plan for plan in setting.plans}
-        # sums are cut by threads, so their last bits follow the stated CPUs and not what the machine happens to have
-        torch.set_num_threads(max(1, int(setting.resources.cpus)))
+        use_cpus(setting)
         self._model: VisionModel | None = None
         self._member: Membership | None = None
         if setting.gang.size > 1:
