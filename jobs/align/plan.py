@@ -88,8 +88,6 @@ def _plan(
 
 def estimate(plan: Plan, known: Known) -> Estimate:
     """Steps of the map and of two similarity matrices, forward and backward; everything that is seen is in memory."""
-    if plan.stage.kind != "align":
-        return Estimate()
     settings = settings_of(plan)
     rows, width, dim = tokens_of(plan).forward.rows, int(str(plan.effort["width"])), int(str(plan.effort["dim"]))
     return Estimate(

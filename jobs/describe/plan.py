@@ -240,7 +240,7 @@ def sizes_of(plan: Plan, known: Known) -> Sizes:
 def estimate(plan: Plan, known: Known) -> Estimate:
     """Images that are looked at, forward passes that nothing stored, products of units and concepts, and memory."""
     facts = known.models.get(plan.stage.subject)
-    if facts is None or plan.stage.kind != "describe":
+    if facts is None:
         return Estimate()
     sizes, tokens, method = sizes_of(plan, known), tokens_of(plan), plan.stage.output
     similarity: Any = plan.stage.params.get("similarity")
