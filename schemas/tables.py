@@ -533,7 +533,7 @@ TABLES: dict[str, Table] = {
                 ("units_dead", pa.int32(), "of them 0 on all images or without a direction"),
                 ("units_described", pa.int32(), "units with at least one concept"),
                 ("concepts_located", pa.int32(), "concepts with at least one unit"),
-                ("images?", pa.int64(), "images that units were seen on; null where none were looked at"),
+                ("images", pa.int64(), "images that units were seen on"),
             ),
         ),
         Table(

@@ -116,7 +116,7 @@ def make_names(keys: Mapping[str, Any], units: int) -> Tables:
     method = keys["variant"].partition(" ")[0]
     description = {**keys, "method": method, "similarity": None, "unit_mode": None, "encoder": None, "clip": "demo:clip-p8",
                    "templates": None, "pool": "mean", "tau": TAU, "concepts": len(CONCEPTS), "units": units, "units_dead": 1,
-                   "units_described": units - 1, "concepts_located": len(CONCEPTS), "images": None if method == "miclip" else 24}  # fmt: skip
+                   "units_described": units - 1, "concepts_located": len(CONCEPTS), "images": 24}  # fmt: skip
     return {"unit_concepts": rows, "descriptions": [description]}
 
 

@@ -39,8 +39,11 @@ def start_lists(task: Task, dead_U: Tensor) -> TopScores:
     return TopScores(task.units, len(task.concepts), tau, ~dead_U.cpu(), task.device)
 
 
-def list_parts(task: Task, top: TopScores, dead_U: Tensor, images: int | None, **about: str | None) -> Iterator[Part]:
-    """The rows of unit_concepts in both directions, and the row of descriptions; about: columns that only some methods have."""
+def list_parts(task: Task, top: TopScores, dead_U: Tensor, images: int, unit_mode: str | None = None) -> Iterator[Part]:
+    """The rows of unit_concepts in both directions, and the row of descriptions.
+
+    images: how many units were seen on. unit_mode: which vector stands for a unit, of methods that have one.
+    """
     dead = dead_U.cpu().numpy().astype(bool)
     names = np.array(task.concepts, dtype=object)
     described = _rows(top.concepts_of_unit, "unit", "concept_id")
@@ -58,7 +61,7 @@ def list_parts(task: Task, top: TopScores, dead_U: Tensor, images: int | None, *
     row = {
         "method": task.plan.stage.output,
         "similarity": params.get("similarity"),
-        "unit_mode": None,
+        "unit_mode": unit_mode,
         "encoder": f"align:{inputs['encoder']}" if "encoder" in inputs else None,
         "clip": params.get("clip"),
         "templates": templates,
@@ -70,7 +73,6 @@ def list_parts(task: Task, top: TopScores, dead_U: Tensor, images: int | None, *
         "units_described": len(np.unique(described["unit"])),
         "concepts_located": len(np.unique(located["concept_id"])),
         "images": images,
-        **about,
     }
     yield from make_parts(task.plan, "descriptions", {name: [value] for name, value in row.items()})
 
