@@ -92,8 +92,8 @@ def _plan(cell: Cell, facts: ModelFacts, trace: Trace, towards: JsonValue) -> Pl
             Round(name="map", rows=traced.forward.rows, shard_rows=shard_rows),
             Round(name="merge", rows=1, shard_rows=1),
         ),
-        # activations are read once for all variants and seeds
-        worker=f"trace_errors {facts.model} {digest([read, sites, spec.labels_from])}",
+        # activations are read and pooled once for all variants and seeds
+        worker=f"trace_errors {facts.model} {digest([read, sites, stage.params['pool'], spec.labels_from])}",
         effort={
             "tokens": {str(number): site.model_dump(mode="json") for number, site in traced.tokens.items()},
             "per_image": {str(number): site.per_image(facts) for number, site in traced.tokens.items()},

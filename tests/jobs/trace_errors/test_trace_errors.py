@@ -112,17 +112,22 @@ def test_a_trace_costs_the_maps_of_its_layers(world: World) -> None:
 
 
 class Slow:
-    """Dictionaries by image id: labels, predictions, one vector per layer; one image at a time through the encoders."""
+    """Dictionaries by image id: labels, predictions, vectors per layer; one image at a time through the encoders."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, report: RunReport | None = None) -> None:
         self.inputs = StoreInputs(world.lake.store)
-        self.number = {row["image_id"]: row["image_index"] for row in world.rows("activations")}
-        shape = {row["image_id"]: dict(row["attributes"]).get("shape") for row in world.rows("images")}
-        self.guess = {row["image_id"]: row["class_id"] for row in world.rows("predictions") if row["rank"] == 0}
+        self.number = {row["image_id"]: row["image_index"] for row in world.rows("activations", report)}
+        shape = {row["image_id"]: dict(row["attributes"]).get("shape") for row in world.rows("images", report)}
+        self.guess = {row["image_id"]: row["class_id"] for row in world.rows("predictions", report) if row["rank"] == 0}
         self.truth = {name: SHAPES.index(shape[name] or "") for name in self.guess if shape[name] in SHAPES}
-        self.acts = {
-            (row["site"], row["image_id"]): np.array(row["act"], np.float32) for row in world.rows("activations")
-        }
+        self.acts: dict[tuple[str, str], list[list[float]]] = {}
+        for row in world.rows("activations", report):
+            self.acts.setdefault((row["site"], row["image_id"]), []).append(row["act"])
+
+    def pooled(self, stage: StageSpec, site: str, name: str) -> torch.Tensor:
+        """The mean, or the largest value of each channel, over the positions of one image."""
+        tokens = np.array(self.acts[site, name], np.float32)
+        return torch.from_numpy(tokens.mean(0) if stage.params["pool"] == "mean" else tokens.max(0))
 
     def wrong(self, name: str) -> int | None:
         of_class = sorted((n for n in self.truth if self.truth[n] == self.truth[name]), key=self.number.__getitem__)
@@ -141,7 +146,7 @@ class Slow:
         found = []
         for layer, site in zip(stage.params["layers"], stage.params["sites"], strict=True):  # type: ignore[arg-type]
             encoder = load_encoder(self.inputs.published(stage.inputs[f"encoder.{layer}"], WEIGHTS))
-            n_E = encoder.embed(torch.from_numpy(self.acts[str(site), name])[None])[0]
+            n_E = encoder.embed(self.pooled(stage, str(site), name)[None])[0]
             found.append(float(cosine_similarity(n_E, torch.tensor(text_E), dim=0)))
         return found
 
@@ -172,6 +177,27 @@ def test_rows_are_those_of_a_slow_loop_over_images(world: World) -> None:
         check_marks(row, leads)
         seen.add((row["is_error"], row["cross_layer"] is None))
     assert not cosines and seen == {(True, True), (True, False), (False, True), (False, False)}
+
+
+def test_encoders_that_pool_in_different_ways_are_traced_each_in_its_own(world: World) -> None:
+    data = make_spec(world.folder, {"sites": ["resid_post.2@patch", "resid_post.3@patch"]}).model_dump(
+        mode="json", exclude_unset=True
+    )
+    data["stages"]["most"] = {**data["stages"]["align"], "pool": "max", "loss": ["out"]}
+    data["stages"]["trace"]["reads"] = ["align", "most", "acts"]
+    report = world.lake.run(PipelineSpec.model_validate(data, strict=False))
+    assert report.exit_code == 0, report.failures
+    stages = [plan.stage for plan in trace_plans(PipelineSpec.model_validate(data, strict=False), world.lake)]
+    assert [(stage.params["pool"], stage.params["variant"]) for stage in stages] == [
+        ("mean", "miclip in+out"), ("max", "miclip out"),
+    ]  # fmt: skip
+    slow, rows = Slow(world, report), world.rows("layer_trace", report)
+    for stage in stages:
+        own = [row for row in rows if row["stage"] == stage.digest and row["label_role"] == "truth"]
+        assert len(own) == 2 * len(slow.truth)
+        for row in own:
+            cosines = slow.cosines(stage, row["image_id"], slow.truth[row["image_id"]])
+            assert row["cosine"] == pytest.approx(cosines[row["layer"] - 2], abs=2e-6)
 
 
 def check_marks(row: dict[str, Any], leads: list[float]) -> None:
