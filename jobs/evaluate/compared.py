@@ -73,7 +73,7 @@ class Work(Frozen):
     sentences: str | None
 
 
-class Effects(NamedTuple):
+class Intervened(NamedTuple):
     """An intervene stage as planning sees it."""
 
     stage: StageSpec
@@ -81,10 +81,10 @@ class Effects(NamedTuple):
     variant: Variant
 
 
-def find_changed(cell: Cell) -> tuple[Effects, ...]:
+def find_changed(cell: Cell) -> tuple[Intervened, ...]:
     """Every intervene stage that a cell reads, each once; in an order of their own, whatever is read first."""
     read = {p.digest: p.stage for plans in cell.reads.values() for p in plans if p.stage.kind == "intervene"}
-    found = [Effects(stage, units_of(stage), variant_of(stage)) for stage in read.values()]
+    found = [Intervened(stage, units_of(stage), variant_of(stage)) for stage in read.values()]
     return tuple(sorted(found, key=lambda e: (e.units.key, e.variant.key, e.stage.digest)))
 
 
@@ -155,7 +155,7 @@ def why_nothing_judged(spec: EvaluateSpec, facts: ModelFacts, described: Sequenc
 # ---------------------------------------------------------------- what is there twice
 
 
-def refuse_twice(name: str, described: Sequence[Described], changed: Sequence[Effects]) -> None:
+def refuse_twice(name: str, described: Sequence[Described], changed: Sequence[Intervened]) -> None:
     """Refuse two stages that would have one name in the tables, such as one method with two lists of concepts.
 
     Raises:
@@ -163,7 +163,8 @@ def refuse_twice(name: str, described: Sequence[Described], changed: Sequence[Ef
     """
     seen: dict[Any, StageSpec] = {}
     for one in described:
-        _check_new(name, seen, (one.units, one.variant), one.stage, "describes", one.variant, one.units)
+        variant = "auroc" if one.method == "auroc" else one.variant  # of truths there can only be one
+        _check_new(name, seen, (one.units, variant), one.stage, "describes", one.variant, one.units)
     seen = {}
     for effects in changed:
         params: Any = effects.stage.params
@@ -177,10 +178,37 @@ def _check_new(
 ) -> None:
     other = seen.setdefault(key, stage)
     if other.digest != stage.digest:
-        differ = [k for k in {**other.params, **stage.params} if other.params.get(k) != stage.params.get(k)]
-        differ += [k for k in {**other.inputs, **stage.inputs} if other.inputs.get(k) != stage.inputs.get(k)]
         seed = "" if variant.seed is None else f" (seed {variant.seed})"
         raise BadSpec(
-            f"stages.{name}.reads: {variant.name}{seed} {does} {units} twice, with different {', '.join(sorted(differ))} "
+            f"stages.{name}.reads: {variant.name}{seed} {does} {units} twice, with different {', '.join(_differ(other, stage))} "
             f"(stages {other.digest} and {stage.digest}); give each its own evaluate stage"
         )
+
+
+def _differ(one: StageSpec, other: StageSpec) -> list[str]:
+    """Names of the parameters and inputs in which two stages differ."""
+    pairs = ((one.params, other.params), (one.inputs, other.inputs))
+    return sorted(k for a, b in pairs for k in {**a, **b} if a.get(k) != b.get(k))
+
+
+OF_THE_METHOD = ("method", "variant", "seed", "concept_ids", "units", "changes")
+"""In what interventions may differ that are compared: by which method units were found, and which other changes are made."""
+
+
+def refuse_unlike(name: str, changed: Sequence[Intervened]) -> None:
+    """Refuse to compare one change of the same units on other images, at other positions or of other numbers of units.
+
+    Raises:
+        BadSpec: names both stages and what they differ in.
+    """
+    seen: dict[Any, Intervened] = {}
+    for effects in changed:
+        params: Any = effects.stage.params
+        for change in params["changes"]:
+            other = seen.setdefault((effects.units, params["error"], canonical_json(change)), effects)
+            if differ := [k for k in _differ(other.stage, effects.stage) if k not in OF_THE_METHOD]:
+                raise BadSpec(
+                    f"stages.{name}.reads: {effects.variant.name} and {other.variant.name} change {effects.units} with different "
+                    f"{', '.join(differ)}, so their effects cannot be compared; intervene alike (tau, for example, cuts lists "
+                    "of any length), or give each its own evaluate stage"
+                )

@@ -8,7 +8,16 @@ from pydantic import JsonValue
 
 from jobs.activations import Forward, checkpoint, get_facts, model_digest
 from jobs.described import Described, find_described
-from jobs.evaluate.compared import Changed, Effects, Work, find_changed, group_methods, refuse_twice, why_nothing_judged
+from jobs.evaluate.compared import (
+    Changed,
+    Intervened,
+    Work,
+    find_changed,
+    group_methods,
+    refuse_twice,
+    refuse_unlike,
+    why_nothing_judged,
+)
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
 from schemas.errors import BadSpec, NotInspected
@@ -39,6 +48,7 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
         )
     described, changed = find_described(cell), find_changed(cell)
     refuse_twice(cell.name, described, changed)
+    refuse_unlike(cell.name, changed)
     classes = tuple(name.strip() for name in facts.classes or ()) if spec.truth == "classes" else ()
     concepts = tuple(dict.fromkeys([*(d.concepts for d in described), classes]))
     groups, unjudged = group_methods(spec, classes, described, concepts)
@@ -81,7 +91,7 @@ def _params(spec: EvaluateSpec, clip: ModelFacts, known: Known) -> dict[str, Jso
 
 
 def _inputs(
-    facts: ModelFacts, clip: ModelFacts, described: Iterable[Described], changed: Iterable[Effects]
+    facts: ModelFacts, clip: ModelFacts, described: Iterable[Described], changed: Iterable[Intervened]
 ) -> dict[str, str]:
     """Numbered in the order that they have of their own, so that the one in which they are read does not matter."""
     inputs = {"model": model_digest(facts), "clip": model_digest(clip)}

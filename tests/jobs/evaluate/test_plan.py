@@ -83,6 +83,24 @@ def test_one_method_with_two_lists_of_concepts_is_refused_with_what_differs(stor
         plan(effects)
 
 
+def test_two_truths_of_the_same_units_are_refused(store: Store) -> None:
+    read = [publish_truth(store), publish_truth(store, pool="max"), publish_names(store, OURS, TRUTH)]
+    with pytest.raises(BadSpec, match=r"auroc.* describes neurons at .* twice, with different pool"):
+        plan(read)
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [({"tau": 5}, "tau"), ({"positions": "cls"}, "positions"), ({"labels_from": "kind"}, "labels_from")],
+)
+def test_changes_that_are_not_alike_are_not_compared(store: Store, fields: dict[str, object], what: str) -> None:
+    read = [publish_effects(store, effects_stage("act_values", tau=1), {})]
+    read += [publish_effects(store, effects_stage(OURS, **{"tau": 1, **fields}), {})]
+    said = rf"change neurons at resid_post.3@all with different {what}, so their effects cannot be compared"
+    with pytest.raises(BadSpec, match=said):
+        plan(read)
+
+
 def test_one_stage_read_twice_counts_once(store: Store) -> None:
     read = [publish_truth(store), publish_names(store, OURS, TRUTH), publish_names(store, "act_values", ALL_WRONG)]
     assert plan([*read, read[1]]).digest == plan(read).digest
