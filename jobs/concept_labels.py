@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from jobs.columns import read_predictions
+from jobs.predictions import PREDICTED
 from jobs.protocol import Inputs
 from miclip_core.concepts.names import value_places
 from miclip_core.sae.features.concepts import label_categories
 from miclip_core.sae.features.selectivity import Category
 from schemas.errors import BadLabels, BadSpec
 
-PREDICTED = "predicted"
 _ANY = 1 << 62
 """Values that a column may have: an attribute with one per image is no concept, and costs nothing."""
 

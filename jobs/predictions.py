@@ -14,6 +14,8 @@ from schemas.plans import StageSpec
 
 HEAD = "head"
 """In place of a list of names: the classes that the model's own head tells."""
+PREDICTED = "predicted"
+"""In place of a column of labels: the first class that is predicted of an image."""
 
 
 def find_predictions(cell: Cell) -> StageSpec:

@@ -294,7 +294,7 @@ def v_interp(units: Units, clip: str) -> Tensor:
     top = TopPatches(units.fit_NPU.shape[2], TAU)
     top.add(torch.arange(len(units.fit_NPU)), units.fit_NPU)
     patches = top.distinct()
-    texts = caption_patches(captions, (Patch(image, None) for image in patches.image.tolist()))  # type: ignore[arg-type]
+    texts = caption_patches(captions, (Patch(image, None) for image in patches.image.tolist()), "")  # type: ignore[arg-type]
     vectors = unit_embeddings(patches.place, embed_captions(texts, open_model(clip).embed_text))
     return vectors / vectors.norm(dim=1, keepdim=True) @ concept_texts(clip).T
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from jobs.activations import Forward, get_facts
+from jobs.activations import Forward, get_facts, images_ref
 from jobs.concepts import concept_columns, get_concepts
 from jobs.describe.choose import Choice, Units
 from jobs.describe.sizes import READ_IMAGES, Sizes, between_bytes, method_bytes
@@ -15,7 +15,7 @@ from jobs.describe.spatial import caption_buckets, check_spatial, spatial_effort
 from jobs.embeddings import clip_forward, clip_images_plan, clip_texts_plan
 from jobs.encoders import tokens_of
 from jobs.memory import LIBRARY_BYTES
-from jobs.predictions import predictions_read
+from jobs.predictions import PREDICTED, predictions_read
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_tokens import SiteTokens, patch_positions
 from schemas.base import digest
@@ -137,7 +137,8 @@ class _Planner:
         if method in (*OF_LABELS, "clip_dissect"):
             found["pool"] = spec.pool
         if method in OF_LABELS:
-            found["labels_from"] = list(spec.labels_from or concept_columns(spec.concepts))
+            images = images_ref(self.known, units.tokens.forward.index)
+            found["labels_from"] = list(spec.labels_from or concept_columns(spec.concepts, self.concepts.names, images))
         if method == "auroc":
             found["min_positives"] = spec.min_positives
         if similarity is not None:
@@ -162,7 +163,7 @@ class _Planner:
             inputs["embeddings"] = self._images(forward)
         if method in (*OF_LABELS, *SPATIAL):
             inputs["labels"] = forward.index
-        if method in OF_LABELS and "predicted" in self.spec.labels_from:
+        if method in OF_LABELS and PREDICTED in self.spec.labels_from:
             found = predictions_read(self.cell)
             if len(found) != 1:
                 raise self.choice.refuse(

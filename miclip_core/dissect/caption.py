@@ -16,8 +16,6 @@ from torch import Tensor
 from miclip_core.dissect.library import load_folder, transformers
 from schemas.errors import BadSpec, UnsupportedBlock
 
-PROMPT = "Name what this picture shows, in a few words."
-
 
 @dataclass(frozen=True, eq=False)
 class Patch:

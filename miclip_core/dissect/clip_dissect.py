@@ -7,7 +7,7 @@ units, then `pmi_scores`.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -17,8 +17,8 @@ from miclip_core.dissect.embeddings import unit_images
 from miclip_core.dissect.rank_reorder import RankReorder, rank_reorder, shuffles
 from miclip_core.dissect.top_images import TopImages
 from miclip_core.dissect.wpmi import SOFT_WPMI, WPMI, Marginal, log_likelihoods, pmi_scores
+from schemas.concept_specs import Similarity
 
-Similarity = Literal["cos", "cos_cubed", "rank_reorder", "wpmi", "soft_wpmi"]
 SIMILARITIES: tuple[Similarity, ...] = get_args(Similarity)
 
 

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from miclip_core.dissect.caption import PROMPT, Captioner, Patch
+from miclip_core.dissect.caption import Captioner, Patch
 
 
-def caption_patches(
-    captioner: Captioner, patches: Iterable[Patch], prompt: str = PROMPT, batch_size: int = 64
-) -> list[str]:
+def caption_patches(captioner: Captioner, patches: Iterable[Patch], prompt: str, batch_size: int = 64) -> list[str]:
     """One text per patch, in order. The patches may be cut while they are captioned: `batch_size` are held at a time."""
     texts: list[str] = []
     waiting = iter(patches)

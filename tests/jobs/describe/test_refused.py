@@ -11,10 +11,11 @@ import pytest
 
 from cluster.pipeline import RunReport, plan_pipeline
 from jobs.describe.plan import estimate
-from jobs.describe.sizes import Sizes, method_bytes
+from jobs.describe.sizes import TOP_K, Sizes, method_bytes
 from jobs.protocol import Part
 from miclip_core.concepts.memory import scoring_bytes
 from miclip_core.dissect.clip_dissect import SIMILARITIES, clip_dissect
+from miclip_core.dissect.wpmi import SOFT_WPMI, WPMI
 from schemas.errors import BadLabels, BadSae, BadSpec, TooFewImages, UsageError
 from schemas.plans import Shard
 from tests.jobs.describe.place import IMAGES, LATENTS, SITE, Hidden, Place, best, by_hand
@@ -106,9 +107,12 @@ def test_an_sae_and_an_encoder_of_different_sites_are_both_named(prepared: Place
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"red\nring\nred\n ring\n", r"'red' \(1, 3\), 'ring' \(2, 4\) are there more than once"),
-        (b"red\n\nring\n  \n", "concepts 2, 4 of 4 are empty"),
-        (b"", "concepts 1 of 1 are empty"),
+        (
+            b"red\nring\nred\n ring\n",
+            r"stages.names: concepts file:.*: 'red' \(lines 1, 3\), 'ring' \(lines 2, 4\) are there",
+        ),
+        (b"red\n\nring\n  \n", "lines 2, 4 of 4 are empty"),
+        (b"", "found no concept"),
         (b"caf\xe9\n", "not UTF-8 text"),
     ],
 )
@@ -244,6 +248,10 @@ def test_memory_never_grows_with_units_times_concepts(method: str) -> None:
     assert sum(method_bytes((similarity and "clip_dissect") or method, similarity, large)) < 4 << 30
     if method == "miclip":
         assert method_bytes("miclip", None, large)[1] > scoring_bytes(100_000, 20_000, 512, 5)
+
+
+def test_memory_is_planned_for_as_many_images_of_a_unit_as_are_kept() -> None:
+    assert {"wpmi": WPMI.top_k, "soft_wpmi": SOFT_WPMI.top_k} == TOP_K
 
 
 def test_the_ways_of_ranking_by_hand_rank_as_people_do() -> None:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from miclip_core.dissect import rank_reorder as rank_reorder_module
 from miclip_core.dissect import wpmi as wpmi_module
-from miclip_core.dissect.clip_dissect import SIMILARITIES, Similarity, clip_dissect
+from miclip_core.dissect.clip_dissect import SIMILARITIES, clip_dissect
 from miclip_core.dissect.cosines import Cosines, CubedCosines, Means
 from miclip_core.dissect.rank_reorder import RankReorder, rank_reorder, shuffles
 from miclip_core.dissect.top_images import TopImages
 from miclip_core.dissect.wpmi import SOFT_WPMI, WPMI, Marginal, Pmi, log_likelihoods, pmi_scores
+from schemas.concept_specs import Similarity
 from schemas.errors import BadAlignment, NonFiniteActivation, TooFewImages
 from tests.miclip_core.dissect import slow_references
 

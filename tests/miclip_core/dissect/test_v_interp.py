@@ -89,6 +89,6 @@ def test_units_that_fire_on_a_colour_are_named_by_it() -> None:
     names = list(COLOURS)
     given = GivenCaptions({i: f"a {names[c]} object" for i, c in enumerate(colour.tolist())})
     model = load_model(ModelRef.parse("demo:clip-p8"))
-    units_UE = unit_embeddings(listed.place, embed_captions(caption_patches(given, patches), model.embed_text))
+    units_UE = unit_embeddings(listed.place, embed_captions(caption_patches(given, patches, ""), model.embed_text))
     concepts_ME = normalize(model.embed_text([f"a {name} object" for name in names]), dim=1)
     assert (units_UE @ concepts_ME.T).argmax(1).tolist() == list(range(8))
