@@ -107,12 +107,9 @@ def test_an_sae_and_an_encoder_of_different_sites_are_both_named(prepared: Place
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (
-            b"red\nring\nred\n ring\n",
-            r"stages.names: concepts file:.*: 'red' \(lines 1, 3\), 'ring' \(lines 2, 4\) are there",
-        ),
-        (b"red\n\nring\n  \n", "lines 2, 4 of 4 are empty"),
-        (b"", "found no concept"),
+        (b"red\nring\nred\n ring\n", r"'red' \(1, 3\), 'ring' \(2, 4\) are there more than once"),
+        (b"red\n\nring\n  \n", "concepts 2, 4 of 4 are empty"),
+        (b"", "concepts 1 of 1 are empty"),
         (b"caf\xe9\n", "not UTF-8 text"),
     ],
 )
