@@ -80,6 +80,16 @@ def _plan_cell(planned: PlannedPipeline, cell: Cell, earlier: dict[str, list[Cel
         return CellPlans(cell, get_kind(cell.spec.kind).make_plans(with_reads(cell, earlier), planned.known))
     except NotInspected as error:
         return CellPlans(cell, error=str(error))
+    except UsageError as error:
+        raise type(error)(_about(cell, str(error))) from error
+
+
+def _about(cell: Cell, refusal: str) -> str:
+    """A refusal with its stage in front, and with the field of it that the refusal opens with, so that both can be found."""
+    if refusal.startswith("stages."):
+        return refusal
+    opening = refusal.partition(": ")[0]
+    return f"stages.{cell.name}{'.' if opening in type(cell.spec).model_fields else ': '}{refusal}"
 
 
 @dataclass

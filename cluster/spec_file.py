@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.secrets import holds_a_secret, names_a_secret
+from cluster.spec_errors import Path as FieldPath
 from cluster.spec_errors import Problem, explain
 from cluster.yaml_text import Document, Place, read_value, read_yaml, write_yaml
 from schemas.errors import BadSpec, UsageError
@@ -44,14 +45,38 @@ class SpecFile:
             raise type(error)("\n".join(map(self._with_place, str(error).splitlines()))) from error
 
     def _with_place(self, message: str) -> str:
-        """Errors open with the field or the text they are about; that field, or the one that holds this text, is the place."""
-        about = message.removeprefix("images ").split(": ")[0]
-        if (path := tuple(about.split("."))) in self.document.places:
-            return f"{self.document.place(path)}  {message}"
+        """A message opens with a stage or a field, else with a text of one; this field, or the stage, is the place."""
+        path, text = self._opening(message)
+        stage = path if len(path) == 2 and path[0] == "stages" else ()
+        if path == stage:
+            about = text.removeprefix("images ").removeprefix("concepts ").split(": ")[0]
+            if leaf := self._find_leaf(about, stage):
+                path, text = leaf, text if not stage or leaf[:2] == stage else f"{'.'.join(stage)}: {text}"
+            elif text == message:
+                return message
+        field = ".".join(map(str, path))
+        place = self.document.place(self._where_written(path))
+        return f"{place}  {field}: {text}" if field else f"{place}  {text}"
+
+    def _opening(self, message: str) -> tuple[FieldPath, str]:
+        """The field or stage that a message opens with, as this file names it, and what follows; nothing if it opens otherwise."""
+        opening, _, text = message.partition(": ")
+        path = tuple(int(part) if part.isdigit() else part for part in opening.split("."))
+        if path[0] == "stages" and len(path) > 1:
+            return (path if "stages" in self.document.data else path[2:]), text  # a file of one job names no stage
+        return (path, text) if path in self.document.places else ((), message)
+
+    def _find_leaf(self, about: str, stage: FieldPath) -> FieldPath:
+        """The field that holds this text, of the stage rather than of the whole file; empty if none does."""
         leaves = [(path, value) for path, value in _leaves(self.document.data, ()) if isinstance(value, str)]
-        for path in [p for p, v in leaves if v == about] + [p for p, v in leaves if about and _ref_of(v, about)]:
-            return f"{self.document.place(path)}  {'.'.join(map(str, path))}: {message}"
-        return message
+        fits = [p for p, v in leaves if v == about] + [p for p, v in leaves if about and _ref_of(v, about)]
+        own = [path for path in fits if path[:2] == stage]
+        return next(iter(own or [path for path in fits if not stage or path[0] != "stages"]), ())
+
+    def _where_written(self, path: FieldPath) -> FieldPath:
+        """A field that its stage leaves out may be given for all stages, as images and clip are."""
+        given_for_all = len(path) > 2 and path[:3] not in self.document.places and path[2:3] in self.document.places
+        return path[2:] if given_for_all else path
 
 
 def _ref_of(value: str, about: str) -> bool:
@@ -222,7 +247,7 @@ def _leaves(data: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...],
 
 
 def _make_absolute(data: Any, folder: Path) -> Any:
-    """Local paths of image sets, labels, SAEs and the store start where the spec file is."""
+    """Local paths of image sets, labels, concepts, SAEs and the store start where the spec file is."""
     if not isinstance(data, dict):
         return data
     data = dict(data)
@@ -233,6 +258,8 @@ def _make_absolute(data: Any, folder: Path) -> Any:
             key: _absolute(value, folder) if key in ("ref", "labels") else value
             for key, value in data["images"].items()
         }
+    if "concepts" in data:
+        data["concepts"] = _absolute(data["concepts"], folder)
     if isinstance(saes := data.get("saes"), (str, list)):
         data["saes"] = [_absolute(ref, folder) for ref in ([saes] if isinstance(saes, str) else saes)]
     if isinstance(data.get("stages"), dict):

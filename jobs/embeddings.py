@@ -60,7 +60,13 @@ def clip_images_plan(forward: Forward, clip: ModelFacts) -> Plan:
 
 
 def clip_texts_plan(forward: Forward, clip: ModelFacts, names: Sequence[str], templates: str | Sequence[str]) -> Plan:
-    """What makes the embeddings of names, each averaged over templates, in the space of those images. Raises BadSpec."""
+    """What makes the embeddings of names, each averaged over templates, in the space of those images.
+
+    Raises:
+        BadSpec: the CLIP has no text tower.
+    """
+    if not clip.has_text:
+        raise BadSpec(f"clip: {clip.model} has no text tower, so no concept is in its space; name a CLIP that has one")
     batch_size = int(str(forward.effort["batch_size"]))
     return text_plan(clip, (), names, templates, dtype="fp32", round_to="fp32", batch_size=batch_size)
 
@@ -82,7 +88,8 @@ def text_plan(
     """
     if not facts.has_text:
         raise BadSpec(
-            f"text_embeddings of {facts.model}: it has no text tower; leave text_embeddings out for this model"
+            f"outputs: {facts.model} has no text tower, so no text_embeddings; take this model out of the stage, or "
+            "text_embeddings out of its outputs"
         )
     params: dict[str, JsonValue] = {
         "texts": [text.strip() for text in texts],

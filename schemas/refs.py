@@ -247,8 +247,8 @@ class ConceptsRef(Frozen):
         }
         if not fits.get(source):
             raise BadRef(
-                f"concepts {text!r}: expected classes, world, world:shape,colour, words:3000, file:/path or s3://bucket/key "
-                "with one name per line, or a list of names"
+                f"concepts {text!r}: expected classes, world, world:shape,colour, words:N with N of at least 1, "
+                "file:/absolute/path or s3://bucket/key with one name per line, or a list of names"
             )
         return cls(source=source, location=location)  # type: ignore[arg-type]
 

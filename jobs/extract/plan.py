@@ -95,12 +95,15 @@ def _classes(spec: ExtractSpec, facts: ModelFacts) -> dict[str, Any]:
     """Zero-shot classes for a model with a text tower, else the model's own head."""
     if facts.has_text and spec.classes is None:
         raise BadSpec(
-            f"predictions of {facts.model}: a dual encoder has no classes of its own; "
+            f"outputs: predictions of {facts.model} need classes, a dual encoder has none of its own; "
             "add classes: {names: [...], templates: openai80}"
         )
     found = choose_classes(facts, spec.classes)
     if found is None:
-        raise BadSpec(f"predictions of {facts.model}: it has neither a text tower nor a head; leave predictions out")
+        raise BadSpec(
+            f"outputs: {facts.model} has neither a text tower nor a head, so it predicts nothing; take this model out of "
+            "the stage, or predictions out of its outputs if no other stage needs them"
+        )
     return {"templates": [], **found}
 
 

@@ -53,7 +53,7 @@ class Order:
         n_blocks = -(-self.n_rows // self.settings.block_images)
         if n_blocks < 2:
             raise TooFewImages(
-                f"{self.n_rows} images make {n_blocks} blocks of {self.settings.block_images}; expected at least 2, one to "
+                f"{self.n_rows} images make {n_blocks} block{'' if n_blocks == 1 else 's'} of {self.settings.block_images}; expected at least 2, one to "
                 "hold out and one to train on; use more images or a smaller block_images"
             )
         n_heldout = min(max(1, round(self.settings.holdout * n_blocks)), n_blocks - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,7 +65,9 @@ def read_concepts(text: str, templates: Sequence[str] = PLAIN) -> Concepts:
     Raises:
         BadSpec: as for Concepts.
     """
-    return make_concepts(text.removeprefix("\ufeff").removesuffix("\n").split("\n"), templates)
+    lines = [line.strip() for line in text.removeprefix("\ufeff").removesuffix("\n").split("\n")]
+    _check_names(lines if any(lines) else (), "line")
+    return make_concepts(lines, templates)
 
 
 def world_concepts(categories: Sequence[str] = tuple(PLANTED)) -> Concepts:
@@ -79,7 +82,11 @@ def world_concepts(categories: Sequence[str] = tuple(PLANTED)) -> Concepts:
     phrases: list[str] = []
     for category in categories:
         if category not in WORLD_CATEGORIES:
-            raise BadSpec(f"category {category!r} of the demo world: expected some of {', '.join(WORLD_CATEGORIES)}")
+            near = difflib.get_close_matches(category, WORLD_CATEGORIES, 1)
+            guess = f"; did you mean {near[0]!r}?" if near else ""
+            raise BadSpec(
+                f"found category {category!r}, expected one of {', '.join(WORLD_CATEGORIES)}, or several with commas{guess}"
+            )
         names += [f"word={value}" if category == "word" else value for value in WORLD_CATEGORIES[category]]
         phrases += sentences(value_claims(category))
     return Concepts(tuple(names), tuple(phrases))
@@ -128,18 +135,21 @@ def world_values(names: Sequence[str]) -> dict[str, int]:
     }
 
 
-def _check_names(names: Sequence[str]) -> None:
+def _check_names(names: Sequence[str], place: str = "concept") -> None:
+    """place: what numbers count, a concept of a list or a line of a file."""
     if not names:
         raise BadSpec("found no concept, expected at least one name")
-    empty = [str(place) for place, name in enumerate(names, 1) if not name]
-    if empty:
-        raise BadSpec(f"concepts {_some(empty)} of {len(names)} are empty; delete those lines")
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(names, 1):
-        places.setdefault(name, []).append(place)
-    twice = [f"{name!r} ({', '.join(map(str, at))})" for name, at in places.items() if len(at) > 1]
+    if empty := [str(number) for number, name in enumerate(names, 1) if not name]:
+        one = len(empty) == 1
+        which = f"{place} {empty[0]} of {len(names)} is" if one else f"{place}s {_some(empty)} of {len(names)} are"
+        raise BadSpec(f"{which} empty; delete {'it' if one else 'them'}")
+    numbers: dict[str, list[str]] = {}
+    for number, name in enumerate(names, 1):
+        numbers.setdefault(name, []).append(str(number))
+    twice = [f"{name!r} ({place}s {', '.join(at)})" for name, at in numbers.items() if len(at) > 1]
     if twice:
-        raise BadSpec(f"concepts {_some(twice)} are there more than once; keep one of each, or make them differ")
+        are = "is" if len(twice) == 1 else "are"
+        raise BadSpec(f"{_some(twice)} {are} there more than once; keep one of each, or make them differ")
 
 
 def _some(found: Sequence[str], most: int = 10) -> str:

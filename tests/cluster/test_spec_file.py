@@ -310,3 +310,59 @@ def test_a_late_refusal_finds_its_field_by_the_whole_ref(message: str, line: str
     with pytest.raises(UsageError) as refused, file.placed():
         raise UsageError(message)
     assert str(refused.value) == (f"a.yaml{line}{message}" if line else message)
+
+
+TWO_STAGES = """\
+kind: pipeline
+name: two
+images: {ref: "world:n=4"}
+clip: demo:vit-dense
+matrix: {model: [demo:clip-p8]}
+stages:
+  acts:
+    kind: extract
+    sites: [embedding]
+    outputs: [activations, predictions]
+  names:
+    kind: describe
+    reads: acts
+    methods: [act_values]
+    concepts: world:shapes
+"""
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("stages.acts.outputs: broken", "10:5  stages.acts.outputs: broken"),
+        ("stages.acts.clip: broken", "4:1  stages.acts.clip: broken"),  # given for all stages
+        ("stages.acts.classes: broken", "7:3  stages.acts.classes: broken"),  # given nowhere: its stage
+        ("stages.acts: 4 images: broken", "7:3  stages.acts: 4 images: broken"),
+        ("stages.acts: embedding: broken", "9:13  stages.acts.sites.0: embedding: broken"),
+        ("stages.names: concepts world:shapes: broken", "15:5  stages.names.concepts: concepts world:shapes: broken"),
+        ("stages.names: embedding: broken", "11:3  stages.names: embedding: broken"),  # not the one of another stage
+        ("stages.acts: demo:clip-p8: broken", "5:18  matrix.model.0: stages.acts: demo:clip-p8: broken"),
+    ],
+)
+def test_a_refusal_of_a_stage_finds_the_field_or_else_the_stage(message: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused, parse_spec(TWO_STAGES, "a.yaml").placed():
+        raise UsageError(message)
+    assert str(refused.value) == f"a.yaml:{said}"
+
+
+def test_a_file_of_one_job_is_not_told_of_stages() -> None:
+    file = parse_spec("kind: extract\noutputs: embeddings\nmodel: demo:clip-p8\nimages: {ref: 'world:n=4'}\n", "a.yaml")
+    for message, said in [
+        ("stages.extract.outputs: broken", "a.yaml:2:1  outputs: broken"),
+        ("stages.extract: too few: broken", "a.yaml:1:1  too few: broken"),
+        ("stages.extract: demo:clip-p8: broken", "a.yaml:3:1  model: demo:clip-p8: broken"),
+    ]:
+        with pytest.raises(UsageError) as refused, file.placed():
+            raise UsageError(message)
+        assert str(refused.value) == said
+
+
+def test_a_list_of_concepts_is_looked_for_where_the_spec_is(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(TWO_STAGES.replace("world:shapes", "file:names.txt"))
+    assert getattr(read_spec_file(path).pipeline.stages["names"], "concepts", None) == f"file:{tmp_path}/names.txt"

@@ -39,7 +39,7 @@ HIDDEN = (3, 77)
         ({"align"}, {"sites": ["resid_post.1@patch"]}, "no encoder of resid_post.1@patch is read; there are resid_post.3@patch"),
         ({"sae"}, {"methods": ["auroc"], "units": ["features"]}, "no images to see the features of sae:"),
         ({"align"}, {"methods": ["auroc"], "labels_from": "predicted", "units": ["features"]}, "no SAE"),
-        ({"acts"}, {"methods": ["auroc"], "concepts": "world:smell"}, "category 'smell' of the demo world"),
+        ({"acts"}, {"methods": ["auroc"], "concepts": "world:smell"}, "found category 'smell', expected one of shape"),
     ],
 )  # fmt: skip
 def test_what_has_no_units_or_lacks_what_it_needs_is_refused(
@@ -107,9 +107,12 @@ def test_an_sae_and_an_encoder_of_different_sites_are_both_named(prepared: Place
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"red\nring\nred\n ring\n", r"'red' \(1, 3\), 'ring' \(2, 4\) are there more than once"),
-        (b"red\n\nring\n  \n", "concepts 2, 4 of 4 are empty"),
-        (b"", "concepts 1 of 1 are empty"),
+        (
+            b"red\nring\nred\n ring\n",
+            r"stages.names: concepts file:.*: 'red' \(lines 1, 3\), 'ring' \(lines 2, 4\) are there",
+        ),
+        (b"red\n\nring\n  \n", "lines 2, 4 of 4 are empty"),
+        (b"", "found no concept"),
         (b"caf\xe9\n", "not UTF-8 text"),
     ],
 )

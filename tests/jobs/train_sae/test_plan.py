@@ -221,7 +221,7 @@ def test_sites_choose_among_the_stored_activations(world: World) -> None:
         ({"sites": ["resid_post.9@patch"]}, ["blocks 0..4"]),
         ({"acts": {"outputs": ["activation_moments"]}}, ["acts stores activation_moments", "add activations"]),
         ({"live": True, "sites": ["resid_post.9@patch"]}, ["blocks 0..4"]),
-        ({"block_images": 12}, ["12 images make 1 blocks", "smaller block_images"]),
+        ({"block_images": 12}, ["12 images make 1 block ", "smaller block_images"]),
     ],
 )
 def test_tokens_that_are_not_there_are_refused_before_any_work(world: World, fields: Any, words: list[str]) -> None:

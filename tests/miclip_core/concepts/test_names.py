@@ -29,19 +29,25 @@ def test_a_file_has_one_name_per_line_whatever_wrote_it():
 
 
 def test_empty_names_are_refused_with_their_places_so_that_no_name_moves():
-    with pytest.raises(BadSpec, match="concepts 2, 4 of 5 are empty"):
+    with pytest.raises(BadSpec, match="lines 2, 4 of 5 are empty; delete them"):
         read_concepts("dog\n\ncat\n  \nbird\n")
+    with pytest.raises(BadSpec, match="line 2 of 3 is empty; delete it"):
+        read_concepts("dog\n\ncat")
+    with pytest.raises(BadSpec, match="concept 2 of 2 is empty"):
+        make_concepts(["dog", " "])
     with pytest.raises(BadSpec, match="no concept"):
         make_concepts([])
-    with pytest.raises(BadSpec, match="concepts 1 of 1 are empty"):
+    with pytest.raises(BadSpec, match="found no concept"):
         read_concepts("")
 
 
 def test_names_that_are_there_twice_are_refused_with_their_places():
-    with pytest.raises(BadSpec, match=r"concepts 'missile' \(1, 3\), 'sunglasses' \(2, 5\) are there more than once"):
+    with pytest.raises(BadSpec, match=r"'missile' \(concepts 1, 3\), 'sunglasses' \(concepts 2, 5\) are there"):
         make_concepts(["missile", "sunglasses", " missile ", "tench", "sunglasses"])
+    with pytest.raises(BadSpec, match=r"'dog' \(lines 1, 3\) is there more than once"):
+        read_concepts("dog\ncat\ndog\n")
     many = [str(i) for i in range(30)]
-    with pytest.raises(BadSpec, match=r"'9' \(10, 40\) and 20 more are there"):
+    with pytest.raises(BadSpec, match=r"'9' \(concepts 10, 40\) and 20 more are there"):
         make_concepts(many + many)
 
 
@@ -67,8 +73,10 @@ def test_concepts_of_the_demo_world_speak_as_its_captions_do():
     words = world_concepts(["colour", "word"])
     assert words.names[0] == "red" and words.names[16] == "word=red" and words.phrases[16] == "the word red"
     assert world_concepts(["position"]).phrases[0] == "an object in the top left"
-    with pytest.raises(BadSpec, match="category 'watermark' of the demo world: expected some of shape, colour"):
+    with pytest.raises(BadSpec, match="found category 'watermark', expected one of shape, colour"):
         world_concepts(["watermark"])
+    with pytest.raises(BadSpec, match="or several with commas; did you mean 'shape'"):
+        world_concepts(["colour", "shapes"])
     with pytest.raises(BadSpec, match="more than once"):
         world_concepts(["shape", "shape"])
 
