@@ -48,6 +48,11 @@ class AlignSettings(Frozen):
     seed: int = 0
     """Decides the initial weights, the order of the images and which are held out."""
 
+    @property
+    def needs_classes(self) -> bool:
+        """Whether the loss depends on the class that the model predicts for an image."""
+        return self.w_out > 0 or self.multi_positive
+
     @model_validator(mode="after")
     def _some_loss_counts(self) -> AlignSettings:
         if self.w_out == 0 and self.w_in == 0:

@@ -473,7 +473,7 @@ TABLES: dict[str, Table] = {
                 ("d", pa.int32(), "width of the site", "channels"),
                 ("dim", pa.int32(), "width of the embeddings", "channels"),
                 ("classes", pa.int32(), "classes that are predicted"),
-                ("images", pa.int64(), "images with activation, prediction and embedding"),
+                ("images", pa.int64(), "images with activation, embedding and, if any are predicted, class"),
                 ("images_held_out", pa.int64(), "of them not trained on, to stop early"),
                 ("w_out", pa.float64(), "weight of the loss towards class texts"),
                 ("w_in", pa.float64(), "weight of the loss towards image embeddings"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,36 +21,40 @@ BLOCK = 256
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """N images with one row each, by image_index: activations [N,D], predicted classes [N], image embeddings [N,E]; texts [C,E]."""
+    """N images with one row each, by image_index: activations [N,D], image embeddings [N,E], predicted classes [N]; texts [C,E].
+
+    Both that are about classes are None where no loss is towards them.
+    """
 
     a_ND: Tensor
-    yhat_N: Tensor
     x_NE: Tensor
-    texts_CE: Tensor
+    yhat_N: Tensor | None = None
+    texts_CE: Tensor | None = None
 
 
 def read_examples(plan: Plan, inputs: Inputs) -> Examples:
-    """Images that all three tables have; one that was set aside in any of them is left out.
+    """Images that all tables have; one that was set aside in any of them is left out.
 
     Raises:
         BadAlignment: there is no such image.
     """
+    stages = plan.stage.inputs
     rows, a_ND = _activations(plan, inputs)
-    predicted = read_predictions(inputs, plan.stage.inputs["predictions"])
-    embedded, x_NE = read_embeddings(inputs, plan.stage.inputs["embeddings"])
+    predicted = read_predictions(inputs, stages["predictions"]) if "predictions" in stages else None
+    embedded, x_NE = read_embeddings(inputs, stages["embeddings"])
     place = {index: i for i, index in enumerate(embedded)}
-    kept = [i for i, index in enumerate(rows) if index in predicted and index in place]
+    kept = [i for i, index in enumerate(rows) if index in place and (predicted is None or index in predicted)]
     if not kept:
+        guessed = "" if predicted is None else f", a prediction ({len(predicted)})"
         raise BadAlignment(
-            f"no image has an activation at {plan.stage.params['site']} ({len(rows)} have), a prediction ({len(predicted)}) "
+            f"no image has an activation at {plan.stage.params['site']} ({len(rows)} have){guessed} "
             f"and an embedding of {plan.stage.params['clip']} ({len(embedded)})"
         )
-    return Examples(
-        a_ND[kept],
-        torch.tensor([predicted[rows[i]] for i in kept]),
-        torch.from_numpy(x_NE[[place[rows[i]] for i in kept]]),
-        torch.from_numpy(read_texts(inputs, plan.stage.inputs["texts"])),
-    )
+    seen = Examples(a_ND[kept], torch.from_numpy(x_NE[[place[rows[i]] for i in kept]]))
+    if predicted is None:
+        return seen
+    yhat_N = torch.tensor([predicted[rows[i]] for i in kept])
+    return replace(seen, yhat_N=yhat_N, texts_CE=torch.from_numpy(read_texts(inputs, stages["texts"])))
 
 
 def _activations(plan: Plan, inputs: Inputs) -> tuple[list[int], Tensor]:

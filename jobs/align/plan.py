@@ -6,7 +6,7 @@ from jobs.activations import get_facts
 from jobs.embeddings import clip_forward, clip_images_plan, clip_texts_plan
 from jobs.encoders import WEIGHTS, settings_of, tokens_of
 from jobs.memory import LIBRARY_BYTES
-from jobs.predictions import class_names, find_predictions
+from jobs.predictions import class_names, find_predictions, predictions_read
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_tokens import SiteTokens, find_stored
 from schemas.align import AlignSettings
@@ -27,33 +27,39 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
 
     Raises:
         NotInspected: the model or the CLIP is not known yet.
-        BadSpec: the stages that are read hold no activations or predictions, or the CLIP cannot embed texts.
+        BadSpec: the stages that are read hold no activations, or no predictions where a loss is towards the predicted
+            classes, or the CLIP cannot embed texts.
     """
     spec = cell.spec
     assert isinstance(spec, AlignSpec) and cell.clip is not None
     facts, clip = get_facts(cell, known), known.models.get(cell.clip)
     if clip is None:
         raise NotInspected(f"{cell.clip} is not inspected yet")
-    predictions = find_predictions(cell)
     tokens = find_stored(cell, facts, spec.sites)
+    images = clip_images_plan(tokens[0].forward, clip)
+    beside, inputs = [images], {"embeddings": images.digest}
+    if predictions_read(cell) or any(settings.needs_classes for settings in spec.encoders()):
+        predictions = find_predictions(cell)
+        names = _class_names(cell, facts, predictions)
+        texts = clip_texts_plan(tokens[0].forward, clip, names, spec.templates)
+        beside.append(texts)
+        inputs |= {"predictions": predictions.digest, "texts": texts.digest}
+    encoders = [_plan(spec, facts, clip, site, settings, inputs) for site in tokens for settings in spec.encoders()]
+    return (*beside, *encoders)
+
+
+def _class_names(cell: Cell, facts: ModelFacts, predictions: StageSpec) -> list[str]:
     names = class_names(facts, predictions.params)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadSpec(
             f"stages.{cell.name}: classes {', '.join(twice[:5])} are there twice, so no text says which is meant; rename them"
         )
-    forward = tokens[0].forward
-    images = clip_images_plan(forward, clip)
-    texts = clip_texts_plan(forward, clip, names, spec.templates)
-    inputs = {"predictions": predictions.digest, "embeddings": images.digest, "texts": texts.digest}
-    encoders = [
-        _plan(spec, facts, clip, site, settings, inputs, len(names)) for site in tokens for settings in spec.encoders()
-    ]
-    return (images, texts, *encoders)
+    return names
 
 
 def _plan(
     spec: AlignSpec, facts: ModelFacts, clip: ModelFacts, tokens: SiteTokens, settings: AlignSettings,
-    inputs: dict[str, str], classes: int,
+    inputs: dict[str, str],
 ) -> Plan:  # fmt: skip
     stage = StageSpec(
         kind="align",
@@ -79,7 +85,6 @@ def _plan(
             "per_image": tokens.per_image(facts),
             "width": tokens.width(facts),
             "dim": clip.embed_dim,
-            "classes": classes,
             "clip": clip_forward(tokens.forward, clip).model_dump(mode="json"),
             "keep_every": spec.keep_every,
         },

@@ -106,9 +106,10 @@ class Run:
             moments.add(self._examples.a_ND[rows][:, None], np.zeros(1, np.int32), [""] * len(rows))
         self.trainer.begin(moments)
 
-    def _batch(self, rows: np.ndarray) -> tuple[torch.Tensor, ...]:
+    def _batch(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
         chosen, seen = torch.from_numpy(rows), self._examples
-        return seen.a_ND[chosen], seen.texts_CE, seen.yhat_N[chosen], seen.x_NE[chosen]
+        yhat_B = None if seen.yhat_N is None else seen.yhat_N[chosen]
+        return seen.a_ND[chosen], seen.texts_CE, yhat_B, seen.x_NE[chosen]
 
     def _held_out_loss(self) -> float:
         """Mean over held-out batches of the training's size, for the loss depends on it; what fills none counts little."""
@@ -162,7 +163,7 @@ class Run:
             "templates": config.template,
             "d": config.d,
             "dim": config.dim,
-            "classes": len(self._examples.texts_CE),
+            "classes": 0 if self._examples.texts_CE is None else len(self._examples.texts_CE),
             "images": len(self._examples.a_ND),
             "images_held_out": len(self._held),
             "logit_scale": config.logit_scale,

@@ -69,7 +69,7 @@ class Choice:
             return list(predicted.pop())
         texts = {plan.digest: plan.stage for plans in self._cell.reads.values() for plan in plans}
         for encoder in self._encoders:
-            if (stage := texts.get(encoder.plan.stage.inputs["texts"])) is not None:
+            if (stage := texts.get(encoder.plan.stage.inputs.get("texts", ""))) is not None:
                 return [str(name) for name in stage.params["classes"]]  # type: ignore[union-attr]
         if self._facts.classes is None:
             raise self.refuse(

@@ -36,7 +36,7 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
     Raises:
         NotInspected: the model is not known yet.
         BadSpec: nothing that is read has encoders, the sites of encoders are no layers, or the extract stages that are
-            read lack what is traced.
+            read lack what is traced, or encoders were trained without classes.
         UnknownSite: the model has no such site.
     """
     spec = cell.spec
@@ -47,7 +47,13 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
         raise BadSpec(
             f"{where}.reads: found no neuron encoders of {facts.model}; add an align stage over several sites"
         )
-    traces = find_traces(where, facts, choose_sites(where, facts, encoders, spec.sites))
+    chosen = choose_sites(where, facts, encoders, spec.sites)
+    if blind := [encoder for encoder in chosen if "texts" not in encoder.plan.stage.inputs]:
+        raise BadSpec(
+            f"{where}.reads: {blind[0].variant} of {facts.model} at {blind[0].site} was trained without classes, so there are "
+            "none to trace towards; add predictions to the outputs of the extract stage that the align stage reads"
+        )
+    traces = find_traces(where, facts, chosen)
     towards = {
         plan.digest: plan.stage.params["classes"]
         for plans in cell.reads.values()

@@ -109,10 +109,13 @@ class AlignTrainer:
         return _scale_of(self.weights, self._scale)
 
     @torch.no_grad()
-    def step(self, a_BD: Tensor, class_embeddings_CE: Tensor, yhat_B: Tensor, x_BE: Tensor) -> AlignMetrics:
+    def step(
+        self, a_BD: Tensor, class_embeddings_CE: Tensor | None, yhat_B: Tensor | None, x_BE: Tensor
+    ) -> AlignMetrics:
         """Learn from one batch: activations, texts of the classes, predicted classes, embeddings of the images.
 
-        Embeddings may have any length and float dtype; yhat is integer. Source: MICLIP, Algorithm 1.
+        Embeddings may have any length and float dtype; yhat is integer. Both that are about classes may be None where
+        settings.needs_classes is false. Source: MICLIP, Algorithm 1.
 
         Raises:
             BadAlignment: another width or number of rows, NaN or infinite values, embeddings of length 0, yhat outside
@@ -126,7 +129,9 @@ class AlignTrainer:
         return metrics
 
     @torch.no_grad()
-    def evaluate(self, a_BD: Tensor, class_embeddings_CE: Tensor, yhat_B: Tensor, x_BE: Tensor) -> AlignMetrics:
+    def evaluate(
+        self, a_BD: Tensor, class_embeddings_CE: Tensor | None, yhat_B: Tensor | None, x_BE: Tensor
+    ) -> AlignMetrics:
         """The metrics of a held-out batch, from which nothing is learned. Raises: BadAlignment, as `step`."""
         return self._metrics(self._loss(a_BD, class_embeddings_CE, yhat_B, x_BE)[1])
 
@@ -207,10 +212,17 @@ class AlignTrainer:
             found |= {f"best.weight.{name}": value for name, value in (self.best or self.weights).items()}
         return found
 
-    def _loss(self, a_BD: Tensor, c_CE: Tensor, yhat_B: Tensor, x_BE: Tensor) -> tuple[Tensor, AlignLoss]:
+    def _loss(self, a_BD: Tensor, c_CE: Tensor | None, yhat_B: Tensor | None, x_BE: Tensor) -> tuple[Tensor, AlignLoss]:
         """The standardised activations and the loss on them."""
         if not self.begun:
             raise RuntimeError("call begin(moments) or load_state(state) before the first step")
+        if c_CE is None or yhat_B is None:
+            if self.settings.needs_classes:
+                raise BadAlignment(
+                    "the loss is towards predicted classes, but none are given; give them, or w_out 0 without multi_positive"
+                )
+            # one class for all, which counts for nothing
+            c_CE, yhat_B = torch.ones(1, self.dim), torch.zeros(len(x_BE), dtype=torch.int64)
         if not len(a_BD) == len(yhat_B) == len(x_BE) or not len(a_BD):
             raise BadAlignment(
                 f"{len(a_BD)} activations, {len(yhat_B)} predictions, {len(x_BE)} images; expected as many of each"

@@ -83,6 +83,14 @@ def report(world: World) -> RunReport:
     return report
 
 
+@pytest.fixture(scope="module")
+def blind(world: World) -> RunReport:
+    """Of a model that tells no classes: it has neither a head nor a text tower."""
+    report = world.lake.run(world.spec({"outputs": ["activations"]}, "demo:vit-dense", loss="in"))
+    assert report.exit_code == 0, report.failures
+    return report
+
+
 def rows(world: World, report: RunReport, table: str) -> list[dict[str, Any]]:
     return world.lake.table(report, table).to_pylist()
 
@@ -114,6 +122,54 @@ def test_an_encoder_is_what_the_trainer_makes_of_the_joined_tables(world: World,
     (summary,) = rows(world, report, "alignments")
     assert (summary["encoder"], summary["images"], summary["classes"]) == (f"align:{digest}", len(a), len(SHAPES))
     assert (encoder.config.model, encoder.config.clip, encoder.config.pool) == ("demo:clip-p8", CLIP, "mean")
+
+
+def test_towards_images_alone_a_model_needs_no_classes(world: World, blind: RunReport) -> None:
+    seen = {r["image_id"]: r["embedding"] for r in rows(world, blind, "embeddings") if r["model"] == CLIP}
+    acts: dict[str, list[list[float]]] = {}
+    for row in sorted(rows(world, blind, "activations"), key=lambda row: row["image_index"]):
+        acts.setdefault(row["image_id"], []).append(row["act"])
+    a = torch.stack([torch.tensor(tokens).mean(0) for tokens in acts.values()])
+    x = torch.tensor([seen[name] for name in acts])
+    settings = AlignSettings(w_out=0, batch=BATCH, epochs=EPOCHS)
+    trainer, moments = AlignTrainer(settings, a.shape[1], x.shape[1]), Moments()
+    moments.add(a[:, None], np.zeros(1, np.int32), list(acts))
+    trainer.begin(moments)
+    for epoch in range(EPOCHS):
+        for batch in map(torch.from_numpy, batch_order(len(a), settings, epoch)):
+            trainer.step(a[batch], x[:5], torch.arange(len(batch)) % 5, x[batch])  # whichever classes
+    (encoder,) = world.encoders(blind).values()
+    torch.testing.assert_close(encoder.W, trainer.finish().W, rtol=1e-4, atol=1e-5)
+    (summary,) = rows(world, blind, "alignments")
+    assert (summary["classes"], summary["images"], summary["final_out"]) == (0, IMAGES, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"loss": ["in", "out"]}, "found 0 stages of predictions of demo:vit-dense"),
+        ({"loss": "in", "multi_positive": True}, "found 0 stages of predictions of demo:vit-dense"),
+    ],
+)
+def test_a_loss_towards_classes_needs_predictions(world: World, blind: RunReport, fields: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        plan_pipeline(world.spec({"outputs": ["activations"]}, "demo:vit-dense", **fields), world.lake.store)
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ({"kind": "describe", "methods": ["miclip"], "concepts": "classes"}, "demo:vit-dense has no head and no predictions"),
+        ({"kind": "trace_errors"}, "miclip in of demo:vit-dense at resid_post.2@patch was trained without classes"),
+    ],
+)  # fmt: skip
+def test_what_needs_the_classes_of_an_encoder_without_is_refused(
+    world: World, blind: RunReport, stage: dict[str, Any], said: str
+) -> None:
+    data = world.spec({"outputs": ["activations"]}, "demo:vit-dense", loss="in").model_dump(mode="json")
+    data["stages"]["more"] = {**stage, "reads": ["align"]}
+    with pytest.raises(UsageError, match=said):
+        plan_pipeline(PipelineSpec.model_validate(data, strict=False), world.lake.store)
 
 
 def test_a_rerun_computes_nothing_and_one_variant_more_trains_only_that_one(world: World, report: RunReport) -> None:

@@ -283,6 +283,16 @@ def test_rows_that_do_not_belong_together_are_refused() -> None:
         trainer(settings()).step(*data._replace(yhat=data.yhat[1:]))
 
 
+def test_classes_may_be_missing_where_the_loss_does_not_depend_on_them() -> None:
+    data, alone = images(B, seed=1), {"w_out": 0.0}
+    with_classes, without = trainer(settings(**alone)), trainer(settings(**alone))
+    assert with_classes.step(*data) == without.step(data.a, None, None, data.x)
+    assert_same(bits(with_classes), bits(without))
+    for fields in ({}, {**alone, "multi_positive": True}):
+        with pytest.raises(BadAlignment, match="towards predicted classes, but none are given"):
+            trainer(settings(**fields)).step(data.a, None, None, data.x)
+
+
 def test_channels_that_are_mostly_zero_are_listed_and_train_on() -> None:
     data = images(64)
     made = AlignTrainer(settings(), D, E)
