@@ -16,11 +16,10 @@ NAMES = 3
 
 
 class Method(NamedTuple):
-    """One method at one place: its name, and the stage whose rows are shown (of several seeds the first)."""
+    """One method at one place: its name, and the stage whose rows are shown (of several seeds or settings the first)."""
 
     variant: str
     stage: str
-    seeds: int
 
     @property
     def is_truth(self) -> bool:
@@ -86,10 +85,10 @@ def _concepts(data: ReportData, row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _methods(rows: Sequence[dict[str, Any]]) -> tuple[Method, ...]:
-    seeds: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (place(row["variant"]), row["seed"] or 0)):
-        seeds[row["variant"]].append(row)
-    return tuple(Method(variant, of[0]["stage"], len({row["seed"] for row in of})) for variant, of in seeds.items())
+    first: dict[str, str] = {}
+    for row in sorted(rows, key=lambda row: (place(row["variant"]), row["seed"] or 0, row["stage"])):
+        first.setdefault(row["variant"], row["stage"])
+    return tuple(Method(variant, stage) for variant, stage in first.items())
 
 
 def load_found(data: ReportData, named: Named, most: int) -> Found:

@@ -118,7 +118,7 @@ def _choice(amount: Amount, places: int, index: Index) -> str:
     """Says on the page what it leaves out."""
     text = (
         f"Cards: at most {amount.features} units of each place, half of them found for a concept, a quarter those whose name "
-        f"methods agree on, the rest by chance; {amount.images} images of each. Of several seeds the first is shown."
+        f"methods agree on, the rest by chance; {amount.images} images of each. Of a method with several seeds or settings the first is shown."
     )
     if amount.saes < places:
         text += f" Of {places} places the first {amount.saes} have cards."

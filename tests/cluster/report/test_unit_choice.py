@@ -14,7 +14,7 @@ from cluster.report.sections.by_class import load_classes
 from cluster.report.sections.effects import Effect, is_removal, load_effects, say_change, winners
 from cluster.report.sections.encoders import colours_of, full_batches, loss_of, names_of
 from cluster.report.sections.finder import LENGTHS, LIST_BYTES, UNIT_BYTES, plan_index
-from cluster.report.sections.judged import Judgements, leaders, pairs_once
+from cluster.report.sections.judged import Contest, Judgements, leaders, pairs_once
 from cluster.report.sections.named import Found, Method, Named, load_named
 from cluster.report.sections.places import Place, place_of
 from cluster.report.sections.trace_cards import choose_traces, outcome_of
@@ -50,7 +50,7 @@ def test_the_vote_is_what_most_say_and_of_equals_the_first() -> None:
 def made(
     first: dict[str, dict[int, str]], located: dict[str, dict[str, list[tuple[int, float]]]]
 ) -> tuple[Named, Found]:
-    methods = tuple(Method(stage, stage, 1) for stage in first)
+    methods = tuple(Method(stage, stage) for stage in first)
     return Named(0, NEURONS, "t", methods, 20), Found(first, located)
 
 
@@ -80,7 +80,7 @@ def test_of_several_seeds_the_first_is_shown(data: ReportData) -> None:
     named = load_named(data)
     assert [n.place for n in named] == [NEURONS, Place(MODELS[1], SITE, None)]
     ours = named[0].methods[0]
-    assert (ours.variant, ours.seeds) == ("miclip in+out", 2)
+    assert ours.variant == "miclip in+out"
     (row,) = data.table("descriptions", ["stage", "seed"], {"stage": ours.stage}).to_pylist()
     assert row["seed"] == 0
     assert [m.variant for m in named[0].methods] == list(METHODS) and named[0].methods[-1].is_truth
@@ -95,6 +95,12 @@ def test_methods_stand_in_one_order_with_one_colour_each(data: ReportData) -> No
         "zeta",
         "auroc",
     ]
+
+
+def test_neurons_come_before_features_and_both_by_model_and_site() -> None:
+    shuffled = [("b", "r", None), ("a", "t", None), ("a", "s", "sae:y"), ("a", "s", None), ("a", "s", "sae:x")]
+    ordered = sorted((Place(*of) for of in shuffled), key=lambda of: of.key)
+    assert ordered == [("a", "s", None), ("a", "s", "sae:x"), ("a", "s", "sae:y"), ("a", "t", None), ("b", "r", None)]
 
 
 # ---------------------------------------------------------------- which concepts
@@ -219,6 +225,8 @@ def test_a_contest_counts_real_differences_from_either_side(data: ReportData) ->
     # to remove, less accuracy is better: the difference is negative there, and it is ours that wins
     assert tests.contest(judge, NEURONS, "dacc x0 keep", "miclip in+out", "less").beats == ("netdissect",)
     assert tests.contest(judge, NEURONS, "no such measure", "miclip in+out").words == ""
+    assert Contest(("a", "b"), (), ("a", "b")).words == "better than all 2 others"
+    assert Contest(("a",), (), ("a",)).words == "better than a"
     assert tests.contest(None, NEURONS, "accuracy", "miclip in+out").words == ""
 
 
