@@ -9,7 +9,6 @@ from jobs.concepts import concept_files
 from jobs.protocol import Cell
 from schemas.cells import ForwardCell, Images
 from schemas.concept_specs import DescribeSpec
-from schemas.evaluate_specs import EvaluateSpec
 from schemas.plans import Plan, Resources
 from schemas.refs import SaeRef, Site
 from schemas.sae_specs import ImportSaeSpec, SaeFeaturesSpec
@@ -84,8 +83,7 @@ def find_needs(spec: PipelineSpec) -> Needs:
                 images.append(cell.images)
             named = cell.spec.saes if isinstance(cell.spec, (ImportSaeSpec, SaeFeaturesSpec)) else ()
             saes += [SaeRef.parse(text) for text in named]
-            if isinstance(cell.spec, (DescribeSpec, EvaluateSpec)):
-                files += cell.spec.folders
+            files += cell.spec.folders
             if isinstance(cell.spec, DescribeSpec):
                 texts += concept_files(cell.spec.concepts)
     return Needs(

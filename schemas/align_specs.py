@@ -5,12 +5,11 @@ from __future__ import annotations
 from itertools import product
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from schemas.align import AlignSettings
 from schemas.base import EFFORT, RESULT
-from schemas.cells import OverModels, Templates, as_tuple, as_value_error, check_templates
-from schemas.refs import ModelRef, Site
+from schemas.cells import LISTED, OfAClip, OverModels, SiteTexts, Templates
 
 Loss = Literal["in+out", "in", "out"]
 WEIGHTS: dict[Loss, tuple[float, float]] = {"in+out": (1.0, 1.0), "in": (0.0, 1.0), "out": (1.0, 0.0)}
@@ -25,30 +24,29 @@ def loss_name(w_out: float, w_in: float) -> str:
 LogitScale = Annotated[float, Field(gt=0)] | Literal["learned", "clip"]
 
 
-class AlignSpec(OverModels):
+class AlignSpec(OfAClip, OverModels):
     """Neuron encoders of every combination of loss, logit scale, rate and seed, per model and site.
 
     It reads an extract stage with activations and predictions; `sites` may choose among its sites. Image embeddings of
-    the CLIP over the same images and the texts of the predicted classes are stages that are planned with it.
+    the CLIP over the same images and the texts of the predicted classes are stages that are planned with it. Loss `in`
+    without multi_positive needs no predictions, as of a model that tells no classes.
     """
 
     kind: Annotated[Literal["align"], RESULT] = "align"
-    clip: Annotated[str | None, RESULT] = None
-    """The CLIP in whose space units are named; that of the pipeline if left out."""
-    sites: Annotated[tuple[str, ...], RESULT] = ()
+    sites: Annotated[SiteTexts, RESULT] = ()
     pool: Annotated[Literal["mean", "max"], RESULT] = "mean"
     """How the positions of a site become one vector per image; a site such as `resid_post.-1@cls` has only one."""
     templates: Annotated[Templates, RESULT] = ("{}",)
     """Prompts around the names of the predicted classes; the bare name if left out."""
-    loss: Annotated[tuple[Loss, ...], Field(min_length=1), RESULT] = ("in+out",)
-    logit_scale: Annotated[tuple[LogitScale, ...], Field(min_length=1), RESULT] = (1.0,)
-    lr: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), RESULT] = (1e-4,)
-    seed: Annotated[tuple[int, ...], Field(min_length=1), RESULT] = (0,)
+    loss: Annotated[tuple[Loss, ...], LISTED, Field(min_length=1), RESULT] = ("in+out",)
+    logit_scale: Annotated[tuple[LogitScale, ...], LISTED, Field(min_length=1), RESULT] = (1.0,)
+    lr: Annotated[tuple[Annotated[float, Field(gt=0)], ...], LISTED, Field(min_length=1), RESULT] = (1e-4,)
+    seed: Annotated[tuple[int, ...], LISTED, Field(min_length=1), RESULT] = (0,)
     bias: Annotated[bool, RESULT] = False
     standardise: Annotated[bool, RESULT] = False
     """Whether every channel is first brought to mean 0 and standard deviation 1."""
     multi_positive: Annotated[bool, RESULT] = False
-    betas: Annotated[tuple[float, float], RESULT] = (0.9, 0.999)
+    betas: Annotated[tuple[float, float], LISTED, RESULT] = (0.9, 0.999)
     batch: Annotated[int, Field(ge=2), RESULT] = 1024
     epochs: Annotated[int, Field(ge=1), RESULT] = 1
     drop_last: Annotated[bool, RESULT] = False
@@ -59,44 +57,12 @@ class AlignSpec(OverModels):
     keep_every: Annotated[int, Field(ge=1), EFFORT] = 1000
     """Steps between resumable states."""
 
-    @field_validator("sites", "loss", "logit_scale", "lr", "seed", "betas", mode="before")
-    @classmethod
-    def _one_value_is_a_list_of_one(cls, value: object) -> object:
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            return (value,)
-        return as_tuple(value)
-
-    @field_validator("templates", mode="before")
-    @classmethod
-    def _templates_are_a_tuple(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
-
-    @field_validator("templates")
-    @classmethod
-    def _templates_have_a_place(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        return check_templates(value)
-
-    @field_validator("clip")
-    @classmethod
-    def _clip_parses(cls, value: str | None) -> str | None:
-        return value if value is None else as_value_error(ModelRef.parse, value)
-
-    @field_validator("sites")
-    @classmethod
-    def _sites_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(as_value_error(Site.parse, text) for text in value)
-
     @model_validator(mode="after")
     def _every_encoder_is_possible(self) -> AlignSpec:
         if not self.reads:
             raise ValueError("no activations; give reads: an extract stage with outputs [activations, predictions]")
         self.encoders()
         return self
-
-    @property
-    def needs_clip(self) -> bool:
-        """Always: it is what activations are mapped to."""
-        return True
 
     def encoders(self) -> tuple[AlignSettings, ...]:
         """Every encoder of the sweep, without repeats.

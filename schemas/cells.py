@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, field_validator
 
 from schemas.base import EFFORT, RESULT, Frozen
 from schemas.errors import MiclipError
@@ -24,10 +24,29 @@ def as_value_error(parse: object, text: str) -> str:
 
 
 def as_tuple(value: object) -> object:
-    """One text is a list of one; lists become tuples here because a value that went through Python is no JSON any more."""
-    if isinstance(value, str):
+    """One value is a list of one; lists become tuples here because a value that went through Python is no JSON any more."""
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
+
+
+def as_listed(value: object) -> object:
+    """The same of a value that may also be no list."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _clip(text: str) -> str:
+    return as_value_error(ModelRef.parse, text)
+
+
+def _sites(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(as_value_error(Site.parse, text) for text in texts)
+
+
+LISTED = BeforeValidator(as_tuple)
+"""Marks a list of which one value may stand alone."""
+ClipRef = Annotated[str, AfterValidator(_clip)]
+SiteTexts = Annotated[tuple[str, ...], LISTED, AfterValidator(_sites)]
 
 
 class Images(Frozen):
@@ -60,11 +79,7 @@ class Images(Frozen):
         return value
 
 
-Templates = Literal["openai80", "plain"] | tuple[str, ...]
-"""`openai80` are the 80 templates of the CLIP release; `plain` is `a photo of a {}.`; or your own with `{}`."""
-
-
-def check_templates(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+def _check_templates(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
     """Templates of one's own have one place for the name. Raises ValueError."""
     if not isinstance(value, str):
         if not value:
@@ -73,6 +88,12 @@ def check_templates(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
             if template.count("{}") != 1:
                 raise ValueError(f"template {template!r} must contain {{}} exactly once")
     return value
+
+
+Templates = Annotated[
+    Literal["openai80", "plain"] | tuple[str, ...], BeforeValidator(as_listed), AfterValidator(_check_templates)
+]
+"""`openai80` are the 80 templates of the CLIP release; `plain` is `a photo of a {}.`; or your own with `{}`."""
 
 
 def templates_json(value: str | Sequence[str]) -> JsonValue:
@@ -87,28 +108,23 @@ class Classes(Frozen):
     templates: Annotated[Templates, RESULT] = "openai80"
     """`openai80` are the 80 templates of the CLIP release; `plain` is `a photo of a {}.`; or your own with `{}`."""
 
-    @field_validator("templates")
-    @classmethod
-    def _templates_have_a_place(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        return check_templates(value)
-
 
 class Cell(Frozen):
     """Fields that every kind has; a stage of a pipeline leaves out what it inherits."""
 
-    reads: Annotated[tuple[str, ...], RESULT] = ()
+    reads: Annotated[tuple[str, ...], LISTED, RESULT] = ()
     """Names of the stages whose tables this one reads."""
     resources: Annotated[Resources, EFFORT] = Resources()
 
-    @field_validator("reads", mode="before")
-    @classmethod
-    def _one_read_is_a_list_of_one(cls, value: object) -> object:
-        return as_tuple(value)
-
     @property
     def needs_clip(self) -> bool:
-        """Whether it works in the space of a CLIP; if so it has a field `clip`."""
+        """Whether it works in the space of a CLIP: its own if it is `OfAClip` and names one, else that of the pipeline."""
         return False
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Where the models lie that it needs and that are no checkpoints; their files name what is made with them."""
+        return ()
 
     def needs_images(self, kinds_read: Collection[str]) -> bool:
         """Whether it reads images itself, when it reads stages of these kinds."""
@@ -118,13 +134,8 @@ class Cell(Frozen):
 class OverModels(Cell):
     """A stage that is repeated for each of several models."""
 
-    model: Annotated[str | tuple[str, ...] | None, RESULT] = None
+    model: Annotated[str | tuple[str, ...] | None, BeforeValidator(as_listed), RESULT] = None
     """A model ref or a list of them; inside a pipeline it usually comes from the matrix, or from what the stage reads."""
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _lists_are_tuples(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("model")
     @classmethod
@@ -141,11 +152,23 @@ class OverModels(Cell):
         return (self.model,) if isinstance(self.model, str) else self.model
 
 
+class OfAClip(Cell):
+    """A stage that works in the space of a CLIP."""
+
+    clip: Annotated[ClipRef | None, RESULT] = None
+    """The CLIP in whose space concepts are; that of the pipeline if left out."""
+
+    @property
+    def needs_clip(self) -> bool:
+        """Always."""
+        return True
+
+
 class ForwardCell(OverModels):
     """A stage that runs images through a model, and what decides the numbers that come out."""
 
     images: Annotated[Images | None, RESULT] = None
-    sites: Annotated[tuple[str, ...], RESULT] = ()
+    sites: Annotated[SiteTexts, RESULT] = ()
     round_to: Annotated[Literal["fp16", "bf16", "fp32"], RESULT] = "fp16"
     """Precision that stored vectors are rounded to; they are float32 columns whatever it is."""
     dtype: Annotated[Literal["fp32", "bf16", "fp16"], RESULT] = "fp32"
@@ -156,13 +179,3 @@ class ForwardCell(OverModels):
     on_changed: Annotated[Literal["stop", "quarantine"], RESULT] = "stop"
     """What to do with an image whose bytes differ from the index or that is gone."""
     batch_size: Annotated[int, Field(ge=1, le=65536), EFFORT] = 32
-
-    @field_validator("sites", mode="before")
-    @classmethod
-    def _one_site_is_a_list_of_one(cls, value: object) -> object:
-        return as_tuple(value)
-
-    @field_validator("sites")
-    @classmethod
-    def _sites_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(as_value_error(Site.parse, text) for text in value)

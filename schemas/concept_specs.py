@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from schemas.align import UnitMode
 from schemas.base import EFFORT, RESULT
-from schemas.cells import Templates, as_tuple, as_value_error, check_templates
-from schemas.refs import ConceptsRef, ModelRef
+from schemas.cells import LISTED, OfAClip, Templates, as_listed, as_value_error
+from schemas.refs import ConceptsRef
 from schemas.sae_specs import TokensCell
 
 Method = Literal["miclip", "act_values", "auroc", "clip_dissect", "netdissect", "v_interp"]
@@ -24,7 +24,7 @@ OF_LABELS: tuple[Method, ...] = ("act_values", "auroc")
 """They know which images show a concept."""
 
 
-class DescribeSpec(TokensCell):
+class DescribeSpec(OfAClip, TokensCell):
     """The best concepts of every unit and the best units of every concept, by each of several methods.
 
     Units are the channels of sites (neurons) and the latents of the SAEs that it reads (features). `miclip` takes them
@@ -32,12 +32,10 @@ class DescribeSpec(TokensCell):
     """
 
     kind: Annotated[Literal["describe"], RESULT] = "describe"
-    clip: Annotated[str | None, RESULT] = None
-    """The CLIP in whose space units and concepts are compared; that of the pipeline if left out."""
-    methods: Annotated[tuple[Method, ...], Field(min_length=1), RESULT] = ("miclip",)
-    units: Annotated[tuple[UnitKind, ...], Field(min_length=1), RESULT] = ("neurons", "features")
+    methods: Annotated[tuple[Method, ...], LISTED, Field(min_length=1), RESULT] = ("miclip",)
+    units: Annotated[tuple[UnitKind, ...], LISTED, Field(min_length=1), RESULT] = ("neurons", "features")
     """Features need an SAE among what is read; without one there are only neurons."""
-    concepts: Annotated[str | tuple[str, ...], RESULT] = "classes"
+    concepts: Annotated[str | tuple[str, ...], BeforeValidator(as_listed), RESULT] = "classes"
     """`classes` that the model predicts, `world` or `world:shape,colour`, `words:3000`, `file:/path` with a name per line, or a list of names."""
     templates: Annotated[Templates, RESULT] = ("{}",)
     """Prompts around the names; the bare name if left out."""
@@ -47,9 +45,9 @@ class DescribeSpec(TokensCell):
     """How the positions of a site become one activation per image, for methods that look at images as wholes."""
     unit_mode: Annotated[UnitMode, RESULT] = "direction"
     """Which vector stands for a feature in `miclip`."""
-    similarity: Annotated[tuple[Similarity, ...], Field(min_length=1), RESULT] = ("soft_wpmi",)
+    similarity: Annotated[tuple[Similarity, ...], LISTED, Field(min_length=1), RESULT] = ("soft_wpmi",)
     """Of `clip_dissect`; each is a method of its own."""
-    labels_from: Annotated[tuple[str, ...], RESULT] = ()
+    labels_from: Annotated[tuple[str, ...], LISTED, RESULT] = ()
     """Columns that say which images show a concept, for `act_values` and `auroc`: `label`, attributes; `predicted` is the
     class that the model predicts. Label and all attributes if left out."""
     min_positives: Annotated[int, Field(ge=1), RESULT] = 10
@@ -69,16 +67,6 @@ class DescribeSpec(TokensCell):
     """Of the permutations of `rank_reorder`."""
     shard_rows: Annotated[int, Field(ge=1), EFFORT] = 1024
 
-    @field_validator("methods", "units", "similarity", "labels_from", mode="before")
-    @classmethod
-    def _one_value_is_a_list_of_one(cls, value: object) -> object:
-        return as_tuple(value)
-
-    @field_validator("concepts", "templates", mode="before")
-    @classmethod
-    def _lists_are_tuples(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
-
     @field_validator("concepts")
     @classmethod
     def _concepts_parse(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -92,16 +80,6 @@ class DescribeSpec(TokensCell):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"concepts {', '.join(twice[:5])} are there twice; leave one of each out")
         return tuple(names)
-
-    @field_validator("templates")
-    @classmethod
-    def _templates_have_a_place(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        return check_templates(value)
-
-    @field_validator("clip")
-    @classmethod
-    def _clip_parses(cls, value: str | None) -> str | None:
-        return value if value is None else as_value_error(ModelRef.parse, value)
 
     @field_validator("segmenter", "captioner")
     @classmethod

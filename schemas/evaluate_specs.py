@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from schemas.base import EFFORT, RESULT
-from schemas.cells import OverModels, as_tuple, as_value_error
-from schemas.refs import ModelRef, Site
+from schemas.cells import LISTED, OfAClip, OverModels, SiteTexts
 
 
 class TraceErrorsSpec(OverModels):
@@ -20,21 +19,11 @@ class TraceErrorsSpec(OverModels):
     """
 
     kind: Annotated[Literal["trace_errors"], RESULT] = "trace_errors"
-    sites: Annotated[tuple[str, ...], RESULT] = ()
+    sites: Annotated[SiteTexts, RESULT] = ()
     """Layers among those of the encoders; all if left out."""
     labels_from: Annotated[str, RESULT] = "label"
     """What names the true class of an image: its label, or one of its attributes."""
     shard_rows: Annotated[int, Field(ge=1), EFFORT] = 2048
-
-    @field_validator("sites", mode="before")
-    @classmethod
-    def _one_site_is_a_list_of_one(cls, value: object) -> object:
-        return as_tuple(value)
-
-    @field_validator("sites")
-    @classmethod
-    def _sites_parse(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(as_value_error(Site.parse, text) for text in value)
 
     @model_validator(mode="after")
     def _layers_come_from_encoders(self) -> TraceErrorsSpec:
@@ -52,7 +41,7 @@ class GeometrySpec(OverModels):
     """
 
     kind: Annotated[Literal["geometry"], RESULT] = "geometry"
-    groups: Annotated[dict[str, tuple[str, ...]] | Literal["world"], RESULT] = "world"
+    groups: Annotated[dict[str, Annotated[tuple[str, ...], LISTED]] | Literal["world"], RESULT] = "world"
     """Group -> the concepts that are in it; `world` groups the values of the demo world by category."""
     tau: Annotated[int | None, Field(ge=1), RESULT] = None
     """Units of a concept; all that its list has if left out."""
@@ -60,11 +49,6 @@ class GeometrySpec(OverModels):
     permutations: Annotated[int, Field(ge=1), RESULT] = 1000
     perplexity: Annotated[float, Field(gt=0), RESULT] = 30.0
     seed: Annotated[int, RESULT] = 0
-
-    @field_validator("groups", mode="before")
-    @classmethod
-    def _lists_are_tuples(cls, value: object) -> object:
-        return {k: as_tuple(v) for k, v in value.items()} if isinstance(value, dict) else value
 
     @field_validator("groups")
     @classmethod
@@ -82,16 +66,15 @@ class GeometrySpec(OverModels):
         return self
 
 
-class EvaluateSpec(OverModels):
+class EvaluateSpec(OfAClip, OverModels):
     """How right the descriptions and localisations of each method are, how strongly its units act, and which differences are real.
 
     It reads describe stages, and intervene stages if there are any. Truth is the class that a unit of the head stands for,
-    or what method `auroc` of a describe stage that is read finds.
+    or what method `auroc` of a describe stage that is read finds. The text tower of the CLIP says how alike a description
+    and the truth are.
     """
 
     kind: Annotated[Literal["evaluate"], RESULT] = "evaluate"
-    clip: Annotated[str | None, RESULT] = None
-    """The CLIP whose text tower says how alike a description and the truth are; that of the pipeline if left out."""
     truth: Annotated[Literal["classes", "auroc"], RESULT] = "auroc"
     """`classes`: unit i of the head is class i. `auroc`: the concept that a unit tells apart best by the images' labels."""
     min_truth: Annotated[float, Field(gt=0.5, le=1), RESULT] = 0.9
@@ -100,11 +83,6 @@ class EvaluateSpec(OverModels):
     """`file:/folder` of a sentence-transformers model, for a second score of how alike two texts are."""
     seed: Annotated[int, RESULT] = 0
     """Of the bootstrap."""
-
-    @field_validator("clip")
-    @classmethod
-    def _clip_parses(cls, value: str | None) -> str | None:
-        return value if value is None else as_value_error(ModelRef.parse, value)
 
     @field_validator("sentences")
     @classmethod
@@ -123,8 +101,3 @@ class EvaluateSpec(OverModels):
     def folders(self) -> tuple[str, ...]:
         """Where the sentence encoder lies, if there is one."""
         return () if self.sentences is None else (self.sentences.removeprefix("file:"),)
-
-    @property
-    def needs_clip(self) -> bool:
-        """Always: texts are compared in its space."""
-        return True

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from schemas.base import EFFORT, RESULT
-from schemas.cells import Classes, ForwardCell, as_tuple
+from schemas.cells import LISTED, Classes, ForwardCell, as_tuple
 from schemas.intervene import Change, ErrorMode, MapActivation
 
 
@@ -21,7 +21,7 @@ class InterveneSpec(ForwardCell):
 
     kind: Annotated[Literal["intervene"], RESULT] = "intervene"
     changes: Annotated[tuple[Change, ...], Field(min_length=1), RESULT] = (Change(beta=2.0), Change(beta=0.0))
-    error: Annotated[tuple[ErrorMode, ...], Field(min_length=1), RESULT] = ("keep",)
+    error: Annotated[tuple[ErrorMode, ...], LISTED, Field(min_length=1), RESULT] = ("keep",)
     """What of a feature's activation the SAE does not reconstruct: kept, or dropped and measured against the reconstruction."""
     positions: Annotated[Literal["all", "patch", "cls"] | None, RESULT] = None
     """Tokens at which units are changed: if left out, all for neurons and those of its SAE for a feature; a map is changed everywhere."""
@@ -35,9 +35,9 @@ class InterveneSpec(ForwardCell):
     """Draws for every image one other class, whose units are changed as well; none if null."""
     shard_rows: Annotated[int, Field(ge=1), EFFORT] = 1024
 
-    @field_validator("changes", "error", mode="before")
+    @field_validator("changes", mode="before")
     @classmethod
-    def _one_value_is_a_list_of_one(cls, value: object) -> object:
+    def _one_change_is_a_list_of_one(cls, value: object) -> object:
         return (value,) if isinstance(value, (dict, Change)) else as_tuple(value)
 
     @field_validator("changes")
@@ -64,9 +64,9 @@ class AttentionMapsSpec(ForwardCell):
     """Where the class token looks when only the features that were found for a concept are left in the patches."""
 
     kind: Annotated[Literal["attention_maps"], RESULT] = "attention_maps"
-    concepts: Annotated[tuple[str, ...], RESULT] = ()
+    concepts: Annotated[tuple[str, ...], LISTED, RESULT] = ()
     """Names among those described; all of which there are images if left out."""
-    labels_from: Annotated[tuple[str, ...], RESULT] = ()
+    labels_from: Annotated[tuple[str, ...], LISTED, RESULT] = ()
     """Columns that say which images show a concept: label, attributes; all if left out, or those of the demo world's values."""
     images_per_concept: Annotated[int, Field(ge=1), RESULT] = 6
     """The first images of the index that show it."""
@@ -75,11 +75,6 @@ class AttentionMapsSpec(ForwardCell):
     activation: Annotated[MapActivation, RESULT] = "linear"
     """What weighs a feature at a patch: the encoder before its activation function, or the SAE's own code."""
     shard_rows: Annotated[int, Field(ge=1), EFFORT] = 1024
-
-    @field_validator("concepts", "labels_from", mode="before")
-    @classmethod
-    def _one_value_is_a_list_of_one(cls, value: object) -> object:
-        return as_tuple(value)
 
     @model_validator(mode="after")
     def _features_come_from_descriptions(self) -> AttentionMapsSpec:

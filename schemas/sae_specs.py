@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from schemas.base import EFFORT, RESULT
-from schemas.cells import Classes, ForwardCell, as_tuple, as_value_error
+from schemas.cells import LISTED, Classes, ForwardCell, as_value_error
 from schemas.refs import SaeRef
 from schemas.sae import (
     LEVELS,
@@ -65,22 +65,22 @@ class TrainSaeSpec(MeasuredCell):
     """
 
     kind: Annotated[Literal["train_sae"], RESULT] = "train_sae"
-    arch: Annotated[tuple[Arch, ...], Field(min_length=1), RESULT] = ("topk",)
-    latents: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), RESULT] = (8192,)
-    k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), RESULT] = (32,)
+    arch: Annotated[tuple[Arch, ...], LISTED, Field(min_length=1), RESULT] = ("topk",)
+    latents: Annotated[tuple[Annotated[int, Field(ge=1)], ...], LISTED, Field(min_length=1), RESULT] = (8192,)
+    k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], LISTED, Field(min_length=1), RESULT] = (32,)
     """Active latents per token; for jumprelu the L0 to reach; relu and gated do not use it."""
-    l1: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1), RESULT] = (0.05,)
+    l1: Annotated[tuple[Annotated[float, Field(ge=0)], ...], LISTED, Field(min_length=1), RESULT] = (0.05,)
     """Sparsity penalty of relu and gated, in units of normalised activations."""
-    lr: Annotated[tuple[Annotated[float, Field(gt=0)], ...], RESULT] = ()
+    lr: Annotated[tuple[Annotated[float, Field(gt=0)], ...], LISTED, RESULT] = ()
     """Learning rates; if none is given 2e-4 / sqrt(latents / 2^14)."""
-    seed: Annotated[tuple[int, ...], Field(min_length=1), RESULT] = (0,)
+    seed: Annotated[tuple[int, ...], LISTED, Field(min_length=1), RESULT] = (0,)
     steps: Annotated[int, Field(ge=1), RESULT] = 5000
     batch_tokens: Annotated[int, Field(ge=2), RESULT] = 4096
     buffer_batches: Annotated[int, Field(ge=1), RESULT] = 64
     """Batches in a window, inside which tokens are shuffled."""
     normalise: Annotated[Normalisation, RESULT] = "unit_ms"
     centre: Annotated[Literal["mean", "geometric_median", "none"], RESULT] = "geometric_median"
-    betas: Annotated[tuple[float, float], RESULT] = (0.9, 0.999)
+    betas: Annotated[tuple[float, float], LISTED, RESULT] = (0.9, 0.999)
     warmup_steps: Annotated[int | None, Field(ge=0), RESULT] = None
     """Steps of linear warm-up; a tenth of all, at most 1000, if not given."""
     decay_from: Annotated[float, Field(gt=0, le=1), RESULT] = 0.8
@@ -90,7 +90,7 @@ class TrainSaeSpec(MeasuredCell):
     aux_k: Annotated[int | None, Field(ge=1), RESULT] = None
     dead_tokens: Annotated[int | None, Field(ge=1), RESULT] = None
     """Tokens without firing after which a latent counts as dead; 200 latents / k within 1e5 .. 1e7 if not given."""
-    levels: Annotated[tuple[float, ...], RESULT] = LEVELS
+    levels: Annotated[tuple[float, ...], LISTED, RESULT] = LEVELS
     """Matryoshka: share of the latents in each level, from the innermost; together 1."""
     level_weights: Annotated[Literal["mean", "sum"], RESULT] = "mean"
     """Matryoshka: each prefix counts 1 / levels, or 1."""
@@ -108,18 +108,6 @@ class TrainSaeSpec(MeasuredCell):
     """Workers beside them that only make tokens."""
     keep_every: Annotated[int, Field(ge=1), EFFORT] = 500
     """Steps between resumable states."""
-
-    @field_validator("arch", "latents", "k", "l1", "lr", "seed", mode="before")
-    @classmethod
-    def _one_value_is_a_list_of_one(cls, value: object) -> object:
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            return (value,)
-        return as_tuple(value)
-
-    @field_validator("betas", "levels", mode="before")
-    @classmethod
-    def _lists_are_tuples(cls, value: object) -> object:
-        return as_tuple(value)
 
     @field_validator("betas")
     @classmethod
@@ -211,13 +199,8 @@ class ImportSaeSpec(MeasuredCell):
     """SAEs of other formats (`saelens:/dir`, `sparsify:/dir`, ...) at one site, checked, converted and measured."""
 
     kind: Annotated[Literal["import_sae"], RESULT] = "import_sae"
-    saes: Annotated[tuple[str, ...], Field(min_length=1), RESULT]
+    saes: Annotated[tuple[str, ...], LISTED, Field(min_length=1), RESULT]
     """Refs `format:location`; see SaeRef."""
-
-    @field_validator("saes", mode="before")
-    @classmethod
-    def _one_sae_is_a_list_of_one(cls, value: object) -> object:
-        return as_tuple(value)
 
     @field_validator("saes")
     @classmethod
@@ -243,10 +226,10 @@ class SaeFeaturesSpec(TokensCell):
     """
 
     kind: Annotated[Literal["sae_features"], RESULT] = "sae_features"
-    saes: Annotated[tuple[str, ...], RESULT] = ()
+    saes: Annotated[tuple[str, ...], LISTED, RESULT] = ()
     """SAEs of earlier runs: `sae:<stage>`, its digest or the first digits of it."""
     tables: Annotated[
-        tuple[Literal["codes", "features", "top_images", "selectivity"], ...], Field(min_length=1), RESULT
+        tuple[Literal["codes", "features", "top_images", "selectivity"], ...], LISTED, Field(min_length=1), RESULT
     ] = ("codes", "features", "top_images", "selectivity")
     top_k: Annotated[int, Field(ge=1, le=1000), RESULT] = 20
     """Top images per feature."""
@@ -257,11 +240,6 @@ class SaeFeaturesSpec(TokensCell):
     min_positives: Annotated[int, Field(ge=1), RESULT] = 10
     """A concept that fewer images or patches have, or lack, is not scored."""
     shard_rows: Annotated[int, Field(ge=1), EFFORT] = 1024
-
-    @field_validator("saes", "tables", mode="before")
-    @classmethod
-    def _one_sae_is_a_list_of_one(cls, value: object) -> object:
-        return as_tuple(value)
 
     @field_validator("saes")
     @classmethod

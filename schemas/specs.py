@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from schemas.align_specs import AlignSpec
 from schemas.base import EFFORT, RESULT, Frozen
-from schemas.cells import Cell, Classes, ForwardCell, Images, Name, OverModels, as_tuple, as_value_error
+from schemas.cells import LISTED, Cell, Classes, ClipRef, ForwardCell, Images, Name, OfAClip, OverModels, as_value_error
 from schemas.concept_specs import DescribeSpec
 from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
 from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
@@ -25,19 +25,14 @@ class ExtractSpec(ForwardCell):
     """Models x sites x one image set -> activations and what is computed from them in the same forward pass."""
 
     kind: Annotated[Literal["extract"], RESULT] = "extract"
-    outputs: Annotated[tuple[Output, ...], Field(min_length=1), RESULT] = ("activations", "embeddings")
+    outputs: Annotated[tuple[Output, ...], LISTED, Field(min_length=1), RESULT] = ("activations", "embeddings")
     classes: Annotated[Classes | None, RESULT] = None
     """Zero-shot classes for `predictions` and, averaged over templates, for `text_embeddings`."""
-    texts: Annotated[tuple[str, ...], RESULT] = ()
+    texts: Annotated[tuple[str, ...], LISTED, RESULT] = ()
     """Sentences for `text_embeddings`."""
     top_k: Annotated[int, Field(ge=1, le=1000), RESULT] = 16
     predictions_k: Annotated[int, Field(ge=1, le=1000), RESULT] = 5
     shard_rows: Annotated[int, Field(ge=1), EFFORT] = 2048
-
-    @field_validator("texts", "outputs", mode="before")
-    @classmethod
-    def _one_text_is_a_list_of_one(cls, value: object) -> object:
-        return as_tuple(value)
 
     @model_validator(mode="after")
     def _outputs_have_what_they_need(self) -> ExtractSpec:
@@ -124,17 +119,12 @@ class PipelineSpec(Frozen):
     store: str | None = None
     """A local folder or s3://bucket/prefix; the command line's --store wins."""
     images: Images | None = None
-    clip: str | None = None
+    clip: ClipRef | None = None
     """The CLIP in whose space concepts are named, for stages that need one."""
     matrix: dict[Literal["model"], tuple[str, ...]] = Field(default_factory=dict)
     stages: dict[Name, AnyJob] = Field(min_length=1)
     resources: Resources | None = None
     """Default for stages that state none."""
-
-    @field_validator("clip")
-    @classmethod
-    def _clip_parses(cls, value: str | None) -> str | None:
-        return value if value is None else as_value_error(ModelRef.parse, value)
 
     @field_validator("matrix")
     @classmethod
@@ -176,7 +166,9 @@ class PipelineSpec(Frozen):
     def clip_of(self, name: str) -> str | None:
         """The CLIP of a stage that needs one: its own, or that of the pipeline."""
         stage = self.stages[name]
-        return (getattr(stage, "clip", None) or self.clip) if stage.needs_clip else None
+        if not stage.needs_clip:
+            return None
+        return (stage.clip if isinstance(stage, OfAClip) else None) or self.clip
 
     def kinds_read(self, name: str) -> set[str]:
         """The kinds of the stages that a stage reads."""
