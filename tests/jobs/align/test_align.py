@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch.nn.functional import normalize
 
 from cluster.inputs import StoreInputs
 from cluster.pipeline import RunReport, plan_pipeline
-from jobs.align.work import open_worker
+from jobs.align.work import AlignWorker, open_worker
 from jobs.encoders import WEIGHTS
 from jobs.protocol import Artifact, Part, Setting
 from miclip_core.align.encoder import NeuronEncoder, load_encoder
@@ -95,51 +96,65 @@ def rows(world: World, report: RunReport, table: str) -> list[dict[str, Any]]:
     return world.lake.table(report, table).to_pylist()
 
 
-def test_an_encoder_is_what_the_trainer_makes_of_the_joined_tables(world: World, report: RunReport) -> None:
-    """A plain loop over dictionaries: the mean of the 64 patches, the first prediction, the embedding, by image id."""
-    acts: dict[str, list[np.ndarray]] = {}
+class Joined(NamedTuple):
+    """What an encoder learns from, one row per image, by image_index."""
+
+    a: torch.Tensor
+    yhat: torch.Tensor
+    x: torch.Tensor
+
+
+def join(world: World, report: RunReport, pool: str = "mean", without: Collection[int] = ()) -> Joined:
+    """A plain loop over dictionaries by image id: the 64 patches pooled, the first prediction, the embedding."""
+    acts: dict[str, list[list[float]]] = {}
     for row in rows(world, report, "activations"):
-        acts.setdefault(row["image_id"], []).append(np.array(row["act"], np.float32))
+        acts.setdefault(row["image_id"], []).append(row["act"])
     index = {row["image_id"]: row["image_index"] for row in rows(world, report, "activations")}
-    order = sorted(acts, key=index.__getitem__)
     predicted = {r["image_id"]: r["class_id"] for r in rows(world, report, "predictions") if r["rank"] == 0}
     seen = {r["image_id"]: r["embedding"] for r in rows(world, report, "embeddings") if r["model"] == CLIP}
-    a = torch.from_numpy(np.stack([np.mean(acts[name], 0, dtype=np.float32) for name in order]))
-    yhat, x = torch.tensor([predicted[name] for name in order]), torch.tensor([seen[name] for name in order])
-    texts = normalize(load_model(ModelRef.parse(CLIP)).embed_text(list(SHAPES)), dim=-1)
-    settings = AlignSettings(batch=BATCH, epochs=EPOCHS)
+    order = [name for name in sorted(acts, key=index.__getitem__) if index[name] not in without]
+    tokens = (np.array(acts[name], np.float32) for name in order)
+    a = np.stack([of.mean(0) if pool == "mean" else of.max(0) for of in tokens])
+    yhat = [predicted.get(name, -1) for name in order]
+    return Joined(torch.from_numpy(a), torch.tensor(yhat), torch.tensor([seen[name] for name in order]))
+
+
+def fit(examples: Joined, texts: torch.Tensor | None, **fields: Any) -> tuple[torch.Tensor, list[float]]:
+    """W of the trainer on these images, and the loss of every step."""
+    settings = AlignSettings(batch=BATCH, epochs=EPOCHS, **fields)
+    a, yhat, x = examples
     trainer, moments = AlignTrainer(settings, a.shape[1], x.shape[1]), Moments()
-    moments.add(a[:, None], np.zeros(1, np.int32), order)
+    moments.add(a[:, None], np.zeros(1, np.int32), [""] * len(a))
     trainer.begin(moments)
     losses = []
     for epoch in range(EPOCHS):
         for batch in map(torch.from_numpy, batch_order(len(a), settings, epoch)):
-            losses.append(trainer.step(a[batch], texts, yhat[batch], x[batch]).loss)
+            losses.append(trainer.step(a[batch], texts, None if texts is None else yhat[batch], x[batch]).loss)
+    return trainer.finish().W, losses
+
+
+def class_texts() -> torch.Tensor:
+    return normalize(load_model(ModelRef.parse(CLIP)).embed_text(list(SHAPES)), dim=-1)
+
+
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_an_encoder_is_what_the_trainer_makes_of_the_joined_tables(world: World, report: RunReport, pool: str) -> None:
+    report = world.lake.run(world.spec(pool=pool))
+    W, losses = fit(join(world, report, pool), class_texts())
     ((digest, encoder),) = world.encoders(report).items()
-    torch.testing.assert_close(encoder.W, trainer.finish().W, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoder.W, W, rtol=1e-4, atol=1e-5)
     metrics = sorted(rows(world, report, "align_metrics"), key=lambda row: row["step"])
     assert [row["loss"] for row in metrics] == pytest.approx(losses, rel=1e-4)
     (summary,) = rows(world, report, "alignments")
-    assert (summary["encoder"], summary["images"], summary["classes"]) == (f"align:{digest}", len(a), len(SHAPES))
-    assert (encoder.config.model, encoder.config.clip, encoder.config.pool) == ("demo:clip-p8", CLIP, "mean")
+    assert (summary["encoder"], summary["images"], summary["classes"]) == (f"align:{digest}", IMAGES, len(SHAPES))
+    assert (encoder.config.model, encoder.config.clip, encoder.config.pool) == ("demo:clip-p8", CLIP, pool)
 
 
 def test_towards_images_alone_a_model_needs_no_classes(world: World, blind: RunReport) -> None:
-    seen = {r["image_id"]: r["embedding"] for r in rows(world, blind, "embeddings") if r["model"] == CLIP}
-    acts: dict[str, list[list[float]]] = {}
-    for row in sorted(rows(world, blind, "activations"), key=lambda row: row["image_index"]):
-        acts.setdefault(row["image_id"], []).append(row["act"])
-    a = torch.stack([torch.tensor(tokens).mean(0) for tokens in acts.values()])
-    x = torch.tensor([seen[name] for name in acts])
-    settings = AlignSettings(w_out=0, batch=BATCH, epochs=EPOCHS)
-    trainer, moments = AlignTrainer(settings, a.shape[1], x.shape[1]), Moments()
-    moments.add(a[:, None], np.zeros(1, np.int32), list(acts))
-    trainer.begin(moments)
-    for epoch in range(EPOCHS):
-        for batch in map(torch.from_numpy, batch_order(len(a), settings, epoch)):
-            trainer.step(a[batch], x[:5], torch.arange(len(batch)) % 5, x[batch])  # whichever classes
+    W, losses = fit(join(world, blind), None, w_out=0)
     (encoder,) = world.encoders(blind).values()
-    torch.testing.assert_close(encoder.W, trainer.finish().W, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoder.W, W, rtol=1e-4, atol=1e-5)
+    assert [row["loss"] for row in rows(world, blind, "align_metrics")] == pytest.approx(losses, rel=1e-4)
     (summary,) = rows(world, blind, "alignments")
     assert (summary["classes"], summary["images"], summary["final_out"]) == (0, IMAGES, None)
 
@@ -215,6 +230,39 @@ class Memory:
         self.states.append((step, dict(pieces)))
         if len(self.states) == self.stop:
             raise KeyboardInterrupt
+
+
+class Changed(StoreInputs):
+    """What a store holds, without the rows of some images."""
+
+    def __init__(self, world: World, hidden: Mapping[str, Collection[int]] = {}) -> None:
+        super().__init__(world.lake.store)
+        self._hidden = hidden
+
+    def table(self, stage: str, table: str, columns: Any = None, between: Any = None) -> Iterator[pa.RecordBatch]:
+        for batch in super().table(stage, table, columns, between):
+            if hidden := self._hidden.get(table):
+                batch = batch.filter(pa.array([index not in hidden for index in batch["image_index"].to_pylist()]))
+            yield batch
+
+
+def by_hand(plan: Plan, inputs: StoreInputs) -> tuple[NeuronEncoder, AlignWorker]:
+    """The encoder that a worker makes of these tables."""
+    worker = open_worker(Setting((plan,), Resources()), inputs)
+    (shard,) = plan.all_shards()
+    made = worker.process(shard, [plan.digest], inputs, Memory())
+    (weights,) = (part.data for part in made if isinstance(part, Artifact))
+    return load_encoder(weights), worker
+
+
+def test_images_that_a_table_lacks_are_left_out_and_all_others_keep_their_own_rows(
+    world: World, report: RunReport
+) -> None:
+    hidden = {"activations": {0, 50}, "predictions": {3, 40}, "embeddings": {1, 77}}
+    (plan,) = world.plans()
+    encoder, _ = by_hand(plan, Changed(world, hidden))
+    W, _ = fit(join(world, report, without={0, 50, 3, 40, 1, 77}), class_texts())
+    torch.testing.assert_close(encoder.W, W, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"patience": 1, "epochs": 4, "standardise": True}])
