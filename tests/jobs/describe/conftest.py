@@ -6,6 +6,7 @@ import pytest
 
 from cluster.pipeline import RunReport
 from miclip_core.dissect.clip_dissect import SIMILARITIES
+from tests.jobs.describe import spatial
 from tests.jobs.describe.place import METHODS, TAU, Place
 
 ALL = {"methods": METHODS, "similarity": list(SIMILARITIES), "tau": TAU}
@@ -27,3 +28,11 @@ def report(prepared: Place) -> RunReport:
     report = prepared.run(**ALL)
     assert report.exit_code == 0, report.failures
     return report
+
+
+@pytest.fixture(scope="session")
+def of_patches(tmp_path_factory: pytest.TempPathFactory) -> spatial.Place:
+    """Activations of patches and an SAE of them, of which nothing is described: to be copied."""
+    place = spatial.Place(tmp_path_factory.mktemp("of_patches"))
+    place.run()
+    return place

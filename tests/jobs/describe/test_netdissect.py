@@ -35,15 +35,12 @@ ASKED = {"methods": ["netdissect"], "tau": TAU, "on_share": SHARE}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    place = Place(tmp_path_factory.mktemp("place"))
-    place.run()
-    return place
+def place(of_patches: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return of_patches.copy(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture(scope="module")
 def report(place: Place) -> RunReport:
-    place.copy(place.folder / "other")  # as it is before anything is described
     return place.run(**ASKED)
 
 
@@ -121,8 +118,10 @@ def plans(place: Place, **describe: Any) -> list[Plan]:
     return [plan for _, plan, _ in planned if plan.stage.kind == "describe"]
 
 
-def test_any_number_of_shards_gives_the_same_tables(place: Place, report: RunReport) -> None:
-    other = Place(place.folder / "other")
+def test_any_number_of_shards_gives_the_same_tables(
+    place: Place, of_patches: Place, report: RunReport, tmp_path: Path
+) -> None:
+    other = of_patches.copy(tmp_path)
     cut = other.run(**ASKED, shard_rows=32)
     for table in ("unit_iou", "unit_concepts", "descriptions"):
         assert same_rows(place.rows(report, table), other.rows(cut, table))

@@ -37,15 +37,12 @@ ASKED = {"methods": ["v_interp"], "tau": TAU, "patches": K}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    place = Place(tmp_path_factory.mktemp("place"))
-    place.run()
-    return place
+def place(of_patches: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return of_patches.copy(tmp_path_factory.mktemp("place"))
 
 
 @pytest.fixture(scope="module")
 def report(place: Place) -> RunReport:
-    place.copy(place.folder / "other")  # as it is before anything is described
     return place.run(**ASKED)
 
 
@@ -108,8 +105,10 @@ def test_captions_are_those_of_the_images_of_the_highest_patches(place: Place, r
     assert summary["units_described"] == a_BPU.shape[2] - dead and (dead > 0) == (kind == "features")
 
 
-def test_any_number_of_shards_gives_the_same_tables(place: Place, report: RunReport) -> None:
-    other = Place(place.folder / "other")
+def test_any_number_of_shards_gives_the_same_tables(
+    place: Place, of_patches: Place, report: RunReport, tmp_path: Path
+) -> None:
+    other = of_patches.copy(tmp_path)
     cut = other.run(**ASKED, shard_rows=32)
     for table in ("unit_captions", "unit_concepts", "descriptions"):
         assert same_rows(place.rows(report, table), other.rows(cut, table))
