@@ -40,9 +40,7 @@ def open_captioner(task: Task, patches: PatchList) -> Captioner:
 
     def open_folder() -> Captioner:
         folder = open_planned(task.inputs, str(task.plan.effort["folder"]), str(task.params["captioner"]))
-        forward = task.forward("model")
-        assert forward is not None
-        return AskedCaptions(folder, dtype=DTYPES[str(forward.params["dtype"])], device=task.device)
+        return AskedCaptions(folder, dtype=DTYPES[str(task.forward.params["dtype"])], device=task.device)
 
     return task.hold(("captioner", task.params["captioner"]), open_folder)
 
@@ -78,10 +76,8 @@ def _cut(task: Task, patches: PatchList, shown: list[int]) -> Iterator[Patch]:
 
 def _views(task: Task, images: list[int]) -> Iterator[tuple[int, Tensor]]:
     """Images by their rows in the index, as the described model sees them."""
-    forward = task.forward("model")
-    assert forward is not None
     geometry = load_json(Geometry, canonical_json(task.plan.effort["geometry"]))
     threads = task.setting.resources.decode_threads
-    for batch in read_pixels(task.inputs, forward, geometry, as_ranges(images), threads, READ_IMAGES):
+    for batch in read_pixels(task.inputs, task.forward, geometry, as_ranges(images), threads, READ_IMAGES):
         for image, pixels_CIJ in zip(batch.images, batch.pixels):
             yield image.image_index, pixels_CIJ

@@ -17,7 +17,7 @@ from jobs.encoders import tokens_of
 from jobs.memory import LIBRARY_BYTES
 from jobs.predictions import PREDICTED, predictions_read
 from jobs.protocol import Cell, Estimate, Known
-from jobs.sae_tokens import SiteTokens, patch_positions
+from jobs.sae_tokens import patch_positions
 from schemas.base import digest
 from schemas.cells import templates_json
 from schemas.concept_specs import OF_A_CLIP, OF_LABELS, SPATIAL, DescribeSpec, Method, Similarity
@@ -93,7 +93,7 @@ class _Planner:
     def _plan(self, method: Method, units: Units, similarity: Similarity | None) -> Plan:
         tokens = units.tokens
         rounds = self._rounds(method, units, similarity)
-        effort = self._effort(method, tokens)
+        effort = self._effort(method, units)
         stage = StageSpec(
             kind="describe",
             method=METHOD,
@@ -189,14 +189,14 @@ class _Planner:
         if method == "v_interp":
             names = ["map", "caption", "score"]
         if method == "netdissect":
-            half = units.sae is None and units.tokens.round_to in ("fp16", "bf16")
-            passes = [name for n in range(1, 3 if half else 4) for name in (f"pass{n}", f"close{n}")]
+            passes = [name for n in range(1, 3 if _is_half(units) else 4) for name in (f"pass{n}", f"close{n}")]
             names = [*passes, "overlaps", "score"]
         buckets = caption_buckets(self.spec, units.tokens.width(self.facts) if units.sae is None else None)
         sizes = dict.fromkeys(OVER_IMAGES, (rows, shard_rows)) | {"caption": (buckets, 1)}
         return tuple(Round(name=n, rows=sizes.get(n, (1, 1))[0], shard_rows=sizes.get(n, (1, 1))[1]) for n in names)
 
-    def _effort(self, method: Method, tokens: SiteTokens) -> dict[str, JsonValue]:
+    def _effort(self, method: Method, units: Units) -> dict[str, JsonValue]:
+        tokens = units.tokens
         view = patch_positions(self.facts, tokens)
         clip = clip_forward(tokens.forward, self.clip).model_dump(mode="json") if self.clip is not None else None
         effort: dict[str, JsonValue] = {
@@ -205,10 +205,16 @@ class _Planner:
             "width": tokens.width(self.facts),
             "grid": view["grid"],
             "first_patch": view["first_patch"],
-            "model": tokens.forward.model_dump(mode="json"),
             "clip": clip,
         }
+        if method == "netdissect":
+            effort["half"] = _is_half(units)
         return effort | (spatial_effort(method, self.spec, self.facts) if method in SPATIAL else {})
+
+
+def _is_half(units: Units) -> bool:
+    """Whether activations have 16 bits, whose thresholds two passes find; codes of an SAE are computed in float32."""
+    return units.sae is None and units.tokens.round_to in ("fp16", "bf16")
 
 
 def _latents(sae: StageSpec | None) -> int | None:

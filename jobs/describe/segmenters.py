@@ -61,8 +61,7 @@ def open_segmenter(task: Task) -> MaskSource:
         BadSpec: the demo world's truth is asked for, and no image is of it.
         WeightsMissing: the model's folder is not what it was when the run was planned. Further what `TextSegmenter` raises.
     """
-    forward, names = task.forward("model"), task.concepts
-    assert forward is not None
+    forward, names = task.forward, task.concepts
     if task.params["segmenter"] == "truth":
         key = ("truth", forward.index, forward.rows, names)
         return task.hold(key, lambda: Remembered(WorldMasks(task.inputs, forward.index, forward.rows, names)))

@@ -17,6 +17,7 @@ from jobs.columns import read_embeddings, read_texts
 from jobs.concept_labels import Labels, read_categories
 from jobs.describe.lists import make_parts
 from jobs.describe.units import UnitRows
+from jobs.encoders import tokens_of
 from jobs.protocol import Artifact, Inputs, Part, Setting
 from miclip_core.sae.sae import Sae
 from schemas.base import canonical_json
@@ -97,10 +98,15 @@ class Task:
             self.held[key] = make()
         return self.held[key]
 
-    def forward(self, which: str) -> Forward | None:
-        """The pass of the `model` that is described, or of the `clip` if there is one: what `open_model` opens."""
-        found = self.plan.effort[which]
-        return None if found is None else load_json(Forward, canonical_json(found))
+    @property
+    def forward(self) -> Forward:
+        """The pass of the model that is described, over the images that its units are seen on: what `open_model` opens."""
+        return tokens_of(self.plan).forward
+
+    @property
+    def clip(self) -> Forward:
+        """The pass of the CLIP, of methods that compare in its space."""
+        return load_json(Forward, canonical_json(self.plan.effort["clip"]))
 
     # ---------------------------------------------------------------- what it may read
 

@@ -96,8 +96,7 @@ def _begun(task: Task) -> SearchState:
 
 
 def _search(task: Task, state: SearchState) -> ThresholdSearch:
-    half = all(r.name != "pass3" for r in task.plan.rounds)
-    return ThresholdSearch.resume(state, float(task.params["on_share"]), half=half)
+    return ThresholdSearch.resume(state, float(task.params["on_share"]), half=bool(task.plan.effort["half"]))
 
 
 def _thresholds(task: Task) -> Thresholds:

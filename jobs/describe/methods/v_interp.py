@@ -131,9 +131,7 @@ def _captions(task: Task) -> tuple[list[Tensor], list[str]]:
 
 
 def _embed(task: Task, texts: list[str]) -> Tensor:
-    forward = task.forward("clip")
-    assert forward is not None
-    return open_model(forward, task.inputs, task.device, []).embed_text(texts)
+    return open_model(task.clip, task.inputs, task.device, []).embed_text(texts)
 
 
 def _buckets(task: Task) -> int:

@@ -84,7 +84,7 @@ stage = StageSpec(
 rounds = (Round(name="map", rows=rows, shard_rows=shard_rows), Round(name="score", rows=1, shard_rows=1))
 plan = Plan(stage=stage, rounds=rounds, worker="made up", effort={
     "tokens": tokens.model_dump(mode="json"), "per_image": 1, "width": units, "grid": None, "first_patch": 0,
-    "model": forward.model_dump(mode="json"), "clip": None,
+    "clip": None,
 })
 table = next(inputs.table("", "activations", ["act"], ("image_index", [(0, READ_IMAGES)])))
 base = peak()
