@@ -81,6 +81,13 @@ def variant_of(stage: StageSpec) -> Variant:
     return Variant(str(stage.params["variant"]), seed)
 
 
+def about(stage: StageSpec) -> dict[str, str | int | None]:
+    """What the rows of a stage say of it: itself, its model, its variant, and whose units those of one site are."""
+    variant = variant_of(stage)
+    of_units = units_of(stage)._asdict() if "site" in stage.params else {}
+    return {"stage": stage.digest, "model": stage.subject, **of_units, "variant": variant.name, "seed": variant.seed}
+
+
 def find_described(cell: Cell) -> tuple[Described, ...]:
     """Every describe stage that a cell reads, each once; in an order of their own, whatever is read first."""
     read = {plan.digest: plan for plans in cell.reads.values() for plan in plans if plan.stage.kind == "describe"}

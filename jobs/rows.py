@@ -18,6 +18,8 @@ from schemas.refs import Site
 from schemas.tables import TABLES, VECTOR
 
 ROUND_TO = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+ONE = (str, int, float, type(None))
+"""What is one value of a column, and not the column."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,13 @@ def make_vectors(values: np.ndarray) -> pa.Array:
 
 
 def make_batch(table: str, columns: dict[str, Any]) -> pa.RecordBatch:
-    """Columns in the order and types of a table; a plain string is repeated on every row."""
+    """Columns in the order and types of a table; a plain string, number or None is repeated on every row."""
     schema = TABLES[table].schema
-    n = next(len(c) for c in columns.values() if not isinstance(c, str))
+    n = next(len(c) for c in columns.values() if not isinstance(c, ONE))
     arrays = []
     for name, kind in zip(schema.names, schema.types):
         column = columns[name]
-        if isinstance(column, str):
+        if isinstance(column, ONE):
             arrays.append(pa.repeat(pa.scalar(column, kind), n))
         else:
             arrays.append(column if isinstance(column, pa.Array) else pa.array(column, type=kind))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from jobs.described import about
 from jobs.protocol import ImageBytes, Part
 from jobs.rows import make_batch, make_vectors
 from miclip_core.align.attention_maps import entropy, mass_inside, points_inside
@@ -33,27 +34,20 @@ class Map(NamedTuple):
 def make_part(plan: Plan, maps: Sequence[Map]) -> Part:
     """Rows of attention_maps, in the order of the maps; at least one."""
     params: Any = plan.stage.params
-    n = len(maps)
     saliency_BIJ = torch.stack([m.saliency_IJ for m in maps])
     rows, columns = saliency_BIJ.shape[1:]
     found = {
-        "stage": plan.digest,
-        "model": plan.stage.subject,
-        "site": params["site"],
-        "sae": f"sae:{plan.stage.inputs['sae']}",
-        "unit_kind": params["unit_kind"],
-        "variant": params["variant"],
-        "seed": [params["seed"]] * n,
+        **about(plan.stage),
         "image_id": [m.image.image_id for m in maps],
         "image_index": [m.image.image_index for m in maps],
         "uri": pa.array([m.image.uri for m in maps], pa.string()),
         "concept_id": [m.concept for m in maps],
         "concept": [params["concepts"][m.concept] for m in maps],
         "shows": [m.shows for m in maps],
-        "layer": [params["layer"]] * n,
+        "layer": params["layer"],
         "units": [list(m.units) for m in maps],
-        "grid_h": [rows] * n,
-        "grid_w": [columns] * n,
+        "grid_h": rows,
+        "grid_w": columns,
         "saliency": make_vectors(saliency_BIJ.flatten(1).numpy()),
         "entropy": entropy(saliency_BIJ).numpy(),
         **_against_truth(saliency_BIJ, [m.mask_IJ for m in maps]),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from jobs.described import Lists, read_lists, units_of
+from jobs.described import Lists, about, read_lists, units_of
 from jobs.encoders import WEIGHTS as ENCODER
 from jobs.protocol import Inputs, Keep, Part, Setting
 from jobs.rows import make_batch
@@ -48,14 +48,11 @@ class GeometryWorker:
         grouping = group_units(localised, params["groups"])
         self._note_absent(plan, grouping)
         vectors_UE = embed_units(plan, inputs, grouping.units, self._device)
-        about = {"stage": plan.digest, "model": plan.stage.subject, **_about(plan)}
         if len(grouping.units):
-            yield Part(plan.digest, "geometry_points", self._points(plan, about, lists, grouping, vectors_UE))
-        yield Part(plan.digest, "geometry_summary", _summary(params, about, grouping, vectors_UE))
+            yield Part(plan.digest, "geometry_points", self._points(plan, lists, grouping, vectors_UE))
+        yield Part(plan.digest, "geometry_summary", _summary(plan, grouping, vectors_UE))
 
-    def _points(
-        self, plan: Plan, about: dict[str, Any], lists: Lists, grouping: Grouping, vectors_UE: Tensor
-    ) -> pa.RecordBatch:
+    def _points(self, plan: Plan, lists: Lists, grouping: Grouping, vectors_UE: Tensor) -> pa.RecordBatch:
         params: Any = plan.stage.params
         concepts: Any = plan.effort["concepts"]
         places = np.full((len(vectors_UE), 2), np.nan, np.float32)
@@ -64,9 +61,8 @@ class GeometryWorker:
         except ValueError as error:
             self.notes.append(f"{plan.stage.detail}: no layout ({error})")
         best = best_concepts(lists, concepts, grouping, params["groups"])
-        n = len(grouping.units)
         columns = {
-            **{name: value if isinstance(value, str) else [value] * n for name, value in about.items()},
+            **about(plan.stage),
             "unit": grouping.units,
             "group": [grouping.groups[label] for label in grouping.labels],
             "concept": best,
@@ -118,24 +114,13 @@ def embed_units(plan: Plan, inputs: Inputs, units: np.ndarray, device: str) -> T
     return encoder.embed_latents(load_sae(inputs.published(stages["sae"], SAE)).to(device))[chosen]
 
 
-def _about(plan: Plan) -> dict[str, Any]:
-    units = units_of(plan.stage)
-    params = plan.stage.params
-    return {
-        "site": units.site,
-        "sae": units.sae,
-        "unit_kind": units.unit_kind,
-        "variant": params["variant"],
-        "seed": params["seed"],
-    }
-
-
-def _summary(params: Any, about: dict[str, Any], grouping: Grouping, vectors_UE: Tensor) -> pa.RecordBatch:
+def _summary(plan: Plan, grouping: Grouping, vectors_UE: Tensor) -> pa.RecordBatch:
+    params: Any = plan.stage.params
     found = measure_geometry(
         vectors_UE, grouping.labels, params["neighbours"], params["permutations"], params["random_seed"]
     )
     row = {
-        **about,
+        **about(plan.stage),
         "groups": len(set(grouping.labels.tolist())),
         "units": found.units,
         "neighbours": found.neighbours,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from jobs.described import units_of, variant_of
+from jobs.described import about
 from jobs.intervene.plan import changes_of, classes_of
 from jobs.protocol import Part
 from jobs.rows import make_batch
@@ -28,25 +28,18 @@ def make_parts(plan: Plan, counts: Counts, units_CK: Tensor) -> Iterator[Part]:
     """
     evaluations, summaries = [], []
     for change in changes_of(plan):
-        about = _about(plan, change)
-        evaluations += [{**about, **row} for row in _of_classes(plan, counts, change, units_CK)]
-        summaries.append({**about, **_summary(plan, counts, change)})
+        own = _about_change(plan, change)
+        evaluations += [{**own, **row} for row in _of_classes(plan, counts, change, units_CK)]
+        summaries.append({**own, **_summary(plan, counts, change)})
     for table, rows in (("intervention_eval", evaluations), ("intervention_summary", summaries)):
         columns = {name: [row[name] for row in rows] for name in TABLES[table].schema.names}
         yield Part(plan.digest, table, make_batch(table, columns))
 
 
-def _about(plan: Plan, change: Change) -> Row:
-    stage, params = plan.stage, plan.stage.params
-    units, variant = units_of(stage), variant_of(stage)
+def _about_change(plan: Plan, change: Change) -> Row:
+    params = plan.stage.params
     return {
-        "stage": plan.digest,
-        "model": stage.subject,
-        "site": units.site,
-        "sae": units.sae,
-        "unit_kind": units.unit_kind,
-        "variant": variant.name,
-        "seed": variant.seed,
+        **about(plan.stage),
         "op": change.op,
         "beta": change.beta,
         "error_mode": params["error"],

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from jobs.described import about
 from jobs.protocol import Part
 from jobs.rows import make_batch
 from miclip_core.evaluate.trace import NONE, TraceCounts, Traces
@@ -27,7 +28,7 @@ def layer_rows(
         return
     label = labels_B2[place, role]
     columns = {
-        **_about(plan),
+        **about(plan.stage),
         **_images(images, place),
         "layer": np.array(params["layers"], np.int32)[layer],
         "site": pa.array(np.array(params["sites"], object)[layer], pa.string()),
@@ -45,9 +46,8 @@ def image_rows(plan: Plan, images: Sequence[tuple[int, str]], labels_B3: np.ndar
         return
     truth, wrong, predicted = labels_B3.T
     columns = {
-        **_about(plan),
+        **about(plan.stage),
         **_images(images, np.arange(len(images))),
-        **_variant(plan, len(images)),
         **_class(plan, "truth", truth),
         **_class(plan, "predicted", predicted),
         **_class(plan, "wrong", wrong),
@@ -64,8 +64,7 @@ def summary_rows(plan: Plan, wrong: TraceCounts, right: TraceCounts) -> Part:
     """Rows of trace_summary: all wrong images, all right ones."""
     both = (wrong, right)
     columns = {
-        **_about(plan),
-        **_variant(plan, 2),
+        **about(plan.stage),
         "images_are": ["wrong", "right"],
         **{name: [getattr(counts, name) for counts in both] for name in COUNTED},
     }
@@ -75,14 +74,6 @@ def summary_rows(plan: Plan, wrong: TraceCounts, right: TraceCounts) -> Part:
 COUNTED = (
     "images", "unknown", "never_led", "crossed", "persistent", "crossed_share", "layers", "peaks", "crossings",
 )  # fmt: skip
-
-
-def _about(plan: Plan) -> dict[str, Any]:
-    return {"stage": plan.digest, "model": plan.stage.subject}
-
-
-def _variant(plan: Plan, rows: int) -> dict[str, Any]:
-    return {"variant": str(plan.stage.params["variant"]), "seed": [plan.stage.params["seed"]] * rows}
 
 
 def _images(images: Sequence[tuple[int, str]], place: np.ndarray) -> dict[str, Any]:

@@ -8,9 +8,11 @@ import pytest
 
 from cluster.inputs import StoreInputs
 from cluster.stores.base import Store, make_store
-from jobs.described import Units, find_described, read_lists
+from jobs.described import Units, about, find_described, read_lists
 from jobs.protocol import Cell
+from schemas.errors import BadSpec
 from schemas.evaluate_specs import EvaluateSpec
+from schemas.plans import Plan, Round, StageSpec
 from tests.made_up_descriptions import describe_stage, publish_rows, publish_scores
 
 MODEL, CONCEPTS = "demo:clip-p8", ("red", "green", "star")
@@ -57,3 +59,31 @@ def test_stages_are_there_once_in_an_order_that_does_not_follow_the_reads(store:
     ]  # fmt: skip
     assert one[0].units == Units("resid_post.3@patch", "features", f"sae:{sae}") and one[1].tau == 3
     assert str(one[0].units) == f"features of sae:{sae} at resid_post.3@patch" and one[1].concepts == CONCEPTS
+
+
+def test_all_rows_of_a_stage_say_whose_units_they_are_about() -> None:
+    features = describe_stage("miclip in", CONCEPTS, MODEL, seed=2, sae="a" * 20)
+    assert about(features) == {
+        "stage": features.digest, "model": MODEL, "site": "resid_post.3@patch", "unit_kind": "features",
+        "sae": f"sae:{'a' * 20}", "variant": "miclip in", "seed": 2,
+    }  # fmt: skip
+    neurons = about(describe_stage("auroc", CONCEPTS, MODEL))
+    assert (neurons["unit_kind"], neurons["sae"], neurons["seed"]) == ("neurons", None, None)
+    params = {"sites": ["resid_post.1@cls", "resid_post.2@cls"], "variant": "miclip in", "seed": 0}
+    layers = StageSpec(kind="trace_errors", method=1, subject=MODEL, output="traces", params=params)
+    assert about(layers) == {"stage": layers.digest, "model": MODEL, "variant": "miclip in", "seed": 0}
+
+
+def test_the_first_units_of_lists_are_as_many_as_are_asked_for_or_there() -> None:
+    plan = make_plan(tau=4)
+    (found,) = find_described(Cell("judge", EvaluateSpec(reads=("a",)), MODEL, reads={"a": (plan,)}))
+    assert [found.first(tau, "stages.x.tau") for tau in (None, 4, 1)] == [4, 4, 1]
+    with pytest.raises(
+        BadSpec, match=r"^stages.x.tau: 5 units of a concept, but lists of .*auroc have 4; describe with a"
+    ):
+        found.first(5, "stages.x.tau")
+
+
+def make_plan(tau: int) -> Plan:
+    stage = describe_stage("auroc", CONCEPTS, MODEL, tau=tau)
+    return Plan(stage=stage, rounds=(Round(name="score", rows=1, shard_rows=1),), worker="describe")
