@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import JsonValue
 
 from jobs.protocol import Cell, ImageFacts, Known
-from schemas.base import Frozen, digest
+from schemas.base import Frozen, canonical_json, digest
 from schemas.cells import ForwardCell
 from schemas.errors import NotInspected
 from schemas.models import ModelFacts
-from schemas.plans import Plan, StageSpec
+from schemas.plans import Plan, StageSpec, load_json
 
 METHOD = 1
 
@@ -79,6 +79,11 @@ def forward_of(plan: Plan) -> Forward:
     own = ("site", "round_to")
     params: dict[str, Any] = {name: value for name, value in plan.stage.params.items() if name not in own}
     return Forward(model=plan.stage.subject, inputs=plan.stage.inputs, params=params, effort=plan.effort)
+
+
+def forward_effort(plan: Plan) -> Forward:
+    """The forward pass that a plan of something else says in its effort `forward`, as `model_dump` wrote it."""
+    return load_json(Forward, canonical_json(plan.effort["forward"]))
 
 
 def get_facts(cell: Cell, known: Known) -> ModelFacts:

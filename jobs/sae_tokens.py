@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import JsonValue
 
-from jobs.activations import Forward, forward_of, get_facts, make_forward
+from jobs.activations import Forward, forward_effort, forward_of, get_facts, make_forward
 from jobs.protocol import Cell, Known
-from schemas.base import Frozen, canonical_json
+from schemas.base import Frozen
 from schemas.errors import BadSpec
 from schemas.models import ModelFacts, resolve_sites, rows_per_image, selected_range, site_width
-from schemas.plans import Plan, StageSpec, load_json
+from schemas.plans import Plan, StageSpec
 from schemas.refs import Sample, Site
 from schemas.sae_specs import TokensCell
 
@@ -63,7 +63,7 @@ def patch_positions(facts: ModelFacts, tokens: SiteTokens) -> dict[str, JsonValu
 def tokens_of(plan: Plan) -> SiteTokens:
     """The tokens of a plan that has params `site` and `round_to`, and `forward` and `source` as effort."""
     return SiteTokens(
-        forward=load_json(Forward, canonical_json(plan.effort["forward"])),
+        forward=forward_effort(plan),
         site=str(plan.stage.params["site"]),
         round_to=str(plan.stage.params["round_to"]),
         stored=plan.effort["source"] == "table",

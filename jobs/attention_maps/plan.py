@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 from pydantic import JsonValue
 
-from jobs.activations import Forward, get_facts, make_forward
+from jobs.activations import Forward, forward_effort, get_facts, make_forward
 from jobs.described import Described, find_described
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
 from miclip_core.align.attending import attending_block
 from miclip_core.concepts.names import world_values
-from schemas.base import canonical_json, digest
+from schemas.base import digest
 from schemas.errors import BadSpec, UnknownSite, UnsupportedBlock
 from schemas.intervene_specs import AttentionMapsSpec
 from schemas.models import ModelFacts
-from schemas.plans import Plan, Round, StageSpec, load_json
+from schemas.plans import Plan, Round, StageSpec
 from schemas.refs import ImageSetRef, Site
 
 METHOD = 1
@@ -117,11 +117,6 @@ def _columns(cell: Cell, found: Described) -> tuple[str, ...]:
     return tuple(dict.fromkeys(full.partition("=")[0] for full in world_values(found.concepts)))
 
 
-def forward_of(plan: Plan) -> Forward:
-    """The forward pass over the images that are looked at."""
-    return load_json(Forward, canonical_json(plan.effort["forward"]))
-
-
 def grid_of(plan: Plan) -> tuple[int, int]:
     """Rows and columns of patches."""
     grid = plan.effort["grid"]
@@ -141,11 +136,11 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     chosen, wanted = params["chosen"], int(str(params["images_per_concept"]))
     assert isinstance(chosen, list)
     rows, columns = grid_of(plan)
-    pairs = len(chosen) * min(wanted, forward_of(plan).rows)
+    pairs = len(chosen) * min(wanted, forward_effort(plan).rows)
     share = (int(str(params["layer"])) + 1) / max(1, facts.n_blocks)
     tokens = _COPIES * (rows * columns + facts.n_prefix) * facts.width
     return Estimate(
-        images=forward_of(plan).rows,
+        images=forward_effort(plan).rows,
         flops=round(2 * pairs * share * facts.flops),
         bytes=2 * pairs * (4 * rows * columns + 200),
         worker_memory=LIBRARY_BYTES + 8 * facts.params + 4 * tokens * min(len(chosen), 32),

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from jobs.activations import forward_effort
 from jobs.attention_maps.choice import Choice, Labelled, choose, read_labelled
-from jobs.attention_maps.plan import forward_of
 from jobs.attention_maps.rows import Map, make_part
 from jobs.attention_maps.truth import Truth
 from jobs.blame import blaming
@@ -63,7 +63,7 @@ class AttentionMapsWorker:
         """One image at a time, so that no other decides the last bits of its map."""
         if not wanted:
             return
-        forward, threads = forward_of(plan), self._setting.resources.decode_threads
+        forward, threads = forward_effort(plan), self._setting.resources.decode_threads
         size = min(len(wanted), int(str(forward.effort["batch_size"])))
         rows = [(shard.start, shard.stop)]
         problems: Counter[str] = Counter()
@@ -89,7 +89,7 @@ class AttentionMapsWorker:
     def _get_model(self, plan: Plan, inputs: Inputs) -> VisionModel:
         if self._model is None:
             sites = [str(other.stage.params["site"]) for other in self._setting.plans]
-            self._model = open_model(forward_of(plan), inputs, self._setting.device, sites)
+            self._model = open_model(forward_effort(plan), inputs, self._setting.device, sites)
         return self._model
 
     def _get_looker(self, plan: Plan, inputs: Inputs) -> Looker:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from jobs.activations import Forward, get_facts, make_forward
+from jobs.activations import Forward, forward_effort, get_facts, make_forward
 from jobs.described import Described, find_described
 from jobs.memory import LIBRARY_BYTES
 from jobs.predictions import HEAD, choose_classes, class_names
@@ -174,11 +174,6 @@ def _check_order(cell: Cell, facts: ModelFacts, site: Site, about: dict[str, Jso
 # ---------------------------------------------------------------- what a plan says
 
 
-def forward_of(plan: Plan) -> Forward:
-    """The forward pass over the images whose classes are told."""
-    return load_json(Forward, canonical_json(plan.effort["forward"]))
-
-
 def changes_of(plan: Plan) -> tuple[Change, ...]:
     """What is done to units."""
     changes: Any = plan.stage.params["changes"]
@@ -213,7 +208,7 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     if facts is None:
         return Estimate()
     params = plan.stage.params
-    forward, site = forward_of(plan), Site.parse(str(params["at"]))
+    forward, site = forward_effort(plan), Site.parse(str(params["at"]))
     share, per_stage = suffix_share(facts, site.path), float(str(plan.effort["passes_per_stage"]))
     ends = len(changes_of(plan)) * (1 if params["off_class_seed"] is None else 2)
     reference = per_stage * share * (params["error"] == "drop")

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from jobs.activations import forward_effort
 from jobs.between import pack, unpack_all
 from jobs.blame import blaming
 from jobs.classes import Classifier, make_classifier
 from jobs.forward import read_pixels
 from jobs.intervene.passes import FiniteScores, Labelled, Passes, counts_of
-from jobs.intervene.plan import HEAD, MAP, changes_of, classes_of, forward_of, pass_of
+from jobs.intervene.plan import HEAD, MAP, changes_of, classes_of, pass_of
 from jobs.intervene.results import make_parts
 from jobs.intervene.units import read_units
 from jobs.labels import read_classes
@@ -80,14 +81,14 @@ class InterveneWorker:
         self, plan: Plan, inputs: Inputs, rows: Sequence[tuple[int, int]], required: bool
     ) -> dict[int, int]:
         column = str(plan.stage.params["labels_from"])
-        return read_classes(inputs, forward_of(plan).index, classes_of(plan), column, rows, required)
+        return read_classes(inputs, forward_effort(plan).index, classes_of(plan), column, rows, required)
 
     def _batches(
         self, plan: Plan, labels: dict[int, int], rows: Sequence[tuple[int, int]], inputs: Inputs
     ) -> Iterator[Labelled]:
         """Images that are of a class, in batches of the planned shape; what fills the last counts for nothing."""
         model, _ = self._open(plan, inputs)
-        forward, threads = forward_of(plan), self._setting.resources.decode_threads
+        forward, threads = forward_effort(plan), self._setting.resources.decode_threads
         size = int(str(forward.effort["batch_size"]))
         problems: Counter[str] = Counter()
         for batch in read_pixels(inputs, forward, model.facts.geometry, rows, threads, size, wanted=labels):
@@ -123,7 +124,7 @@ class InterveneWorker:
         """The model, which merging never needs, and what its answers are."""
         if self._opened is None:
             sites = [str(other.stage.params["at"]) for other in self._setting.plans]
-            model = open_model(forward_of(plan), inputs, self._setting.device, sites)
+            model = open_model(forward_effort(plan), inputs, self._setting.device, sites)
             params = plan.stage.params
             names = HEAD if params["classes"] == HEAD else classes_of(plan)
             self._opened = model, make_classifier(model, names, params["templates"])  # type: ignore[arg-type]
@@ -150,7 +151,7 @@ class InterveneWorker:
         for arrays in unpack_all(inputs, plan, 0, COUNTS):
             sums = {name: torch.from_numpy(array) for name, array in arrays.items()}
             total = total.merge(Counts(total.methods, total.changes, sums))
-        rows = forward_of(plan).rows
+        rows = forward_effort(plan).rows
         labels = self._read_classes(plan, inputs, [(0, rows)], required=True)
         if not total.sums["n"].any():
             raise BadLabels(

@@ -7,14 +7,14 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from jobs.activations import Forward, get_facts, make_forward
+from jobs.activations import get_facts, make_forward
 from jobs.embeddings import embeddings_stage
 from jobs.protocol import Cell, Estimate, Known
-from jobs.sae_tokens import SiteTokens, find_whole, patch_positions, whole_site
-from schemas.base import canonical_json, digest
+from jobs.sae_tokens import SiteTokens, find_whole, patch_positions, tokens_of, whole_site
+from schemas.base import digest
 from schemas.errors import BadSpec, UnknownSite
 from schemas.models import ModelFacts
-from schemas.plans import Plan, Round, StageSpec, load_json
+from schemas.plans import Plan, Round, StageSpec
 from schemas.sae_specs import SaeFeaturesSpec
 
 METHOD = 1
@@ -150,16 +150,6 @@ def _find_embeddings(cell: Cell, facts: ModelFacts, tokens: SiteTokens) -> Stage
     except UnknownSite:
         return None
     return embeddings_stage(tokens.forward, tokens.round_to)
-
-
-def tokens_of(plan: Plan) -> SiteTokens:
-    """The tokens that a plan encodes."""
-    return SiteTokens(
-        forward=load_json(Forward, canonical_json(plan.effort["forward"])),
-        site=str(plan.stage.params["site"]),
-        round_to=str(plan.stage.params["round_to"]),
-        stored=plan.effort["source"] == "table",
-    )
 
 
 def _codes_per_image(facts: ModelFacts, tokens: SiteTokens, sae: StageSpec) -> int:

@@ -12,8 +12,9 @@ from jobs.models import open_model
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.sae_features.describe import Bucket, rank
 from jobs.sae_features.encode import Encoder, live_embeddings, stored_embeddings, uris_of
-from jobs.sae_features.plan import EMBEDDING, READ_IMAGES, tokens_of
+from jobs.sae_features.plan import EMBEDDING, READ_IMAGES
 from jobs.sae_files import WEIGHTS
+from jobs.sae_tokens import tokens_of
 from jobs.threads import use_cpus
 from jobs.tokens.sources import LiveSource, Source, TableSource, TokenRows
 from miclip_core.sae.sae import Sae

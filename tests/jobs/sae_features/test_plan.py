@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from jobs.protocol import Cell, ImageFacts, Known
-from jobs.sae_features.plan import BUCKET_CODES, READ_IMAGES, SHARD_CODES, estimate, make_plans, tokens_of
+from jobs.sae_features.plan import BUCKET_CODES, READ_IMAGES, SHARD_CODES, estimate, make_plans
+from jobs.sae_tokens import tokens_of
 from schemas.cells import Images
 from schemas.errors import BadSpec, NotInspected
 from schemas.models import Geometry, ModelFacts, SiteFacts
