@@ -35,23 +35,23 @@ class Choice:
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledIndex:
     """What is known of all images of an index: columns of labels, and the rows of files that are not there before, ascending."""
 
     categories: tuple[Category, ...]
     images: np.ndarray
 
 
-def read_labelled(plan: Plan, inputs: Inputs) -> Labelled:
+def read_labelled(plan: Plan, inputs: Inputs) -> LabelledIndex:
     """The images and labels that a stage chooses from. Raises BadLabels: labels are not known."""
     params: Any = plan.stage.params
     rows, index = plan.rounds[0].rows, plan.stage.inputs["labels"]
     first = read_index(inputs, index, "duplicate_of", [(0, rows)])
     images = np.array(sorted(i for i, original in first.items() if original is None), np.int64)
-    return Labelled(read_categories(inputs, index, rows, params["labels_from"]), images)
+    return LabelledIndex(read_categories(inputs, index, rows, params["labels_from"]), images)
 
 
-def choose(plan: Plan, inputs: Inputs, labelled: Labelled) -> Choice:
+def choose(plan: Plan, inputs: Inputs, labelled: LabelledIndex) -> Choice:
     """The images of every concept over the whole index, whatever shard asks.
 
     Raises:
@@ -81,7 +81,7 @@ def choose(plan: Plan, inputs: Inputs, labelled: Labelled) -> Choice:
     )
 
 
-def _first_images(labelled: Labelled, labels: Labels, wanted: Sequence[int], count: int) -> dict[int, list[int]]:
+def _first_images(labelled: LabelledIndex, labels: Labels, wanted: Sequence[int], count: int) -> dict[int, list[int]]:
     """The first `count` images of each concept that any shows, a block of images at a time, no further than needed."""
     columns = np.flatnonzero(np.isin(labels.concepts, wanted))
     found: dict[int, list[int]] = {int(labels.concepts[column]): [] for column in columns}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from jobs.activations import forward_effort
-from jobs.attention_maps.choice import Choice, Labelled, choose, read_labelled
+from jobs.attention_maps.choice import Choice, LabelledIndex, choose, read_labelled
 from jobs.attention_maps.rows import Map, make_part
 from jobs.attention_maps.truth import Truth
 from jobs.blame import blaming
@@ -36,7 +36,7 @@ class AttentionMapsWorker:
         self._plans = {plan.digest: plan for plan in setting.plans}
         self._model: VisionModel | None = None
         self._lookers: dict[str, Looker] = {}
-        self._labelled: dict[str, Labelled] = {}
+        self._labelled: dict[str, LabelledIndex] = {}
         self.notes: list[str] = []
 
     def process(self, shard: Shard, stages: Sequence[str], inputs: Inputs, keep: Keep) -> Iterator[Part]:
@@ -99,7 +99,7 @@ class AttentionMapsWorker:
                 self._lookers[plan.digest] = Looker(plan, sae, choose(plan, inputs, self._get_labelled(plan, inputs)))
         return self._lookers[plan.digest]
 
-    def _get_labelled(self, plan: Plan, inputs: Inputs) -> Labelled:
+    def _get_labelled(self, plan: Plan, inputs: Inputs) -> LabelledIndex:
         key = canonical_json(plan.stage.params["labels_from"])
         if key not in self._labelled:
             self._labelled[key] = read_labelled(plan, inputs)

@@ -51,16 +51,16 @@ class FiniteScores:
 
 
 @dataclass(frozen=True, eq=False)
-class Labelled:
+class LabelledBatch:
     """Images of one batch as the model takes them [B, 3, h, w], their classes, int64 [B] (-1: counts for nothing), and ids."""
 
     images_BCIJ: Tensor
     labels_B: Tensor
     image_ids: Sequence[str]
 
-    def cut(self, first: int, last: int) -> Labelled:
+    def cut(self, first: int, last: int) -> LabelledBatch:
         """Those at places [first, last)."""
-        return Labelled(self.images_BCIJ[first:last], self.labels_B[first:last], self.image_ids[first:last])
+        return LabelledBatch(self.images_BCIJ[first:last], self.labels_B[first:last], self.image_ids[first:last])
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Passes:
         lost = f"{self.what}: some scores are NaN or infinite, which counts as a wrong answer"
         return [*self._notes, *([lost] if self.scorer.lost else [])]
 
-    def add(self, batch: Labelled) -> None:
+    def add(self, batch: LabelledBatch) -> None:
         """Count a batch, at half of its size from here on where the device is too small.
 
         Raises:
@@ -90,7 +90,7 @@ class Passes:
         for first in range(0, len(batch.image_ids), size := self.at_once or max(1, len(batch.image_ids))):
             self._add(batch.cut(first, first + size))
 
-    def _add(self, batch: Labelled) -> None:
+    def _add(self, batch: LabelledBatch) -> None:
         size = len(batch.image_ids)
         try:
             self.sweep.add(batch.images_BCIJ, batch.labels_B, batch.image_ids)

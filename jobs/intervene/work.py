@@ -13,7 +13,7 @@ from jobs.between import pack, unpack_all
 from jobs.blame import blaming
 from jobs.classes import Classifier, make_classifier
 from jobs.forward import read_pixels
-from jobs.intervene.passes import FiniteScores, Labelled, Passes, counts_of
+from jobs.intervene.passes import FiniteScores, LabelledBatch, Passes, counts_of
 from jobs.intervene.plan import HEAD, MAP, changes_of, classes_of, pass_of
 from jobs.intervene.results import make_parts
 from jobs.intervene.units import read_units
@@ -85,7 +85,7 @@ class InterveneWorker:
 
     def _batches(
         self, plan: Plan, labels: dict[int, int], rows: Sequence[tuple[int, int]], inputs: Inputs
-    ) -> Iterator[Labelled]:
+    ) -> Iterator[LabelledBatch]:
         """Images that are of a class, in batches of the planned shape; what fills the last counts for nothing."""
         model, _ = self._open(plan, inputs)
         forward, threads = forward_effort(plan), self._setting.resources.decode_threads
@@ -98,7 +98,7 @@ class InterveneWorker:
                 fill = len(batch.pixels) - len(known)
                 ids = [image.image_id for image in batch.images]
                 labels_B = torch.tensor(known + [-1] * fill)
-                yield Labelled(model.normalise(batch.pixels), labels_B, ids + ids[-1:] * fill)
+                yield LabelledBatch(model.normalise(batch.pixels), labels_B, ids + ids[-1:] * fill)
         self.notes += [f"{count} images left out: {reason}" for reason, count in problems.items()]
 
     # -------------------------------------------------------------- what is changed
