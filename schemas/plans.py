@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -33,19 +33,38 @@ class StageSpec(Frozen):
 
     @property
     def detail(self) -> str:
-        """What tells it from its siblings, for people: site, variant, the settings of an SAE that a sweep varies."""
-        words = [self.params.get("site"), self.params.get("variant")]
-        words += [self.params.get("format"), str(self.params.get("sha256", ""))[:8]]
-        sae = self.params.get("sae")
-        if isinstance(sae, dict):
-            words += [sae["arch"], f"{sae['latents']} latents"]
-            words += [f"{name} {sae[name]:g}" for name in ("k", "l1", "lr", "seed") if sae.get(name) is not None]
+        """What tells it from its siblings, for people: site, variant, units, seed, and what a sweep of SAEs or encoders varies."""
+        params = self.params
+        words: list[Any] = [params.get("site"), params.get("variant"), params.get("format")]
+        words += [str(params.get("sha256", ""))[:8], *self._units(), *_settings(params, ("seed",))]
+        if isinstance(sae := params.get("sae"), dict):
+            words += [sae["arch"], f"{sae['latents']} latents", *_settings(sae, ("k", "l1", "lr", "seed"))]
+        if isinstance(align := params.get("align"), dict):
+            words += _settings(align, ("w_out", "w_in", "logit_scale", "lr", "seed"))
         return " ".join(str(word) for word in words if word)
+
+    def _units(self) -> Iterator[str]:
+        """Which units are described or changed: those of which SAE, where, and what becomes of its error."""
+        if (kind := self.params.get("unit_kind")) is None:
+            return
+        yield str(kind)
+        if "sae" in self.inputs:
+            yield f"of sae:{self.inputs['sae'][:8]}"
+        if (at := self.params.get("at")) not in (None, self.params.get("site")):
+            yield f"at {at}"
+        if kind == "features" and (error := self.params.get("error")) is not None:
+            yield f"error {error}"
 
     @property
     def slug(self) -> str:
         """The readable part of the path of its tables."""
         return slug(self.subject)
+
+
+def _settings(of: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """`lr 0.01`, for each of these settings that is there."""
+    given = [(name, of[name]) for name in names if of.get(name) is not None]
+    return [f"{name} {value}" if isinstance(value, str) else f"{name} {value:g}" for name, value in given]
 
 
 class Shard(Frozen):

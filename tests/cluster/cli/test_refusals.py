@@ -75,6 +75,28 @@ def test_a_selector_of_another_family_is_refused(inspected: Path) -> None:
     assert result.exit_code == 2 and f"{spec}:10:13  stages.acts.sites.0" in result.stderr
 
 
+STAGES = {
+    "": ("outputs: [activations, predictions]", "12:5  stages.acts.outputs: predictions of demo:clip-p8 need classes"),
+    "  sae: {kind: train_sae, reads: acts, latents: 8, k: 2, steps: 1}\n": (
+        "outputs: [activations]",
+        "13:3  stages.sae: 6 images make 1 block of 64; expected at least 2",
+    ),
+    "  names: {kind: describe, reads: acts, methods: [auroc], concepts: world:shapes}\n": (
+        "outputs: [activations]",
+        "13:58  stages.names.concepts: concepts world:shapes: found category 'shapes'",
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_what_planning_refuses_has_the_line_of_its_field_or_else_of_its_stage(inspected: Path, stage: str) -> None:
+    outputs, said = STAGES[stage]
+    spec = inspected / "late.yaml"
+    spec.write_text(TEXT.replace(', "SITE"', "").replace("outputs: [activations]", outputs) + stage)
+    result = miclip("validate", spec)
+    assert result.exit_code == 2 and result.stderr.startswith(f"error: {spec}:{said}"), result.stderr
+
+
 def test_an_unknown_tag_of_a_known_library_is_refused_before_extraction(
     inspected: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
