@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from jobs.protocol import Cell, ImageFacts, Known
 from schemas.base import Frozen, canonical_json, digest
-from schemas.cells import ForwardCell
+from schemas.cells import ForwardCell, Images
 from schemas.errors import NotInspected
 from schemas.models import ModelFacts
 from schemas.plans import Plan, StageSpec, load_json
@@ -100,6 +100,12 @@ def _get_images(cell: Cell, known: Known) -> ImageFacts:
     if images is None:
         raise NotInspected(f"{cell.images.ref} is not indexed yet")
     return images
+
+
+def images_ref(known: Known, index: str) -> str | None:
+    """The ref of the image set that a stage is the index of, if planning knows it."""
+    keys = [key for key, images in known.images.items() if images.stage == index]
+    return load_json(Images, keys[0]).ref if keys else None
 
 
 def checkpoint(facts: ModelFacts) -> dict[str, JsonValue]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from miclip_core.concepts.names import PLAIN, Concepts, make_concepts, read_concepts, world_concepts
+from miclip_core.concepts.names import PLAIN, Concepts, make_concepts, read_concepts, world_concepts, world_values
 from miclip_core.concepts.words import common_words
 from miclip_core.world.scene import PLANTED
 from schemas.errors import BadSpec
-from schemas.refs import ConceptsRef
+from schemas.refs import ConceptsRef, ImageSetRef
 
 
 def get_concepts(
@@ -46,8 +46,14 @@ def concept_files(concepts: str | Sequence[str]) -> tuple[str, ...]:
     return (concepts,)
 
 
-def concept_columns(concepts: str | Sequence[str]) -> tuple[str, ...]:
-    """The columns of labels that hold these concepts, where that is known: the demo world's categories are columns."""
-    if not isinstance(concepts, str) or (ref := ConceptsRef.parse(concepts)).source != "world":
+def concept_columns(concepts: str | Sequence[str], names: Sequence[str], images: str | None) -> tuple[str, ...]:
+    """The columns of labels that hold these concepts, where that is known; () where it is not.
+
+    Categories of the demo world are columns: those that a ref of concepts names, and on images of that world those that
+    have one of the names, for a word is also a shape or a colour. images: the ref of the set, None if nothing is known of it.
+    """
+    if isinstance(concepts, str) and (ref := ConceptsRef.parse(concepts)).source == "world":
+        return tuple(ref.location.split(",")) if ref.location else tuple(PLANTED)
+    if images is None or ImageSetRef.parse(images).source != "world":
         return ()
-    return tuple(ref.location.split(",")) if ref.location else tuple(PLANTED)
+    return tuple(dict.fromkeys(full.partition("=")[0] for full in world_values(names)))

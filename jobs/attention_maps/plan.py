@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from jobs.activations import Forward, forward_effort, get_facts, make_forward
+from jobs.concepts import concept_columns
 from jobs.described import Described, find_described
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
 from miclip_core.align.attending import attending_block
-from miclip_core.concepts.names import world_values
 from schemas.base import digest
 from schemas.errors import BadSpec, UnknownSite, UnsupportedBlock
 from schemas.intervene_specs import AttentionMapsSpec
 from schemas.models import ModelFacts
 from schemas.plans import Plan, Round, StageSpec
-from schemas.refs import ImageSetRef, Site
+from schemas.refs import Site
 
 METHOD = 1
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {"maps": {"map": ("attention_maps",)}}
@@ -68,6 +68,7 @@ def _seen(cell: Cell, facts: ModelFacts) -> Iterator[tuple[Described, int]]:
 def _stage(cell: Cell, facts: ModelFacts, forward: Forward, found: Described, block: int) -> StageSpec:
     spec = cell.spec
     assert isinstance(spec, AttentionMapsSpec) and found.units.sae is not None
+    images = None if cell.images is None else cell.images.ref
     return StageSpec(
         kind="attention_maps",
         method=METHOD,
@@ -78,13 +79,14 @@ def _stage(cell: Cell, facts: ModelFacts, forward: Forward, found: Described, bl
             "site": found.units.site,
             "layer": block,
             "unit_kind": found.units.unit_kind,
+            "method": found.method,
             "variant": found.variant.name,
             "seed": found.variant.seed,
             "concepts": list(found.concepts),
             "chosen": list(_chosen(cell, found)),
             "tau": found.first(spec.tau, f"stages.{cell.name}.tau"),
             "activation": spec.activation,
-            "labels_from": list(spec.labels_from or _columns(cell, found)),
+            "labels_from": list(spec.labels_from or concept_columns(found.concepts, found.concepts, images)),
             "images_per_concept": spec.images_per_concept,
             "whole_view": spec.geometry == "square" or facts.geometry.resize_hw == facts.geometry.crop_hw,
         },
@@ -108,13 +110,6 @@ def _chosen(cell: Cell, found: Described) -> Iterator[int]:
             f"{found.stage.detail} ({', '.join(found.concepts[:5])}, ...); describe units with these, or give others"
         )
     yield from sorted({number[name] for name in spec.concepts}) if spec.concepts else range(len(number))
-
-
-def _columns(cell: Cell, found: Described) -> tuple[str, ...]:
-    """The columns that hold the concepts where that is known: the demo world's categories are columns, and words are also shapes."""
-    if cell.images is None or ImageSetRef.parse(cell.images.ref).source != "world":
-        return ()
-    return tuple(dict.fromkeys(full.partition("=")[0] for full in world_values(found.concepts)))
 
 
 def grid_of(plan: Plan) -> tuple[int, int]:

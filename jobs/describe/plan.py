@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from jobs.activations import Forward, get_facts
+from jobs.activations import Forward, get_facts, images_ref
 from jobs.concepts import concept_columns, get_concepts
 from jobs.describe.choose import Choice, Units
 from jobs.describe.sizes import READ_IMAGES, Sizes, between_bytes, method_bytes
@@ -137,7 +137,8 @@ class _Planner:
         if method in (*OF_LABELS, "clip_dissect"):
             found["pool"] = spec.pool
         if method in OF_LABELS:
-            found["labels_from"] = list(spec.labels_from or concept_columns(spec.concepts))
+            images = images_ref(self.known, units.tokens.forward.index)
+            found["labels_from"] = list(spec.labels_from or concept_columns(spec.concepts, self.concepts.names, images))
         if method == "auroc":
             found["min_positives"] = spec.min_positives
         if similarity is not None:
