@@ -22,6 +22,12 @@ FIRST_PAUSE, LAST_PAUSE = 2.0, 60.0
 ALIVE_SECONDS = 20.0
 
 
+def _site(plans: Sequence[Plan]) -> list[str]:
+    """The site that all of them are about, if there is one: what is trained site by site is told apart by it."""
+    sites = {plan.stage.params.get("site") for plan in plans}
+    return [str(site) for site in sites if site and len(sites) == 1]
+
+
 class EventLog:
     """Builds events and hands each to every listener. Events never enter a table."""
 
@@ -47,8 +53,9 @@ class EventLog:
             self.emit(
                 "planned",
                 work=key,
-                title=work.title,
+                title=" ".join([work.title, *_site(work.plans)]),
                 kind=work.kind,
+                first_round=first.name if first else "",
                 stages=[p.digest for p in work.plans],
                 shards=first.n_shards if first else 0,
                 rows=first.rows if first else 0,

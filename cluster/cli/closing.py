@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from cluster.ledger import load_published
 from cluster.pipeline import WAITS, RunReport
 from cluster.stores import Store, prefetch
 from schemas.plans import Published
+
+_PLAIN = {"inspect", "index_images", "extract", "selftest"}
+"""Kinds of jobs whose tables say as much as a page; all others have charts, lists and pictures."""
 
 
 def tables_of(report: RunReport, store: Store) -> dict[str, dict[str, Any]]:
@@ -51,6 +56,11 @@ def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0
     state = report.state
     console = screen()
     tables = tables_of(report, store)
+    scope = f" --run {state.run}" if state.limited else ""
+
+    def query(statement: str) -> str:
+        return f'miclip sql --store {store.uri}{scope} "{statement}"'
+
     if tables:
         table = make_table("table", "rows", "size", "stages", "folder", right=("rows", "size", "stages"))
         for name, row in tables.items():
@@ -59,7 +69,8 @@ def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0
         console.print(table)
     if tables.get("bad_inputs", {}).get("rows"):
         console.print(
-            Text('some images were set aside: miclip sql "SELECT DISTINCT uri, reason FROM bad_inputs"', "yellow")
+            Text(f"some images were set aside: {query('SELECT DISTINCT uri, reason FROM bad_inputs')}", "yellow"),
+            soft_wrap=True,
         )
     done = report.exit_code == 0
     published = sum(s.state in ("cached", "published") for s in state.stages)
@@ -71,13 +82,12 @@ def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0
         line.append(f"  {some(published, 'stage')} published{before}, {duration(state.seconds)}{trial}"), soft_wrap=True
     )
     show_failures(report, store, log_file)
-    scope = f" --run {state.run}" if state.limited else ""
     if done and advise:
         last = [name for name in tables if name not in ("models", "images", "bad_inputs")] or ["stages"]
-        console.print(
-            Text(f'next: miclip sql --store {store.uri}{scope} "SELECT * FROM {last[-1]} LIMIT 5"', "dim"),
-            soft_wrap=True,
-        )
+        console.print(Text(f"next: {query(f'SELECT * FROM {last[-1]} LIMIT 5')}", "dim"), soft_wrap=True)
+        if not {stage.kind for stage in state.stages} <= _PLAIN:
+            one = f" {state.run}" if state.limited else ""
+            console.print(Text(f"or look at it: miclip report{one} --store {store.uri}", "dim"), soft_wrap=True)
 
 
 def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8) -> None:
@@ -85,18 +95,26 @@ def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8
     if not report.failures:
         return
     console = errors()
-    # a model that fails is said once, not again for each cell that waits for it
-    unique = list({failure.rpartition("shard ")[2]: failure for failure in reversed(report.failures)}.values())[::-1]
-    # nor does what waits for an input that failed say anything new
-    causes = [failure for failure in unique if WAITS not in failure] or unique
-    waiting, unique = len(unique) - len(causes), causes
-    for failure in unique[:most]:
-        console.print(Text.assemble(("  ✗ ", "red"), failure.strip().replace("\n", " ")), soft_wrap=True)
-    if len(unique) > most:
-        console.print(f"  and {len(unique) - most} more")
+    # what waits for an input that failed says nothing new
+    causes = [failure for failure in report.failures if WAITS not in failure] or report.failures
+    waiting = len(report.failures) - len(causes)
+    # nor do the stages that failed for the same reason, such as all that need a model that cannot be opened
+    alike = Counter(map(_reason, causes))
+    first = {_reason(failure): failure for failure in reversed(causes)}
+    for reason, number in list(alike.items())[:most]:
+        more = f"  (and {some(number - 1, 'stage')} more alike)" if number > 1 else ""
+        failure = first[reason].strip().replace("\n", " ")
+        console.print(Text.assemble(("  ✗ ", "red"), failure, (more, "dim")), soft_wrap=True)
+    if len(alike) > most:
+        console.print(f"  and {len(alike) - most} more")
     if waiting:
         console.print(f"  {some(waiting, 'stage')} not begun, because inputs of theirs are missing")
     run = report.state.run
     console.print(Text(f"tracebacks: miclip logs {run} --failed --store {store.uri}", "dim"), soft_wrap=True)
     console.print(Text(f"what workers printed: {log_file}", "dim"), soft_wrap=True)
     console.print(Text(f"go on: miclip retry {run} --store {store.uri}", "dim"), soft_wrap=True)
+
+
+def _reason(failure: str) -> str:
+    """Why it failed, without the stage and shard in front."""
+    return re.sub(r"^shard \d+: ", "", failure.partition(": ")[2])

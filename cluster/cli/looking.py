@@ -97,7 +97,8 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
         )
     console.print(table)
     if word not in ("DONE", "RUNNING"):
-        console.print(f"[dim]more: miclip logs {state.run} --failed; go on: miclip retry {state.run}[/dim]")
+        where = f"{state.run} --store {store.uri}"
+        console.print(Text(f"more: miclip logs {where} --failed; go on: miclip retry {where}", "dim"), soft_wrap=True)
 
 
 def _kept(state: RunState, store: Store) -> dict[str, str]:

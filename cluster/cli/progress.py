@@ -43,6 +43,8 @@ class WorkView:
     retried: int = 0
     published: set[str] = field(default_factory=set)
     notes: set[str] = field(default_factory=set)
+    reasons: set[str] = field(default_factory=set)
+    """Why shards failed, as far as it was said."""
     said: float = 0.0
     ended: bool = False
 
@@ -53,7 +55,7 @@ class WorkView:
 
     def status(self) -> str:
         """Items, rate and what went wrong, in a few words."""
-        words = [some(self.workers, "worker")]
+        words = [some(self.workers, "worker")] * bool(self.workers)
         if self.unit:
             words = [
                 f"{count(self.before + self.items)}/{count(self.total)} {self.unit}",
@@ -68,11 +70,14 @@ class WorkView:
         return f"{count(self.total)} {self.unit}  {_per_second(self.rate)}" if self.unit else ""
 
 
+_TEXTS = "texts"
+"""The round of those stages of extract that embed texts and look at no image, and what its rows are."""
 _WAITING = "waiting for a worker"
 _UNITS = {
     "extract": "images",
     "index_images": "files",
     "inspect": "",
+    "probe": "",
     "align": "",
     "sae_features": "images",
     "describe": "images",
@@ -140,7 +145,7 @@ class RunProgress:
         key, kind = event["work"], event["kind"]
         view = WorkView(
             _title(event),
-            _UNITS.get(kind, "rows"),
+            _TEXTS if event.get("first_round") == _TEXTS else _UNITS.get(kind, "rows"),
             event["rows"],
             set(event["stages"]),
             event["workers"],
@@ -175,7 +180,10 @@ class RunProgress:
         view.failures += bool(event.get("final"))
         view.retried += not event.get("final")
         if event.get("final"):
-            self.say(f"{view.title}: shard {event['shard']} failed: {_first_line(event)}", "red")
+            why = _first_line(event)
+            if why not in view.reasons:  # stages and shards that fail alike are counted, and named when the run ends
+                view.reasons.add(why)
+                self.say(f"{view.title}: shard {event['shard']} failed: {why}", "red")
         self._update(event["work"], view)
 
     _on_open_failed = _on_shard_failed
@@ -236,7 +244,8 @@ def _cut(title: str) -> str:
 
 
 def _title(event: Event) -> str:
-    return str(event["title"]).replace("index_images", "index", 1)
+    title = str(event["title"]).replace("index_images", "index", 1)
+    return f"{title} {_TEXTS}" if event.get("first_round") == _TEXTS else title
 
 
 def _first_line(event: Event) -> str:

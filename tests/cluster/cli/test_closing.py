@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli.closing import show_failures
+from cluster.cli.closing import show_failures, show_report
 from cluster.pipeline import WAITS, RunReport
-from cluster.runs import RunState
+from cluster.runs import RunState, StageState
 from cluster.stores import make_store
 
 
@@ -31,3 +31,29 @@ def test_a_sweep_that_failed_names_its_causes_and_counts_what_waited(
 def test_where_all_wait_each_says_for_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     waiting = [f"features/a features: {WAITS} 0{seed} is not published" for seed in range(2)]
     assert last_words(waiting, tmp_path, capsys)[:2] == [f"  ✗ {failure}" for failure in waiting]
+
+
+def test_stages_that_failed_alike_are_named_once_with_their_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failures = [f"names/demo:a {name}: shard {shard}: BadSpec: no column" for shard, name in enumerate("xyz")]
+    failures += ["names/demo:a w: shard 0: BadSpec: no label"]
+    lines = last_words(failures, tmp_path, capsys)
+    assert lines[:2] == [f"  ✗ {failures[0]}  (and 2 stages more alike)", f"  ✗ {failures[3]}"]
+    assert "more alike" not in "".join(lines[2:])
+
+
+@pytest.mark.parametrize(("kind", "offered"), [("extract", False), ("describe", True)])
+def test_every_command_that_is_offered_names_the_store(
+    kind: str, offered: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make_store(str(tmp_path))
+    stage = StageState(
+        digest="0" * 20, cell="s", kind=kind, subject="x", output="o", detail="", state="to do", shards_done=0, shards=1
+    )
+    for limited, query, page in [(False, "", ""), (True, " --run zoo-00001", " zoo-00001")]:
+        state = RunState(run="zoo-00001", pipeline="zoo", number=1, status="DONE", limited=limited, stages=(stage,))
+        show_report(RunReport(state, []), store, tmp_path / "log")
+        said = capsys.readouterr().out
+        assert f'next: miclip sql --store {store.uri}{query} "SELECT' in said
+        assert (f"miclip report{page} --store {store.uri}\n" in said) == offered

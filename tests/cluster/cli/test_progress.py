@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from cluster.amounts import count, duration, short, some
-from cluster.cli.progress import RunProgress, _per_second
+from cluster.cli.progress import RunProgress, WorkView, _per_second
 
 
 class Terminal(io.StringIO):
@@ -48,6 +48,17 @@ def test_plain_lines_say_what_is_left_what_failed_and_what_was_published() -> No
     assert lines[1] == "extract demo:x: shard 1 failed: ValueError: no"
     assert lines[2].startswith("extract demo:x: 2 stages published in ")
     assert len(lines) == 3
+
+
+def test_texts_are_no_images_and_nobody_is_told_of_no_workers() -> None:
+    assert show(planned(first_round="texts", rows_left=400)).startswith("extract demo:x texts: 400 texts, 2 stages")
+    assert " worker" not in WorkView("t", "images", 4, set(), 0, 0.0).status()
+    assert "1 worker" in WorkView("t", "images", 4, set(), 1, 0.0).status()
+
+
+def test_shards_that_fail_alike_are_announced_once() -> None:
+    lines = show(planned(), shard("failed"), shard("failed"), shard("failed", message="another")).splitlines()
+    assert [line.rpartition(": ")[2] for line in lines[1:]] == ["no", "another"]
 
 
 def test_what_workers_note_is_said_once_and_only_the_first_few() -> None:
