@@ -31,6 +31,14 @@ def report(prepared: Place) -> RunReport:
 
 
 @pytest.fixture(scope="session")
+def largest(prepared: Place, report: RunReport) -> RunReport:
+    """The same of the largest activation in each image."""
+    largest = prepared.run(**ALL, pool="max")
+    assert largest.exit_code == 0, largest.failures
+    return largest
+
+
+@pytest.fixture(scope="session")
 def of_patches(tmp_path_factory: pytest.TempPathFactory) -> spatial.Place:
     """Activations of patches and an SAE of them, of which nothing is described: to be copied."""
     place = spatial.Place(tmp_path_factory.mktemp("of_patches"))

@@ -108,8 +108,8 @@ class Place:
         (digest,) = [state.digest for state in report.state.stages if state.kind == "align"]
         return load_encoder(StoreInputs(self.lake.store).published(digest, ENCODER))
 
-    def pooled(self, report: RunReport, kind: str) -> Tensor:
-        """Mean activation of every unit in every image [N,U], one image after another, from the rows of `activations`."""
+    def pooled(self, report: RunReport, kind: str, pool: str = "mean") -> Tensor:
+        """Mean or largest activation of every unit in every image [N,U], one image after another, from the rows of `activations`."""
         tokens: dict[int, list[list[float]]] = {}
         for row in sorted(self.rows(report, "activations"), key=lambda row: (row["image_index"], row["token"])):
             tokens.setdefault(row["image_index"], []).append(row["act"])
@@ -117,7 +117,7 @@ class Place:
         if kind == "features":
             sae = self.sae(report)
             values = [sae.encode(some).dense() for some in values]
-        return torch.stack([some.mean(0) for some in values])
+        return torch.stack([some.mean(0) if pool == "mean" else some.amax(0) for some in values])
 
     def labelled(self, report: RunReport, names: list[str]) -> np.ndarray:
         """Which image has which value, bool [N,M]: an attribute `shape`, `shape_2`, ... of the five planted categories."""
