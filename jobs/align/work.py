@@ -53,7 +53,10 @@ class AlignWorker:
                 error.stages = (plan.digest,)
                 raise
             if zero := run.trainer.mostly_zero:
-                self.notes.append(f"{plan.stage.detail}: {len(zero)} of {run.trainer.d} channels are 0 on every image")
+                self.notes.append(
+                    f"{plan.stage.detail}: {len(zero)} of {run.trainer.d} channels are 0 on every image, the first are "
+                    f"{', '.join(map(str, zero[:5]))}; is {plan.stage.params['site']} the site that is meant?"
+                )
 
     def _clip_scale(self, plans: Sequence[Plan], inputs: Inputs) -> float | None:
         """The logit scale of the CLIP, if an encoder asks for it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from cluster.pipeline import RunReport, plan_pipeline
 from jobs.align.work import AlignWorker, open_worker
 from jobs.encoders import WEIGHTS
 from jobs.protocol import Artifact, Part, Setting
+from jobs.rows import make_vectors
 from miclip_core.align.encoder import NeuronEncoder, load_encoder
 from miclip_core.align.order import batch_order
 from miclip_core.align.trainer import AlignTrainer
@@ -233,16 +234,20 @@ class Memory:
 
 
 class Changed(StoreInputs):
-    """What a store holds, without the rows of some images."""
+    """What a store holds, without the rows of some images, and with some channels of activations set to 0."""
 
-    def __init__(self, world: World, hidden: Mapping[str, Collection[int]] = {}) -> None:
+    def __init__(self, world: World, hidden: Mapping[str, Collection[int]] = {}, zero: Sequence[int] = ()) -> None:
         super().__init__(world.lake.store)
-        self._hidden = hidden
+        self._hidden, self._zero = hidden, list(zero)
 
     def table(self, stage: str, table: str, columns: Any = None, between: Any = None) -> Iterator[pa.RecordBatch]:
         for batch in super().table(stage, table, columns, between):
             if hidden := self._hidden.get(table):
                 batch = batch.filter(pa.array([index not in hidden for index in batch["image_index"].to_pylist()]))
+            if table == "activations" and self._zero and len(batch):
+                act = np.array(batch["act"].to_pylist(), np.float32)
+                act[:, self._zero] = 0
+                batch = batch.set_column(batch.schema.get_field_index("act"), "act", make_vectors(act))
             yield batch
 
 
@@ -263,6 +268,16 @@ def test_images_that_a_table_lacks_are_left_out_and_all_others_keep_their_own_ro
     encoder, _ = by_hand(plan, Changed(world, hidden))
     W, _ = fit(join(world, report, without={0, 50, 3, 40, 1, 77}), class_texts())
     torch.testing.assert_close(encoder.W, W, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_that_are_0_on_every_image_are_named_if_they_are_most(world: World, report: RunReport) -> None:
+    (plan,) = world.plans()
+    _, worker = by_hand(plan, Changed(world, zero=range(7, 67)))
+    (note,) = worker.notes
+    assert "60 of 96 channels are 0 on every image, the first are 7, 8, 9, 10, 11;" in note
+    assert "resid_post.3@patch" in note
+    _, worker = by_hand(plan, Changed(world, zero=range(7, 47)))
+    assert worker.notes == []
 
 
 @pytest.mark.parametrize("settings", [{}, {"patience": 1, "epochs": 4, "standardise": True}])
