@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from jobs.encoders import Encoder
 from schemas.base import canonical_json
 from schemas.errors import BadSpec
-from schemas.models import ModelFacts, resolve_sites
+from schemas.models import ModelFacts
 from schemas.refs import Site
 
 
@@ -24,24 +23,6 @@ Trace = tuple[Layer, ...]
 """Layers by number, each once, at least two."""
 
 
-def choose_sites(where: str, facts: ModelFacts, encoders: Sequence[Encoder], asked: Sequence[str]) -> list[Encoder]:
-    """The encoders of the sites that texts name; all of them if there are none.
-
-    Raises:
-        BadSpec: a text names no site that has an encoder. UnknownSite: it names none of the model.
-    """
-    if not asked:
-        return list(encoders)
-    wanted: set[str] = set()
-    for text in asked:
-        there = {str(site) for site in resolve_sites(facts, [text])} & {encoder.site for encoder in encoders}
-        if not there:
-            has = ", ".join(dict.fromkeys(encoder.site for encoder in encoders))
-            raise BadSpec(f"{where}.sites: no encoder of {facts.model} is of {text}; there are those of {has}")
-        wanted |= there
-    return [encoder for encoder in encoders if encoder.site in wanted]
-
-
 def find_traces(where: str, facts: ModelFacts, encoders: Sequence[Encoder]) -> tuple[Trace, ...]:
     """The traces that encoders make: sites as `resid_post.3@cls` and `resid_post.4@cls`, settings and all else the same.
 
@@ -49,8 +30,10 @@ def find_traces(where: str, facts: ModelFacts, encoders: Sequence[Encoder]) -> t
     the numbers behind that of the last block, in the order of the forward pass.
 
     Raises:
-        BadSpec: a site has no place among the layers, is the only layer of its kind, or is there twice.
+        BadSpec: a site has no place among the layers or is the only layer of its kind, or two encoders of one site have
+            the same variant and seed.
     """
+    _check_names(where, facts, encoders)
     settings: dict[str, list[Encoder]] = {}
     for encoder in encoders:
         settings.setdefault(_all_but_site(encoder), []).append(encoder)
@@ -87,11 +70,18 @@ def _check(where: str, facts: ModelFacts, kind: str, trace: Trace) -> None:
             f"{where}: {trace[0].encoder.site} of {facts.model} is the only layer of its trace; expected at least two: "
             f"extract and align more sites such as {kind or _example(facts)}, or choose others by sites"
         )
-    for one, other in pairwise(trace):
-        if one.number == other.number:
+
+
+def _check_names(where: str, facts: ModelFacts, encoders: Sequence[Encoder]) -> None:
+    """Encoders of the same site must have different names in the tables."""
+    seen: dict[tuple[str, str, int], Encoder] = {}
+    for encoder in encoders:
+        first = seen.setdefault((encoder.site, encoder.variant, encoder.seed), encoder)
+        if first is not encoder:
             raise BadSpec(
-                f"{where}: two encoders of the same settings are of {one.encoder.site} of {facts.model}; expected one for "
-                "each layer; read only one of the align stages"
+                f"{where}.reads: align:{first.plan.digest} and align:{encoder.plan.digest} of {facts.model} are both "
+                f"{encoder.variant} of seed {encoder.seed} at {encoder.site}, so no table could tell them apart; trace them in "
+                "stages of their own"
             )
 
 

@@ -433,7 +433,7 @@ def test_summaries_by_hand_and_a_note_of_images_left_out(by_hand: World) -> None
     [
         ({"align": {"sites": ["resid_post.1@patch:mean"]}}, r"resid_post.1@patch:mean .* is the only layer .* such as resid_post.\*@patch:mean"),
         ({"sites": ["embedding"]}, "embedding .* is the only layer .* at least two"),
-        ({"sites": ["mlp_out.1"]}, "no encoder of demo:clip-p8 is of mlp_out.1; there are those of resid_post.0"),
+        ({"sites": ["mlp_out.1"]}, "sites: mlp_out.1: not among the encoders of demo:clip-p8 that are read; there are resid_post.0"),
         ({"acts": {"sites": ["embed@patch:mean", "resid_post.1@patch:mean"]}}, "embed@patch:mean has no place among the layers"),
         ({"reads": ["acts"]}, "found no neuron encoders"),
     ],
@@ -441,6 +441,18 @@ def test_summaries_by_hand_and_a_note_of_images_left_out(by_hand: World) -> None
 def test_what_is_no_trace_is_refused_at_planning(world: World, fields: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         plan_pipeline(make_spec(world.folder, **fields), world.lake.store)
+
+
+def test_two_align_stages_whose_encoders_have_the_same_names_are_refused(world: World) -> None:
+    data = make_spec(world.folder, align=ALIGN).model_dump(mode="json", exclude_unset=True)
+    data["stages"]["again"] = {**data["stages"]["align"], "epochs": 3}
+    data["stages"]["trace"]["reads"] = ["align", "again", "acts"]
+    with pytest.raises(
+        UsageError, match=r"trace\.reads: align:\w+ and align:\w+ .* both miclip in\+out of seed 0 at resid_post.0"
+    ):
+        plan_pipeline(PipelineSpec.model_validate(data, strict=False), world.lake.store)
+    data["stages"]["again"]["seed"] = [1]
+    assert len(trace_plans(PipelineSpec.model_validate(data, strict=False), world.lake)) == 4
 
 
 def test_sites_of_two_kinds_are_two_traces_and_sites_choose(world: World) -> None:
