@@ -89,8 +89,10 @@ def chromium() -> str | None:
     return os.environ.get("CHROMIUM") or shutil.which("chromium-headless-shell") or shutil.which("chromium")
 
 
-def dump_dom(page: str, folder: Path, script: str = "") -> str:
+def dump_dom(page: str, folder: Path, script: str = "", width: int = 1400, fragment: str = "") -> str:
     """The page after its scripts have run, and then one of the test, which its own policy would not let in.
+
+    width: of the window, in pixels. fragment: opens the page at a place, such as `#methods`.
 
     Raises:
         AssertionError: something was written to the console, such as an error or a refused request.
@@ -100,7 +102,7 @@ def dump_dom(page: str, folder: Path, script: str = "") -> str:
         page = page.replace("</body>", f"<script>addEventListener('load', () => {{ {script} }})</script></body>")
     (folder / "page.html").write_text(page)
     words = [str(chromium()), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=3000",
-             "--dump-dom", f"file://{folder}/page.html"]  # fmt: skip
+             f"--window-size={width},900", "--dump-dom", f"file://{folder}/page.html{fragment}"]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr
     return done.stdout

@@ -38,12 +38,15 @@ def make_browser(
     within: Within | None = None,
     extra: Any = None,
     above: Any = None,
+    rest: str = "",
 ) -> Html:
     """A bar of controls over cards.
 
     what: said in the field, such as "Search features". Each card is an article of class `card` whose `data-words` are
     searched. orders: (`data-` field, word), largest first; a field that ends in "+" goes from the smallest. extra: stands
-    in the bar. above: stands between the bar and the cards.
+    in the bar. above: stands between the bar and the cards. rest: says where those without a card are.
+
+    A page that opens shows the first few cards; buttons before and behind them show more.
     """
     bar = tag(
         "div",
@@ -55,8 +58,8 @@ def make_browser(
         tag("span", class_="found", role="status"),
         class_="bar",
     )
-    none = tag("p", "No card fits.", class_="none no-cards", hidden=True)
-    return tag("div", bar, above, tag("div", cards, class_="cards"), none, class_="browser")
+    none = tag("p", f"No card fits. {rest}".strip(), class_="none no-cards", hidden=True)
+    return tag("div", bar, above, _more(), tag("div", cards, class_="cards"), _more(), none, class_="browser")
 
 
 def overlay_button() -> Html:
@@ -69,6 +72,11 @@ def heat_key(most: str, title: str) -> Html:
     steps = (tag("rect", x=6 * i, width=6, height=10, fill=colour) for i, colour in enumerate(HEAT))
     picture = tag("svg", steps, width=6 * len(HEAT), height=10, aria_hidden="true")
     return tag("span", "0 ", picture, f" {most}", class_="heat", title=title)
+
+
+def _more() -> Html:
+    """A button that the script names and shows where cards are left."""
+    return tag("button", type="button", class_="more-cards", hidden=True)
 
 
 def _select(label: str, options: Sequence[tuple[str, str]], **attributes: Any) -> Html:

@@ -5,46 +5,74 @@ function holds(text, sought) {
   return new RegExp((/^[\p{L}\p{N}]/u.test(sought) ? "(?<![\\p{L}\\p{N}])" : "") + exact, "u").test(text);
 }
 
+// A page shows some of the cards that fit; the others wait behind a button, and keys walk on into them.
+const FIRST = 12, MORE = 24;
+
 const browsers = $$(".browser").map((root) => {
-  const box = $(".cards", root), all = [...box.children];
+  const box = $(".cards", root), all = [...box.children], [earlier, later] = $$(".more-cards", root);
   const find = $(".find", root), order = $(".order", root), within = $("[data-within]", root), filters = $$("[data-filter]", root);
   const words = () => find.value.toLowerCase().split(/\s+/).filter(Boolean);
+  let fitting = [], from = 0, to = 0;
   function arrange() {
     const wanted = words(), field = within?.value || "words", [by, up] = [order.value.replace("+", ""), order.value.endsWith("+")];
-    const fits = (card, word) => (word.startsWith("#") ? card.dataset.number === word.slice(1) : holds(card.dataset[field] ?? "", word));
-    let shown = 0;
-    for (const card of all) {
-      card.hidden = !(filters.every((f) => !f.value || card.dataset[f.dataset.filter] === f.value) && wanted.every((word) => fits(card, word)));
-      shown += !card.hidden;
-    }
+    const says = (card, word) => (word.startsWith("#") ? card.dataset.number === word.slice(1) : holds(card.dataset[field] ?? "", word));
+    const fits = (card) => filters.every((f) => !f.value || card.dataset[f.dataset.filter] === f.value) && wanted.every((word) => says(card, word));
     const key = (card) => (card.dataset[by] === undefined ? Infinity : (up ? 1 : -1) * Number(card.dataset[by]));
-    box.append(...all.map((card, i) => [key(card), i, card]).sort((a, b) => (a[0] - b[0] || 0) || a[1] - b[1]).map((entry) => entry[2]));
-    $(".found", root).textContent = `${shown} of ${all.length}`;
-    $(".no-cards", root).hidden = shown > 0 || !all.length;
+    const ordered = all.map((card, i) => [key(card), i, card]).sort((a, b) => (a[0] - b[0] || 0) || a[1] - b[1]).map((entry) => entry[2]);
+    box.append(...ordered);
+    fitting = ordered.filter(fits);
+    show(0, FIRST);
+    $(".found", root).textContent = `${fitting.length} of ${all.length}`;
+    $(".no-cards", root).hidden = fitting.length > 0 || !all.length;
     root.dispatchEvent(new CustomEvent("arranged", { detail: wanted }));
   }
+  function show(start, end) {
+    [from, to] = [Math.max(0, start), Math.min(fitting.length, end)];
+    const shown = new Set(fitting.slice(from, to));
+    for (const card of all) card.hidden = !shown.has(card);
+    offer(earlier, from, "earlier");
+    offer(later, fitting.length - to, "more");
+  }
+  function offer(button, left, word) {
+    button.hidden = !left;
+    button.textContent = left > MORE ? `Show ${MORE} ${word} of ${left}` : `Show ${left} ${word}`;
+  }
+  function reach(at) {
+    if (at < from) show(Math.min(at, from - MORE), to);
+    if (at >= to) show(from, Math.max(at + 1, to + MORE));
+  }
+  function focus(at, block) {
+    fitting[at].focus({ preventScroll: true });
+    fitting[at].scrollIntoView({ block });
+  }
   function reveal(card) {
-    if (card.hidden) {
+    if (!all.includes(card)) return;
+    if (!fitting.includes(card)) {
       find.value = "";
       if (within) within.selectedIndex = 0;
       for (const f of filters) if (f.value) f.value = "first" in f.dataset ? card.dataset[f.dataset.filter] : "";
       arrange();
     }
-    card.focus({ preventScroll: true });
-    card.scrollIntoView({ block: "start" });
+    const at = fitting.indexOf(card), start = at - (at % FIRST);
+    if (at < from || at >= to) show(start, start + FIRST);
+    focus(at, "start");
   }
   function walk(step) {
-    const visible = [...box.children].filter((card) => !card.hidden);
-    const at = visible.indexOf(document.activeElement.closest(".card"));
-    const next = visible[at < 0 ? 0 : Math.max(0, Math.min(visible.length - 1, at + step))];
-    if (next) { next.focus({ preventScroll: true }); next.scrollIntoView({ block: "nearest" }); }
+    if (!fitting.length) return;
+    const at = fitting.indexOf(document.activeElement.closest(".card"));
+    const next = at < 0 ? from : Math.max(0, Math.min(fitting.length - 1, at + step));
+    reach(next);
+    focus(next, "nearest");
   }
+  later.addEventListener("click", () => { const at = to; reach(at); focus(at, "nearest"); });
+  earlier.addEventListener("click", () => { const at = from - 1; reach(at); focus(at, "nearest"); });
   for (const field of [find, order, within, ...filters]) field?.addEventListener("input", arrange);
   for (const f of filters) if ("first" in f.dataset && f.options.length > 1) f.selectedIndex = 1;
-  return { root, find, arrange, reveal, walk };
+  revealers.push(reveal);
+  return { root, find, arrange, walk };
 });
 // The scripts of sections run after this one and may listen by then.
-addEventListener("DOMContentLoaded", () => { browsers.forEach((browser) => browser.arrange()); visit(); });
+addEventListener("DOMContentLoaded", () => { browsers.forEach((browser) => browser.arrange()); });
 
 function nearestBrowser() {
   const focused = browsers.find((browser) => browser.root.contains(document.activeElement));
@@ -56,10 +84,3 @@ if (browsers.length) {
   keys.j = () => nearestBrowser().walk(1);
   keys.k = () => nearestBrowser().walk(-1);
 }
-
-function visit() {
-  const card = location.hash && document.getElementById(location.hash.slice(1));
-  const browser = card && card.matches(".card") && browsers.find(({ root }) => root.contains(card));
-  if (browser) browser.reveal(card);
-}
-addEventListener("hashchange", visit);

@@ -40,6 +40,37 @@ addEventListener("keydown", (event) => {
   keys[event.key](event);
 });
 
+// ---------------------------------------------------------------- a link leads to its place, also to one that is not shown yet
+const revealers = [];
+let landing = 0;
+// Things above a place may still change their height: it is gone to again until it stays, or until the reader moves.
+function land(target) {
+  const mine = ++landing;
+  let frames = 0, still = 0, before;
+  const step = () => {
+    if (mine !== landing) return;
+    target.scrollIntoView({ block: "start", behavior: "instant" });
+    const now = scrollY;
+    still = now === before ? still + 1 : 0;
+    before = now;
+    if (still < 5 && ++frames < 60) requestAnimationFrame(step);
+  };
+  step();
+}
+function visit() {
+  const target = location.hash && document.getElementById(location.hash.slice(1));
+  if (!target) return;
+  revealers.forEach((reveal) => reveal(target));
+  land(target);
+}
+for (const event of ["load", "hashchange"]) addEventListener(event, visit);
+for (const event of ["wheel", "touchstart", "pointerdown", "keydown"]) addEventListener(event, () => { landing++; }, { passive: true, capture: true });
+// The same link once more is no change of the hash.
+addEventListener("click", (event) => {
+  const link = event.target.closest("a");
+  if (link?.hash && link.hash === location.hash && !event.ctrlKey && !event.metaKey && !event.shiftKey) visit();
+});
+
 // ---------------------------------------------------------------- navigation says where the reader is
 const links = new Map($$("nav a").map((a) => [a.hash.slice(1), a]));
 const inView = new Set();

@@ -25,3 +25,19 @@ for (const box of $$(".table")) {
     for (const row of rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
   });
 }
+
+// A table that is wider than its place says so, and fades where it goes on.
+function hintSideways(region) {
+  const hint = document.createElement("p");
+  hint.className = "sideways";
+  hint.textContent = "More columns: scroll sideways →";
+  region.before(hint);
+  const look = () => {
+    const wider = region.scrollWidth - region.clientWidth > 2;
+    hint.hidden = !wider;
+    region.classList.toggle("beyond", wider && region.scrollLeft + region.clientWidth < region.scrollWidth - 2);
+  };
+  region.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(region);
+}
+$$(".scroll").forEach(hintSideways);

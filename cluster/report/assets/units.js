@@ -8,9 +8,13 @@
     return element;
   };
 
+  const cardId = (place, unit) => `u-${place}-${unit}`;
+  const hasCard = (place, unit) => Boolean(document.getElementById(cardId(place, unit)));
   function unitChip(place, unit, score) {
-    const id = `u-${place}-${unit}`, words = [make("b", {}, `#${unit}`), score === null ? "" : ` ${score}`];
-    return document.getElementById(id) ? make("a", { href: `#${id}`, className: "chip" }, ...words) : make("span", { className: "chip", title: "not among the cards" }, ...words);
+    const words = [make("b", {}, `#${unit}`), score === null ? "" : ` ${score}`];
+    return hasCard(place, unit)
+      ? make("a", { href: `#${cardId(place, unit)}`, className: "chip", title: "To its card" }, ...words)
+      : make("span", { className: "chip", title: "No card on this page; the table unit_concepts has it" }, ...words);
   }
   function answer(place, [calls, ...flat]) {
     const number = told.pictures[`${place}-${flat[0]}`];
@@ -33,6 +37,20 @@
     region.setAttribute("aria-label", `Units of ${concept}`);
     return [make("h3", {}, concept), region];
   }
+  function legend() {
+    const chip = (kind, words) => make(kind, { className: "chip" }, make("b", {}, words));
+    const link = chip("a", "#1");
+    link.setAttribute("aria-hidden", "true");
+    return make("p", { className: "note pills" }, link, " leads to the unit's card below; ", chip("span", "#2"), " has no card on this page, the table unit_concepts has it. Beside the number is the score of its method.");
+  }
+  // What is known of a unit by its number where cards are not.
+  function cardless(unit, search) {
+    const answered = told.places.map((_, place) => told.concepts.filter((_, n) => Object.values(told.lists[n][place] ?? {}).some((flat) => flat.some((value, i) => i % 2 && value === unit))));
+    const lines = told.places.flatMap((title, place) => (answered[place].length && !hasCard(place, unit)
+      ? [make("p", { className: "note cardless" }, `Unit ${unit} of ${title} has no card on this page; the table unit_concepts has it. It is among the answers for:`), conceptChips(answered[place], search)] : []));
+    if (lines.length || told.places.some((_, place) => hasCard(place, unit))) return lines;
+    return [make("p", { className: "note cardless" }, `Unit ${unit} has no card on this page and is in no answer of the search; if it was described, the table unit_concepts has it.`)];
+  }
   function conceptChips(concepts, search) {
     const buttons = concepts.slice(0, MOST_CHIPS).map((concept) => {
       const button = make("button", { type: "button", className: "chip" }, concept);
@@ -52,8 +70,13 @@
     const shown = [...exact, ...fitting.filter((concept) => !exact.includes(concept))];
     const rest = asked.length ? shown.slice(exact.length || MOST_CONCEPTS) : all;
     const tables = shown.slice(0, exact.length || MOST_CONCEPTS).flatMap(conceptTable);
-    $(".answers", finder).replaceChildren(...tables, ...(rest.length ? [conceptChips(rest, search)] : []));
-    $(".hint", finder).hidden = asked.length > 0;
+    const numbers = words.filter((word) => /^#\d+$/.test(word)).map((word) => Number(word.slice(1)));
+    $(".answers", finder).replaceChildren(
+      ...numbers.flatMap((unit) => cardless(unit, search)), ...(tables.length ? [legend()] : []), ...tables,
+      ...(rest.length && (asked.length || !numbers.length) ? [conceptChips(rest, search)] : []),
+    );
+    $$(".scroll", finder).forEach(hintSideways);
+    $(".hint", finder).hidden = words.length > 0;
     for (const name of $$(".says .name", home)) name.classList.toggle("asked", asked.length > 0 && asked.every((word) => holds(name.textContent.toLowerCase(), word)));
   });
 }

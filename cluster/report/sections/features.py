@@ -36,6 +36,7 @@ def render(data: ReportData) -> Html:
             make_browser(
                 "Search features", cards, _filters([c.sae for c in shown]), SORTS,
                 extra=[overlay_button(), heat_key("largest code", "Each colour is a sixteenth of the feature's largest code")],
+                rest="Cards are a choice of features; the table sae_features has all.",
             ),
             None if on_page else tag("p", "No latent is ever active.", class_="none"),
         ]

@@ -169,5 +169,15 @@ def _cards(data: ReportData, traces: list[Trace]) -> Html:
         note += f" Of {len(traces)} traces the first {len(kept)} have cards."
     orders = (("chosen", "what became of them"), ("lead", "largest lead"), ("cross+", "layer of mark 2"))
     return join(
-        [tag("h3", "Single images"), tag("p", note), make_browser("Search images and classes", cards, filters, orders)]
+        [
+            tag("h3", "Single images"),
+            tag("p", note),
+            make_browser(
+                "Search images and classes",
+                cards,
+                filters,
+                orders,
+                rest="Cards are a choice of images; the table error_traces has all.",
+            ),
+        ]
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cluster.report.data import ReportData
 from cluster.report.html import Html, tag
@@ -67,7 +67,7 @@ def make_unit_card(cards: UnitCards, unit: int, look: Look) -> Html:
         head,
         tag("ul", (_says(m, names, agreed, stands_for, look) for m, names in said.items()), class_="says"),
         tag("p", "It stands for ", tag("b", stands_for), ".", class_="near") if stands_for and not truth else None,
-        tag("div", _tiles(cards, unit, look), class_="tiles"),
+        _tiles(cards, unit, look),
         _captions(cards.captions.get(unit, ())),
         class_="card unit",
         id=unit_id(named, unit),
@@ -109,8 +109,18 @@ def _says(
     return tag("li", label, tag("span", first, " ", tag("span", ("AUROC " if method.is_truth else "") + short_number(score), class_="score"), more))  # fmt: skip
 
 
-def _tiles(cards: UnitCards, unit: int, look: Look) -> Iterable[Html]:
-    images = cards.images.get(unit, [])
+def _tiles(cards: UnitCards, unit: int, look: Look) -> Html:
+    """The images that drive it most, or why there are none."""
+    images = cards.images.get(unit)
+    if images:
+        return tag("div", _pictured(cards, images, look), class_="tiles")
+    if cards.images:
+        return tag("p", "No pictures: no image drives it.", class_="note")
+    needed = "sae_features of this SAE" if cards.named.place.sae else "output top_images of extract at this site"
+    return tag("p", f"No pictures: they need {needed}.", class_="note")
+
+
+def _pictured(cards: UnitCards, images: Sequence[dict[str, Any]], look: Look) -> Iterable[Html]:
     for image in images:
         words = f"{short_number(image['value'])}  {look.data.pictures.words(image['image_id'])}"
         heat = heat_of(image, images[0]["value"], cards.named.place, look.grids, look.views)

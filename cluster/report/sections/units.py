@@ -58,6 +58,7 @@ def render(data: ReportData) -> Html:
         "Search concepts and units", cards, filters, ORDERS, within,
         extra=[overlay_button(), heat_key("the unit's largest", "Each colour is a sixteenth of the unit's largest value")],
         above=make_finder(index, named, found, variants, _pictures(data, index, named, found)),
+        rest="Cards are a choice of units; the table unit_concepts has all.",
     )  # fmt: skip
     lead = tag("p", "What each method calls a unit, and which units it finds for a concept. Green names are shared by several methods; a tick "
                "says that a name is what the labels say (AUROC of the unit for every label).")  # fmt: skip

@@ -225,12 +225,13 @@ def test_a_run_with_names_alone_has_cards_without_pictures(tmp_path: Path) -> No
     check_page(text)
     assert "This part could not be read" not in text
     assert text.count('class="card unit"') == 11 and "<canvas" not in text
+    assert text.count("No pictures: they need output top_images of extract at this site.") == 11
     assert [s for s in sections(text) if s in ABOUT_UNITS] == ["units"]
 
 
 def test_units_that_are_classes_are_ticked_by_their_class_where_no_method_knows_the_labels(tmp_path: Path) -> None:
     store = make_store(str(tmp_path / "lake"))
-    keys = {**PLACE, "variant": "miclip in+out", "seed": 0}
+    keys = {**PLACE, "method": "miclip", "variant": "miclip in+out", "seed": 0}
     names = make_names(keys, 8)
     first = {r["unit"]: r["concept"] for r in names["unit_concepts"] if r["direction"] == "describe" and r["rank"] == 0}
     judged = [
@@ -293,7 +294,9 @@ def test_typing_a_concept_shows_its_units_by_place_and_method_and_keeps_the_card
     assert table[0].count('href="#u-') >= 15 and table[0].count("<canvas") == 15
     shown = [c for c in re.findall(r'<article class="card unit"[^>]*>', dom) if "hidden" not in c]
     named = [c for c in re.findall(r'<article class="card unit"[^>]*>', page) if re.search(r'data-by\d="red"', c)]
-    assert len(shown) == len(named) > 0
+    cards = len(re.findall(r'<article class="card unit"', page))
+    assert f">{len(named)} of {cards}</span>" in dom and f"Show {len(named) - 12} more</button>" in dom
+    assert len(shown) == 12 < len(named) and all(re.search(r'data-by\d="red"', c) for c in shown)
     assert dom.count("name shared asked") + dom.count("name asked") >= len(shown)
 
 
@@ -323,3 +326,111 @@ def test_keys_walk_through_cards_and_through_the_points_of_a_cloud(page: str, tm
     )
     walked_x = [float(x) for x in re.findall(r'data-(?:from|to)="([\d.]+)"', dom)]
     assert walked_x == places[:2]
+
+
+MISSED = """
+    const landed = (id) => {
+      const room = parseFloat(getComputedStyle(document.documentElement).scrollPaddingTop);
+      const end = document.documentElement.scrollHeight - innerHeight;
+      const wanted = Math.min(document.getElementById(id).getBoundingClientRect().top + scrollY - room, end);
+      return Math.round(Math.abs(scrollY - wanted));
+    };"""
+"""Defines `landed`: by how many pixels a page that was to scroll to a section missed it."""
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.parametrize("width", [1400, 390])
+def test_links_to_sections_land_there_at_once_and_stay(page: str, tmp_path: Path, width: int) -> None:
+    script = (
+        MISSED
+        + """
+    const names = ['methods', 'geometry', 'traces', 'units'], missed = [];
+    names.forEach((name, n) => {
+      setTimeout(() => document.querySelector(`nav a[href="#${name}"]`).click(), 400 * n);
+      setTimeout(() => {
+        missed.push(`${name} ${landed(name)} ${scrollY > 500}`);
+        document.body.dataset.missed = missed.join(', ');
+      }, 400 * n + 300);
+    });"""
+    )
+    found = re.search(r'data-missed="([^"]*)"', dump_dom(page, tmp_path, script, width))
+    assert found is not None
+    told = [words.split() for words in found[1].split(", ")]
+    assert [name for name, *_ in told] == ["methods", "geometry", "traces", "units"]
+    assert all(int(missed) <= 3 and scrolled == "true" for _, missed, scrolled in told), told
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_page_that_opens_at_a_section_is_there(page: str, tmp_path: Path, width: int) -> None:
+    script = (
+        MISSED
+        + """
+    setTimeout(() => { document.body.dataset.missed = `${landed('methods')} ${scrollY > 500}`; }, 1000);"""
+    )
+    found = re.search(r'data-missed="(\d+) (\w+)"', dump_dom(page, tmp_path, script, width, "#methods"))
+    assert found is not None and int(found[1]) <= 3 and found[2] == "true"
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+def test_a_page_shows_twelve_cards_and_more_by_a_button_by_keys_and_by_links(page: str, tmp_path: Path) -> None:
+    script = """
+    const cards = () => [...document.querySelectorAll('#units .card')], told = [];
+    const tell = () => { const all = cards(); told.push([all.filter((c) => !c.hidden).length, all.indexOf(document.activeElement)].join(' ')); };
+    const [earlier, later] = document.querySelectorAll('#units .more-cards');
+    const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+    const words = later.textContent;
+    tell();
+    cards()[11].focus(); press('j'); tell();
+    later.click(); tell();
+    location.hash = cards()[65].id;
+    setTimeout(() => {
+      tell();
+      told.push(earlier.textContent);
+      cards()[60].focus(); press('k'); tell();
+      document.body.dataset.told = [cards().length, words, ...told].join(', ');
+    }, 300);"""
+    found = re.search(r'data-told="([^"]*)"', dump_dom(page, tmp_path, script))
+    assert found is not None
+    total, words, *told = found[1].split(", ")
+    assert words == f"Show 24 more of {int(total) - 12}"
+    last = min(12, int(total) - 60)
+    # at first; the next of the last that is shown; the first behind all that are shown; one that a link names; the one before it
+    assert told == ["12 -1", "36 12", "60 36", f"{last} 65", "Show 24 earlier of 60", f"{last + 24} 59"]
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+def test_a_search_for_the_number_of_a_unit_without_a_card_says_where_it_is(page: str, tmp_path: Path) -> None:
+    told = finder(page)
+    place, unit = next(
+        (int(place), unit)
+        for lists in told["lists"] for place, of in lists.items() for flat in of.values() for unit in flat[1::2]
+        if f'data-number="{unit}"' in page
+    )  # fmt: skip
+    page = re.sub(rf'<article class="card unit" id="u-{place}-{unit}".*?</article>', "", page)
+    script = f"""
+    const f = document.querySelector('#units .find');
+    const type = (text) => {{ f.value = text; f.dispatchEvent(new Event('input')); }};
+    const words = () => document.querySelector('#units .cardless')?.textContent;
+    type('#{unit}');
+    document.body.dataset.known = words();
+    type('#987');
+    document.body.dataset.unknown = words();"""
+    dom = dump_dom(page, tmp_path, script)
+    title = told["places"][place]
+    assert f'data-known="Unit {unit} of {title} has no card on this page; the table unit_concepts has it.' in dom
+    assert 'data-unknown="Unit 987 has no card on this page and is in no answer of the search' in dom
+    assert "No card fits. Cards are a choice of units" in dom
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+def test_a_table_that_is_wider_than_its_place_says_so(page: str, tmp_path: Path) -> None:
+    script = """
+    const f = document.querySelector('#units .find');
+    f.value = 'red'; f.dispatchEvent(new Event('input'));
+    setTimeout(() => {
+      const region = document.querySelector('#units .answers .scroll'), hint = region.previousElementSibling;
+      document.body.dataset.hint = `${hint.className} ${hint.hidden} ${region.classList.contains('beyond')}`;
+    }, 500);"""
+    assert 'data-hint="sideways false true"' in dump_dom(page, tmp_path, script, 390)
+    assert 'data-hint="sideways true false"' in dump_dom(page, tmp_path, script, 1900)
