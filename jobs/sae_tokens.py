@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import JsonValue
 
@@ -102,7 +102,27 @@ def find_stored(cell: Cell, facts: ModelFacts, sites: Sequence[str]) -> tuple[Si
     read = _extracted(cell)
     holding = {name: plans for name, plans in read.items() if any(p.stage.output == "activations" for p in plans)}
     stored = [tokens for name, plans in (holding or read).items() for tokens in _stored(cell, name, plans)]
-    return tuple(_choose(facts, stored, sites))
+    what = f"the stored activations of {facts.model}"
+    wanted = choose_sites(f"stages.{cell.name}", what, facts, sites, (tokens.site for tokens in stored))
+    return tuple(tokens for tokens in stored if tokens.site in wanted)
+
+
+def choose_sites(where: str, what: str, facts: ModelFacts, asked: Sequence[str], there: Iterable[str]) -> set[str]:
+    """Of the canonical sites that are there those that texts name, where `*` takes what there is; all if nothing is asked for.
+
+    where: the stage that asks. what: whose sites they are, for people.
+
+    Raises:
+        BadSpec: a text names none of them. UnknownSite: it names none of the model.
+    """
+    sites = dict.fromkeys(there)
+    wanted = set() if asked else set(sites)
+    for text in asked:
+        found = {str(site) for site in resolve_sites(facts, [text])} & sites.keys()
+        if not found:
+            raise BadSpec(f"{where}.sites: {text}: not among {what}; there are {', '.join(sites)}")
+        wanted |= found
+    return wanted
 
 
 def whole_site(facts: ModelFacts, trained_on: str) -> str:
@@ -147,19 +167,3 @@ def _stored(cell: Cell, name: str, plans: Sequence[Plan]) -> Iterator[SiteTokens
         yield SiteTokens(
             forward=forward_of(plan), site=str(params["site"]), round_to=str(params["round_to"]), stored=True
         )
-
-
-def _choose(facts: ModelFacts, stored: Sequence[SiteTokens], asked: Sequence[str]) -> Iterator[SiteTokens]:
-    """All of them, or those whose site a text names; `*` takes what there is."""
-    if not asked:
-        yield from stored
-        return
-    wanted: dict[str, None] = {}
-    for text in asked:
-        sites = [str(site) for site in resolve_sites(facts, [text])]
-        there = [site for site in sites if any(tokens.site == site for tokens in stored)]
-        if not there:
-            has = ", ".join(dict.fromkeys(tokens.site for tokens in stored))
-            raise BadSpec(f"{text}: not among the stored activations of {facts.model}; there are {has}")
-        wanted.update(dict.fromkeys(there))
-    yield from (tokens for tokens in stored if tokens.site in wanted)

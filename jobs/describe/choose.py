@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jobs.encoders import Encoder, find_encoders, tokens_of
 from jobs.predictions import class_names, predictions_read
 from jobs.protocol import Cell
-from jobs.sae_tokens import SiteTokens, find_stored, find_whole, whole_site
+from jobs.sae_tokens import SiteTokens, choose_sites, find_stored, find_whole, whole_site
 from schemas.concept_specs import DescribeSpec, Method
 from schemas.errors import BadSpec
 from schemas.models import ModelFacts, resolve_sites
@@ -111,15 +111,8 @@ class Choice:
                 )
 
     def _neurons_of_encoders(self) -> Iterator[Units]:
-        there = dict.fromkeys(encoder.site for encoder in self._encoders)
-        wanted = set(there)
-        if self._spec.sites:
-            wanted = set()
-        for text in self._spec.sites:
-            found = [str(site) for site in resolve_sites(self._facts, [text]) if str(site) in there]
-            if not found:
-                raise self.refuse(f"no encoder of {text} is read; there are {', '.join(there)}", "sites")
-            wanted.update(found)
+        where, what = f"stages.{self._cell.name}", f"the encoders of {self._facts.model} that are read"
+        wanted = choose_sites(where, what, self._facts, self._spec.sites, (e.site for e in self._encoders))
         yield from (Units(tokens_of(e.plan), None, e) for e in self._encoders if e.site in wanted)
 
     # ---------------------------------------------------------------- from activations and SAEs

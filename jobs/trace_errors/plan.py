@@ -8,8 +8,8 @@ from jobs.activations import get_facts
 from jobs.encoders import find_encoders
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
-from jobs.sae_tokens import SiteTokens
-from jobs.trace_errors.layers import Trace, choose_sites, find_traces
+from jobs.sae_tokens import SiteTokens, choose_sites
+from jobs.trace_errors.layers import Trace, find_traces
 from jobs.trace_errors.traced import find_traced
 from schemas.base import canonical_json, digest
 from schemas.errors import BadSpec
@@ -47,7 +47,9 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
         raise BadSpec(
             f"{where}.reads: found no neuron encoders of {facts.model}; add an align stage over several sites"
         )
-    chosen = choose_sites(where, facts, encoders, spec.sites)
+    what = f"the encoders of {facts.model} that are read"
+    wanted = choose_sites(where, what, facts, spec.sites, (encoder.site for encoder in encoders))
+    chosen = [encoder for encoder in encoders if encoder.site in wanted]
     if blind := [encoder for encoder in chosen if "texts" not in encoder.plan.stage.inputs]:
         raise BadSpec(
             f"{where}.reads: {blind[0].variant} of {facts.model} at {blind[0].site} was trained without classes, so there are "

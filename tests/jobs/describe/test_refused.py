@@ -36,7 +36,7 @@ HIDDEN = (3, 77)
         ({"acts", "align"}, {"clip": "demo:clip-p8"}, "in the space of demo:clip-p8, but encoders .* of demo:clip-rn"),
         ({"acts"}, {"methods": ["act_values"], "tau": 97}, "97 is more than the 96 units of resid_post.3@patch"),
         ({"acts"}, {"methods": ["act_values"], "sites": ["resid_post.1@patch"]}, "not among the stored activations"),
-        ({"align"}, {"sites": ["resid_post.1@patch"]}, "no encoder of resid_post.1@patch is read; there are resid_post.3@patch"),
+        ({"align"}, {"sites": ["resid_post.1@patch"]}, "resid_post.1@patch: not among the encoders of demo:clip-p8 that are read; there are resid_post.3@patch"),
         ({"sae"}, {"methods": ["auroc"], "units": ["features"]}, "no images to see the features of sae:"),
         ({"align"}, {"methods": ["auroc"], "labels_from": "predicted", "units": ["features"]}, "no SAE"),
         ({"acts"}, {"methods": ["auroc"], "concepts": "world:smell"}, "found category 'smell', expected one of shape"),
