@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from jobs.describe.rows import make_parts
+from jobs.describe.task import Task
 from jobs.protocol import Part
-from jobs.rows import make_batch
 from miclip_core.concepts.top import NONE, TopLists, TopScores
 from schemas.base import canonical_json
 from schemas.errors import BadSpec
-from schemas.plans import Plan
-from schemas.tables import TABLES
-
-if TYPE_CHECKING:
-    from jobs.describe.task import Task
-
-BATCH_ROWS = 1 << 16
 
 
 def start_lists(task: Task, dead_U: Tensor) -> TopScores:
@@ -59,7 +52,6 @@ def list_parts(task: Task, top: TopScores, dead_U: Tensor, images: int, unit_mod
     params, inputs = task.params, task.plan.stage.inputs
     templates = canonical_json(params["templates"]) if "templates" in params else None
     row = {
-        "method": task.plan.stage.output,
         "similarity": params.get("similarity"),
         "unit_mode": unit_mode,
         "encoder": f"align:{inputs['encoder']}" if "encoder" in inputs else None,
@@ -87,23 +79,3 @@ def _rows(lists: TopLists, row: str, column: str) -> dict[str, np.ndarray]:
         "rank": rank.int().numpy(),
         "score": scores[number, rank].numpy(),
     }
-
-
-def make_parts(plan: Plan, table: str, columns: Mapping[str, Any]) -> Iterator[Part]:
-    """Columns as parts of bounded size; what is the same for all rows of a stage is filled in."""
-    params, own = plan.stage.params, set(TABLES[table].schema.names)
-    n = next(len(column) for column in columns.values() if not isinstance(column, str))
-    same = {
-        "stage": plan.digest,
-        "model": plan.stage.subject,
-        "site": str(params["site"]),
-        "sae": pa.array([f"sae:{plan.stage.inputs['sae']}" if "sae" in plan.stage.inputs else None] * n, pa.string()),
-        "unit_kind": str(params["unit_kind"]),
-        "variant": str(params["variant"]),
-        "seed": pa.array([params["seed"]] * n, pa.int64()),
-    }
-    whole = {name: column for name, column in {**same, **columns}.items() if name in own}
-    for start in range(0, n, BATCH_ROWS):
-        rows = slice(start, start + BATCH_ROWS)
-        cut = {name: column if isinstance(column, str) else column[rows] for name, column in whole.items()}
-        yield Part(plan.digest, table, make_batch(table, cut))

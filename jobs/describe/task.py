@@ -15,7 +15,7 @@ from jobs.activations import Forward
 from jobs.between import pack, unpack_all
 from jobs.columns import read_embeddings, read_texts
 from jobs.concept_labels import Labels, read_categories
-from jobs.describe.lists import make_parts
+from jobs.describe.rows import make_parts
 from jobs.describe.units import UnitRows
 from jobs.encoders import tokens_of
 from jobs.protocol import Artifact, Inputs, Part, Setting
