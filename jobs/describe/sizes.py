@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jobs.tokens.blocks import READ_BYTES
 from miclip_core.concepts.memory import scoring_bytes
 from schemas.concept_specs import OF_LABELS
 
 READ_IMAGES = 32
 """Rows of the index that are seen together, counted from 0: so activations do not depend on how the index is cut."""
-READ_BYTES = 64 << 20
-"""Tokens that are asked for at once, as float32; or those of READ_IMAGES images, if these are more."""
 WAITING_NUMBERS = 1 << 22
 """Pooled activations that are taken in at once: short batches cost more than they hold."""
 BLOCK_NUMBERS = 1 << 26

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.describe.sizes import READ_BYTES, READ_IMAGES
+from jobs.describe.sizes import READ_IMAGES
 from jobs.encoders import tokens_of
 from jobs.models import open_model
 from jobs.protocol import Inputs, Setting
 from jobs.sae_tokens import SiteTokens
+from jobs.tokens.blocks import row_blocks
 from jobs.tokens.sources import LiveSource, Source, TableSource, TokenRows
 from miclip_core.dissect.pool import Pooling, pool_codes, pool_rows
 from miclip_core.sae.codes import Codes
@@ -81,10 +82,7 @@ class UnitReader:
 
     def read(self, shard: Shard, saes: Mapping[str | None, Sae | None]) -> Iterator[dict[str | None, UnitRows]]:
         """READ_IMAGES rows of the index after another: digest of an SAE, or None for neurons -> what its units do."""
-        at_once = max(1, READ_BYTES // (4 * READ_IMAGES * self._per_image * self._width)) * READ_IMAGES
-        for first in range(shard.start, shard.stop, at_once):
-            last = min(first + at_once, shard.stop)
-            ranges = [(start, min(start + READ_IMAGES, last)) for start in range(first, last, READ_IMAGES)]
+        for ranges in row_blocks(shard, READ_IMAGES, self._per_image * self._width):
             for found in self._open().read(ranges, [self._tokens.site]):
                 rows = found[self._tokens.site]
                 if len(rows.values):

@@ -16,14 +16,12 @@ from jobs.sae_features.plan import EMBEDDING, READ_IMAGES
 from jobs.sae_files import WEIGHTS
 from jobs.sae_tokens import tokens_of
 from jobs.threads import use_cpus
+from jobs.tokens.blocks import row_blocks
 from jobs.tokens.sources import LiveSource, Source, TableSource, TokenRows
 from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
 from schemas.errors import BadSae, BadTokens, ThresholdUnset
 from schemas.plans import Plan, Shard
-
-READ_BYTES = 64 << 20
-"""Tokens that are asked for at once, as float32."""
 
 
 class FeaturesWorker:
@@ -76,10 +74,7 @@ class FeaturesWorker:
     ) -> Iterator[dict[str, TokenRows]]:
         """The tokens of a shard, READ_IMAGES images after another; as many of them are asked for at once as fit."""
         per_image = widest * max(int(plan.stage.params["positions"]) for plan in plans)  # type: ignore[arg-type]
-        at_once = max(1, READ_BYTES // (4 * READ_IMAGES * per_image)) * READ_IMAGES
-        for first in range(shard.start, shard.stop, at_once):
-            last = min(first + at_once, shard.stop)
-            ranges = [(start, min(start + READ_IMAGES, last)) for start in range(first, last, READ_IMAGES)]
+        for ranges in row_blocks(shard, READ_IMAGES, per_image):
             yield from self._get_source(inputs).read(ranges, sites)
 
     def _has_live_embeddings(self) -> bool:

@@ -9,6 +9,7 @@ from jobs.encoders import find_encoders
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
 from jobs.sae_tokens import SiteTokens, choose_sites
+from jobs.tokens.blocks import READ_BYTES
 from jobs.trace_errors.layers import Trace, find_traces
 from jobs.trace_errors.traced import find_traced
 from schemas.base import canonical_json, digest
@@ -24,8 +25,6 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
 ARTIFACTS: dict[str, tuple[str, ...]] = {"traces": ()}
 READ_IMAGES = 64
 """Rows of the index that are embedded together, counted from 0: so cosines do not depend on how the index is cut."""
-READ_BYTES = 64 << 20
-"""Activations that are asked for at once, as float32."""
 IMAGE_BYTES = 200
 """Of the classes of one image; every worker holds those of all images."""
 

@@ -15,9 +15,10 @@ from jobs.columns import read_texts
 from jobs.encoders import WEIGHTS
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.threads import use_cpus
+from jobs.tokens.blocks import row_blocks
 from jobs.tokens.sources import TableSource, TokenRows
 from jobs.trace_errors.pairs import Pairs, read_pairs
-from jobs.trace_errors.plan import READ_BYTES, READ_IMAGES, layers_of, numbers_per_image, per_image
+from jobs.trace_errors.plan import READ_IMAGES, layers_of, numbers_per_image, per_image
 from jobs.trace_errors.rows import image_rows, layer_rows, summary_rows
 from miclip_core.align.encoder import NeuronEncoder, load_encoder
 from miclip_core.dissect.pool import pool_rows
@@ -120,10 +121,7 @@ def _blocks(plan: Plan, shard: Shard, inputs: Inputs, pairs: Pairs) -> Iterator[
     layers = layers_of(plan)
     source = TableSource(inputs, layers.values())
     sites = list(dict.fromkeys(tokens.site for tokens in layers.values()))
-    at_once = max(1, READ_BYTES // (4 * READ_IMAGES * numbers_per_image(plan))) * READ_IMAGES
-    for first in range(shard.start, shard.stop, at_once):
-        last = min(first + at_once, shard.stop)
-        ranges = [(start, min(start + READ_IMAGES, last)) for start in range(first, last, READ_IMAGES)]
+    for ranges in row_blocks(shard, READ_IMAGES, numbers_per_image(plan)):
         for found in source.read(ranges, sites):
             if block := _block(plan, found, pairs):
                 yield block

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from jobs.describe.lists import list_parts, start_lists
+from jobs.describe.pooled import unit_blocks
 from jobs.describe.segmenters import open_segmenter
 from jobs.describe.task import Task
 from jobs.describe.units import UnitRows
@@ -61,7 +62,7 @@ class Counter:
         """The counts of each block of units."""
         place, count = (t.cpu() for t in self._search.counts())
         bins, n = self._search.bins, torch.tensor(self._search.n)
-        for block, units in enumerate(_blocks(self._task.units, bins)):
+        for block, units in enumerate(unit_blocks(self._task.units, bins, BLOCK_COUNTS)):
             first, stop = torch.searchsorted(place, torch.tensor([units.start * bins, units.stop * bins])).tolist()
             here = place[first:stop] - units.start * bins
             counts = {"place": here.int(), "count": count[first:stop].int(), "n": n}
@@ -72,7 +73,7 @@ def _close(task: Task) -> Artifact:
     """Join the counts of all shards, one block of units after another."""
     begun, counted = _begun(task), task.round_name.replace("close", "pass")
     states: list[SearchState] = []
-    for block, units in enumerate(_blocks(task.units, _search(task, begun[:0]).bins)):
+    for block, units in enumerate(unit_blocks(task.units, _search(task, begun[:0]).bins, BLOCK_COUNTS)):
         search = _search(task, begun[units])
         for found in task.partials(counted, _name("counts", block)):
             place, count = (torch.from_numpy(found[name]).long().to(task.device) for name in ("place", "count"))
@@ -135,7 +136,7 @@ class Dissector:
     def results(self) -> Iterator[Artifact]:
         """The counts of each block of units, and those of the concepts."""
         known = self._source.known
-        for block, units in enumerate(_blocks(self._task.units, len(known))):
+        for block, units in enumerate(unit_blocks(self._task.units, len(known), BLOCK_COUNTS)):
             flat = self._overlaps.shared_UM[units].flatten()
             place = flat.nonzero()[:, 0]
             counts = {"place": place, "count": flat[place], "unit": self._overlaps.unit_U[units]}
@@ -156,7 +157,7 @@ class _Joined:
 
     def blocks(self) -> Iterator[tuple[slice, Overlaps]]:
         """Units, and their overlaps with the concepts that are known."""
-        for block, units in enumerate(_blocks(self._task.units, len(self.known))):
+        for block, units in enumerate(unit_blocks(self._task.units, len(self.known), BLOCK_COUNTS)):
             overlaps = Overlaps(units.stop - units.start, len(self.known))
             overlaps.concept_M += self._pixels_M
             for found in self._task.partials("overlaps", _name("overlaps", block)):
@@ -213,13 +214,6 @@ def _iou_parts(
         "threshold": thresholds.value.cpu()[unit].numpy(),
     }
     yield from task.part("unit_iou", columns)
-
-
-def _blocks(units: int, each: int) -> Iterator[slice]:
-    """Blocks of units whose tables of `each` counts a unit may be held at once."""
-    step = max(1, BLOCK_COUNTS // max(1, each))
-    for first in range(0, units, step):
-        yield slice(first, min(first + step, units))
 
 
 def _name(what: str, block: int) -> str:
