@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jobs.encoders import Encoder
 from schemas.base import canonical_json
 from schemas.errors import BadSpec
-from schemas.models import ModelFacts, resolve_sites
+from schemas.models import ModelFacts
 from schemas.refs import Site
 
 
@@ -21,24 +21,6 @@ class Layer(NamedTuple):
 
 Trace = tuple[Layer, ...]
 """Layers by number, each once, at least two."""
-
-
-def choose_sites(where: str, facts: ModelFacts, encoders: Sequence[Encoder], asked: Sequence[str]) -> list[Encoder]:
-    """The encoders of the sites that texts name; all of them if there are none.
-
-    Raises:
-        BadSpec: a text names no site that has an encoder. UnknownSite: it names none of the model.
-    """
-    if not asked:
-        return list(encoders)
-    wanted: set[str] = set()
-    for text in asked:
-        there = {str(site) for site in resolve_sites(facts, [text])} & {encoder.site for encoder in encoders}
-        if not there:
-            has = ", ".join(dict.fromkeys(encoder.site for encoder in encoders))
-            raise BadSpec(f"{where}.sites: no encoder of {facts.model} is of {text}; there are those of {has}")
-        wanted |= there
-    return [encoder for encoder in encoders if encoder.site in wanted]
 
 
 def find_traces(where: str, facts: ModelFacts, encoders: Sequence[Encoder]) -> tuple[Trace, ...]:
