@@ -50,13 +50,11 @@ def patch_positions(facts: ModelFacts, tokens: SiteTokens) -> dict[str, JsonValu
     positions = tokens.per_image(facts)
     has_grid = known.grid is not None and site.reduce is None and site.tokens in ("patch", "map", "all")
     first, _ = selected_range(known, site.tokens)
-    geometry = facts.geometry
-    whole = tokens.forward.params["geometry"] == "square" or geometry.resize_hw == geometry.crop_hw
     return {
         "positions": positions,
         "first_patch": known.prefix - first if has_grid else 0,
         "grid": list(known.grid) if has_grid and known.grid else None,
-        "whole_view": whole,
+        "whole_view": facts.sees_whole(str(tokens.forward.params["geometry"])),
     }
 
 

@@ -110,6 +110,10 @@ class ModelFacts(Frozen):
         """Channel standard deviations of the normalisation."""
         return self.geometry.std
 
+    def sees_whole(self, geometry: str) -> bool:
+        """Whether a model sees all of a square image: in the `square` view, or where its own transform cuts nothing off."""
+        return geometry == "square" or self.geometry.resize_hw == self.geometry.crop_hw
+
     def site(self, path: str) -> SiteFacts:
         """The facts of one canonical path.
 

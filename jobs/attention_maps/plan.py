@@ -88,7 +88,7 @@ def _stage(cell: Cell, facts: ModelFacts, forward: Forward, found: Described, bl
             "activation": spec.activation,
             "labels_from": list(spec.labels_from or concept_columns(found.concepts, found.concepts, images)),
             "images_per_concept": spec.images_per_concept,
-            "whole_view": spec.geometry == "square" or facts.geometry.resize_hw == facts.geometry.crop_hw,
+            "whole_view": facts.sees_whole(spec.geometry),
         },
         inputs={
             **forward.inputs,

@@ -62,6 +62,11 @@ def test_negative_blocks_stars_and_default_tokens_become_absolute() -> None:
     assert resolved(VIT, "module:visual.ln_post@cls") == ["module:visual.ln_post@cls"]
 
 
+def test_a_model_sees_all_of_an_image_that_nothing_is_cut_off() -> None:
+    cropping = VIT.model_copy(update={"geometry": VIT.geometry.model_copy(update={"resize_hw": (256, 256)})})
+    assert VIT.sees_whole("model") and cropping.sees_whole("square") and not cropping.sees_whole("model")
+
+
 def test_a_site_written_twice_is_kept_once_in_the_order_asked() -> None:
     assert resolved(VIT, "resid_post.3", "resid_post.-9@all", "mlp_act.3", "resid_post.3@cls") == [
         "resid_post.3@all",
