@@ -79,7 +79,7 @@ def test_the_first_units_of_lists_are_as_many_as_are_asked_for_or_there() -> Non
     (found,) = find_described(Cell("judge", EvaluateSpec(reads=("a",)), MODEL, reads={"a": (plan,)}))
     assert [found.first(tau, "stages.x.tau") for tau in (None, 4, 1)] == [4, 4, 1]
     with pytest.raises(
-        BadSpec, match=r"^stages.x.tau: 5 units of a concept, but lists of .*auroc have 4; describe with a"
+        BadSpec, match=r"^stages.x.tau: 5 units of a concept, but lists of .*auroc neurons have 4; describe with a"
     ):
         found.first(5, "stages.x.tau")
 

@@ -198,7 +198,7 @@ def test_what_is_left_of_a_pass_after_a_site(facts: ModelFacts, site: str, share
         (units(), {"classes": {"names": ["fox", "elk", "gnu"]}}, "elk, gnu not among the 6 concepts of resid_post.7@patch act_"),
         (units(), {"classes": {"names": ["fox", "fox "]}}, "fox are there twice"),
         (units(), {"classes": None}, "has no classes of its own; add classes"),
-        (units(), {"tau": 6}, "stages.steer.tau: 6 units of a concept, but lists of resid_post.7@patch act_values have 5"),
+        (units(), {"tau": 6}, "stages.steer.tau: 6 units of a concept, but lists of resid_post.7@patch act_values.* have 5"),
         (units(sae=SAE), {"positions": "all"}, "SAE of the tokens @patch; leave positions out"),
         (units(sae=SAE, site="resid_post.7@patch:mean"), {}, "of an SAE of the mean of tokens"),
         (units(model=RESNET, site="stage.3@map"), {}, "no units of open_clip:ViT-B-16/made-up were described"),
