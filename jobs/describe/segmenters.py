@@ -61,19 +61,22 @@ def open_segmenter(task: Task) -> MaskSource:
         BadSpec: the demo world's truth is asked for, and no image is of it.
         WeightsMissing: the model's folder is not what it was when the run was planned. Further what `TextSegmenter` raises.
     """
-    forward, names = task.forward, task.concepts
+    forward = task.forward
     if task.params["segmenter"] == "truth":
+        names = task.concepts
         key = ("truth", forward.index, forward.rows, names)
         return task.hold(key, lambda: Remembered(WorldMasks(task.inputs, forward.index, forward.rows, names)))
 
+    phrases = tuple(task.params["phrases"])  # of the same names there may be others
+
     def open_folder() -> MaskSource:
         folder = open_planned(task.inputs, str(task.plan.effort["folder"]), str(task.params["segmenter"]))
-        segmenter = TextSegmenter(folder, tuple(task.params["phrases"]), device=task.device)
+        segmenter = TextSegmenter(folder, phrases, device=task.device)
         geometry = load_json(Geometry, canonical_json(task.plan.effort["geometry"]))
         threads = task.setting.resources.decode_threads
         return Remembered(FoundMasks(task.inputs, forward, geometry, segmenter, threads))
 
-    return task.hold((task.params["segmenter"], names), open_folder)
+    return task.hold((task.params["segmenter"], phrases), open_folder)
 
 
 class Remembered:

@@ -169,6 +169,26 @@ def test_masks_that_a_model_finds_are_compared_at_their_own_size(place: Place, r
     )
 
 
+def test_concepts_of_the_same_names_are_looked_for_by_their_own_phrases(place: Place, tmp_path: Path) -> None:
+    """One worker serves both stages: `red` is "a red object" among the values of the world, and itself in a list."""
+    tiny_models.clipseg(tmp_path / "clipseg")
+    asked = {**ASKED, "units": "neurons", "segmenter": f"file:{tmp_path}/clipseg"}
+    (world,) = plans(place, **asked, concepts="world:colour")
+    (listed,) = plans(place, **asked, concepts=list(PLANTED["colour"]))
+    assert world.worker == listed.worker and world.stage.params["concepts"] == listed.stage.params["concepts"]
+    scenes = attributes(World(seed=0), HELD_OUT_INDICES.start + np.arange(4))
+    pixels = torch.from_numpy(render_scenes(scenes)[0]).permute(0, 3, 1, 2)
+    held: dict[Any, Any] = {}
+    shard, inputs, setting = next(world.all_shards()), StoreInputs(place.lake.store), Setting((world,), Resources())
+    found = []
+    for plan in (world, listed):
+        found.append(open_segmenter(Task(plan, shard, inputs, setting, None, [], held)).find(range(4)).packed.cut(0, 4))
+        phrases: Any = plan.stage.params["phrases"]
+        alone = TextSegmenter(tmp_path / "clipseg", phrases).segment(pixels, torch.arange(4))
+        assert torch.equal(found[-1].mask, alone.mask) and torch.equal(found[-1].concept, alone.concept)
+    assert found[0].mask.shape != found[1].mask.shape or not torch.equal(found[0].mask, found[1].mask)
+
+
 def test_of_all_tokens_only_patches_count(place: Place, report: RunReport) -> None:
     """The class token comes before the patches at @all."""
     whole = place.run(acts={"sites": ["resid_post.-2@all"]}, **ASKED, units="neurons")
