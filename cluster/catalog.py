@@ -110,7 +110,7 @@ def open_catalog(store: Store, scope: Scope = DEFAULT_SCOPE) -> Catalog:
             f"a finished run names a stage that is gone: {error}; restore it, or run the spec again"
         ) from None
     failed = [
-        f"run {tables.run} failed for {tables.failed} stages, which are left out: miclip status {tables.run}"
+        f"run {tables.run} failed for {tables.failed} stages, which are left out: miclip status {tables.run} --store {store.uri}"
         for tables in runs
         if tables.failed
     ]

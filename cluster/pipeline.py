@@ -25,6 +25,9 @@ from schemas.specs import PipelineSpec
 WAITS = "its input stage"
 """How the reason of a stage begins that fails only because one before it did."""
 
+READS = "it reads"
+"""How the reason of a cell begins that cannot be planned only because of one before it."""
+
 
 @dataclass
 class PlannedPipeline:
@@ -75,7 +78,7 @@ def plan_pipeline(spec: PipelineSpec, store: Store, facts: FactPlans | None = No
 def _plan_cell(planned: PlannedPipeline, cell: Cell, earlier: dict[str, list[CellPlans]]) -> CellPlans:
     read = cells_read(cell, earlier)
     if unplanned := [title(other) for other in read if not other.plans]:
-        return CellPlans(cell, error=f"it reads {unplanned[0]}, which cannot be planned")
+        return CellPlans(cell, error=f"{READS} {unplanned[0]}, which cannot be planned")
     try:
         return CellPlans(cell, get_kind(cell.spec.kind).make_plans(with_reads(cell, earlier), planned.known))
     except NotInspected as error:

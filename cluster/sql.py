@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from cluster.catalog import Catalog
+from jobs.kinds import KINDS, get_kind
 from schemas.errors import UsageError
 from schemas.tables import TABLES, get_table
 
@@ -36,8 +37,26 @@ def run_sql(catalog: Catalog, query: str) -> pa.RecordBatchReader:
             raise UsageError("the statement gives no rows")
         return relation.to_arrow_reader(8192)
     except duckdb.Error as error:
+        if isinstance(error, duckdb.CatalogException) and (empty := _unpublished(catalog, query)):
+            raise UsageError("\n".join(empty)) from None
         said = _OWN_CATALOG.sub("", str(error)).strip()
         raise UsageError(f"{said}\n\n{describe_tables(catalog, query)}") from None
+
+
+def _unpublished(catalog: Catalog, query: str) -> list[str]:
+    """For each table that the query mentions and no stage in scope has published, which kinds of stages make it."""
+    there = catalog.tables
+    lines = []
+    for name in _mentioned(query, list(TABLES)):
+        if name not in there:
+            kinds = [kind for kind in KINDS if any(name in made for made in _made_by(kind))]
+            lines.append(f"no published rows of {name}; a stage of kind {' or '.join(kinds)} makes them")
+    return [*lines, f"tables: {', '.join(['stages', *there])}"] if lines else []
+
+
+def _made_by(kind: str) -> list[tuple[str, ...]]:
+    """The tables of every round of every output of a kind."""
+    return [tables for rounds in get_kind(kind).TABLES.values() for tables in rounds.values()]
 
 
 def describe_tables(catalog: Catalog, query: str = "") -> str:

@@ -17,25 +17,35 @@ from cluster.cli.common import make_table, screen
 
 MAX_ROWS = 100
 """Rows shown to a person; machines get all."""
-MAX_TEXT = 60
+MAX_LIST = 16
+MIN_TEXT = 60
+"""Characters of a text that are shown at least, however narrow the terminal."""
 
 
 def show_answer(reader: pa.RecordBatchReader, most: int = MAX_ROWS) -> None:
-    """The first rows as a table, vectors and long texts abbreviated."""
+    """The first rows as a table; on a terminal vectors and long texts are abbreviated, elsewhere nothing is."""
+    console = screen()
     numbers = [
         field.name for field in reader.schema if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
     ]
     table = make_table(*reader.schema.names, right=numbers)
-    shown, more = 0, 0
+    longest = max(MIN_TEXT, console.width // max(1, len(reader.schema.names) - len(numbers)))
+    shown, more, cut = 0, 0, False
     for batch in reader:
         for row in _rows([batch.slice(0, most - shown)]):
-            table.add_row(*map(brief, row))
+            whole = [brief(value) for value in row]
+            cells = [brief(value, longest) for value in row] if console.is_terminal else whole
+            cut |= list(map(str, cells)) != list(map(str, whole))
+            table.add_row(*cells)
         taken = min(batch.num_rows, most - shown)
         shown, more = shown + taken, more + batch.num_rows - taken
-    console = screen()
+    if not console.is_terminal:  # no line is folded where no screen ends
+        unbounded = console.options.update(max_width=1 << 30)
+        console.width = max(console.width, console.measure(table, options=unbounded).maximum)
     console.print(table)
-    if more:
-        console.print(f"[dim]{shown} of {shown + more:,} rows; --json, --csv or --parquet FILE give all[/dim]")
+    left_out = [f"{shown} of {shown + more:,} rows"] * bool(more) + ["long cells cut"] * cut
+    if left_out:
+        console.print(f"[dim]{', '.join(left_out)}; --json, --csv or --parquet FILE give all[/dim]")
 
 
 def write_json(reader: pa.RecordBatchReader) -> None:
@@ -73,8 +83,8 @@ def _rows(reader: Iterable[pa.RecordBatch]) -> Iterator[tuple[Any, ...]]:
         yield from zip(*(column.to_pylist() for column in batch.columns))
 
 
-def brief(value: Any) -> Any:
-    """A value as a person wants to see it in a cell."""
+def brief(value: Any, longest: int | None = None) -> Any:
+    """A value as a person wants to see it in a cell; with at most so many characters, and then lists with MAX_LIST items."""
     from rich.text import Text
 
     if value is None:
@@ -83,10 +93,12 @@ def brief(value: Any) -> Any:
         return f"{value:.6g}"
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
-    if isinstance(value, list) and value and not isinstance(value[0], (list, tuple, dict)) and len(value) > 4:
-        return f"[{', '.join(str(brief(v)) for v in value[:3])}, … {len(value)}]"
+    if isinstance(value, list) and value and not isinstance(value[0], (list, tuple, dict)):
+        shown = value if longest is None else value[:MAX_LIST]
+        more = f", … {len(value)}" if len(shown) < len(value) else ""
+        return Text(f"[{', '.join(str(brief(v)) for v in shown)}{more}]")
     text = str(value)
-    return Text(text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…")
+    return Text(text if longest is None or len(text) <= longest else text[: longest - 1] + "…")
 
 
 def _plain(value: Any) -> Any:

@@ -43,24 +43,41 @@ def validate(
 
     file = read_spec_file(spec, overrides or (), limit)
     uri = store or file.pipeline.store
-    waiting: list[str] = []
+    unplanned: dict[str, str] = {}
     if uri:
         from cluster.pipeline import plan_pipeline, title
 
         with file.placed():
             planned = plan_pipeline(file.pipeline, make_store(uri))
-        waiting = [f"{title(cell)}: {cell.error}" for cell in planned.cells if not cell.plans]
+        unplanned = {title(cell): cell.error for cell in planned.cells if not cell.plans}
     if as_json:
-        print_json(
-            {"valid": True, "pipeline": file.pipeline.name, "stages": list(file.pipeline.stages), "unchecked": waiting}
-        )
+        unchecked = [f"{cell}: {why}" for cell, why in unplanned.items()]
+        names = list(file.pipeline.stages)
+        print_json({"valid": True, "pipeline": file.pipeline.name, "stages": names, "unchecked": unchecked})
         return
     stages = ", ".join(file.pipeline.stages)
     screen().print(f"[green]valid[/green]  {file.pipeline.name}: {some(len(file.pipeline.stages), 'stage')} ({stages})")
     if not uri:
         screen().print("[dim]no store given: models, images and sites were not looked up[/dim]")
-    for line in waiting:
-        screen().print(f"[dim]not checked yet  {line}[/dim]")
+    _show_unplanned(unplanned, f"{spec} --store {store}" if store else str(spec))
+
+
+def _show_unplanned(unplanned: dict[str, str], spec: str) -> None:
+    """What is not known yet, each with the cells that need it; those that only read these are counted."""
+    from cluster.pipeline import READS
+
+    causes: dict[str, list[str]] = {}
+    for cell, why in unplanned.items():
+        causes.setdefault("" if why.startswith(READS) else why, []).append(cell)
+    reading = causes.pop("", [])
+    for why, cells in causes.items():
+        screen().print(f"[dim]not checked yet  {', '.join(cells)}: {why}[/dim]", soft_wrap=True)
+    if reading:
+        screen().print(
+            f"[dim]not checked yet  {some(len(reading), 'cell')} that read{'s' * (len(reading) == 1)} these[/dim]"
+        )
+    if unplanned:
+        screen().print(f"[dim]to look them up: miclip plan {spec} --inspect[/dim]", soft_wrap=True)
 
 
 @VERBS.verb("plan", "miclip plan zoo.yaml --inspect --tflops 60")

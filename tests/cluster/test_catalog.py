@@ -62,7 +62,8 @@ def test_a_failed_run_stands_for_what_it_published(tmp_path: Path) -> None:
     assert run_spec(store, SPEC, "rows=120", "error_shards=[1]").exit_code == 1
     catalog = open_catalog(store)
     assert catalog.tables == {}
-    assert catalog.notes == ("run numbers-00002 failed for 2 stages, which are left out: miclip status numbers-00002",)
+    more = f"miclip status numbers-00002 --store {store.uri}"
+    assert catalog.notes == (f"run numbers-00002 failed for 2 stages, which are left out: {more}",)
     assert open_catalog(store, Scope(run="numbers-00001")).notes == ()
 
 

@@ -142,3 +142,16 @@ def test_spark_views_name_every_part_once(catalog: Catalog) -> None:
     text = make_views(catalog, "spark")
     for part in catalog.parts("selftest"):
         assert text.count(part.key) == 1
+
+
+def test_a_table_that_nobody_filled_is_named_with_the_kinds_that_make_it(catalog: Catalog) -> None:
+    with pytest.raises(UsageError) as refused:
+        run_sql(catalog, "SELECT * FROM attention_maps JOIN activations USING (image_id)")
+    lines = str(refused.value).splitlines()
+    assert sorted(lines[:2]) == [
+        "no published rows of activations; a stage of kind extract makes them",
+        "no published rows of attention_maps; a stage of kind attention_maps makes them",
+    ]
+    assert lines[2].startswith("tables: stages, selftest")
+    with pytest.raises(UsageError, match="Table with name attention_map does not exist"):
+        run_sql(catalog, "SELECT * FROM attention_map")

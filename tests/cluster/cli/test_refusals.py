@@ -111,3 +111,17 @@ def test_an_unknown_tag_of_a_known_library_is_refused_before_extraction(
     assert result.exit_code == 2
     assert f"{spec}:10:5  stages.acts.model: " in result.stderr and "did you mean laion400m_e31?" in result.stderr
     assert not (tmp_path / "lake" / "tables" / "activations").exists()
+
+
+def test_what_is_not_known_yet_is_said_once_with_how_to_look_it_up(inspected: Path) -> None:
+    spec = inspected / "unknown.yaml"
+    more = "  names: {kind: describe, reads: acts, methods: [auroc], concepts: [red]}\n"
+    text = TEXT.replace(', "SITE"', "").replace('    model: "demo:clip-p8"\n', "").replace("clip-rn", "vit-dense")
+    spec.write_text(text + more)
+    lines = miclip("validate", spec).stdout.splitlines()
+    assert lines[0].startswith("valid  refused: 2 stages")
+    assert lines[-3:] == [
+        "not checked yet  acts/demo:vit-dense: demo:vit-dense is not inspected yet",
+        "not checked yet  1 cell that reads these",
+        f"to look them up: miclip plan {spec} --inspect",
+    ]
