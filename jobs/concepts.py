@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from miclip_core.concepts.names import PLAIN, Concepts, make_concepts, read_concepts, world_concepts, world_values
 from miclip_core.concepts.words import common_words
 from miclip_core.world.scene import PLANTED
-from schemas.errors import BadSpec
+from schemas.errors import BadSpec, MissingPackage
 from schemas.refs import ConceptsRef, ImageSetRef
 
 
@@ -35,8 +35,8 @@ def get_concepts(
                 return make_concepts(common_words(int(ref.location)), PLAIN)
             case _:
                 return read_concepts(texts[concepts])
-    except BadSpec as error:
-        raise BadSpec(f"concepts {ref}: {error}") from None
+    except (BadSpec, MissingPackage) as error:
+        raise type(error)(f"concepts {ref}: {error}") from None
 
 
 def concept_files(concepts: str | Sequence[str]) -> tuple[str, ...]:
