@@ -18,6 +18,7 @@ KINDS: dict[str, str] = {
     "import_sae": "jobs.import_sae",
     "measure_sae": "jobs.measure_sae",
     "sae_features": "jobs.sae_features",
+    "probe": "jobs.probe",
     "align": "jobs.align",
     "geometry": "jobs.geometry",
     "evaluate": "jobs.evaluate",

@@ -28,7 +28,8 @@ def find_predictions(cell: Cell) -> StageSpec:
     if len(found) != 1:
         raise BadSpec(
             f"stages.{cell.name}.reads: found {len(found)} stages of predictions of {cell.model}; expected one; add "
-            "predictions to the outputs of the extract stage"
+            "predictions to the outputs of the extract stage, or read a probe stage, which gives them to a model that tells no "
+            "classes"
         )
     return found[0]
 

@@ -98,6 +98,8 @@ def find_stored(cell: Cell, facts: ModelFacts, sites: Sequence[str]) -> tuple[Si
         BadSpec, UnknownSite: as `find_tokens`.
     """
     read = _extracted(cell)
+    if not read:
+        raise BadSpec(f"stages.{cell.name}.reads: no activations of {cell.model}; read an extract stage that has them")
     holding = {name: plans for name, plans in read.items() if any(p.stage.output == "activations" for p in plans)}
     stored = [tokens for name, plans in (holding or read).items() for tokens in _stored(cell, name, plans)]
     what = f"the stored activations of {facts.model}"

@@ -27,9 +27,9 @@ LogitScale = Annotated[float, Field(gt=0)] | Literal["learned", "clip"]
 class AlignSpec(OfAClip, OverModels):
     """Neuron encoders of every combination of loss, logit scale, rate and seed, per model and site.
 
-    It reads an extract stage with activations and predictions; `sites` may choose among its sites. Image embeddings of
-    the CLIP over the same images and the texts of the predicted classes are stages that are planned with it. Loss `in`
-    without multi_positive needs no predictions, as of a model that tells no classes.
+    It reads an extract stage with activations and predictions, or predictions of a probe stage; `sites` may choose among
+    its sites. Image embeddings of the CLIP over the same images and the texts of the predicted classes are stages that are
+    planned with it. Loss `in` without multi_positive needs no predictions, as of a model that tells no classes.
     """
 
     kind: Annotated[Literal["align"], RESULT] = "align"

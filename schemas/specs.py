@@ -14,6 +14,7 @@ from schemas.concept_specs import DescribeSpec
 from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
 from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
 from schemas.plans import Resources
+from schemas.probe_specs import ProbeSpec
 from schemas.refs import ModelRef
 from schemas.sae_specs import ImportSaeSpec, SaeFeaturesSpec, TrainSaeSpec
 
@@ -84,6 +85,7 @@ JobSpec = (
     | TrainSaeSpec
     | ImportSaeSpec
     | SaeFeaturesSpec
+    | ProbeSpec
     | AlignSpec
     | DescribeSpec
     | InterveneSpec
@@ -98,10 +100,11 @@ READS: dict[str, set[str]] = {
     "train_sae": {"extract"},
     "import_sae": {"extract"},
     "sae_features": {"train_sae", "import_sae", "extract"},
-    "align": {"extract"},
-    "describe": {"align", "extract", "train_sae", "import_sae"},
+    "probe": {"extract"},
+    "align": {"extract", "probe"},
+    "describe": {"align", "extract", "probe", "train_sae", "import_sae"},
     "intervene": {"describe"},
-    "trace_errors": {"align", "extract"},
+    "trace_errors": {"align", "extract", "probe"},
     "attention_maps": {"describe"},
     "geometry": {"describe"},
     "evaluate": {"describe", "intervene"},

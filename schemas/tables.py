@@ -440,6 +440,24 @@ TABLES: dict[str, Table] = {
             ),
         ),
         Table(
+            "probe_summary",
+            "one linear probe: what it was fitted on, and how well it tells images that it did not see",
+            _columns(
+                _STAGE,
+                _MODEL,
+                _SITE,
+                ("pool", pa.string(), "how the positions of the site become one vector: mean or max"),
+                ("classes", pa.int32(), "classes that it tells"),
+                ("images", pa.int64(), "images with activations, each of which has predictions"),
+                ("images_labelled", pa.int64(), "of them those of one of the classes"),
+                ("folds", pa.int32(), "parts of the labelled images, each predicted by the probe of all others"),
+                ("l2", pa.float64(), "weight of half the sum of squared weights"),
+                ("seed", pa.int64(), "of the folds"),
+                ("accuracy", pa.float64(), "share of the labelled images whose first prediction is their class"),
+                ("accuracy_majority", pa.float64(), "share of them that are of the most frequent class"),
+            ),
+        ),
+        Table(
             "align_metrics",
             "one training step of one neuron encoder, before its update",
             _columns(

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from jobs.columns import read_embeddings, read_predictions, read_texts
 from jobs.encoders import tokens_of
+from jobs.pooled import read_pooled
 from jobs.protocol import Inputs
-from jobs.tokens.sources import TableSource
-from miclip_core.dissect.pool import pool_rows
 from schemas.errors import BadAlignment
 from schemas.plans import Plan
-
-BLOCK = 256
-"""Rows of the index that are read together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +36,10 @@ def read_examples(plan: Plan, inputs: Inputs) -> Examples:
         BadAlignment: there is no such image.
     """
     stages = plan.stage.inputs
-    rows, a_ND = _activations(plan, inputs)
+    per_image, width = (int(str(plan.effort[name])) for name in ("per_image", "width"))
+    pool: Any = plan.stage.params["pool"]
+    images, a_ND = read_pooled(inputs, tokens_of(plan), per_image, width, pool)
+    rows = [index for index, _ in images]
     predicted = read_predictions(inputs, stages["predictions"]) if "predictions" in stages else None
     embedded, x_NE = read_embeddings(inputs, stages["embeddings"])
     place = {index: i for i, index in enumerate(embedded)}
@@ -55,17 +55,3 @@ def read_examples(plan: Plan, inputs: Inputs) -> Examples:
         return seen
     yhat_N = torch.tensor([predicted[rows[i]] for i in kept])
     return replace(seen, yhat_N=yhat_N, texts_CE=torch.from_numpy(read_texts(inputs, stages["texts"])))
-
-
-def _activations(plan: Plan, inputs: Inputs) -> tuple[list[int], Tensor]:
-    tokens, per_image = tokens_of(plan), int(str(plan.effort["per_image"]))
-    source, total = TableSource(inputs, [tokens]), tokens.forward.rows
-    indices: list[int] = []
-    parts: list[Tensor] = []
-    for start in range(0, total, BLOCK):
-        for found in source.read([(start, min(start + BLOCK, total))], [tokens.site]):
-            rows = found[tokens.site]
-            if len(rows.values):
-                indices += [index for index, _ in rows.images]
-                parts.append(pool_rows(rows.values, per_image, plan.stage.params["pool"]))  # type: ignore[arg-type]
-    return indices, torch.cat(parts) if parts else torch.empty(0, int(str(plan.effort["width"])))

@@ -102,7 +102,7 @@ def _classes(spec: ExtractSpec, facts: ModelFacts) -> dict[str, Any]:
     if found is None:
         raise BadSpec(
             f"outputs: {facts.model} has neither a text tower nor a head, so it predicts nothing; take this model out of "
-            "the stage, or predictions out of its outputs if no other stage needs them"
+            "the stage, or predictions out of its outputs, and where other stages need them have these read a probe stage"
         )
     return {"templates": [], **found}
 

@@ -13,6 +13,7 @@ from schemas.base import canonical_json, digest
 from schemas.concept_specs import DescribeSpec
 from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
 from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
+from schemas.probe_specs import ProbeSpec
 from schemas.specs import (
     AnySpec,
     Classes,
@@ -53,6 +54,10 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
     SaeFeaturesSpec: {
         "result": FORWARD | {"saes", "tables", "top_k", "concepts_per_feature", "features_per_concept", "max_values", "min_positives"},
         "effort": {"resources", "batch_size", "shard_rows"},
+    },
+    ProbeSpec: {
+        "result": {"kind", "reads", "model", "sites", "pool", "labels_from", "classes", "l2", "folds", "predictions_k", "seed"},
+        "effort": {"resources"},
     },
     AlignSpec: {
         "result": {
@@ -181,17 +186,21 @@ def pipeline(**fields: object) -> str:
         ({"stages": {"b": {"kind": "train_sae", "model": "demo:x", "sites": "resid_post.1"}}}, "stages.b: no images"),
         (
             {"stages": {"a": {"kind": "selftest"}, "b": {"kind": "describe", "model": "demo:x", "reads": "a"}}},
-            "describe cannot read selftest; it reads align, extract, import_sae, train_sae",
+            "describe cannot read selftest; it reads align, extract, import_sae, probe, train_sae",
         ),
         (
             {"stages": {"b": {"kind": "describe", "model": "demo:x", "reads": "b2", "concepts": ["a", "a "]}}},
-            "concepts a are there twice",
+            "a is there twice",
         ),
         (
             {"stages": {"b": {"kind": "describe", "model": "demo:x", "reads": "b2", "concepts": "words"}}},
             "expected classes, world",
         ),
         ({"stages": {"b": {"kind": "describe", "model": "demo:x"}}}, "no units; give reads"),
+        ({"stages": {"b": {"kind": "probe", "reads": "a", "classes": ["x", "x "]}}}, "classes x are there twice"),
+        ({"stages": {"b": {"kind": "probe", "reads": "a", "classes": ["x", " "]}}}, "a class without a name"),
+        ({"stages": {"b": {"kind": "probe", "reads": "a", "classes": ["x"]}}}, "at least 2"),
+        ({"stages": {"b": {"kind": "probe", "model": "demo:x", "classes": ["x", "y"]}}}, "no activations; give reads"),
         ({"stages": {"b": {"kind": "intervene", "model": "demo:x"}}}, "no units to change; give reads"),
         (
             {
