@@ -32,8 +32,10 @@ class Units(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A method and what sets it apart, the same for all seeds, and the seed of its neuron encoder if it has one."""
+    """A method, its name with what sets it apart, the same for all seeds, and the seed of its neuron encoder if it has one."""
 
+    method: str
+    """miclip, act_values, auroc, clip_dissect, netdissect or v_interp."""
     name: str
     seed: int | None
 
@@ -56,7 +58,7 @@ class Described:
     @property
     def method(self) -> str:
         """miclip, act_values, auroc, clip_dissect, netdissect or v_interp."""
-        return self.stage.output
+        return self.variant.method
 
     def first(self, tau: int | None, where: str) -> int:
         """How many units of each list `tau` asks for; None is all that there are. Raises BadSpec: fewer are there."""
@@ -76,16 +78,18 @@ def units_of(stage: StageSpec) -> Units:
 
 
 def variant_of(stage: StageSpec) -> Variant:
-    """The params `variant` and `seed` of a stage."""
-    seed: Any = stage.params.get("seed")
-    return Variant(str(stage.params["variant"]), seed)
+    """The params `method`, `variant` and `seed` of a stage; the method of a describe stage is its output."""
+    params: Any = stage.params
+    method = stage.output if stage.kind == "describe" else params["method"]
+    return Variant(method, params["variant"], params.get("seed"))
 
 
 def about(stage: StageSpec) -> dict[str, str | int | None]:
     """What the rows of a stage say of it: itself, its model, its variant, and whose units those of one site are."""
     variant = variant_of(stage)
     of_units = units_of(stage)._asdict() if "site" in stage.params else {}
-    return {"stage": stage.digest, "model": stage.subject, **of_units, "variant": variant.name, "seed": variant.seed}
+    of_variant = {"method": variant.method, "variant": variant.name, "seed": variant.seed}
+    return {"stage": stage.digest, "model": stage.subject, **of_units, **of_variant}
 
 
 def find_described(cell: Cell) -> tuple[Described, ...]:

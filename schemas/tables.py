@@ -66,10 +66,11 @@ _UNITS = (
     ("unit_kind", pa.string(), "neurons or features"),
 )
 _VARIANT = (
+    ("method", pa.string(), "miclip, act_values, auroc, clip_dissect, netdissect or v_interp"),
     (
         "variant",
         pa.string(),
-        "method and what sets it apart, the same for all seeds: miclip in+out, clip_dissect soft_wpmi",
+        "method and what sets it apart, the same for all seeds: miclip in+out, auroc pool=max",
     ),
     ("seed?", pa.int64(), "of the neuron encoder; null for methods without one"),
 )
@@ -538,7 +539,6 @@ TABLES: dict[str, Table] = {
                 _SITE,
                 *_UNITS,
                 *_VARIANT,
-                ("method", pa.string(), "miclip, act_values, auroc, clip_dissect, netdissect or v_interp"),
                 ("similarity?", pa.string(), "similarity function of clip_dissect"),
                 ("unit_mode?", pa.string(), "which vector stands for a unit in miclip"),
                 ("encoder?", pa.string(), "ref of the neuron encoder: align:<stage>"),

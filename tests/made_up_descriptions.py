@@ -80,7 +80,7 @@ def about_units(stage: StageSpec) -> Row:
     """The columns that say whose units by which variant."""
     params, sae = stage.params, stage.inputs.get("sae")
     found = {name: params[name] for name in ("site", "unit_kind", "variant", "seed")}
-    return {**found, "sae": None if sae is None else f"sae:{sae}"}
+    return {**found, "method": stage.output, "sae": None if sae is None else f"sae:{sae}"}
 
 
 def publish_scores(store: Store, stage: StageSpec, scores_UM: Sequence[Sequence[float | None]]) -> Plan:

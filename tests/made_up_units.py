@@ -94,11 +94,17 @@ def _publish_model(store: Store, model: str, images: Rows) -> list[StageSpec]:
     return [*stages, stage]
 
 
+def _with_method(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The method is the first word of a variant."""
+    return {**keys, "method": keys["variant"].partition(" ")[0]}
+
+
 # ---------------------------------------------------------------- names
 
 
 def make_names(keys: Mapping[str, Any], units: int) -> Tables:
     """Names and lists of one method that is right about some units; unit 5 is dead to it."""
+    keys = _with_method(keys)
     generator = np.random.default_rng([list(METHODS).index(keys["variant"]), keys["seed"] or 0, len(keys["model"])])
     right = METHODS[keys["variant"]]
     scores = generator.uniform(0, 0.5, (units, len(CONCEPTS)))
@@ -113,8 +119,7 @@ def make_names(keys: Mapping[str, Any], units: int) -> Tables:
     for concept in range(len(CONCEPTS)):
         order = sorted(alive, key=lambda u: -scores[u, concept])
         rows += [_named(keys, "localise", unit, concept, rank, scores) for rank, unit in enumerate(order[:TAU])]
-    method = keys["variant"].partition(" ")[0]
-    description = {**keys, "method": method, "similarity": None, "unit_mode": None, "encoder": None, "clip": "demo:clip-p8",
+    description = {**keys, "similarity": None, "unit_mode": None, "encoder": None, "clip": "demo:clip-p8",
                    "templates": None, "pool": "mean", "tau": TAU, "concepts": len(CONCEPTS), "units": units, "units_dead": 1,
                    "units_described": units - 1, "concepts_located": len(CONCEPTS), "images": 24}  # fmt: skip
     return {"unit_concepts": rows, "descriptions": [description]}
@@ -145,6 +150,7 @@ def _image(image: Mapping[str, Any]) -> dict[str, Any]:
 
 def make_effects(keys: Mapping[str, Any]) -> Tables:
     """Methods that are right more often do more; class 0 loses everything if its units are removed."""
+    keys = _with_method(keys)
     right = METHODS[keys["variant"]]
     generator = np.random.default_rng(round(right * 100) + (keys["seed"] or 0))
     rows, summary = [], []
@@ -171,7 +177,7 @@ def make_scores(place: Mapping[str, Any]) -> Tables:
     for measure, factor in (("accuracy", 1.0), ("clip_score", 0.95), ("precision", 0.6)):
         for variant in judged:
             value = METHODS[variant] * factor
-            scores.append({**place, "variant": variant, "seed": 0 if variant.startswith("miclip") else None, "measure": measure,
+            scores.append({**_with_method({**place, "variant": variant}), "seed": 0 if variant.startswith("miclip") else None, "measure": measure,
                            "n": 20, "value": value, "low": value - 0.1, "high": min(value + 0.1, 1.0),
                            "ceiling": 0.75 if measure == "precision" else None})  # fmt: skip
     for measure in ("accuracy", "clip_score", "precision", "dacc x2 keep", "dacc x0 keep"):
@@ -206,7 +212,7 @@ def make_encoder(stage: str, model: str, site: str, loss: str, steps: int = 30) 
 
 def make_traces(model: str, images: Rows) -> Tables:
     """Every third image is wrong and loses its class at layer 2 or 3 for good; of the right ones every fifth has a false alarm."""
-    keys = {"model": model, "variant": "miclip in+out", "seed": 0}
+    keys = _with_method({"model": model, "variant": "miclip in+out", "seed": 0})
     traces: list[dict[str, Any]] = []
     layers: list[dict[str, Any]] = []
     for i, image in enumerate(images):
@@ -246,6 +252,7 @@ def _summary(keys: Mapping[str, Any], traces: Sequence[dict[str, Any]], images_a
 
 def make_maps(keys: Mapping[str, Any], images: Rows) -> list[dict[str, Any]]:
     """Two images of every concept; the features' map has twice the mass of the area."""
+    keys = _with_method(keys)
     rows = []
     for c, concept in enumerate(CONCEPTS):
         for n in range(2):
@@ -262,6 +269,7 @@ def make_maps(keys: Mapping[str, Any], images: Rows) -> list[dict[str, Any]]:
 
 def make_geometry(keys: Mapping[str, Any], units: int) -> Tables:
     """Three groups around three places; unit 5 has no direction."""
+    keys = _with_method(keys)
     generator = np.random.default_rng(3)
     points = []
     for unit in range(units):

@@ -165,6 +165,16 @@ def test_every_command_of_the_pages_has_the_options_that_it_is_given():
             assert [option for option in wanted if option not in shown.output] == [], f"{block}: {verb}"
 
 
+def test_the_pages_find_the_examples_of_the_package(tmp_path):
+    found = [b for b in blocks("sh") if b.text.startswith("examples=")]
+    assert {block.page for block in found} == {"README.md", "describe.md"}
+    for block in found:
+        spec = re.search(r"^miclip run (\S+)", block.text, re.M)[1]
+        script = f"{block.text.splitlines()[0]}\nls {spec}"
+        env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=env, check=True)
+
+
 def test_every_make_target_of_the_pages_exists():
     makefile = (ROOT / "Makefile").read_text()
     for target in {t for page in PAGES for t in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.M)}:

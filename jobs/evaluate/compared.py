@@ -20,6 +20,7 @@ class Judged(Frozen):
     """A describe stage that is judged; concepts: place of its list among those of the work."""
 
     stage: str
+    method: str
     variant: str
     seed: int | None
     concepts: int
@@ -52,6 +53,7 @@ class Changed(Frozen):
     site: str
     unit_kind: str
     sae: str | None
+    method: str
     variant: str
     seed: int | None
 
@@ -112,7 +114,13 @@ def group_methods(
             without.append(str(units))
             continue
         judged = tuple(
-            Judged(stage=d.stage.digest, variant=d.variant.name, seed=d.variant.seed, concepts=lists.index(d.concepts))
+            Judged(
+                stage=d.stage.digest,
+                method=d.method,
+                variant=d.variant.name,
+                seed=d.variant.seed,
+                concepts=lists.index(d.concepts),
+            )
             for d in methods
         )
         names = truth.concepts if truth is not None else classes

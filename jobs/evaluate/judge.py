@@ -55,6 +55,7 @@ def rows_of(said: Said, found: Descriptions) -> Iterator[Row]:
     for place, (row, known) in enumerate(zip(found.rows(), offered(said), strict=True)):
         yield {
             **said.units._asdict(),
+            "method": said.method.method,
             "variant": said.method.variant,
             "seed": said.method.seed,
             "unit": row["unit_id"],

@@ -25,12 +25,16 @@ COLUMNS = (
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """All methods on some units by one measure. ceilings: of each method in turn, what a perfect one would have."""
+    """All variants of methods on some units by one measure.
+
+    names: of each in turn, its method; ceilings: what a perfect one would have.
+    """
 
     units: Units
     name: str
     scale: Scale
     methods: tuple[Measured, ...]
+    names: tuple[str, ...]
     ceilings: tuple[float, ...]
 
 
@@ -68,7 +72,8 @@ def _measure(
         Measured(said.method.variant, said.method.seed, values_N)
         for (said, _), values_N in zip(judged, values, strict=True)
     ]
-    return Measure(units, name, scale, tuple(methods), tuple(ceilings) or (1.0,) * len(methods))
+    names = tuple(said.method.method for said, _ in judged)
+    return Measure(units, name, scale, tuple(methods), names, tuple(ceilings) or (1.0,) * len(methods))
 
 
 def change_measures(inputs: Inputs, changed: Iterable[Changed]) -> Iterator[Measure]:
@@ -83,7 +88,8 @@ def change_measures(inputs: Inputs, changed: Iterable[Changed]) -> Iterator[Meas
             Measured(stage.variant, stage.seed, np.array([by_class.get(label, np.nan) for label in classes]))
             for stage, by_class in stages
         )
-        yield Measure(units, name, "score", methods, (1.0,) * len(methods))
+        names = tuple(stage.method for stage, _ in stages)
+        yield Measure(units, name, "score", methods, names, (1.0,) * len(methods))
 
 
 def _read_changes(inputs: Inputs, stage: str) -> dict[str, dict[str, float]]:
@@ -106,10 +112,11 @@ def _read_changes(inputs: Inputs, stage: str) -> dict[str, dict[str, float]]:
 def score_rows(measures: Iterable[Measure], seed: int) -> Iterator[Row]:
     """The rows of `method_scores`. seed: of the bootstrap."""
     for measure in measures:
-        for method, ceiling in zip(measure.methods, measure.ceilings, strict=True):
+        for name, method, ceiling in zip(measure.names, measure.methods, measure.ceilings, strict=True):
             score = summarise(method, seed)
             yield {
                 **measure.units._asdict(),
+                "method": name,
                 "variant": method.variant,
                 "seed": method.seed,
                 "measure": measure.name,

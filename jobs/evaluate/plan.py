@@ -59,7 +59,13 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
         groups=groups,
         unjudged=unjudged,
         changed=tuple(
-            Changed(stage=e.stage.digest, **e.units._asdict(), variant=e.variant.name, seed=e.variant.seed)
+            Changed(
+                stage=e.stage.digest,
+                **e.units._asdict(),
+                method=e.variant.method,
+                variant=e.variant.name,
+                seed=e.variant.seed,
+            )
             for e in changed
         ),
         clip=_text_pass(clip),

@@ -72,6 +72,7 @@ def _plan(name: str, spec: GeometrySpec, described: Described, groups: dict[str,
     params: dict[str, JsonValue] = {
         "site": described.units.site,
         "unit_kind": described.units.unit_kind,
+        "method": described.method,
         "variant": described.variant.name,
         "seed": described.variant.seed,
         "groups": {group: list(members) for group, members in groups.items()},

@@ -121,6 +121,7 @@ def _stages(
             "at": str(site),
             "positions": site.tokens if _has_tokens(facts, site) else "all",
             "unit_kind": found.units.unit_kind,
+            "method": found.method,
             "variant": found.variant.name,
             "seed": found.variant.seed,
             "concept_ids": list(_find_concepts(cell, found, names)),
@@ -189,7 +190,7 @@ def classes_of(plan: Plan) -> tuple[str, ...]:
 def pass_of(stage: StageSpec) -> str:
     """Equal for stages whose units are changed in the same passes: where that is, the SAE, what becomes of its error, and all
     else that one sweep has only one of; where units were found does not matter."""
-    own = ("site", "variant", "seed", "tau", "concept_ids")
+    own = ("site", "method", "variant", "seed", "tau", "concept_ids")
     about = {name: value for name, value in stage.params.items() if name not in own}
     return canonical_json([about, stage.inputs.get("sae")])
 

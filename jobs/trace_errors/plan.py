@@ -80,6 +80,7 @@ def _plan(cell: Cell, facts: ModelFacts, trace: Trace, towards: JsonValue) -> Pl
         subject=facts.model,
         output="traces",
         params={
+            "method": "miclip",
             "variant": first.variant,
             "seed": first.seed,
             "layers": [layer.number for layer in trace],

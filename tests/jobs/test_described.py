@@ -65,13 +65,16 @@ def test_all_rows_of_a_stage_say_whose_units_they_are_about() -> None:
     features = describe_stage("miclip in", CONCEPTS, MODEL, seed=2, sae="a" * 20)
     assert about(features) == {
         "stage": features.digest, "model": MODEL, "site": "resid_post.3@patch", "unit_kind": "features",
-        "sae": f"sae:{'a' * 20}", "variant": "miclip in", "seed": 2,
+        "sae": f"sae:{'a' * 20}", "method": "miclip", "variant": "miclip in", "seed": 2,
     }  # fmt: skip
     neurons = about(describe_stage("auroc", CONCEPTS, MODEL))
     assert (neurons["unit_kind"], neurons["sae"], neurons["seed"]) == ("neurons", None, None)
-    params = {"sites": ["resid_post.1@cls", "resid_post.2@cls"], "variant": "miclip in", "seed": 0}
+    assert about(describe_stage("auroc pool=max", CONCEPTS, MODEL))["method"] == "auroc"
+    params = {"sites": ["resid_post.1@cls", "resid_post.2@cls"], "method": "miclip", "variant": "miclip in", "seed": 0}
     layers = StageSpec(kind="trace_errors", method=1, subject=MODEL, output="traces", params=params)
-    assert about(layers) == {"stage": layers.digest, "model": MODEL, "variant": "miclip in", "seed": 0}
+    assert about(layers) == {
+        "stage": layers.digest, "model": MODEL, "method": "miclip", "variant": "miclip in", "seed": 0,
+    }  # fmt: skip
 
 
 def test_the_first_units_of_lists_are_as_many_as_are_asked_for_or_there() -> None:

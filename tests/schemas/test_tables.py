@@ -35,26 +35,26 @@ COLUMNS = {
     "align_metrics": "stage model site step loss loss_out? loss_in? acc_row_out? acc_row_in? logit_scale",
     "alignments": "stage model site encoder clip pool templates d dim classes images images_held_out w_out w_in logit_scale bias standardise lr "
     "batch seed steps final_loss final_out? final_in? zero_channels",
-    "unit_concepts": "stage model site sae? unit_kind variant seed? direction unit concept_id concept rank score is_dead",
-    "descriptions": "stage model site sae? unit_kind variant seed? method similarity? unit_mode? encoder? clip? templates? pool? tau concepts "
+    "unit_concepts": "stage model site sae? unit_kind method variant seed? direction unit concept_id concept rank score is_dead",
+    "descriptions": "stage model site sae? unit_kind method variant seed? similarity? unit_mode? encoder? clip? templates? pool? tau concepts "
     "units units_dead units_described concepts_located images",
     "unit_iou": "stage model site sae? unit_kind unit concept_id concept intersection union iou is_detector threshold",
     "unit_captions": "stage model site sae? unit_kind unit rank image_id image_index token value text captioner prompt_hash",
-    "intervention_eval": "stage model site sae? unit_kind variant seed? op beta error_mode positions class_id class_name units n correct_clean "
+    "intervention_eval": "stage model site sae? unit_kind method variant seed? op beta error_mode positions class_id class_name units n correct_clean "
     "correct_ref correct_edit offclass_n offclass_ref offclass_edit",
-    "intervention_summary": "stage model site sae? unit_kind variant seed? op beta error_mode positions classes n acc_clean acc_ref dacc dacc_low? "
+    "intervention_summary": "stage model site sae? unit_kind method variant seed? op beta error_mode positions classes n acc_clean acc_ref dacc dacc_low? "
     "dacc_high? p_value? test? n_pairs offclass_dacc? offclass_low? offclass_high?",
     "layer_trace": "stage model image_id image_index layer site label_role label_id label cosine",
-    "error_traces": "stage model image_id image_index variant seed? truth_id truth predicted_id predicted wrong_id? wrong? is_error peak_layer? "
+    "error_traces": "stage model image_id image_index method variant seed? truth_id truth predicted_id predicted wrong_id? wrong? is_error peak_layer? "
     "max_lead? cross_layer? persistent",
-    "trace_summary": "stage model variant seed? images_are images unknown never_led crossed persistent crossed_share? layers peaks crossings",
-    "attention_maps": "stage model site sae? unit_kind variant seed? image_id image_index uri concept_id concept shows layer units grid_h grid_w "
+    "trace_summary": "stage model method variant seed? images_are images unknown never_led crossed persistent crossed_share? layers peaks crossings",
+    "attention_maps": "stage model site sae? unit_kind method variant seed? image_id image_index uri concept_id concept shows layer units grid_h grid_w "
     "saliency entropy truth_mass? truth_area? is_hit?",
-    "geometry_points": "stage model site sae? unit_kind variant seed? unit group concept x? y?",
-    "geometry_summary": "stage model site sae? unit_kind variant seed? groups units neighbours silhouette? silhouette_p? purity? purity_p? "
+    "geometry_points": "stage model site sae? unit_kind method variant seed? unit group concept x? y?",
+    "geometry_summary": "stage model site sae? unit_kind method variant seed? groups units neighbours silhouette? silhouette_p? purity? purity_p? "
     "purity_chance? concepts_ungrouped concepts_ambiguous units_shared",
-    "description_eval": "stage model site sae? unit_kind variant seed? unit truth truth_score? predicted? correct? clip_score? sentence_score?",
-    "method_scores": "stage model site sae? unit_kind variant seed? measure n value? low? high? ceiling?",
+    "description_eval": "stage model site sae? unit_kind method variant seed? unit truth truth_score? predicted? correct? clip_score? sentence_score?",
+    "method_scores": "stage model site sae? unit_kind method variant seed? measure n value? low? high? ceiling?",
     "method_tests": "stage model site sae? unit_kind measure variant against seeds sd_seed? n_pairs difference? low? high? test? p_value? p_holm?",
     "selftest": "stage row value vector",
     "selftest_summary": "stage rows total",
@@ -78,7 +78,7 @@ def test_every_table_is_frozen_here() -> None:
 
 def test_all_types_together_are_frozen() -> None:
     types = {name: [str(field) for field in table.schema] for name, table in TABLES.items()}
-    assert digest(types) == "859eea0e69c983cc1639"
+    assert digest(types) == "af58ade493cc6beab09b"
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -52,7 +52,7 @@ class Effect(NamedTuple):
 
 Effects = dict[str, dict[Change, Effect]]
 """Method -> change -> effect; a variant with several settings is several methods."""
-OWN = ("site", "at", "variant", "tau", "concept_ids", "changes", "units", "sae")
+OWN = ("site", "at", "method", "variant", "tau", "concept_ids", "changes", "units", "sae")
 """Settings in which methods that are compared may differ, or that say where units are."""
 
 

@@ -81,7 +81,7 @@ def publish_by_hand(lake: Lake, stage: StageSpec) -> None:
         n = len(rows)
         columns = {
             "model": MODEL, "site": SITE, "sae": [f"sae:{stage.inputs['sae']}"] * n, "unit_kind": "features",
-            "variant": "act_values", "seed": [None] * n, "direction": "localise", "unit": [row[1] for row in rows],
+            "method": "act_values", "variant": "act_values", "seed": [None] * n, "direction": "localise", "unit": [row[1] for row in rows],
             "concept_id": [CONCEPTS.index(row[0]) for row in rows], "concept": [row[0] for row in rows],
             "rank": [row[2] for row in rows], "score": [1.0] * n, "is_dead": [False] * n,
         }  # fmt: skip

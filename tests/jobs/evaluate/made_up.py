@@ -43,11 +43,11 @@ def plan(read: Sequence[Plan], known_facts: Known | None = None, model: str = MO
     return found
 
 
-def publish_truth(store: Store, concepts: Sequence[str] = CONCEPTS, **stage: Any) -> Plan:
+def publish_truth(store: Store, concepts: Sequence[str] = CONCEPTS, variant: str = "auroc", **stage: Any) -> Plan:
     """A stage of method auroc: units 0 to 9 tell their concept with .95, the others worse."""
     scores = [[0.95 if name == truth else 0.4 for name in concepts] for truth in TRUTH]
     return publish_scores(
-        store, describe_stage("auroc", concepts, MODEL, **stage), [*scores, [0.7] + [0.3] * (len(concepts) - 1)]
+        store, describe_stage(variant, concepts, MODEL, **stage), [*scores, [0.7] + [0.3] * (len(concepts) - 1)]
     )
 
 
@@ -61,15 +61,15 @@ def publish_names(
 
 def effects_stage(variant: str, seed: int | None = None, site: str = "resid_post.3@all", **params: Any) -> StageSpec:
     params = {
-        "site": site, "unit_kind": "neurons", "variant": variant, "seed": seed, "error": "keep",
-        "changes": [{"op": "scale", "beta": 0.0}], **params,
+        "site": site, "unit_kind": "neurons", "method": variant.split()[0], "variant": variant, "seed": seed,
+        "error": "keep", "changes": [{"op": "scale", "beta": 0.0}], **params,
     }  # fmt: skip
     return StageSpec(kind="intervene", method=1, subject=MODEL, output="effects", params=params)
 
 
 def publish_effects(store: Store, stage: StageSpec, counts: Mapping[str, Sequence[int]], beta: float = 0.0) -> Plan:
     """Class -> images, right without and with the change; off the class: images, right without and with it."""
-    about = {name: stage.params[name] for name in ("site", "unit_kind", "variant", "seed")}
+    about = {name: stage.params[name] for name in ("site", "unit_kind", "method", "variant", "seed")}
     change = {"op": "scale", "beta": beta, "error_mode": stage.params["error"], "positions": "all", "units": [0]}
     rows = [
         {
