@@ -45,6 +45,16 @@ def open_model(forward: Forward, inputs: Inputs, device: str, sites: Sequence[st
     return model
 
 
+def notes_of_cut(model: VisionModel, texts: Sequence[str]) -> list[str]:
+    """What people should know of texts that a model's text tower does not see to their end: one note, or none."""
+    if model.text is None or not (cut := model.text.cut(texts)):
+        return []
+    return [
+        f"{len(cut)} of {len(texts)} texts are longer than the context of {model.facts.model} and lose their end, the first is "
+        f"{cut[0][:60]!r}"
+    ]
+
+
 def _compute_exactly() -> None:
     """Let fp32 mean fp32 on a GPU, and equal input give equal bits: no TF32, no kernel chosen by timing."""
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -12,7 +12,7 @@ from jobs.evaluate.judge import Row, Texts, compare, rows_of
 from jobs.evaluate.measures import Measure, change_measures, comparison_rows, description_measures, score_rows
 from jobs.evaluate.truth import Said, read_said, read_truth
 from jobs.files import open_planned
-from jobs.models import open_model
+from jobs.models import notes_of_cut, open_model
 from jobs.protocol import Inputs, Keep, Part, Setting
 from jobs.threads import use_cpus
 from miclip_core.evaluate.sentences import SentenceEncoder, TowerEncoder, load_sentence_encoder
@@ -79,16 +79,20 @@ class EvaluateWorker:
     def _embed(self, plan: Plan, work: Work, said: Sequence[Sequence[Said]], inputs: Inputs) -> Texts:
         every = [one for group in said for one in group]
         texts = [name for one in every for name in (*one.names, *one.truth.names) if name is not None]
-        return Texts(dict(self._encoders(plan, work, inputs)) if texts else {}, texts)
+        return Texts(dict(self._encoders(plan, work, texts, inputs)) if texts else {}, texts)
 
-    def _encoders(self, plan: Plan, work: Work, inputs: Inputs) -> Iterator[tuple[str, SentenceEncoder]]:
+    def _encoders(
+        self, plan: Plan, work: Work, texts: Sequence[str], inputs: Inputs
+    ) -> Iterator[tuple[str, SentenceEncoder]]:
         """The text tower of the CLIP, and a sentence encoder if one is named.
 
         Raises:
             WeightsMissing: either is not what it was when the run was planned.
             UnknownModel, MissingPackage: as `load_sentence_encoder`.
         """
-        yield "clip", TowerEncoder("clip", open_model(work.clip, inputs, self._device, []).embed_text)
+        clip = open_model(work.clip, inputs, self._device, [])
+        self.notes += notes_of_cut(clip, sorted(set(texts)))
+        yield "clip", TowerEncoder("clip", clip.embed_text)
         if work.sentences is not None:
             folder = open_planned(inputs, work.sentences, str(plan.stage.params["sentences"]))
             yield "sentence", load_sentence_encoder(folder, self._device)

@@ -20,7 +20,7 @@ from jobs.extract.products import (
     top_images_table,
 )
 from jobs.forward import IndexForward
-from jobs.models import open_model
+from jobs.models import notes_of_cut, open_model
 from jobs.pixels import Problem
 from jobs.protocol import Artifact, ImageBytes, Inputs, Keep, Part, Setting
 from jobs.rows import make_batch, make_vectors, round_values, stop_for, usable_rows
@@ -149,7 +149,9 @@ class ExtractWorker:
             parts.append(torch.nn.functional.normalize(self._model.embed_text(plain).float(), dim=-1))
         if names[len(plain) :]:
             parts.append(zero_shot_classifier(self._model, names[len(plain) :], get_templates(params["templates"])).T)
-        self._note_cut([*plain, *fill_templates(names[len(plain) :], get_templates(params["templates"]))])
+        self.notes += notes_of_cut(
+            self._model, [*plain, *fill_templates(names[len(plain) :], get_templates(params["templates"]))]
+        )
         values = torch.cat(parts)
         rounded = round_values(values, params["round_to"])
         columns = {
@@ -160,14 +162,6 @@ class ExtractWorker:
             "embedding": make_vectors(rounded.cpu().numpy()),
         }
         return Part(plan.digest, "text_embeddings", make_batch("text_embeddings", columns))
-
-    def _note_cut(self, sentences: Sequence[str]) -> None:
-        tower = self._model.text
-        if tower is not None and (cut := tower.cut(sentences)):
-            self.notes.append(
-                f"{len(cut)} of {len(sentences)} sentences are longer than the text tower's context and lose their end, the first "
-                f"is {cut[0][:60]!r}"
-            )
 
 
 def open_worker(setting: Setting, inputs: Inputs) -> ExtractWorker:

@@ -15,7 +15,7 @@ from jobs.describe.captioners import caption, open_captioner
 from jobs.describe.lists import list_parts
 from jobs.describe.task import Task
 from jobs.describe.units import UnitRows
-from jobs.models import open_model
+from jobs.models import notes_of_cut, open_model
 from jobs.protocol import Artifact, Part
 from miclip_core.concepts.cosines import score_blocks
 from miclip_core.dissect.caption import prompt_hash
@@ -110,7 +110,9 @@ def _score(task: Task) -> Iterator[Part]:
         )
     place_UK = torch.cat(places)
     dead_U = (place_UK == _NO_PATCH).all(1)
-    caption_QE = embed_captions(texts, lambda some: _embed(task, some))
+    clip = open_model(task.clip, task.inputs, task.device, [])
+    task.notes.extend(notes_of_cut(clip, texts))
+    caption_QE = embed_captions(texts, clip.embed_text)
     units_UE = unit_embeddings(place_UK.clamp(min=-1), caption_QE)
     top = score_blocks(units_UE, task.texts_ME, task.tau, ~dead_U.to(units_UE.device))
     images = sum(int(found["images"]) for found in task.partials("map", IMAGES))
@@ -128,10 +130,6 @@ def _captions(task: Task) -> tuple[list[Tensor], list[str]]:
         texts = [number.setdefault(text, len(number)) if text else -1 for text in found["text"].tolist()]
         places.append(torch.tensor([*texts, _NO_PATCH])[torch.from_numpy(found["place"])])
     return places, list(number)
-
-
-def _embed(task: Task, texts: list[str]) -> Tensor:
-    return open_model(task.clip, task.inputs, task.device, []).embed_text(texts)
 
 
 def _buckets(task: Task) -> int:

@@ -159,11 +159,14 @@ def test_a_model_is_asked_once_about_every_patch_of_a_bucket(
     check_lists(place, found, "neurons", similarities([(r["unit"], r["text"]) for r in rows], 96))
 
 
-def with_captions(folder: Path, keep: set[int], n: int = 40) -> Place:
-    """Files of the demo world of which only these still have a caption."""
+def with_captions(folder: Path, keep: set[int], n: int = 40, behind: str = "") -> Place:
+    """Files of the demo world of which only these still have a caption, and something `behind` it."""
     files = export(folder / "files", n)
     labels = pq.read_table(files / "labels.parquet")
-    texts = [text if i in keep else ("  " if i % 2 else None) for i, text in enumerate(labels["caption"].to_pylist())]
+    texts = [
+        text + behind if i in keep else ("  " if i % 2 else None)
+        for i, text in enumerate(labels["caption"].to_pylist())
+    ]
     place_of = labels.schema.get_field_index("caption")
     pq.write_table(labels.set_column(place_of, "caption", [texts]), folder / "labels.parquet")
     return Place(folder, {"ref": f"folder:{files}/images", "labels": f"file:{folder}/labels.parquet"}, sae=False)
@@ -179,6 +182,14 @@ def test_empty_captions_are_no_evidence(tmp_path: Path) -> None:
     check_lists(files, found, "neurons", sims)
     (summary,) = files.rows(found, "descriptions")
     assert (summary["units_dead"], summary["units_described"]) == (0, int((~sims.isnan().all(1)).sum()))
+
+
+def test_captions_that_the_text_tower_does_not_see_to_their_end_are_counted(tmp_path: Path) -> None:
+    files = with_captions(tmp_path, {3, 4, 5, 6, 7, 30}, behind=" beside a red star" * 30)
+    files.run(**ASKED)
+    notes = [note for event in files.lake.events for note in event.get("notes", ())]
+    (cut,) = [note for note in notes if "lose their end" in note]
+    assert "6 of 6 texts are longer than the context of demo:clip-rn" in cut
 
 
 def test_images_without_captions_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:

@@ -129,6 +129,17 @@ def test_every_unit_that_stands_for_something_has_a_row(judged: Judged, cosine: 
     assert {row["variant"] for row in judged.rows("description_eval")} == {OURS, VALUES, WPMI}
 
 
+def test_names_that_the_text_tower_does_not_see_to_their_end_are_counted(tmp_path: Path) -> None:
+    store, long = make_store(str(tmp_path)), "red " * 100 + "star"
+    concepts = [long if name == "star" else name for name in CONCEPTS]
+    truth = [long if name == "star" else name for name in TRUTH]
+    read = [publish_truth(store, CONCEPTS), publish_names(store, OURS, truth, concepts, seed=0)]
+    judged = Judged(store, plan(read, seed=4))
+    notes = [note for event in judged.ran.events for note in event.get("notes", ())]
+    (cut,) = [note for note in notes if "lose their end" in note]
+    assert f"1 of 5 texts are longer than the context of {CLIP}" in cut
+
+
 # ---------------------------------------------------------------- tests of differences
 
 

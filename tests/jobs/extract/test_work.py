@@ -117,6 +117,23 @@ def test_embeddings_and_texts_equal_the_library(full, oracle):
     np.testing.assert_allclose(to_matrix(texts["embedding"]), np.vstack([oracle[1], oracle[2]]), atol=1e-5)
 
 
+def test_texts_that_the_text_tower_does_not_see_to_their_end_are_counted(world: Path, tmp_path: Path):
+    lake = Lake(tmp_path)
+    long = "a red circle beside " * 30
+    outputs = {"outputs": ["text_embeddings"], "sites": []}
+    spec = make_extract(
+        world,
+        (CLIP,),
+        **outputs,
+        texts=["a red circle", long],
+        classes={"names": ["star", long], "templates": ["a {}"]},
+    )
+    assert lake.run(spec).exit_code == 0
+    notes = [note for event in lake.events for note in event.get("notes", ())]
+    (cut,) = [note for note in notes if "lose their end" in note]
+    assert f"2 of 4 texts are longer than the context of {CLIP}" in cut and "'a red circle beside" in cut
+
+
 def test_predictions_are_the_best_classes_by_cosine(full, oracle):
     lake, report = full
     order = image_order(lake, report, oracle[3])
