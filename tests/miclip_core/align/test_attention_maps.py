@@ -84,6 +84,26 @@ def test_maps_are_those_of_the_formula(activation: MapActivation) -> None:
     assert float((own[0] - saliency[0]).abs().max()) > 1e-4
 
 
+@pytest.mark.parametrize("activation", ["linear", "sae"])
+def test_the_order_of_heads_does_not_matter_but_which_query_meets_which_key_does(activation: MapActivation) -> None:
+    sae, units_BK = make_sae(96), torch.tensor([[3, 7]] * 4)
+
+    def saliency(*moved: int) -> Tensor:
+        """With the heads of the queries (0), keys (1) and values (2) that are moved on by one place."""
+        model = load_model(ModelRef.parse("demo:clip-p8"))
+        attn = model.module.visual.transformer.resblocks[3].attn
+        with torch.no_grad():
+            for parameter in (attn.in_proj_weight, attn.in_proj_bias):
+                heads = parameter.unflatten(0, (3, attn.num_heads, -1))
+                for which in moved:
+                    heads[which] = heads[which].roll(1, 0)
+        return attention_maps(model, SITE, sae, IMAGES, units_BK, activation)
+
+    expected = saliency()
+    torch.testing.assert_close(saliency(0, 1, 2), expected, atol=1e-6, rtol=1e-5)
+    assert float((saliency(0) - expected).abs().max()) > 1e-4
+
+
 def test_entropy_and_hits_on_paper() -> None:
     saliency = torch.tensor([[[0.5, 0.5], [0.0, 0.0]], [[0.25, 0.25], [0.25, 0.25]], [[0.1, 0.2], [0.3, 0.4]]])
     assert entropy(saliency).tolist() == pytest.approx([math.log(2), math.log(4), 1.2798542], abs=1e-6)
