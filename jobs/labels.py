@@ -37,9 +37,20 @@ def read_classes(
             if label.strip() in number:
                 found[image] = number[label.strip()]
     if required and not found:
+        there = ", ".join(_columns(inputs, index, ranges)) or "none"
         raise BadLabels(
             f"classes {', '.join(list(number)[:5])}: no image that is looked at is of any; its {labels_from} is "
-            f"{', '.join(map(repr, list(seen)[:5])) or 'not known'}; name the column in labels_from, give images.labels, "
-            "or classes that labels name"
+            f"{', '.join(map(repr, list(seen)[:5])) or 'not known'}; name one of the columns in labels_from (there are "
+            f"{there}), give images.labels, or classes that labels name"
         )
     return found
+
+
+def _columns(inputs: Inputs, index: str, ranges: Sequence[tuple[int, int]]) -> list[str]:
+    """What these images have a value of: `label` and the names of attributes."""
+    columns: dict[str, None] = {}
+    for batch in inputs.table(index, "images", ["image_index", "label", "attributes"], ("image_index", ranges)):
+        if batch["label"].null_count < batch.num_rows:
+            columns["label"] = None
+        columns |= {name: None for attributes in batch["attributes"].to_pylist() for name in dict(attributes)}
+    return list(columns)

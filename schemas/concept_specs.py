@@ -78,7 +78,9 @@ class DescribeSpec(OfAClip, TokensCell):
                 f"found {len(names)} names of concepts, some of them empty; expected at least one, none empty"
             )
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"concepts {', '.join(twice[:5])} are there twice; leave one of each out")
+            raise ValueError(
+                f"{', '.join(twice[:5])} {'is' if len(twice) == 1 else 'are'} there twice; leave one of each out"
+            )
         return tuple(names)
 
     @field_validator("segmenter", "captioner")

@@ -105,9 +105,10 @@ def _chosen(cell: Cell, found: Described) -> Iterator[int]:
     assert isinstance(spec, AttentionMapsSpec)
     number = {name: m for m, name in enumerate(found.concepts)}
     if missing := [name for name in spec.concepts if name not in number]:
+        some = ", ".join(found.concepts[:5]) + ", ..." * (len(number) > 5)
         raise BadSpec(
             f"stages.{cell.name}.concepts: {', '.join(missing[:5])} not among the {len(number)} concepts of "
-            f"{found.stage.detail} ({', '.join(found.concepts[:5])}, ...); describe units with these, or give others"
+            f"{found.stage.detail} ({some}); describe units with these, or give others"
         )
     yield from sorted({number[name] for name in spec.concepts}) if spec.concepts else range(len(number))
 

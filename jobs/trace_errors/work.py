@@ -61,15 +61,17 @@ class TraceErrorsWorker:
             labels_B2 = pairs.labels(block.images)[:, :2]
             for found, plan in zip(cosines, plans, strict=True):
                 found.append(self._get_tracer(plan, inputs).cosines(block.a_BD, labels_B2))
-        self._note(pairs, shard, len(images))
+        self._note(pairs, str(plans[0].stage.params["labels_from"]), shard, len(images))
         for found, plan in zip(cosines, plans, strict=True):
             layers = len(layers_of(plan))
             cosines_BL2 = np.concatenate([np.empty((0, layers, 2), np.float32), *found])
             yield from _results(plan, images, pairs.labels(images), cosines_BL2)
 
-    def _note(self, pairs: Pairs, shard: Shard, traced: int) -> None:
+    def _note(self, pairs: Pairs, labels_from: str, shard: Shard, traced: int) -> None:
         if pairs.unlabelled:
-            self.notes.append(f"{pairs.unlabelled} images with a prediction are left out: no class is known of them")
+            self.notes.append(
+                f"{pairs.unlabelled} images with a prediction are left out: their {labels_from} is not known or no class"
+            )
         expected = int(((pairs.image_index >= shard.start) & (pairs.image_index < shard.stop)).sum())
         if expected > traced:
             self.notes.append(f"{expected - traced} images are left out: they have no activation at some layer")

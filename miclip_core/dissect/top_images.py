@@ -45,7 +45,7 @@ class TopImages:
         if k > images_UK.shape[1]:
             raise TooFewImages(
                 f"the {k} most exciting images of every unit are needed, {images_UK.shape[1]} are at hand of "
-                f"{self.seen} seen; give more images or ask for fewer"
+                f"{self.seen} seen; give more images, or a similarity that needs none of these (cos, cos_cubed)"
             )
         return replace(self, k=k, values_UK=values_UK[:, :k], images_UK=images_UK[:, :k])
 

@@ -53,7 +53,7 @@ def test_models_beside_the_checkpoints_are_known_only_where_a_method_asks_for_th
         ({"images": {"ref": "folder:/x"}}, "images are those of the stages that it reads"),
         ({"unit_mode": "decoded"}, "take direction or decoded_mean"),
         ({"concepts": "wordz:3"}, "expected classes, world, world:shape,colour, words:N with N of at least 1, file:/"),
-        ({"concepts": ["red", "ring", "red "]}, "concepts red are there twice"),
+        ({"concepts": ["red", "ring", "red "]}, "red is there twice"),
         ({"concepts": ["red", " "]}, "found 2 names of concepts, some of them empty"),
         ({"templates": ["a photo"]}, "must contain {} exactly once"),
         ({"segmenter": "captions"}, "segmenter is truth or a folder"),

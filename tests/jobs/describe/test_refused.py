@@ -136,7 +136,7 @@ def test_a_list_of_concepts_that_is_not_there_is_refused(prepared: Place, report
     ("fields", "said"),
     [
         ({"unit_mode": "decoded"}, "take direction or decoded_mean"),
-        ({"concepts": ["red", "ring", "red "]}, "concepts red are there twice"),
+        ({"concepts": ["red", "ring", "red "]}, "red is there twice"),
         ({"concepts": ["red", " "]}, "some of them empty"),
     ],
 )

@@ -421,7 +421,7 @@ def test_summaries_by_hand_and_a_note_of_images_left_out(by_hand: World) -> None
     assert [wrong[name] for name in counted] == ["wrong", 2, 0, 1, 1, 1, 0.5, [0, 2, 0, 0], [0, 0, 1, 0]]
     assert [right[name] for name in counted] == ["right", 3, 1, 0, 1, 0, 0.5, [1, 0, 0, 1], [0, 1, 0, 0]]
     notes = [note for e in by_hand.lake.events for note in e.get("notes", ())]
-    assert "1 images with a prediction are left out: no class is known of them" in notes
+    assert "1 images with a prediction are left out: their label is not known or no class" in notes
     assert "1 images are left out: they have no activation at some layer" in notes
 
 
