@@ -52,7 +52,8 @@ def _class_names(cell: Cell, facts: ModelFacts, predictions: StageSpec) -> list[
     names = class_names(facts, predictions.params)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadSpec(
-            f"stages.{cell.name}: classes {', '.join(twice[:5])} are there twice, so no text says which is meant; rename them"
+            f"stages.{cell.name}: {', '.join(twice[:5])} {'is' if len(twice) == 1 else 'are'} there twice among the classes, so "
+            "no text says which is meant; rename one of each"
         )
     return names
 

@@ -77,21 +77,23 @@ def _classes(cell: Cell, facts: ModelFacts) -> tuple[dict[str, JsonValue], tuple
     names = tuple(class_names(facts, found))
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise BadSpec(
-            f"stages.{cell.name}.classes: {', '.join(twice[:5])} are there twice, so no label says which is meant"
+            f"stages.{cell.name}.classes: {', '.join(twice[:5])} {'is' if len(twice) == 1 else 'are'} there twice, so no label "
+            "says which is meant"
         )
     return {"templates": [], **found}, names
 
 
-def _find_concepts(cell: Cell, found: Described, names: Sequence[str]) -> list[int]:
-    """The concept that is each class: the one of its name, for which units were sought."""
+def _find_concepts(cell: Cell, found: Described, names: Sequence[str], own_head: bool) -> list[int]:
+    """The concept that is each class: the one of its name, for which units were sought. own_head: no others can be given."""
     number = {name: m for m, name in enumerate(found.concepts)}
     missing = [name for name in names if name not in number]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        some = ", ".join(found.concepts[:5]) + ", ..." * (len(number) > 5)
+        other = f"they are those of {cell.model}'s own head" if own_head else "or give other classes"
         raise BadSpec(
             f"stages.{cell.name}.classes: {', '.join(missing[:5])}{more} not among the {len(number)} concepts of "
-            f"{found.stage.detail} ({', '.join(found.concepts[:5])}, ...); describe units with these concepts, or give other "
-            "classes"
+            f"{found.stage.detail} ({some}); describe units with these concepts, {other}"
         )
     return [number[name] for name in names]
 
@@ -124,7 +126,7 @@ def _stages(
             "method": found.method,
             "variant": found.variant.name,
             "seed": found.variant.seed,
-            "concept_ids": list(_find_concepts(cell, found, names)),
+            "concept_ids": list(_find_concepts(cell, found, names, own_head=not facts.has_text)),
             "tau": tau,
             "changes": [change.model_dump(mode="json") for change in spec.changes],
             "error": error,

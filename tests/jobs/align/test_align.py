@@ -312,7 +312,7 @@ def test_a_run_that_is_stopped_anywhere_goes_on_to_the_same_bits(
         ({"acts": {"outputs": ["activations"]}}, "found 0 stages of predictions"),
         ({"acts": {"outputs": ["predictions"], "sites": []}}, "expected activations"),
         ({"sites": ["resid_post.1@patch"]}, "not among the stored activations"),
-        ({"acts": {"classes": {"names": ["star", "ring", "star "], "templates": ["a {}"]}}}, "classes star are there twice"),
+        ({"acts": {"classes": {"names": ["star", "ring", "star "], "templates": ["a {}"]}}}, "star is there twice among the classes"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_aligned_is_refused_at_planning(world: World, report: RunReport, fields: Any, said: str) -> None:

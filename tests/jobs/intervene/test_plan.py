@@ -67,8 +67,14 @@ KNOWN = Known({VIT: CLIP_FACTS, RESNET: RESNET_FACTS}, {IMAGES.key: ImageFacts("
 CLASSES: dict[str, Any] = {"names": ["fox", "cat"], "templates": "plain"}
 
 
-def units(variant: str = "act_values", model: str = VIT, site: str = "resid_post.7@patch", **more: Any) -> Plan:
-    stage = describe_stage(variant, CONCEPTS, model, site=site, **more)
+def units(
+    variant: str = "act_values",
+    model: str = VIT,
+    site: str = "resid_post.7@patch",
+    concepts: Any = CONCEPTS,
+    **more: Any,
+) -> Plan:
+    stage = describe_stage(variant, concepts, model, site=site, **more)
     return Plan(stage=stage, rounds=(Round(name="score", rows=1, shard_rows=1),), worker="describe")
 
 
@@ -196,7 +202,7 @@ def test_what_is_left_of_a_pass_after_a_site(facts: ModelFacts, site: str, share
     ("read", "fields", "said"),
     [
         (units(), {"classes": {"names": ["fox", "elk", "gnu"]}}, "elk, gnu not among the 6 concepts of resid_post.7@patch act_"),
-        (units(), {"classes": {"names": ["fox", "fox "]}}, "fox are there twice"),
+        (units(), {"classes": {"names": ["fox", "fox "]}}, "fox is there twice"),
         (units(), {"classes": None}, "has no classes of its own; add classes"),
         (units(), {"tau": 6}, "stages.steer.tau: 6 units of a concept, but lists of resid_post.7@patch act_values.* have 5"),
         (units(sae=SAE), {"positions": "all"}, "SAE of the tokens @patch; leave positions out"),
@@ -207,6 +213,12 @@ def test_what_is_left_of_a_pass_after_a_site(facts: ModelFacts, site: str, share
 def test_what_cannot_be_done_is_refused_with_what_to_change(read: Plan, fields: dict[str, Any], said: str) -> None:
     with pytest.raises(BadSpec, match=said):
         plans_of(read, **fields)
+
+
+def test_classes_of_a_head_cannot_be_exchanged_so_units_must_be_described_with_them() -> None:
+    said = r"dog, cow not among the 2 concepts of .* \(cat, owl\); describe .*, they are those of .*'s own head"
+    with pytest.raises(BadSpec, match=said):
+        plans_of(units(model=RESNET, site="stage.3@map", concepts=("cat", "owl")), model=RESNET)
 
 
 def test_sites_without_such_tokens_or_behind_the_answer_are_refused() -> None:
