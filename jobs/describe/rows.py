@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import pyarrow as pa
-
+from jobs.described import about
 from jobs.protocol import Part
-from jobs.rows import make_batch
+from jobs.rows import ONE, make_batch
 from schemas.plans import Plan
 from schemas.tables import TABLES
 
@@ -17,20 +16,10 @@ BATCH_ROWS = 1 << 16
 
 def make_parts(plan: Plan, table: str, columns: Mapping[str, Any]) -> Iterator[Part]:
     """Columns as parts of bounded size; what is the same for all rows of a stage is filled in."""
-    params, own = plan.stage.params, set(TABLES[table].schema.names)
-    n = next(len(column) for column in columns.values() if not isinstance(column, str))
-    same = {
-        "stage": plan.digest,
-        "model": plan.stage.subject,
-        "site": str(params["site"]),
-        "sae": pa.array([f"sae:{plan.stage.inputs['sae']}" if "sae" in plan.stage.inputs else None] * n, pa.string()),
-        "unit_kind": str(params["unit_kind"]),
-        "method": plan.stage.output,
-        "variant": str(params["variant"]),
-        "seed": pa.array([params["seed"]] * n, pa.int64()),
-    }
-    whole = {name: column for name, column in {**same, **columns}.items() if name in own}
+    own = set(TABLES[table].schema.names)
+    n = next(len(column) for column in columns.values() if not isinstance(column, ONE))
+    whole = {name: column for name, column in {**about(plan.stage), **columns}.items() if name in own}
     for start in range(0, n, BATCH_ROWS):
         rows = slice(start, start + BATCH_ROWS)
-        cut = {name: column if isinstance(column, str) else column[rows] for name, column in whole.items()}
+        cut = {name: column if isinstance(column, ONE) else column[rows] for name, column in whole.items()}
         yield Part(plan.digest, table, make_batch(table, cut))
