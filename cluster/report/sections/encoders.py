@@ -100,7 +100,7 @@ def _drops_last(data: ReportData, stage: str) -> bool:
 def _table(rows: Sequence[dict[str, Any]]) -> Html:
     columns = [
         Column("model"), Column("site"), Column("loss"), Column("scale", True, "what multiplies cosines at the end"), Column("lr", True),
-        Column("seed", True), Column("images", True, "with activation, prediction and embedding"), Column("classes", True),
+        Column("seed", True), Column("images", True, "with everything that it learns from"), Column("classes", True),
         Column("steps", True, "updates of the weights that are kept"), Column("loss at the end", True, "mean over the last tenth of the steps"),
         Column("out", True, "of it towards class texts"), Column("in", True, "of it towards image embeddings"),
         Column("CLIP"), Column("silent channels", True, "0 on every image; told if they are more than half"), Column("ref"),

@@ -38,7 +38,7 @@ class Contest(NamedTuple):
     @property
     def verdict(self) -> str:
         """The same of a method that is ahead, where it beats nobody too."""
-        return self.words or ("no difference from others is shown" if self.against else "")
+        return self.words or (f"not told apart from the others (p ≥ {LEVEL} after Holm)" if self.against else "")
 
 
 def leaders(values: Mapping[str, float]) -> list[str]:
@@ -85,6 +85,17 @@ class Judgements:
 def is_real(row: Mapping[str, Any]) -> bool:
     """Whether a difference stands after correction."""
     return row["p_holm"] is not None and row["p_holm"] < LEVEL and bool(row["difference"])
+
+
+def is_out_of_reach(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether no comparison of one evaluate stage could be real whatever was measured.
+
+    An exact test of n pairs has no p below 2^(1 - n); Holm multiplies the smallest of m by m.
+    """
+    tested = [row for row in rows if row["p_value"] is not None]
+    return bool(tested) and all(
+        str(row["test"]).endswith("_exact") and len(tested) * 2.0 ** (1 - row["n_pairs"]) >= LEVEL for row in tested
+    )
 
 
 def pairs_once(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

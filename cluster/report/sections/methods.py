@@ -12,7 +12,7 @@ from cluster.report.data import ReportData
 from cluster.report.html import Html, join, tag
 from cluster.report.numbers import short_number
 from cluster.report.section import Section
-from cluster.report.sections.judged import LEVEL, Judgements, is_real, leaders, pairs_once
+from cluster.report.sections.judged import LEVEL, Judgements, is_out_of_reach, is_real, leaders, pairs_once
 from cluster.report.sections.places import Place, PlaceNames, place_of
 from cluster.report.sections.settings import Settings
 from cluster.report.sections.variants import Variants, place
@@ -127,10 +127,10 @@ def _verdict(judged: Judged, measure: str, made: Mapping[str, Bar], tests: Judge
     if not contest.against:
         return f"{text}; it was compared with no other method."
     if not contest.beats:
-        return f"{text}, but no difference from the others is shown."
+        return f"{text}, but not told apart from the others (p ≥ {LEVEL} after Holm)."
     unclear = [v for v in contest.against if v not in contest.beats]
     text += f" and better than {', '.join(contest.beats)}"
-    return text + (f"; from {', '.join(unclear)} no difference is shown." if unclear else ".")
+    return text + (f"; not told apart from {', '.join(unclear)} (p ≥ {LEVEL} after Holm)." if unclear else ".")
 
 
 def _tests(tests: Judgements, titles: Mapping[Judged, str], variants: Variants) -> Html | None:
@@ -149,10 +149,18 @@ def _tests(tests: Judgements, titles: Mapping[Judged, str], variants: Variants) 
         [titles[place_of(r), r["stage"]], r["measure"], variants.label(r["variant"]), variants.label(r["against"]), _number(r["difference"]),
          "–" if r["low"] is None else f"{short_number(r['low'])} to {short_number(r['high'])}", r["n_pairs"], (r["test"] or "too few pairs").replace("_", " "),
          _number(r["p_value"]), _number(r["p_holm"]),
-         tag("span", "a difference", class_="state good") if is_real(r) else tag("span", "none shown", class_="state")]
+         tag("span", "a difference", class_="state good") if is_real(r) else tag("span", "not told apart", class_="state")]
         for r in rows
     ]  # fmt: skip
     words = f"{sum(map(is_real, rows)):,} of {len(rows):,} differences stand after correction."
+    judged = defaultdict(list)
+    for row in tests.rows:
+        judged[row["stage"]].append(row)
+    if any(map(is_out_of_reach, judged.values())):
+        words += (
+            " Of an evaluate stage with so few pairs none can: an exact test of n pairs has no p below 2^(1 − n), and Holm multiplies "
+            "the smallest p by the number of comparisons. More classes or units, or fewer comparisons in a stage, would."
+        )
     return join(
         [
             tag("h3", "All comparisons"),

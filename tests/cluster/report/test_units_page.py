@@ -139,7 +139,7 @@ def test_the_best_method_is_starred_and_the_words_say_whom_it_beats(page: str) -
     methods = sections(page)["methods"]
     text = Checker(f"<div>{methods[methods.index('>') + 1 : methods.index('</section>')]}</div>").words
     assert (
-        "right names: miclip in+out is ahead with 0.900 and better than netdissect; from clip_dissect soft_wpmi, act_values no difference is shown."
+        "right names: miclip in+out is ahead with 0.900 and better than netdissect; not told apart from clip_dissect soft_wpmi, act_values (p ≥ 0.05 after Holm)."
         in text
     )
     assert "15 of 90 differences stand after correction." in text
