@@ -226,11 +226,11 @@ class RunProgress:
         if view.ended:
             took = duration(time.monotonic() - view.started)
             self.say(f"{view.title}: {some(len(view.stages), 'stage')} published in {took}  {view.result()}".rstrip())
-        elif time.monotonic() - view.said > LINE_SECONDS:
+        elif time.monotonic() - view.said > LINE_SECONDS and (status := view.status()):
             view.said = time.monotonic()
             left = view.total - view.before - view.items
             eta = f"  ETA {duration(left / view.rate)}" if view.items and left else ""
-            self.say(f"{view.title}: {view.status()}{eta}")
+            self.say(f"{view.title}: {status}{eta}")
 
 
 def _per_second(rate: float) -> str:

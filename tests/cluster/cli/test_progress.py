@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import pytest
+
 from cluster.amounts import count, duration, short, some
 from cluster.cli.progress import RunProgress, WorkView, _per_second
 
@@ -54,6 +56,12 @@ def test_texts_are_no_images_and_nobody_is_told_of_no_workers() -> None:
     assert show(planned(first_round="texts", rows_left=400)).startswith("extract demo:x texts: 400 texts, 2 stages")
     assert " worker" not in WorkView("t", "images", 4, set(), 0, 0.0).status()
     assert "1 worker" in WorkView("t", "images", 4, set(), 1, 0.0).status()
+
+
+def test_a_work_of_which_there_is_nothing_to_say_yet_gets_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.cli.progress.LINE_SECONDS", -1)
+    assert len(show(planned(kind="align", workers=0), shard()).splitlines()) == 1
+    assert len(show(planned(kind="align", workers=1), shard()).splitlines()) == 2
 
 
 def test_shards_that_fail_alike_are_announced_once() -> None:
