@@ -55,7 +55,7 @@ def choose(plan: Plan, inputs: Inputs, labelled: LabelledIndex) -> Choice:
     """The images of every concept over the whole index, whatever shard asks.
 
     Raises:
-        BadLabels: no image shows a concept that has features.
+        BadLabels: concepts have features, but no image shows any of them.
         BadSpec: a concept is a value of several columns.
     """
     params: Any = plan.stage.params
@@ -67,7 +67,7 @@ def choose(plan: Plan, inputs: Inputs, labelled: LabelledIndex) -> Choice:
     for concept, images in sorted(showing.items()):
         for image in images:
             found.setdefault(image, []).append(concept)
-    if not found:
+    if wanted and not found:  # a method that found no features has no maps, and a note says so
         chosen = ", ".join(names[concept] for concept in params["chosen"][:5])
         raise BadLabels(
             f"no image is labelled with any of the concepts {chosen} that have features; give others in concepts, or the "

@@ -39,7 +39,10 @@ class EvaluateWorker:
     def _judge(self, plan: Plan, inputs: Inputs) -> Iterator[Part]:
         params: Any = plan.stage.params
         work = work_of(plan)
-        self.notes += [f"nothing says what {units} stand for, so they are not judged" for units in work.unjudged]
+        self.notes += [
+            f"nothing says what {units} stand for, so they are not judged; read a describe stage that has method auroc for them"
+            for units in work.unjudged
+        ]
         measures: list[Measure] = []
         said = self._read(plan, work, inputs)
         texts = self._embed(plan, work, said, inputs)

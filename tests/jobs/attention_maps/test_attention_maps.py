@@ -296,3 +296,10 @@ def test_what_has_no_map_is_refused_at_planning(maps: Maps, fields: Any, said: s
 def test_labels_that_name_no_concept_are_an_error(maps: Maps) -> None:
     failed = maps.lake.run(make_spec(labels_from=["background"]))
     assert failed.exit_code == 1 and "BadLabels" in failed.failures[0] and "background is" in failed.failures[0]
+
+
+def test_a_method_that_found_no_features_has_no_maps_and_nothing_fails(maps: Maps) -> None:
+    report = maps.lake.run(make_spec(concepts=["ring"]))
+    assert report.exit_code == 0, report.failures
+    notes = [note for e in maps.lake.events for note in e.get("notes", ())]
+    assert "1 concepts have no maps, such as ring: it has no features" in notes
