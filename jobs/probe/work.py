@@ -15,6 +15,7 @@ from jobs.pooled import read_pooled
 from jobs.probe.plan import tokens_of
 from jobs.protocol import Inputs, Keep, Part, Setting
 from jobs.rows import make_batch
+from jobs.threads import use_cpus
 from miclip_core.evaluate.probe import NO_CLASS, Probed, cross_fit
 from schemas.errors import BadLabels
 from schemas.plans import Plan, Shard
@@ -24,6 +25,7 @@ class ProbeWorker:
     """Serves the probes of one site; `notes` says what people should know."""
 
     def __init__(self, setting: Setting) -> None:
+        use_cpus(setting)
         self._plans = {plan.digest: plan for plan in setting.plans}
         self.notes: list[str] = []
 

@@ -12,7 +12,7 @@ def test_one_text_number_or_nothing_is_repeated_on_every_row() -> None:
     schema = TABLES["geometry_points"].schema
     columns = {
         "unit": [3, 4], "x": [0.5, None], "y": 1, "sae": None, "seed": 7, "stage": "a" * 20, "model": "demo:vit",
-        "site": "logits", "unit_kind": "neurons", "variant": "miclip in", "group": "colour", "concept": ["red", "blue"],
+        "site": "logits", "unit_kind": "neurons", "method": "miclip", "variant": "miclip in", "group": "colour", "concept": ["red", "blue"],
     }  # fmt: skip
     batch = make_batch("geometry_points", columns)
     assert batch.schema == schema and batch["x"].type == pa.float32()

@@ -307,4 +307,4 @@ def test_classes_that_no_held_out_image_has_are_an_error_and_no_row_of_nulls(
     report = stored.lake.run(world.spec(**fields))
     assert report.exit_code == 1 and stored.lake.count("shard_done", "train_sae") == 0
     assert all("BadLabels" in failure and said in failure for failure in report.failures), report.failures
-    assert all("name the column in labels_from" in failure for failure in report.failures)
+    assert all("name one of the columns in labels_from" in failure for failure in report.failures)
