@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.protocol import Cell
-from jobs.sae_tokens import SiteTokens
 from schemas.align import AlignSettings
 from schemas.align_specs import loss_name
 from schemas.base import canonical_json
@@ -14,11 +13,6 @@ from schemas.plans import Plan, load_json
 
 WEIGHTS = "encoder.safetensors"
 """The artifact of every stage whose output is `encoder`."""
-
-
-def tokens_of(plan: Plan) -> SiteTokens:
-    """The activations that an encoder is trained on."""
-    return load_json(SiteTokens, canonical_json(plan.effort["tokens"]))
 
 
 def settings_of(plan: Plan) -> AlignSettings:

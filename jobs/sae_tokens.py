@@ -8,10 +8,10 @@ from pydantic import JsonValue
 
 from jobs.activations import Forward, forward_effort, forward_of, get_facts, make_forward
 from jobs.protocol import Cell, Known
-from schemas.base import Frozen
+from schemas.base import Frozen, canonical_json
 from schemas.errors import BadSpec
 from schemas.models import ModelFacts, resolve_sites, rows_per_image, selected_range, site_width
-from schemas.plans import Plan, StageSpec
+from schemas.plans import Plan, StageSpec, load_json
 from schemas.refs import Sample, Site
 from schemas.sae_specs import TokensCell
 
@@ -66,6 +66,11 @@ def tokens_of(plan: Plan) -> SiteTokens:
         round_to=str(plan.stage.params["round_to"]),
         stored=plan.effort["source"] == "table",
     )
+
+
+def planned_tokens(plan: Plan) -> SiteTokens:
+    """The tokens of a plan that states them whole, as effort `tokens`."""
+    return load_json(SiteTokens, canonical_json(plan.effort["tokens"]))
 
 
 def find_tokens(cell: Cell, known: Known) -> tuple[SiteTokens, ...]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from jobs.columns import read_embeddings, read_predictions, read_texts
-from jobs.encoders import tokens_of
 from jobs.pooled import read_pooled
 from jobs.protocol import Inputs
+from jobs.sae_tokens import planned_tokens
 from schemas.errors import BadAlignment
 from schemas.plans import Plan
 
@@ -38,7 +38,7 @@ def read_examples(plan: Plan, inputs: Inputs) -> Examples:
     stages = plan.stage.inputs
     per_image, width = (int(str(plan.effort[name])) for name in ("per_image", "width"))
     pool: Any = plan.stage.params["pool"]
-    images, a_ND = read_pooled(inputs, tokens_of(plan), per_image, width, pool)
+    images, a_ND = read_pooled(inputs, planned_tokens(plan), per_image, width, pool)
     rows = [index for index, _ in images]
     predicted = read_predictions(inputs, stages["predictions"]) if "predictions" in stages else None
     embedded, x_NE = read_embeddings(inputs, stages["embeddings"])

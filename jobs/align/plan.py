@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from jobs.activations import get_facts
 from jobs.embeddings import clip_forward, clip_images_plan, clip_texts_plan
-from jobs.encoders import WEIGHTS, settings_of, tokens_of
+from jobs.encoders import WEIGHTS, settings_of
 from jobs.memory import LIBRARY_BYTES
 from jobs.predictions import class_names, find_predictions, predictions_read
 from jobs.protocol import Cell, Estimate, Known
-from jobs.sae_tokens import SiteTokens, find_stored
+from jobs.sae_tokens import SiteTokens, find_stored, planned_tokens
 from schemas.align import AlignSettings
 from schemas.align_specs import AlignSpec
 from schemas.base import digest
@@ -95,7 +95,7 @@ def _plan(
 def estimate(plan: Plan, known: Known) -> Estimate:
     """Steps of the map and of two similarity matrices, forward and backward; everything that is seen is in memory."""
     settings = settings_of(plan)
-    rows, width, dim = tokens_of(plan).forward.rows, int(str(plan.effort["width"])), int(str(plan.effort["dim"]))
+    rows, width, dim = planned_tokens(plan).forward.rows, int(str(plan.effort["width"])), int(str(plan.effort["dim"]))
     return Estimate(
         images=rows,
         flops=settings.epochs * rows * (6 * width * dim + 12 * settings.batch * dim),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from jobs.encoders import Encoder, find_encoders, tokens_of
+from jobs.encoders import Encoder, find_encoders
 from jobs.predictions import class_names, predictions_read
 from jobs.protocol import Cell
-from jobs.sae_tokens import SiteTokens, choose_sites, find_stored, find_whole, whole_site
+from jobs.sae_tokens import SiteTokens, choose_sites, find_stored, find_whole, planned_tokens, whole_site
 from schemas.concept_specs import DescribeSpec, Method
 from schemas.errors import BadSpec
 from schemas.models import ModelFacts, resolve_sites
@@ -113,7 +113,7 @@ class Choice:
     def _neurons_of_encoders(self) -> Iterator[Units]:
         where, what = f"stages.{self._cell.name}", f"the encoders of {self._facts.model} that are read"
         wanted = choose_sites(where, what, self._facts, self._spec.sites, (e.site for e in self._encoders))
-        yield from (Units(tokens_of(e.plan), None, e) for e in self._encoders if e.site in wanted)
+        yield from (Units(planned_tokens(e.plan), None, e) for e in self._encoders if e.site in wanted)
 
     # ---------------------------------------------------------------- from activations and SAEs
 
@@ -163,5 +163,5 @@ class Choice:
             raise self.refuse(
                 f"no images to see the features of sae:{sae.digest} on; add an extract stage with activations or embeddings"
             )
-        tokens = tokens_of((encoders or self._encoders)[0].plan)
+        tokens = planned_tokens((encoders or self._encoders)[0].plan)
         return tokens.model_copy(update={"site": site, "stored": tokens.stored and tokens.site == site})

@@ -13,11 +13,10 @@ from jobs.describe.choose import Choice, Units
 from jobs.describe.sizes import READ_IMAGES, Sizes, between_bytes, method_bytes
 from jobs.describe.spatial import caption_buckets, check_spatial, spatial_effort, spatial_params
 from jobs.embeddings import clip_forward, clip_images_plan, clip_texts_plan
-from jobs.encoders import tokens_of
 from jobs.memory import LIBRARY_BYTES
 from jobs.predictions import PREDICTED, predictions_read
 from jobs.protocol import Cell, Estimate, Known
-from jobs.sae_tokens import patch_positions
+from jobs.sae_tokens import patch_positions, planned_tokens
 from schemas.base import digest
 from schemas.cells import templates_json
 from schemas.concept_specs import OF_A_CLIP, OF_LABELS, SPATIAL, DescribeSpec, Method, Similarity
@@ -233,7 +232,7 @@ def sizes_of(plan: Plan, known: Known) -> Sizes:
     if params["unit_kind"] == "features":
         units = params.get("latents") or USUAL_LATENTS * units
     return Sizes(
-        rows=tokens_of(plan).forward.rows,
+        rows=planned_tokens(plan).forward.rows,
         shard_rows=plan.rounds[0].shard_rows,
         positions=effort["per_image"],
         width=effort["width"],
@@ -249,7 +248,7 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     facts = known.models.get(plan.stage.subject)
     if facts is None:
         return Estimate()
-    sizes, tokens, method = sizes_of(plan, known), tokens_of(plan), plan.stage.output
+    sizes, tokens, method = sizes_of(plan, known), planned_tokens(plan), plan.stage.output
     similarity: Any = plan.stage.params.get("similarity")
     weights = 4 * 2 * sizes.units * sizes.width if plan.stage.params["unit_kind"] == "features" else 0
     held, peak = method_bytes(method, similarity, sizes)

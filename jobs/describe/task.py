@@ -17,8 +17,8 @@ from jobs.columns import read_embeddings, read_texts
 from jobs.concept_labels import Labels, read_categories
 from jobs.describe.rows import make_parts
 from jobs.describe.units import UnitRows
-from jobs.encoders import tokens_of
 from jobs.protocol import Artifact, Inputs, Part, Setting
+from jobs.sae_tokens import planned_tokens
 from miclip_core.sae.sae import Sae
 from schemas.base import canonical_json
 from schemas.errors import BadAlignment
@@ -101,7 +101,7 @@ class Task:
     @property
     def forward(self) -> Forward:
         """The pass of the model that is described, over the images that its units are seen on: what `open_model` opens."""
-        return tokens_of(self.plan).forward
+        return planned_tokens(self.plan).forward
 
     @property
     def clip(self) -> Forward:

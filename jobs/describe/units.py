@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from jobs.describe.sizes import READ_IMAGES
-from jobs.encoders import tokens_of
 from jobs.models import open_model
 from jobs.protocol import Inputs, Setting
-from jobs.sae_tokens import SiteTokens
+from jobs.sae_tokens import SiteTokens, planned_tokens
 from jobs.tokens.blocks import row_blocks
 from jobs.tokens.sources import LiveSource, Source, TableSource, TokenRows
 from miclip_core.dissect.pool import Pooling, pool_codes, pool_rows
@@ -71,7 +70,7 @@ class UnitReader:
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
         """Nothing is opened before images are asked for."""
         self._setting, self._inputs = setting, inputs
-        self._tokens: SiteTokens = tokens_of(setting.plans[0])
+        self._tokens: SiteTokens = planned_tokens(setting.plans[0])
         self._per_image = int(str(setting.plans[0].effort["per_image"]))
         self._width = int(str(setting.plans[0].effort["width"]))
         grid: Any = setting.plans[0].effort["grid"]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from jobs.activations import get_facts
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
-from jobs.sae_tokens import SiteTokens, find_stored
-from schemas.base import canonical_json
+from jobs.sae_tokens import find_stored, planned_tokens
 from schemas.errors import BadSpec
-from schemas.plans import Plan, Round, StageSpec, load_json
+from schemas.plans import Plan, Round, StageSpec
 from schemas.probe_specs import ProbeSpec
 
 METHOD = 1
@@ -70,16 +69,11 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
     )
 
 
-def tokens_of(plan: Plan) -> SiteTokens:
-    """The activations that are probed."""
-    return load_json(SiteTokens, canonical_json(plan.effort["tokens"]))
-
-
 def estimate(plan: Plan, known: Known) -> Estimate:
     """Passes of one fit per fold, and all activations in memory as they are stored, as they are fitted, and once more."""
     classes, params = plan.stage.params["classes"], plan.stage.params
     assert isinstance(classes, list)
-    rows, width, folds = tokens_of(plan).forward.rows, int(str(plan.effort["width"])), int(str(params["folds"]))
+    rows, width, folds = planned_tokens(plan).forward.rows, int(str(plan.effort["width"])), int(str(params["folds"]))
     return Estimate(
         images=rows,
         flops=4 * _STEPS * (folds + 1) * rows * width * len(classes),

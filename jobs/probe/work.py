@@ -12,9 +12,9 @@ from scipy.special import softmax
 
 from jobs.labels import read_classes
 from jobs.pooled import read_pooled
-from jobs.probe.plan import tokens_of
 from jobs.protocol import Inputs, Keep, Part, Setting
 from jobs.rows import make_batch
+from jobs.sae_tokens import planned_tokens
 from jobs.threads import use_cpus
 from miclip_core.evaluate.probe import NO_CLASS, Probed, cross_fit
 from schemas.errors import BadLabels
@@ -42,7 +42,7 @@ class ProbeWorker:
     def _probe(self, plan: Plan, inputs: Inputs) -> Iterator[Part]:
         params: Any = plan.stage.params
         per_image, width = (int(str(plan.effort[name])) for name in ("per_image", "width"))
-        images, a_ND = read_pooled(inputs, tokens_of(plan), per_image, width, params["pool"])
+        images, a_ND = read_pooled(inputs, planned_tokens(plan), per_image, width, params["pool"])
         everything = [(0, params["rows"])]
         known = read_classes(inputs, plan.stage.inputs["labels"], params["classes"], params["labels_from"], everything)
         labels_N = np.array([known.get(index, NO_CLASS) for index, _ in images], np.int64)

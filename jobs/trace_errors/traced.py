@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.activations import Forward
-from jobs.encoders import tokens_of
 from jobs.predictions import class_names, find_predictions
 from jobs.protocol import Cell
-from jobs.sae_tokens import SiteTokens, find_stored
+from jobs.sae_tokens import SiteTokens, find_stored, planned_tokens
 from jobs.trace_errors.layers import Trace
 from schemas.errors import BadSpec
 from schemas.models import ModelFacts
@@ -37,7 +36,7 @@ def find_traced(cell: Cell, facts: ModelFacts, trace: Trace, classes: Sequence[s
     if not any(plans and all(plan.stage.kind == "extract" for plan in plans) for plans in cell.reads.values()):
         plans = {layer.number: layer.encoder.plan for layer in trace}
         predictions = trace[0].encoder.plan.stage.inputs["predictions"]
-        return Traced({number: tokens_of(plan) for number, plan in plans.items()}, predictions)
+        return Traced({number: planned_tokens(plan) for number, plan in plans.items()}, predictions)
     where = f"stages.{cell.name}.reads"
     stored = find_stored(cell, facts, ())
     tokens = {layer.number: _of_site(where, facts, stored, layer.encoder.site) for layer in trace}

@@ -17,8 +17,8 @@ from cluster.pipeline import RunReport, plan_pipeline
 from jobs.describe.segmenters import open_segmenter
 from jobs.describe.spatial import check_spatial
 from jobs.describe.task import Task
-from jobs.encoders import tokens_of
 from jobs.protocol import Known, Setting
+from jobs.sae_tokens import planned_tokens
 from miclip_core.concepts.names import make_concepts, world_concepts
 from miclip_core.dissect.segment import TextSegmenter
 from miclip_core.world.render import render_scenes
@@ -235,7 +235,7 @@ def test_truth_is_known_of_whole_images_of_the_demo_world_alone(place: Place, tm
     spec: Any = place.spec(**ASKED).stages["names"]
     cut = {**plan.stage.params, "whole_view": False}
     with pytest.raises(BadSpec, match="demo:clip-p8 sees a cut of them; give the extract stage geometry: square"):
-        check_spatial("netdissect", spec, Known({}, {}), make_concepts(["red"]), tokens_of(plan), cut)
+        check_spatial("netdissect", spec, Known({}, {}), make_concepts(["red"]), planned_tokens(plan), cut)
     assert plan.stage.subject == MODEL and plan.stage.params["whole_view"]
 
 
