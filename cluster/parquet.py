@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.parquet import read_parquet
+from schemas.columns import Table
 from schemas.errors import StoreFull, TableMismatch
-from schemas.tables import PART_BYTES, ROW_GROUP_BYTES, Table
+from schemas.tables import PART_BYTES, ROW_GROUP_BYTES
 
 MAX_ROW_GROUP = 65536
 SAMPLE_ROWS = 256

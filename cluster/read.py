@@ -19,9 +19,10 @@ from cluster.catalog import Catalog, Scope, Where, open_catalog, wanted
 from cluster.ledger import get_checked
 from cluster.sql import run_sql
 from cluster.stores import make_store, prefetch
+from schemas.columns import VECTOR, Table
 from schemas.errors import BadRef, MissingPackage, UsageError
 from schemas.plans import Published, StoredPart
-from schemas.tables import VECTOR, Table, get_table
+from schemas.tables import get_table
 
 if TYPE_CHECKING:
     import polars

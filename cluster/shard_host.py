@@ -18,9 +18,10 @@ from cluster.stores.base import Store, make_store, prefetch
 from jobs.kinds import get_opener, get_tables
 from jobs.protocol import Artifact, Gang, Part, Setting, Worker
 from schemas import layout
+from schemas.columns import VECTOR
 from schemas.errors import InputUnreadable, MiclipError, ModelUnreachable, OutOfMemory, TableMismatch, Unreachable
 from schemas.plans import DoneMarker, Plan, StoredArtifact, StoredPart
-from schemas.tables import VECTOR, get_table
+from schemas.tables import get_table
 
 MAX_KEY_ATTEMPTS = 8
 STORED_AT_ONCE = 4

@@ -10,7 +10,8 @@ import pyarrow as pa
 from cluster.catalog import Catalog
 from cluster.sql import quote, view_statement
 from schemas import layout
-from schemas.tables import Table, get_table
+from schemas.columns import Table
+from schemas.tables import get_table
 
 Engine = Literal["duckdb", "spark", "trino", "polars", "datafusion"]
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from jobs.protocol import ImageBytes
 from miclip_core.zoo.stream import TappedBatch
+from schemas.columns import VECTOR
 from schemas.errors import NonFiniteActivation
 from schemas.refs import Site
-from schemas.tables import TABLES, VECTOR
+from schemas.tables import TABLES
 
 ROUND_TO = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 ONE = (str, int, float, type(None))

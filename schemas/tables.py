@@ -2,98 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pyarrow as pa
 
+from schemas.columns import (
+    ATTRIBUTES,
+    CHANGE,
+    CODE,
+    CONCEPT,
+    FEATURE,
+    IMAGE,
+    INTS,
+    MODEL,
+    SAE,
+    SITE,
+    STAGE,
+    TOKEN,
+    UNIT,
+    UNITS,
+    VARIANT,
+    VECTOR,
+    Table,
+    columns,
+)
 from schemas.errors import UnknownTable
 
-VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
 ROW_GROUP_BYTES = 16 << 20
 """At most so many bytes of rows, before compression, in one row group."""
 PART_BYTES = 128 << 20
 """At most so many bytes of rows, before compression, in one part."""
-ATTRIBUTES = pa.map_(pa.string(), pa.string())
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column: Arrow type, what it means, its unit, and whether it may be null."""
-
-    name: str
-    type: pa.DataType
-    meaning: str
-    unit: str = ""
-    nullable: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """One published table: what a row is, and its columns in order."""
-
-    name: str
-    row: str
-    columns: tuple[Column, ...]
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The Arrow schema that every part must have exactly."""
-        return pa.schema([pa.field(c.name, c.type, nullable=c.nullable) for c in self.columns])
-
-    @property
-    def vectors(self) -> tuple[str, ...]:
-        """Names of the `list<float32>` columns."""
-        return tuple(c.name for c in self.columns if c.type == VECTOR)
-
-
-def _columns(*rows: tuple[str, pa.DataType, str] | tuple[str, pa.DataType, str, str]) -> tuple[Column, ...]:
-    """A trailing `?` on a name marks a column that may be null."""
-    return tuple(
-        Column(row[0].rstrip("?"), row[1], row[2], row[3] if len(row) == 4 else "", row[0].endswith("?"))
-        for row in rows
-    )
-
-
-_STAGE = ("stage", pa.string(), "digest of the stage that made this row")
-_MODEL = ("model", pa.string(), "full model ref")
-_SITE = ("site", pa.string(), "canonical site, as in `miclip sites`")
-_UNIT = ("unit", pa.int32(), "channel of the site, 0-based")
-_SAE = ("sae", pa.string(), "ref of the SAE: sae:<stage>")
-_CODE = "as in the model where decoder rows have unit norm"
-_FEATURE = ("feature", pa.int32(), "latent of the SAE, 0-based")
-_UNITS = (
-    ("sae?", pa.string(), "ref of the SAE whose latents the units are; null for neurons"),
-    ("unit_kind", pa.string(), "neurons or features"),
-)
-_VARIANT = (
-    ("method", pa.string(), "miclip, act_values, auroc, clip_dissect, netdissect or v_interp"),
-    (
-        "variant",
-        pa.string(),
-        "method and what sets it apart, the same for all seeds: miclip in+out, auroc pool=max",
-    ),
-    ("seed?", pa.int64(), "of the neuron encoder; null for methods without one"),
-)
-_CONCEPT = (
-    ("concept_id", pa.int32(), "place in the list of concepts, 0-based"),
-    ("concept", pa.string(), "its name"),
-)
-_CHANGE = (
-    ("op", pa.string(), "scale (u becomes beta u) or add (u becomes u + beta)"),
-    ("beta", pa.float64(), "2 enhances and 0 removes if scaled"),
-    ("error_mode", pa.string(), "keep, or drop what the SAE does not reconstruct"),
-    ("positions", pa.string(), "tokens at which units were changed: all, patch or cls"),
-)
-_INTS = pa.list_(pa.field("element", pa.int32(), nullable=False))
-_IMAGE = (
-    ("image_id", pa.string(), "first 32 hex digits of the sha256 of the image bytes"),
-    ("image_index", pa.int64(), "row of the image in its index"),
-)
-_TOKEN = (
-    "token",
-    pa.int32(),
-    "position inside the site: patch number row-major, or token index for @all; -1 if reduced",
-)
 
 TABLES: dict[str, Table] = {
     table.name: table
@@ -101,9 +37,9 @@ TABLES: dict[str, Table] = {
         Table(
             "models",
             "one inspected model",
-            _columns(
-                _STAGE,
-                _MODEL,
+            columns(
+                STAGE,
+                MODEL,
                 ("family", pa.string(), "architecture family the adapter recognised"),
                 ("revision?", pa.string(), "resolved revision of a hub checkpoint"),
                 ("weights_sha256", pa.string(), "sha256 of the checkpoint bytes"),
@@ -132,9 +68,9 @@ TABLES: dict[str, Table] = {
         Table(
             "images",
             "one file or record of an image set; rows with the same bytes share image_id, the later ones name the first",
-            _columns(
-                _STAGE,
-                *_IMAGE,
+            columns(
+                STAGE,
+                *IMAGE,
                 ("uri", pa.string(), "where the bytes are; a record inside a container is `container#record`"),
                 ("bytes", pa.int64(), "size of the encoded image", "bytes"),
                 ("sha256", pa.string(), "sha256 of the bytes, 64 hex digits"),
@@ -152,8 +88,8 @@ TABLES: dict[str, Table] = {
         Table(
             "bad_inputs",
             "one image that was set aside, and why",
-            _columns(
-                _STAGE,
+            columns(
+                STAGE,
                 ("image_id?", pa.string(), "as in images; null when the bytes could not be read whole"),
                 ("image_index", pa.int64(), "row in the index"),
                 ("uri", pa.string(), "where the bytes are"),
@@ -168,17 +104,15 @@ TABLES: dict[str, Table] = {
         Table(
             "activations",
             "one position of one image at one site",
-            _columns(
-                _STAGE, _MODEL, _SITE, *_IMAGE, _TOKEN, ("act", VECTOR, "activation of every unit", "as in the model")
-            ),
+            columns(STAGE, MODEL, SITE, *IMAGE, TOKEN, ("act", VECTOR, "activation of every unit", "as in the model")),
         ),
         Table(
             "embeddings",
             "one image",
-            _columns(
-                _STAGE,
-                _MODEL,
-                *_IMAGE,
+            columns(
+                STAGE,
+                MODEL,
+                *IMAGE,
                 ("norm", pa.float32(), "L2 norm of the embedding before normalisation"),
                 ("embedding", VECTOR, "image embedding, not normalised", "as in the model"),
             ),
@@ -186,10 +120,10 @@ TABLES: dict[str, Table] = {
         Table(
             "predictions",
             "one of the most probable classes of one image",
-            _columns(
-                _STAGE,
-                _MODEL,
-                *_IMAGE,
+            columns(
+                STAGE,
+                MODEL,
+                *IMAGE,
                 ("rank", pa.int32(), "0 is the prediction"),
                 ("class_id", pa.int32(), "number of the class in the spec's list or the model's head"),
                 ("class_name", pa.string(), "name of the class"),
@@ -200,9 +134,9 @@ TABLES: dict[str, Table] = {
         Table(
             "text_embeddings",
             "one text, or one class averaged over templates",
-            _columns(
-                _STAGE,
-                _MODEL,
+            columns(
+                STAGE,
+                MODEL,
                 ("text_id", pa.int32(), "number in the list"),
                 ("text", pa.string(), "the text or class name, stripped"),
                 ("embedding", VECTOR, "L2-normalised text embedding"),
@@ -211,11 +145,11 @@ TABLES: dict[str, Table] = {
         Table(
             "activation_moments",
             "one unit of one site, over all images and positions",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                _UNIT,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                UNIT,
                 ("n", pa.int64(), "values seen: images times positions"),
                 ("mean", pa.float64(), "mean"),
                 ("variance", pa.float64(), "population variance"),
@@ -227,13 +161,13 @@ TABLES: dict[str, Table] = {
         Table(
             "top_images",
             "one of the k images that drive a unit most",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                _UNIT,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                UNIT,
                 ("rank", pa.int32(), "0 is the strongest; ties by image_id"),
-                *_IMAGE,
+                *IMAGE,
                 ("value", pa.float32(), "largest activation of the unit in this image", "as in the model"),
                 ("token", pa.int32(), "position of that value, as in activations"),
             ),
@@ -241,10 +175,10 @@ TABLES: dict[str, Table] = {
         Table(
             "sae_metrics",
             "one training step of one SAE",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
                 ("step", pa.int64(), "0-based"),
                 ("tokens", pa.int64(), "tokens seen after this step, over all data-parallel workers"),
                 ("loss", pa.float32(), "what was minimised", "normalised activations"),
@@ -266,10 +200,10 @@ TABLES: dict[str, Table] = {
         Table(
             "sae_summary",
             "one SAE: its settings, and how it does on images that training never saw",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
                 ("sae", pa.string(), "ref of this SAE: sae:<stage>"),
                 ("source", pa.string(), "miclip, or the format that it was imported from"),
                 ("arch", pa.string(), "relu, gated, topk, batchtopk, matryoshka or jumprelu"),
@@ -320,37 +254,37 @@ TABLES: dict[str, Table] = {
         Table(
             "sae_codes",
             "one active latent of one token, sorted by feature",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                _SAE,
-                _FEATURE,
-                *_IMAGE,
-                _TOKEN,
-                ("value", pa.float32(), "code; never 0", _CODE),
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                SAE,
+                FEATURE,
+                *IMAGE,
+                TOKEN,
+                ("value", pa.float32(), "code; never 0", CODE),
             ),
         ),
         Table(
             "sae_features",
             "one latent of an SAE, dead ones too; active means a code above zero",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                _SAE,
-                _FEATURE,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                SAE,
+                FEATURE,
                 ("n_active", pa.int64(), "tokens on which it is active"),
                 ("images_active", pa.int64(), "images with at least one such token"),
                 ("density", pa.float64(), "share of all tokens on which it is active"),
                 ("is_dead", pa.bool_(), "never active on these images"),
-                ("mean?", pa.float32(), "mean of active codes", _CODE),
-                ("std?", pa.float32(), "population standard deviation of active codes", _CODE),
-                ("min_pos?", pa.float32(), "smallest active code", _CODE),
-                ("p50?", pa.float32(), "median of active codes, between two by linear interpolation", _CODE),
-                ("p90?", pa.float32(), "90 % of active codes are at most this", _CODE),
-                ("p99?", pa.float32(), "99 % of active codes are at most this", _CODE),
-                ("max?", pa.float32(), "largest code", _CODE),
+                ("mean?", pa.float32(), "mean of active codes", CODE),
+                ("std?", pa.float32(), "population standard deviation of active codes", CODE),
+                ("min_pos?", pa.float32(), "smallest active code", CODE),
+                ("p50?", pa.float32(), "median of active codes, between two by linear interpolation", CODE),
+                ("p90?", pa.float32(), "90 % of active codes are at most this", CODE),
+                ("p99?", pa.float32(), "99 % of active codes are at most this", CODE),
+                ("max?", pa.float32(), "largest code", CODE),
                 ("skewness?", pa.float64(), "over all tokens with their zeros, population moments; null if constant"),
                 ("kurtosis?", pa.float64(), "likewise, in excess of the normal distribution's 3"),
                 (
@@ -380,23 +314,23 @@ TABLES: dict[str, Table] = {
         Table(
             "sae_top_images",
             "one of the images in which a latent's largest code is highest; images where it is not active are left out",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                _SAE,
-                _FEATURE,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                SAE,
+                FEATURE,
                 ("rank", pa.int32(), "0 is the strongest; ties by image_id"),
-                *_IMAGE,
+                *IMAGE,
                 ("uri?", pa.string(), "where the bytes of the image are"),
-                ("value", pa.float32(), "largest code over the positions of the image", _CODE),
+                ("value", pa.float32(), "largest code over the positions of the image", CODE),
                 ("token", pa.int32(), "the first position with that code, as in sae_codes"),
-                ("image_mean", pa.float32(), "mean code over all positions of the image", _CODE),
+                ("image_mean", pa.float32(), "mean code over all positions of the image", CODE),
                 (
                     "map?",
                     VECTOR,
                     "codes over the patch grid, row-major, 0 where there is none; null without a grid",
-                    _CODE,
+                    CODE,
                 ),
                 ("grid_h?", pa.int32(), "rows of that grid"),
                 ("grid_w?", pa.int32(), "columns of that grid"),
@@ -405,12 +339,12 @@ TABLES: dict[str, Table] = {
         Table(
             "sae_selectivity",
             "how well a latent tells one concept, for the best concepts of each latent and the best latents of each concept",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                _SAE,
-                _FEATURE,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                SAE,
+                FEATURE,
                 (
                     "level",
                     pa.string(),
@@ -429,7 +363,7 @@ TABLES: dict[str, Table] = {
                     "chance that one with the concept has the larger code, ties half; 0.5 knows nothing",
                 ),
                 ("best_f1", pa.float64(), "F1 of `code >= f1_threshold`, the best over all active codes"),
-                ("f1_threshold?", pa.float32(), "that threshold, the largest of equally good ones", _CODE),
+                ("f1_threshold?", pa.float32(), "that threshold, the largest of equally good ones", CODE),
                 ("precision?", pa.float64(), "at that threshold"),
                 ("recall?", pa.float64(), "at that threshold"),
                 (
@@ -443,10 +377,10 @@ TABLES: dict[str, Table] = {
         Table(
             "probe_summary",
             "one linear probe: what it was fitted on, and how well it tells images that it did not see",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
                 ("pool", pa.string(), "how the positions of the site become one vector: mean or max"),
                 ("classes", pa.int32(), "classes that it tells"),
                 ("images", pa.int64(), "images with activations, each of which has predictions"),
@@ -461,10 +395,10 @@ TABLES: dict[str, Table] = {
         Table(
             "align_metrics",
             "one training step of one neuron encoder, before its update",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
                 ("step", pa.int64(), "0-based"),
                 ("loss", pa.float32(), "w_out loss_out + w_in loss_in", "nats"),
                 ("loss_out?", pa.float32(), "towards the texts of the predicted classes", "nats"),
@@ -481,10 +415,10 @@ TABLES: dict[str, Table] = {
         Table(
             "alignments",
             "one neuron encoder: how it was trained, and how that ended",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
                 ("encoder", pa.string(), "ref of the encoder: align:<stage>"),
                 ("clip", pa.string(), "ref of the CLIP whose space it maps into"),
                 ("pool", pa.string(), "how the positions of the site become one vector: mean or max"),
@@ -508,7 +442,7 @@ TABLES: dict[str, Table] = {
                 ("final_in?", pa.float64(), "the same of loss_in", "nats"),
                 (
                     "zero_channels",
-                    _INTS,
+                    INTS,
                     "channels that are 0 on every image, if they are more than half",
                 ),
             ),
@@ -516,15 +450,15 @@ TABLES: dict[str, Table] = {
         Table(
             "unit_concepts",
             "one of the best concepts of a unit, or one of the best units of a concept, by one method",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                *_UNITS,
-                *_VARIANT,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                *UNITS,
+                *VARIANT,
                 ("direction", pa.string(), "describe: the concepts of a unit; localise: the units of a concept"),
                 ("unit", pa.int32(), "channel of the site or latent of the SAE, 0-based"),
-                *_CONCEPT,
+                *CONCEPT,
                 ("rank", pa.int32(), "0 is the best: of the unit's concepts, or of the concept's units"),
                 ("score", pa.float32(), "larger is more alike; comparable within one variant only"),
                 ("is_dead", pa.bool_(), "whether the unit is 0 on all images or has no direction"),
@@ -533,12 +467,12 @@ TABLES: dict[str, Table] = {
         Table(
             "descriptions",
             "one method on the units of one site: what it was asked, and of how many units it knows something",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                *_UNITS,
-                *_VARIANT,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                *UNITS,
+                *VARIANT,
                 ("similarity?", pa.string(), "similarity function of clip_dissect"),
                 ("unit_mode?", pa.string(), "which vector stands for a unit in miclip"),
                 ("encoder?", pa.string(), "ref of the neuron encoder: align:<stage>"),
@@ -557,13 +491,13 @@ TABLES: dict[str, Table] = {
         Table(
             "unit_iou",
             "overlap of where a unit is on and where a concept is, over all images",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                *_UNITS,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                *UNITS,
                 ("unit", pa.int32(), "channel of the site or latent of the SAE, 0-based"),
-                *_CONCEPT,
+                *CONCEPT,
                 ("intersection", pa.int64(), "pixels of both", "pixels"),
                 ("union", pa.int64(), "pixels of one or both", "pixels"),
                 ("iou", pa.float64(), "intersection / union"),
@@ -574,15 +508,15 @@ TABLES: dict[str, Table] = {
         Table(
             "unit_captions",
             "what one of the patches that excite a unit most was called",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                *_UNITS,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                *UNITS,
                 ("unit", pa.int32(), "channel of the site or latent of the SAE, 0-based"),
                 ("rank", pa.int32(), "0 is the patch that excites it most"),
-                *_IMAGE,
-                _TOKEN,
+                *IMAGE,
+                TOKEN,
                 ("value", pa.float32(), "activation there"),
                 ("text", pa.string(), "the caption; empty where there is none"),
                 ("captioner", pa.string(), "who said so"),
@@ -592,16 +526,16 @@ TABLES: dict[str, Table] = {
         Table(
             "intervention_eval",
             "one class under one change of the units that one method found for it",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                *_UNITS,
-                *_VARIANT,
-                *_CHANGE,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                *UNITS,
+                *VARIANT,
+                *CHANGE,
                 ("class_id", pa.int32(), "class, 0-based"),
                 ("class_name", pa.string(), "its name"),
-                ("units", _INTS, "units that were changed"),
+                ("units", INTS, "units that were changed"),
                 ("n", pa.int64(), "images of the class"),
                 ("correct_clean", pa.int64(), "of them right as the model is"),
                 ("correct_ref", pa.int64(), "of them right without a change: as the model is, or with reconstructions"),
@@ -614,13 +548,13 @@ TABLES: dict[str, Table] = {
         Table(
             "intervention_summary",
             "one change of the units that one method found, over all classes",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                *_UNITS,
-                *_VARIANT,
-                *_CHANGE,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                *UNITS,
+                *VARIANT,
+                *CHANGE,
                 ("classes", pa.int32(), "classes with images"),
                 ("n", pa.int64(), "images"),
                 ("acc_clean", pa.float64(), "share of right answers as the model is"),
@@ -643,12 +577,12 @@ TABLES: dict[str, Table] = {
         Table(
             "layer_trace",
             "how near one image is to one label at one layer",
-            _columns(
-                _STAGE,
-                _MODEL,
-                *_IMAGE,
+            columns(
+                STAGE,
+                MODEL,
+                *IMAGE,
                 ("layer", pa.int32(), "number of the block; vectors behind all blocks count on"),
-                _SITE,
+                SITE,
                 ("label_role", pa.string(), "truth: what it shows; wrong: what it, or its wrong twin, is mistaken for"),
                 ("label_id", pa.int32(), "class, 0-based"),
                 ("label", pa.string(), "its name"),
@@ -658,11 +592,11 @@ TABLES: dict[str, Table] = {
         Table(
             "error_traces",
             "where along the layers one image leans to its true class and where it is lost",
-            _columns(
-                _STAGE,
-                _MODEL,
-                *_IMAGE,
-                *_VARIANT,
+            columns(
+                STAGE,
+                MODEL,
+                *IMAGE,
+                *VARIANT,
                 ("truth_id", pa.int32(), "true class"),
                 ("truth", pa.string(), "its name"),
                 ("predicted_id", pa.int32(), "class that the model predicts"),
@@ -683,10 +617,10 @@ TABLES: dict[str, Table] = {
         Table(
             "trace_summary",
             "all wrong, or all right, images of one trace",
-            _columns(
-                _STAGE,
-                _MODEL,
-                *_VARIANT,
+            columns(
+                STAGE,
+                MODEL,
+                *VARIANT,
                 ("images_are", pa.string(), "wrong or right"),
                 ("images", pa.int64(), "images"),
                 ("unknown", pa.int64(), "of them without a wrong class to be traced against"),
@@ -694,7 +628,7 @@ TABLES: dict[str, Table] = {
                 ("crossed", pa.int64(), "of them with a layer at which the truth loses the lead"),
                 ("persistent", pa.int64(), "of them where it stays lost"),
                 ("crossed_share?", pa.float64(), "crossed of those that are known; of right images the false alarms"),
-                ("layers", _INTS, "numbers of the layers, as in layer_trace"),
+                ("layers", INTS, "numbers of the layers, as in layer_trace"),
                 (
                     "peaks",
                     pa.list_(pa.field("element", pa.int64(), nullable=False)),
@@ -706,22 +640,22 @@ TABLES: dict[str, Table] = {
         Table(
             "attention_maps",
             "where the class token of one image looks, as it is or with only the features of one concept in the patches",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                *_UNITS,
-                *_VARIANT,
-                *_IMAGE,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                *UNITS,
+                *VARIANT,
+                *IMAGE,
                 ("uri", pa.string(), "where the image is"),
-                *_CONCEPT,
+                *CONCEPT,
                 (
                     "shows",
                     pa.string(),
                     "features: only those of the concept; model: the model's own attention, nothing changed",
                 ),
                 ("layer", pa.int32(), "block whose attention it is"),
-                ("units", _INTS, "features that were left"),
+                ("units", INTS, "features that were left"),
                 ("grid_h", pa.int32(), "rows of the map"),
                 ("grid_w", pa.int32(), "columns of the map"),
                 ("saliency", VECTOR, "row-major, sums to 1"),
@@ -742,12 +676,12 @@ TABLES: dict[str, Table] = {
         Table(
             "geometry_points",
             "one unit that stands for concepts of one group, and its place in the plane",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                *_UNITS,
-                *_VARIANT,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                *UNITS,
+                *VARIANT,
                 ("unit", pa.int32(), "channel of the site or latent of the SAE, 0-based"),
                 ("group", pa.string(), "group of its concepts"),
                 ("concept", pa.string(), "of them the one it is ranked best for"),
@@ -758,12 +692,12 @@ TABLES: dict[str, Table] = {
         Table(
             "geometry_summary",
             "how well groups of units are told apart by direction",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                *_UNITS,
-                *_VARIANT,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                *UNITS,
+                *VARIANT,
                 ("groups", pa.int32(), "groups with units"),
                 ("units", pa.int32(), "units of exactly one group that have a direction"),
                 ("neighbours", pa.int32(), "nearest units that count for purity"),
@@ -780,12 +714,12 @@ TABLES: dict[str, Table] = {
         Table(
             "description_eval",
             "one unit: what one method says of it beside what it stands for",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                *_UNITS,
-                *_VARIANT,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                *UNITS,
+                *VARIANT,
                 ("unit", pa.int32(), "channel of the site or latent of the SAE, 0-based"),
                 ("truth", pa.string(), "concept that it stands for"),
                 ("truth_score?", pa.float32(), "AUROC of that; null where units are classes"),
@@ -798,12 +732,12 @@ TABLES: dict[str, Table] = {
         Table(
             "method_scores",
             "one measure of one method on the units of one site",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                *_UNITS,
-                *_VARIANT,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                *UNITS,
+                *VARIANT,
                 (
                     "measure",
                     pa.string(),
@@ -820,11 +754,11 @@ TABLES: dict[str, Table] = {
         Table(
             "method_tests",
             "one method against another by one measure, paired over units, concepts or classes",
-            _columns(
-                _STAGE,
-                _MODEL,
-                _SITE,
-                *_UNITS,
+            columns(
+                STAGE,
+                MODEL,
+                SITE,
+                *UNITS,
                 ("measure", pa.string(), "as in method_scores"),
                 (
                     "variant",
@@ -846,8 +780,8 @@ TABLES: dict[str, Table] = {
         Table(
             "selftest",
             "one deterministic row",
-            _columns(
-                _STAGE,
+            columns(
+                STAGE,
                 ("row", pa.int64(), "row number"),
                 ("value", pa.float64(), "a pure function of (seed, row)"),
                 ("vector", VECTOR, "four values derived from it"),
@@ -856,8 +790,8 @@ TABLES: dict[str, Table] = {
         Table(
             "selftest_summary",
             "the whole selftest",
-            _columns(
-                _STAGE,
+            columns(
+                STAGE,
                 ("rows", pa.int64(), "rows of selftest"),
                 ("total", pa.float64(), "sum of value in row order"),
             ),

@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.tables import VECTOR, Column, get_table
+from schemas.columns import VECTOR, Column
+from schemas.tables import get_table
 
 
 def make_rows(table: str, n: int) -> pa.RecordBatch:

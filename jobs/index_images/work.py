@@ -21,10 +21,11 @@ from jobs.parquet import read_parquet
 from jobs.protocol import Artifact, FileInfo, Inputs, Keep, Part, Setting
 from miclip_core.images import RULES_VERSION, Orientation, describe
 from schemas.base import canonical_json
+from schemas.columns import ATTRIBUTES
 from schemas.errors import BadRef, EmptyImageSet, ImageChanged, ImageUndecodable, KeyMissing
 from schemas.plans import Plan, Shard
 from schemas.refs import ImageSetRef
-from schemas.tables import ATTRIBUTES, TABLES
+from schemas.tables import TABLES
 
 IMAGE_ID_LENGTH = 32
 READERS = 8  # threads that wait for files

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from schemas.base import digest
+from schemas.columns import ATTRIBUTES, VECTOR
 from schemas.errors import UnknownTable
-from schemas.tables import ATTRIBUTES, TABLES, VECTOR, get_table
+from schemas.tables import TABLES, get_table
 
 COLUMNS = {
     "models": "stage model family revision? weights_sha256 files_sha256 library_versions n_layers n_heads? head_dim? width mlp_width? embed_dim? "
