@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 from jobs.concepts import concept_files
 from jobs.protocol import Cell
-from schemas.cells import ForwardCell, Images
+from schemas.cells import ForwardCell, Images, OverZoo
 from schemas.concept_specs import DescribeSpec
 from schemas.plans import Plan, Resources
 from schemas.refs import SaeRef, Site
@@ -25,18 +26,31 @@ class CellPlans:
 
 
 def spread(spec: PipelineSpec, name: str) -> Iterator[Cell]:
-    """The cells of one stage: one per model of its own list or of the matrix, or just one."""
+    """The cells of one stage: one per model of its own list or of the matrix, or just one; over a zoo also one per pair
+    of models, and one for all."""
     stage = spec.stages[name]
     resources = stage.resources if "resources" in stage.model_fields_set else spec.resources or Resources()
     images = getattr(stage, "images", None) or spec.images
-    for model in spec.models_of(name) or (None,):
-        yield Cell(name=name, spec=stage, model=model, images=images, clip=spec.clip_of(name), resources=resources)
+    cell = Cell(name=name, spec=stage, images=images, clip=spec.clip_of(name), resources=resources)
+    models = spec.models_of(name)
+    zoo = models if isinstance(stage, OverZoo) else ()
+    for model in models or (None,):
+        yield replace(cell, model=model, zoo=zoo)
+    if zoo:
+        for pair in combinations(zoo, 2):
+            yield replace(cell, pair=pair, zoo=zoo)
+        yield replace(cell, zoo=zoo)
 
 
 def cells_read(cell: Cell, planned: Mapping[str, Sequence[CellPlans]], name: str | None = None) -> list[CellPlans]:
-    """The cells that a cell reads (from one stage, or all): those of its model where the other stage has several."""
+    """The cells that a cell reads (from one stage, or all): those of its models where the other stage has several."""
     names = cell.spec.reads if name is None else (name,)
-    return [o for n in names for o in planned[n] if cell.model is None or o.cell.model in (None, cell.model)]
+    return [o for n in names for o in planned[n] if _meet(cell, o.cell)]
+
+
+def _meet(cell: Cell, other: Cell) -> bool:
+    """Whether they are about a model in common, or one of them is about none."""
+    return not cell.models or not other.models or not set(cell.models).isdisjoint(other.models)
 
 
 def with_reads(cell: Cell, planned: Mapping[str, Sequence[CellPlans]]) -> Cell:
@@ -72,8 +86,8 @@ def find_needs(spec: PipelineSpec) -> Needs:
     texts: list[str] = []
     for name in spec.stages:
         for cell in spread(spec, name):
-            if cell.model is not None:
-                modules = models.setdefault(cell.model, [])
+            for model in cell.models:
+                modules = models.setdefault(model, [])
                 sites = [Site.parse(text) for text in cell.spec.sites] if isinstance(cell.spec, ForwardCell) else []
                 modules += [site.path for site in sites if site.is_module]
             if cell.clip is not None:

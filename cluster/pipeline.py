@@ -51,8 +51,9 @@ class PlannedPipeline:
 
 
 def title(cell: CellPlans) -> str:
-    """`stage` or `stage/model`, for people."""
-    return cell.cell.name if cell.cell.model is None else f"{cell.cell.name}/{cell.cell.model}"
+    """`stage`, `stage/model` or `stage/model+model`, for people."""
+    about = (cell.cell.model,) if cell.cell.model is not None else cell.cell.pair
+    return cell.cell.name if about is None else f"{cell.cell.name}/{'+'.join(about)}"
 
 
 def _fact_title(plan: Plan) -> str:
@@ -229,8 +230,10 @@ class PipelineRun:
 
     def _why_unplanned(self, cell: CellPlans) -> str:
         assert self._planned is not None
-        plan = self._planned.facts.models.get(cell.cell.model or "")
-        return (self._errors.get(plan.digest) if plan else None) or cell.error
+        inspected = (self._planned.facts.models.get(model) for model in cell.cell.models)
+        return next(
+            (self._errors[plan.digest] for plan in inspected if plan and plan.digest in self._errors), cell.error
+        )
 
     def _state(self, status: RunStatus, message: str = "") -> RunState:
         planned = self._planned

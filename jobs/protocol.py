@@ -199,6 +199,10 @@ class Cell:
     name: str
     spec: JobSpec
     model: str | None = None
+    pair: tuple[str, str] | None = None
+    """The two models that it is about, of a stage over a zoo."""
+    zoo: tuple[str, ...] = ()
+    """All models of such a stage; it is about all of them together if neither `model` nor `pair` is given."""
     images: Images | None = None
     clip: str | None = None
     """The CLIP that names concepts, for kinds that need one."""
@@ -206,12 +210,17 @@ class Cell:
     reads: Mapping[str, tuple[Plan, ...]] = field(default_factory=dict)
     """Name of a stage that it reads -> the plans of that stage's cells that are for this one."""
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it is about; none for a stage without."""
+        return (self.model,) if self.model is not None else self.pair or self.zoo
+
 
 class Estimate(NamedTuple):
     """What a plan will cost, as far as it can be known: for people, never for decisions.
 
     A worker that has sibling stages open computes the sum of their `flops` and the largest of their `shared_flops`, and
-    takes the sum of their `memory` and the largest `worker_memory`, in bytes.
+    takes the sum of their `memory` and the largest `worker_memory`, in bytes. `note` says what was weighed.
     """
 
     images: int = 0
@@ -220,6 +229,7 @@ class Estimate(NamedTuple):
     bytes: int = 0
     memory: int = 0
     worker_memory: int = 0
+    note: str = ""
 
 
 class Kind(Protocol):

@@ -179,3 +179,7 @@ class ForwardCell(OverModels):
     on_changed: Annotated[Literal["stop", "quarantine"], RESULT] = "stop"
     """What to do with an image whose bytes differ from the index or that is gone."""
     batch_size: Annotated[int, Field(ge=1, le=65536), EFFORT] = 32
+
+
+class OverZoo(ForwardCell):
+    """A stage about several models at once: each of them, every pair of them, and all together."""

@@ -11,6 +11,9 @@ from pydantic import Field, JsonValue
 from schemas.base import Frozen, digest
 from schemas.refs import slug
 
+PAIR = " + "
+"""Stands between two models in the subject of a stage about both."""
+
 
 class StageSpec(Frozen):
     """The smallest thing that is cached and published; its digest is known before it runs.
@@ -57,8 +60,8 @@ class StageSpec(Frozen):
 
     @property
     def slug(self) -> str:
-        """The readable part of the path of its tables."""
-        return slug(self.subject)
+        """The readable part of the path of its tables; that of a pair has both models."""
+        return "+".join(slug(part) for part in self.subject.split(PAIR))
 
 
 def _settings(of: Mapping[str, Any], names: Sequence[str]) -> list[str]:

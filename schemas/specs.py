@@ -16,6 +16,7 @@ from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
 from schemas.plans import Resources
 from schemas.probe_specs import ProbeSpec
 from schemas.refs import ModelRef
+from schemas.rosetta_specs import MineRosettaSpec
 from schemas.sae_specs import ImportSaeSpec, SaeFeaturesSpec, TrainSaeSpec
 
 Output = Literal["activations", "activation_moments", "top_images", "embeddings", "predictions", "text_embeddings"]
@@ -93,6 +94,7 @@ JobSpec = (
     | AttentionMapsSpec
     | GeometrySpec
     | EvaluateSpec
+    | MineRosettaSpec
     | SelftestSpec
 )
 READS: dict[str, set[str]] = {
@@ -108,6 +110,7 @@ READS: dict[str, set[str]] = {
     "attention_maps": {"describe"},
     "geometry": {"describe"},
     "evaluate": {"describe", "intervene"},
+    "mine_rosetta": {"train_sae", "import_sae"},
 }
 """Kind -> the kinds of stages that it knows what to do with; a selftest reads anything."""
 

@@ -25,6 +25,7 @@ from schemas.columns import (
     columns,
 )
 from schemas.errors import UnknownTable
+from schemas.rosetta_tables import ROSETTA
 
 ROW_GROUP_BYTES = 16 << 20
 """At most so many bytes of rows, before compression, in one row group."""
@@ -777,6 +778,7 @@ TABLES: dict[str, Table] = {
                 ("p_holm?", pa.float64(), "corrected over all rows of the stage (Holm)"),
             ),
         ),
+        *ROSETTA,
         Table(
             "selftest",
             "one deterministic row",

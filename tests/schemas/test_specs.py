@@ -14,6 +14,7 @@ from schemas.concept_specs import DescribeSpec
 from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
 from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
 from schemas.probe_specs import ProbeSpec
+from schemas.rosetta_specs import MineRosettaSpec
 from schemas.specs import (
     AnySpec,
     Classes,
@@ -92,6 +93,13 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
     EvaluateSpec: {
         "result": {"kind", "reads", "model", "clip", "truth", "min_truth", "sentences", "seed"},
         "effort": {"resources"},
+    },
+    MineRosettaSpec: {
+        "result": FORWARD | {
+            "units", "grid", "k", "rank_by", "min_r", "margin", "precision", "null", "null_shift", "rare", "min_active_images",
+            "min_active_positions", "anchors", "tuples", "min_clique", "most", "entries_from", "entries", "exemplars",
+        },
+        "effort": {"resources", "batch_size", "shard_rows", "maps", "cache_gb", "budget_gb"},
     },
     SelftestSpec: {
         "result": {"kind", "reads", "subject", "rows", "seed", "nan_rows", "variants"},
