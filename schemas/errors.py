@@ -64,6 +64,10 @@ class Infeasible(UsageError):
     """The cluster can never give what the spec asks for."""
 
 
+class BadGrid(UsageError):
+    """Maps that cannot be compared position by position: a grid of one position, or a side that is no positive number."""
+
+
 class UnsafeName(UsageError):
     """A name taken from data or a spec would leave the store or cannot be a key."""
 
