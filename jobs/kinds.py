@@ -26,6 +26,7 @@ KINDS: dict[str, str] = {
     "intervene": "jobs.intervene",
     "trace_errors": "jobs.trace_errors",
     "attention_maps": "jobs.attention_maps",
+    "mine_rosetta": "jobs.mine_rosetta",
 }
 
 

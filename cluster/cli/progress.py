@@ -84,6 +84,7 @@ _UNITS = {
     "intervene": "images",
     "trace_errors": "images",
     "attention_maps": "images",
+    "mine_rosetta": "",
     "train_sae": "",
     "import_sae": "",
     "measure_sae": "",

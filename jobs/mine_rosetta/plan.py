@@ -1,0 +1,400 @@
+"""Mine_rosetta cells to plans: units of each member, pairs of members, the graph of the zoo, its dictionary; loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from pydantic import JsonValue
+
+from jobs.memory import LIBRARY_BYTES
+from jobs.mine_rosetta.members import Member, find_members, map_bytes, matching
+from jobs.mine_rosetta.tiles import (
+    Tile,
+    accumulator_bytes,
+    images_at_once,
+    pair_flops,
+    plan_tiles,
+)
+from jobs.protocol import Cell, Estimate, Known
+from schemas.base import canonical_json, digest
+from schemas.errors import BadSpec, NotInspected
+from schemas.plans import PAIR, Plan, Round, StageSpec, load_json
+from schemas.rosetta_specs import MineRosettaSpec
+
+METHODS = {"units": 1, "pair": 1, "zoo": 1, "dictionary": 1}
+MOMENTS, SCALE, ACTIVITY, UNITS = "moments", "scale", "activity", "units"
+TILES, RESCORE, BUDDIES = "tiles", "rescore", "buddies"
+GRAPH, PEAKS, CHOOSE, MAPS = "graph", "peaks", "choose", "maps"
+TABLES: dict[str, dict[str, tuple[str, ...]]] = {
+    "units": {MOMENTS: ("bad_inputs",), SCALE: (), ACTIVITY: (), UNITS: ("rosetta_units",)},
+    "pair": {
+        TILES: (),
+        RESCORE: (),
+        BUDDIES: ("rosetta_neighbours", "rosetta_buddies", "rosetta_pairs", "rosetta_moments"),
+    },
+    "zoo": {
+        GRAPH: (
+            "rosetta_universality",
+            "rosetta_cliques",
+            "rosetta_components",
+            "rosetta_layers",
+            "rosetta_tuples",
+            "rosetta_anchors",
+            "rosetta_clusters",
+            "rosetta_entries",
+        )
+    },
+    "dictionary": {PEAKS: (), CHOOSE: (), MAPS: ("rosetta_exemplars",)},
+}
+ARTIFACTS: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
+SHARDS_PER_WORKER = 2
+FORWARDS_PER_SHARD = 4
+"""A shard of tiles computes at least so many times what its maps cost."""
+NEIGHBOUR_BYTES = 200
+"""Per unit and neighbour: lists of both directions, of the null, and their rows."""
+
+
+def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
+    """The plans of one model (its units, and it as an anchor with itself), of one pair of models, or of the whole zoo.
+
+    Raises:
+        NotInspected: a model or the image set is not known yet.
+        BadSpec: nothing to compare, or a spec that asks for what these models do not have.
+    """
+    spec = cell.spec
+    assert isinstance(spec, MineRosettaSpec)
+    if cell.pair is not None:
+        found = [find_members(cell, known, model) for model in cell.pair]
+        return tuple(_pair_plan(cell, known, a, b) for a in found[0] for b in found[1])
+    if cell.model is not None:
+        members = find_members(cell, known, cell.model)
+        _check_some(cell, members)
+        anchors = [member for member in members if _is_anchor(spec, member)]
+        return (*(_units_plan(cell, m) for m in members), *(_pair_plan(cell, known, m, m) for m in anchors))
+    return tuple(_zoo_plans(cell, known))
+
+
+def _check_some(cell: Cell, members: Sequence[Member]) -> None:
+    if not members:
+        raise BadSpec(
+            f"units: features of {cell.model}, but no stage that is read makes an SAE of it; read one, add neurons to units, or "
+            "take the model out"
+        )
+
+
+def _is_anchor(spec: MineRosettaSpec, member: Member) -> bool:
+    return not spec.anchors or member.model in spec.anchors
+
+
+# ---------------------------------------------------------------- one member
+
+
+def _units_plan(cell: Cell, member: Member) -> Plan:
+    spec = cell.spec
+    assert isinstance(spec, MineRosettaSpec)
+    forward = member.forward
+    rounds = (
+        Round(name=MOMENTS, rows=forward.rows, shard_rows=spec.shard_rows),
+        Round(name=SCALE, rows=1, shard_rows=1),
+        Round(name=ACTIVITY, rows=forward.rows, shard_rows=spec.shard_rows),
+        Round(name=UNITS, rows=1, shard_rows=1),
+    )
+    return Plan(
+        stage=units_stage(spec, member),
+        rounds=rounds,
+        # neurons and the latents of SAEs of one model see its images in one pass
+        worker=f"mine_rosetta units {member.model} {digest([forward.inputs, forward.params])}",
+        effort={"forward": forward.model_dump(mode="json"), "cache_gb": spec.cache_gb, "cached": member.cached},
+    )
+
+
+def units_stage(spec: MineRosettaSpec, member: Member) -> StageSpec:
+    """The statistics of every unit of a member: all that a pair of members needs to know of either."""
+    inputs = {**member.forward.inputs, **({"sae": member.sae} if member.sae else {})}
+    return StageSpec(
+        kind="mine_rosetta",
+        method=METHODS["units"],
+        subject=member.model,
+        output="units",
+        params={
+            **member.forward.params,
+            "unit_kind": member.unit_kind,
+            "sites": [site.model_dump(mode="json") for site in _known_sites(member)],
+            "min_active_images": spec.min_active_images,
+            "min_active_positions": spec.min_active_positions,
+        },
+        inputs=inputs,
+    )
+
+
+def _known_sites(member: Member) -> list[Any]:
+    """Sites as a digest may hold them: without the width of an SAE, which is assumed where it is not known."""
+    return [site if member.sae is None else site.model_copy(update={"width": 0}) for site in member.sites]
+
+
+# ---------------------------------------------------------------- two members
+
+
+def _pair_plan(cell: Cell, known: Known, a: Member, b: Member) -> Plan:
+    spec = cell.spec
+    assert isinstance(spec, MineRosettaSpec)
+    _check_generators(known, a, b)
+    budget = spec.budget_gb * 2**30
+    flops = sum(known.models[m.model].flops for m in (a, b))
+    least = 0.0 if a.cached and b.cached else FORWARDS_PER_SHARD * flops
+    block = images_at_once(a, b, spec.batch_size, budget)
+    tiles = plan_tiles(a, b, spec.grid, budget, least, SHARDS_PER_WORKER * cell.resources.workers)
+    _check_budget(spec, block, tiles, a, b)
+    stage = pair_stage(spec, a, b)
+    rounds = (
+        Round(name=TILES, rows=len(tiles), shard_rows=1),
+        Round(name=RESCORE, rows=a.forward.rows, shard_rows=spec.shard_rows),
+        Round(name=BUDDIES, rows=1, shard_rows=1),
+    )
+    effort: dict[str, JsonValue] = {
+        "a": a.model_dump(mode="json"),
+        "b": b.model_dump(mode="json"),
+        "tiles": [[tile.model_dump(mode="json") for tile in shard] for shard in tiles],
+        "images_at_once": block,
+        "cache_gb": spec.cache_gb,
+        "budget_bytes": int(budget),
+    }
+    return Plan(stage=stage, rounds=rounds, worker=f"mine_rosetta pair {stage.digest}", effort=effort)
+
+
+def pair_stage(spec: MineRosettaSpec, a: Member, b: Member) -> StageSpec:
+    """Neighbours, buddies and null of two members, or of one with itself."""
+    same = a == b
+    return StageSpec(
+        kind="mine_rosetta",
+        method=METHODS["pair"],
+        subject=a.model if same else f"{a.model}{PAIR}{b.model}",
+        output="pair",
+        params={
+            "between": a.unit_kind if same else f"{_of(a)} and {_of(b)}",
+            "grid": spec.grid if isinstance(spec.grid, str) else list(spec.grid),
+            "k": list(spec.k),
+            "rank_by": spec.rank_by,
+            "min_r": spec.min_r,
+            "margin": spec.margin,
+            "precision": spec.precision,
+            "null": spec.null,
+            "null_shift": spec.null_shift,
+            "rare": spec.rare,
+            "shares_training": shares_training([a.model, b.model]),
+        },
+        inputs={"a": units_stage(spec, a).digest, "b": units_stage(spec, b).digest},
+    )
+
+
+def _of(member: Member) -> str:
+    return "neurons" if member.sae is None else f"features of sae:{member.sae[:8]}"
+
+
+def shares_training(models: Sequence[str]) -> bool | None:
+    """Whether models learnt from the same targets, so that they agree more than independent ones would; None if not known."""
+    return True if all(model.startswith("demo:") for model in models) else None
+
+
+def _check_generators(known: Known, a: Member, b: Member) -> None:
+    if a.model != b.model and all(known.models[m.model].family == "generator" for m in (a, b)):
+        raise BadSpec(
+            f"model: {a.model} and {b.model} both draw images, so neither sees what the other draws; keep one generator"
+        )
+
+
+def _check_budget(spec: MineRosettaSpec, block: int, tiles: Sequence[Sequence[Tile]], a: Member, b: Member) -> None:
+    needed = _pair_memory(spec, block, tiles, a, b)
+    if needed > spec.budget_gb * 2**30:
+        raise BadSpec(
+            f"budget_gb: the maps of {block} images and the lists of {a.width} and {b.width} units take "
+            f"{needed / 2**30:.2f} GiB; expected at most budget_gb: {spec.budget_gb:g}; give a larger budget_gb, fewer sites, or a smaller k "
+            "and margin"
+        )
+
+
+def _pair_memory(spec: MineRosettaSpec, block: int, tiles: Sequence[Sequence[Tile]], a: Member, b: Member) -> int:
+    """Products, maps of a block, and lists of neighbours with what is computed again of them."""
+    maps = 4 * 3 * block * (a.map_numbers + 2 * b.map_numbers)
+    lists = NEIGHBOUR_BYTES * (a.width + b.width) * (max(spec.k) + spec.margin)
+    return accumulator_bytes(tiles, a, b) + maps + lists
+
+
+# ---------------------------------------------------------------- all members
+
+
+def _zoo_plans(cell: Cell, known: Known) -> Iterator[Plan]:
+    spec = cell.spec
+    assert isinstance(spec, MineRosettaSpec)
+    if missing := [model for model in cell.zoo if model not in known.models]:
+        raise NotInspected(f"{missing[0]} is not inspected yet")
+    _check_zoo(cell, known)
+    members = [member for model in cell.zoo for member in find_members(cell, known, model)]
+    zoo = zoo_stage(spec, cell.name, members)
+    described: dict[str, JsonValue] = {"members": [member.model_dump(mode="json") for member in members]}
+    yield Plan(
+        stage=zoo,
+        rounds=(Round(name=GRAPH, rows=1, shard_rows=1),),
+        worker=f"mine_rosetta zoo {zoo.digest}",
+        effort=described,
+    )
+    if spec.entries:
+        rows = members[0].forward.rows
+        stage = zoo.model_copy(
+            update={
+                "output": "dictionary",
+                "method": METHODS["dictionary"],
+                "params": {"members": zoo.params["members"], "exemplars": spec.exemplars, "grid": zoo.params["grid"]},
+                "inputs": {"zoo": zoo.digest, **{k: v for k, v in zoo.inputs.items() if k.startswith("units.")}},
+            }
+        )
+        yield Plan(
+            stage=stage,
+            rounds=(
+                Round(name=PEAKS, rows=rows, shard_rows=spec.shard_rows),
+                Round(name=CHOOSE, rows=1, shard_rows=1),
+                Round(name=MAPS, rows=len(members), shard_rows=1),
+            ),
+            worker=f"mine_rosetta dictionary {stage.digest}",
+            effort={**described, "cache_gb": spec.cache_gb},
+        )
+
+
+def _check_zoo(cell: Cell, known: Known) -> None:
+    spec = cell.spec
+    assert isinstance(spec, MineRosettaSpec)
+    if len(cell.zoo) < 2:
+        raise BadSpec(f"model: {cell.zoo[0]} alone shares units with nobody; give at least two models")
+    if strange := [anchor for anchor in spec.anchors if anchor not in cell.zoo]:
+        raise BadSpec(f"anchors: {strange[0]} is not among the models; there are {', '.join(cell.zoo)}")
+    for text in spec.sites:
+        if not any(True for model in cell.zoo for _ in matching(known.models[model], text)):
+            raise BadSpec(f"sites: {text}: no model of the zoo has a map there; `miclip sites MODEL` lists what it has")
+
+
+def zoo_stage(spec: MineRosettaSpec, name: str, members: Sequence[Member]) -> StageSpec:
+    """The graph over all pairs: which units many members share."""
+    inputs = {f"units.{i}": units_stage(spec, member).digest for i, member in enumerate(members)}
+    for i, j in compared(members):
+        inputs[f"pair.{i}.{j}"] = pair_stage(spec, members[i], members[j]).digest
+    anchors = [i for i, member in enumerate(members) if _is_anchor(spec, member)]
+    for i in anchors:
+        inputs[f"self.{i}"] = pair_stage(spec, members[i], members[i]).digest
+    return StageSpec(
+        kind="mine_rosetta",
+        method=METHODS["zoo"],
+        subject=f"zoo-{name}",
+        output="zoo",
+        params={
+            "members": [{"model": m.model, "sae": m.sae, "unit_kind": m.unit_kind} for m in members],
+            "anchors": list(anchors),
+            "k": list(spec.k),
+            "grid": spec.grid if isinstance(spec.grid, str) else list(spec.grid),
+            "tuples": spec.tuples,
+            "min_clique": spec.min_clique,
+            "most": spec.most,
+            "entries_from": spec.entries_from,
+            "entries": spec.entries,
+            "shares_training": shares_training([m.model for m in members]),
+        },
+        inputs=inputs,
+    )
+
+
+def compared(members: Sequence[Member]) -> list[tuple[int, int]]:
+    """Places of the members of every pair: of two models, in their order."""
+    return [(i, j) for i, j in combinations(range(len(members)), 2) if members[i].model != members[j].model]
+
+
+# ---------------------------------------------------------------- plans read back
+
+
+def member_of(plan: Plan, side: str = "a") -> Member:
+    """A member of a pair, from its plan."""
+    return load_json(Member, canonical_json(plan.effort[side]))
+
+
+def members_of(plan: Plan) -> tuple[Member, ...]:
+    """The members of a zoo, from its plan."""
+    found: Any = plan.effort["members"]
+    return tuple(load_json(Member, canonical_json(member)) for member in found)
+
+
+def unit_member_of(plan: Plan) -> Member:
+    """The member of a plan of units; the width of an SAE is not in it."""
+    params: Any = plan.stage.params
+    data = {
+        "forward": plan.effort["forward"],
+        "sites": params["sites"],
+        "sae": plan.stage.inputs.get("sae"),
+        "cached": plan.effort["cached"],
+    }
+    return load_json(Member, canonical_json(data))
+
+
+def tiles_of(plan: Plan, shard: int) -> tuple[Tile, ...]:
+    """The tiles of one shard of the first round of a pair."""
+    tiles: Any = plan.effort["tiles"]
+    return tuple(load_json(Tile, canonical_json(tile)) for tile in tiles[shard])
+
+
+def rule_of(params: Mapping[str, Any]) -> str | tuple[int, int]:
+    """Where maps are compared, from the params of a pair."""
+    grid = params["grid"]
+    return grid if isinstance(grid, str) else (int(grid[0]), int(grid[1]))
+
+
+# ---------------------------------------------------------------- costs
+
+
+def estimate(plan: Plan, known: Known) -> Estimate:
+    """FLOPs of products and of maps that are computed, bytes of lists, and the budget that a worker keeps."""
+    if plan.stage.output == "pair":
+        return _estimate_pair(plan, known)
+    if plan.stage.output == "units":
+        member = unit_member_of(plan)
+        facts = known.models[member.model]
+        rows, passes = member.forward.rows, 1 if member.cached else 2
+        return Estimate(
+            images=rows,
+            shared_flops=passes * rows * facts.flops,
+            bytes=100 * member.width,
+            memory=80 * member.width,
+            worker_memory=LIBRARY_BYTES + 8 * facts.params + 12 * _batch(member) * member.map_numbers,
+            note=_note_on_maps(member, facts.flops),
+        )
+    members = members_of(plan)
+    rows = members[0].forward.rows if plan.stage.output == "dictionary" else 0
+    largest = max(8 * known.models[m.model].params + 12 * _batch(m) * m.map_numbers for m in members)
+    flops = sum(known.models[m.model].flops for m in members if not m.cached)
+    return Estimate(images=rows, flops=rows * flops, worker_memory=LIBRARY_BYTES + (largest if rows else 0))
+
+
+def _estimate_pair(plan: Plan, known: Known) -> Estimate:
+    a, b = member_of(plan, "a"), member_of(plan, "b")
+    params: Any = plan.stage.params
+    effort: Any = plan.effort
+    rows, shards = a.forward.rows, plan.rounds[0].rows
+    passes = {"a": shards + 1, "b": 2 * shards + 1}  # of the second model also with shifted images
+    maps = sum(passes[side] * rows * known.models[m.model].flops for side, m in (("a", a), ("b", b)) if not m.cached)
+    weights = sum(8 * known.models[model].params for model in dict.fromkeys((a.model, b.model)))
+    return Estimate(
+        images=rows,
+        flops=2 * rows * pair_flops(a, b, rule_of(params)) + maps,
+        bytes=60 * (a.width + b.width) * max(params["k"]),
+        worker_memory=LIBRARY_BYTES + weights + int(effort["budget_bytes"]),
+        note=f"{shards} shards of tiles, {effort['images_at_once']} images at once",
+    )
+
+
+def _batch(member: Member) -> int:
+    return int(str(member.forward.effort["batch_size"]))
+
+
+def _note_on_maps(member: Member, flops: int) -> str:
+    size = map_bytes(member) / 2**30
+    if member.cached:
+        return f"each node keeps its maps, {size:.2f} GiB"
+    return f"maps are computed where they are needed, {flops / 1e9:.2g} GFLOP per image; kept they would take {size:.2f} GiB"
