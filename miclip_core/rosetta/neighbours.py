@@ -62,7 +62,9 @@ class Neighbours:
     def from_state(cls, state: Mapping[str, np.ndarray]) -> Neighbours:
         """The lists that gave this state."""
         made = cls(*state["ids"].shape)
-        made._lists = TopLists(torch.from_numpy(state["ids"].astype(np.int64)), torch.from_numpy(state["values"].copy()))
+        made._lists = TopLists(
+            torch.from_numpy(state["ids"].astype(np.int64)), torch.from_numpy(state["values"].copy())
+        )
         return made
 
 
