@@ -8,6 +8,8 @@ import numpy as np
 
 NONE = -1
 """The id of a neighbour that is not there: a unit may have fewer than a list is long."""
+DIGITS = 9
+"""r is compared after so many, so that the order in which it was summed decides no rank."""
 AGREE = 1e-3
 """By more than this the r of a pair cannot differ between its two lists; bf16 products differ by less."""
 
@@ -32,6 +34,10 @@ class Buddies:
     def keep(self, kept_E: np.ndarray) -> Buddies:
         """Those pairs alone for which `kept_E` (bool [E]) holds."""
         return Buddies(self.a[kept_E], self.b[kept_E], self.r[kept_E], self.rank_ab[kept_E], self.rank_ba[kept_E])
+
+    def within(self, k_a: int, k_b: int) -> Buddies:
+        """The best buddies under fewer neighbours, which are among those under more."""
+        return self.keep((self.rank_ab < k_a) & (self.rank_ba < k_b))
 
     def swap(self) -> Buddies:
         """The same pairs, with the members in the other order."""

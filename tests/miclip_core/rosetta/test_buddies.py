@@ -93,6 +93,12 @@ def test_more_neighbours_only_add_buddies():
     assert all(less <= more for less, more in pairwise(growing)) and growing[0] < growing[-1]
 
 
+def test_buddies_of_fewer_neighbours_are_had_from_those_of_more():
+    for k_a, k_b in ((1, 1), (1, 4), (3, 2)):
+        r = tied(8)
+        assert listed(matched(r, 5, 5).within(k_a, k_b)) == listed(matched(r, k_a, k_b))
+
+
 def test_a_model_and_its_copy_with_other_channel_numbers_match_by_that_permutation():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((12, 200))
