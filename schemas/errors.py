@@ -36,6 +36,14 @@ class UnknownModel(UsageError):
     """No such architecture, checkpoint or local folder."""
 
 
+class ReadsNoImages(UsageError):
+    """The model is a generator: it draws images, and no stage can give it any to read."""
+
+
+class NoGenerator(UsageError):
+    """The model reads images and draws none, where one that draws them is needed."""
+
+
 class UnknownSite(UsageError):
     """The site, selector or block does not exist in this model."""
 

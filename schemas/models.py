@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from schemas.base import Frozen
-from schemas.errors import UnknownSite
+from schemas.errors import ReadsNoImages, UnknownSite
 from schemas.refs import Sample, Site, Tokens
 
 Layout = Literal["tokens", "heads", "map", "vector"]
@@ -66,7 +66,8 @@ class ModelFacts(Frozen):
     `sites` are in the order in which one forward produces them. `flops` counts multiply and add as two, for one image,
     the vision tower alone. `weights_sha256` tells weights apart and is the same under any configuration; `files_sha256`
     covers weights, configuration and tokeniser, all that decides what the model gives. `classes` are the names of a
-    classifier head, `embed_dim` the width of `embedding`.
+    classifier head, `embed_dim` the width of `embedding`. Of a generator, `input_hw` is the size of the images that it
+    draws, `embed_dim` the length of its latent, and `flops` what one image costs.
     """
 
     model: str
@@ -109,6 +110,23 @@ class ModelFacts(Frozen):
     def std(self) -> tuple[float, float, float]:
         """Channel standard deviations of the normalisation."""
         return self.geometry.std
+
+    @property
+    def is_generator(self) -> bool:
+        """Whether it draws images and reads none."""
+        return self.family == "generator"
+
+    def check_reads_images(self) -> None:
+        """Nothing, for a model that can look at images.
+
+        Raises:
+            ReadsNoImages: it is a generator.
+        """
+        if self.is_generator:
+            raise ReadsNoImages(
+                f"{self.model} is a generator: it draws images and reads none; use it in mine_rosetta or invert, or let "
+                f"other models read its images: 'generated:{self.model},seed=0,n=1600'"
+            )
 
     def sees_whole(self, geometry: str) -> bool:
         """Whether a model sees all of a square image: in the `square` view, or where its own transform cuts nothing off."""

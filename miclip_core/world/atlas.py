@@ -17,7 +17,7 @@ SHA256 = "a93cd21b2139da9939453dd55466f5dae00326a0adae7a55aa2bdf2c3b3a39df"
 _SUBPIXELS = 8
 
 # Each shape as a predicate on (u, v): right and down, in units of the radius, inside the unit disc.
-_INSIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+INSIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "circle": lambda u, v: np.hypot(u, v) <= 1,
     "square": lambda u, v: np.maximum(abs(u), abs(v)) <= 0.78,
     "triangle": lambda u, v: (v <= 0.6) & (abs(u) <= 0.55 * (v + 1)),
@@ -50,7 +50,7 @@ def build() -> np.ndarray:
         angle, radius = np.deg2rad(ROTATIONS[turn]), RADII[size][step]
         u = (np.cos(angle) * x + np.sin(angle) * y) / radius
         v = (np.cos(angle) * y - np.sin(angle) * x) / radius
-        inside = _INSIDE[SHAPES[shape]](u, v).reshape(WINDOW, _SUBPIXELS, WINDOW, _SUBPIXELS)
+        inside = INSIDE[SHAPES[shape]](u, v).reshape(WINDOW, _SUBPIXELS, WINDOW, _SUBPIXELS)
         hits = inside.sum((1, 3))
         atlas[shape, size, step, turn] = (hits * 255 + _SUBPIXELS**2 // 2) // _SUBPIXELS**2
     return atlas

@@ -27,7 +27,7 @@ LABEL_BACKGROUND, LABEL_TEXT, LABEL_WATERMARK = 0, 8, 9  # and 1 to 4 for the ob
 MARK = slice(IMAGE_SIZE - 6, IMAGE_SIZE - 1)  # rows and columns of the watermark
 MARK_COLOUR = (255, 0, 255)
 INK_PERCENT = 39  # brightness of a texture's dark parts
-_PALETTE = np.asarray(list(COLOURS.values()))
+PALETTE = np.asarray(list(COLOURS.values()))
 
 
 def render(world: World, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,9 +57,9 @@ def _paint_object(image: np.ndarray, labels: np.ndarray, scenes: Scenes, b: int,
     radius, x, y = RADII[size][step], int(scenes.x[b, k]), int(scenes.y[b, k])
     middle = slice(atlas.WINDOW // 2 - radius, atlas.WINDOW // 2 + radius)
     mask = atlas.load()[scenes.shape[b, k], size, step, scenes.rotation[b, k]][middle, middle]
-    light = np.clip(_PALETTE[scenes.colour[b, k]] + scenes.jitter[b, k], 0, 255)
+    light = np.clip(PALETTE[scenes.colour[b, k]] + scenes.jitter[b, k], 0, 255)
     inks = np.stack([light, light * INK_PERCENT // 100]).astype(np.uint16)
-    ink = inks[_texture_tiles()[scenes.texture[b, k], scenes.phase[b, k]][middle, middle]]
+    ink = inks[texture_tiles()[scenes.texture[b, k], scenes.phase[b, k]][middle, middle]]
     rows, columns = slice(y - radius, y + radius), slice(x - radius, x + radius)
     alpha = mask[..., None].astype(np.uint16)
     image[rows, columns] = (ink * alpha + image[rows, columns] * (255 - alpha) + 127) // 255
@@ -75,7 +75,7 @@ def _paint_word(image: np.ndarray, labels: np.ndarray, word: int, top: int) -> N
 
 
 @functools.cache
-def _texture_tiles() -> np.ndarray:
+def texture_tiles() -> np.ndarray:
     """1 where a texture is dark: (textures, phases, 32, 32)."""
     y, x = np.mgrid[: atlas.WINDOW, : atlas.WINDOW]
     tiles = np.zeros((len(TEXTURES), PHASES, atlas.WINDOW, atlas.WINDOW), np.uint8)
@@ -88,7 +88,7 @@ def _texture_tiles() -> np.ndarray:
 
 
 @functools.cache
-def _backgrounds() -> np.ndarray:
+def backgrounds() -> np.ndarray:
     """The six backgrounds as (6, 64, 64, 3) uint8."""
     plain = {"white": (245, 245, 245), "grey": (128, 128, 128), "black": (18, 18, 18), "beige": (225, 205, 165)}
     frames = np.empty((len(BACKGROUNDS), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
@@ -102,7 +102,7 @@ def _backgrounds() -> np.ndarray:
 
 
 def _background(which: int, phase: int) -> np.ndarray:
-    frame = _backgrounds()[which]
+    frame = backgrounds()[which]
     if BACKGROUNDS[which] == "speckled":  # the same speckles, shifted, so that no pixel position is special
         frame = np.roll(frame, (phase // IMAGE_SIZE, phase % IMAGE_SIZE), (0, 1))
     return frame

@@ -10,7 +10,11 @@ from miclip_core.zoo.shipped import find_folder
 from schemas.refs import ModelRef
 
 # Which file of a folder tells its format, and who loads that format.
-FORMATS = {"open_clip_config.json": "miclip_core.zoo.openclip", "config.json": "miclip_core.zoo.hf"}
+FORMATS = {
+    "open_clip_config.json": "miclip_core.zoo.openclip",
+    "config.json": "miclip_core.zoo.hf",
+    "generator.json": "miclip_core.generate.recipe",
+}
 
 
 def recipe(ref: ModelRef, locate: Locate) -> Recipe:

@@ -41,9 +41,6 @@ def describe_model(
         if path in observed.shapes and not path.startswith("_")
     ]
     sites += [_module_facts(name, built.root, family, path) for path in modules]
-    embedding = next((site for site in sites if site.path in ("embedding", "logits")), None)
-    if embedding is None:
-        raise UnsupportedBlock(f"{name} (family {family.name}) gave neither an embedding nor logits in a forward")
     fields = (
         "n_blocks", "n_heads", "head_dim", "width", "mlp_width", "n_prefix", "has_cls", "grid", "patch", "input_hw", "norm_eps",
         "act_kind", "has_ln_pre", "has_layerscale", "has_inner_attn_norm", "pool", "final_norm_position",
@@ -55,7 +52,7 @@ def describe_model(
         files_sha256=files_sha256,
         revision=revision,
         library_versions=library_versions,
-        embed_dim=embedding.width,
+        embed_dim=family.latent or _embedding_width(name, family, sites),
         geometry=built.geometry,
         has_text=built.text is not None,
         classes=built.classes,
@@ -64,6 +61,13 @@ def describe_model(
         sites=tuple(sites),
         **{field: getattr(family, field) for field in fields},
     )
+
+
+def _embedding_width(name: str, family: Family, sites: Sequence[SiteFacts]) -> int:
+    for site in sites:
+        if site.path in ("embedding", "logits"):
+            return site.width
+    raise UnsupportedBlock(f"{name} (family {family.name}) gave neither an embedding nor logits in a forward")
 
 
 # ---------------------------------------------------------------- canonical sites
@@ -90,7 +94,8 @@ def _meta_forward(family: Family, batch: int, hooks: dict[nn.Module, Any]) -> in
         counter = FlopCounterMode(display=False)
         # With gradients on, attention takes the path whose operations are counted.
         with torch.enable_grad(), counter:
-            family.forward(torch.empty(batch, 3, *family.input_hw, device="meta", dtype=dtype))
+            shape = (3, *family.input_hw) if family.latent is None else (family.latent,)
+            family.forward(torch.empty(batch, *shape, device="meta", dtype=dtype))
         return counter.get_total_flops()
     finally:
         for handle in handles:

@@ -9,7 +9,7 @@ from importlib import import_module, metadata
 import torch
 
 from miclip_core.zoo import locate as default
-from miclip_core.zoo.checkpoint import identity_sha256, weights_sha256
+from miclip_core.zoo.digests import identity_sha256, weights_sha256
 from miclip_core.zoo.inspect import describe_model
 from miclip_core.zoo.locate import Locate
 from miclip_core.zoo.model import VisionModel
@@ -38,6 +38,7 @@ FAMILIES: tuple[str, ...] = (
     "miclip_core.zoo.timm_vit",
     "miclip_core.zoo.timm_resnet",
     "miclip_core.zoo.timm_convnext",
+    "miclip_core.generate.recipe",
     "miclip_core.zoo.raw",
 )
 
@@ -65,8 +66,28 @@ def load_model(
     """A model that runs, in eval mode, with parameters that take no gradients.
 
     Raises:
-        What `inspect_model` raises, and WeightsMissing, UnsafeCheckpoint.
+        What `inspect_model` raises, and WeightsMissing, UnsafeCheckpoint. ReadsNoImages: it is a generator.
     """
+    facts, family, built = load_built(ref, locate, device, dtype, modules)
+    facts.check_reads_images()
+    return VisionModel(
+        facts=facts,
+        family=family,
+        module=built.root,
+        text=None if built.text is None else built.text(torch.device(device)),
+        device=torch.device(device),
+        dtype=dtype,
+    )
+
+
+def load_built(
+    ref: ModelRef,
+    locate: Locate,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    modules: Sequence[str] = (),
+) -> tuple[ModelFacts, Family, Built]:
+    """A library's model with its weights, on its device and in eval mode, its facts and its sites; see `load_model`."""
     made = recipe(ref, locate)
     facts = _inspect(ref, made, modules)
     with torch.random.fork_rng(devices=[]):  # libraries initialise at random; nobody's stream shall move
@@ -76,14 +97,7 @@ def load_model(
     else:
         fill_random(built.root, ref.random_seed)
     built.root.to(device=device, dtype=dtype).eval().requires_grad_(False)
-    return VisionModel(
-        facts=facts,
-        family=find_family(str(ref), built),
-        module=built.root,
-        text=None if built.text is None else built.text(torch.device(device)),
-        device=torch.device(device),
-        dtype=dtype,
-    )
+    return facts, find_family(str(ref), built), built
 
 
 def recipe(ref: ModelRef, locate: Locate) -> Recipe:

@@ -172,7 +172,8 @@ class Family:
 
     sites: canonical path -> entry, in the order in which a forward produces them; a path that starts with `_` is a step
         that derived sites share, and nobody's site.
-    forward: images [B, 3, h, w] -> whatever; only its hooks are read.
+    forward: images [B, 3, h, w] -> whatever; only its hooks are read. Of a generator: latents -> images in 0..1.
+    latent: length of the latent that a generator draws from; None for a model that reads images.
     steps: of a convolutional model, the modules from the images on, each called on what the one before returned, and the
         site that its output is, None where it has none. What follows a site reads nothing from before it, so that a
         forward can start there.
@@ -204,6 +205,7 @@ class Family:
     blocks: tuple[Block, ...] = ()
     steps: tuple[tuple[nn.Module, str | None], ...] = ()
     sums: dict[str, tuple[str, str]] = field(default_factory=dict)
+    latent: int | None = None
     weights: Callable[[int], BlockWeights] | None = None
     readout: Callable[[], Readout] | None = None
 

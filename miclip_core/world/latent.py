@@ -1,0 +1,68 @@
+"""What the numbers of the demo generator's latent stand for: softmaxed choices, and one object's size and place."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from miclip_core.world.factors import Factors
+from miclip_core.world.scene import BACKGROUNDS, COLOURS, ROTATIONS, SHAPES, TEXTURES
+
+CHOICES = {"shape": len(SHAPES), "colour": len(COLOURS), "texture": len(TEXTURES), "background": len(BACKGROUNDS)}
+PLACE = ("size", "x", "y", "turn")
+LENGTH = sum(CHOICES.values()) + len(PLACE)
+SHARPNESS = 12.0  # of the softmax over a choice: most latents of a normal distribution then show one value
+_SMALL, _LARGE = 8.0, 13.0  # pixels, the middle radius of either size
+_STOPS = 10  # centres that a small object can have along an axis: five in each half
+
+
+class Meaning(NamedTuple):
+    """Weights of the values of each category and the object's place, differentiable in the latents that they are of."""
+
+    shape: Tensor  # [B, 8]
+    colour: Tensor  # [B, 8]
+    texture: Tensor  # [B, 4]
+    background: Tensor  # [B, 6]
+    x: Tensor  # [B] centre in pixels
+    y: Tensor
+    radius: Tensor  # [B] pixels
+    turn: Tensor  # [B] degrees
+
+    def factors(self) -> Factors:
+        """The same as arrays, for the true renderer."""
+        return Factors(*(part.detach().double().cpu().numpy() for part in self))
+
+
+def meaning_of(latents_BZ: Tensor) -> Meaning:
+    """What latents [B, 30], standard normal, ask the generator to draw.
+
+    26 numbers are scores of the values of shape, colour, texture and background. The others are monotone in what they
+    mean: small to large, left to right, top to bottom, and turned to the left or right. Centres linger where the world's
+    scenes have theirs, because models that were trained on those know no others.
+    """
+    *scores, place = latents_BZ.split([*CHOICES.values(), len(PLACE)], 1)
+    size, x, y, turn = place.unbind(1)
+    large = (1 + torch.tanh(10 * size)) / 2
+    return Meaning(
+        **{name: (SHARPNESS * score).softmax(1) for name, score in zip(CHOICES, scores, strict=True)},
+        x=_centre(x, large),
+        y=_centre(y, large),
+        radius=_SMALL + (_LARGE - _SMALL) * large,
+        turn=ROTATIONS[-1] * (2 * torch.special.ndtr(turn) - 1),
+    )
+
+
+def _centre(position: Tensor, large: Tensor) -> Tensor:
+    """Pixels: for a small object 8, 12, 16, 20, 24 and 40 to 56, for a large one 16 and 48, and the way between."""
+    t = _STOPS * torch.special.ndtr(position) - 0.5
+    stop = _linger(_linger(t)).clamp(0, _STOPS - 1)
+    across = (stop - (_STOPS // 2 - 1)).clamp(0, 1)
+    return (1 - large) * (8 + 4 * stop + 12 * across) + large * (16 + 32 * across)
+
+
+def _linger(t: Tensor) -> Tensor:
+    """A monotone staircase without corners: flat at whole numbers, steep between them."""
+    return t - torch.sin(2 * math.pi * t) / (2 * math.pi)
