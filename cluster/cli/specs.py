@@ -137,6 +137,8 @@ def _show(report: dict[str, Any], verbose: bool, tflops: float | None, spec: Pat
     console.print(
         f"{some(total['stages'], 'stage')}: {count(total['cached'])} cached, {count(total['to_do'])} to do{work}"
     )
+    for note, cells in _notes(report).items():
+        console.print(f"[dim]{cells}: {note}[/dim]", soft_wrap=True)
     if report["limited"] and any(s["kind"] == "index_images" and s["state"] != "cached" for s in report["stages"]):
         console.print("[yellow]a limit cuts what models see; the image set is indexed in whole first[/yellow]")
     if report["not_planned"]:
@@ -145,6 +147,15 @@ def _show(report: dict[str, Any], verbose: bool, tflops: float | None, spec: Pat
             f"[bold]miclip plan {spec} --inspect[/bold] does only that",
             soft_wrap=True,
         )
+
+
+def _notes(report: dict[str, Any]) -> dict[str, str]:
+    """What was weighed for stages that are to be done -> the cells that it is about."""
+    found: dict[str, list[str]] = {}
+    for stage in report["stages"]:
+        if stage["note"] and stage["state"] != "cached" and stage["cell"] not in found.setdefault(stage["note"], []):
+            found[stage["note"]].append(stage["cell"])
+    return {n: c[0] if len(c) == 1 else f"{c[0]} and {count(len(c) - 1)} more" for n, c in found.items()}
 
 
 def _state(line: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from jobs.memory import LIBRARY_BYTES
 from jobs.mine_rosetta.members import Member, find_members, map_bytes, matching
 from jobs.mine_rosetta.tiles import (
+    MAPS_IN_BLOCK,
     Tile,
     accumulator_bytes,
     images_at_once,
@@ -50,8 +51,11 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 ARTIFACTS: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
 SHARDS_PER_WORKER = 2
-FORWARDS_PER_SHARD = 4
+"""Of tiles, over all pairs of a zoo: those of a pair are cut further only where pairs alone leave workers idle."""
+SHARD_OVER_MAPS = 4
 """A shard of tiles computes at least so many times what its maps cost."""
+MAP_FLOPS = 50
+"""Per number of a map: reading and standardising it takes as long as so many FLOP of a product."""
 NEIGHBOUR_BYTES = 200
 """Per unit and neighbour: lists of both directions, of the null, and their rows."""
 
@@ -142,10 +146,10 @@ def _pair_plan(cell: Cell, known: Known, a: Member, b: Member) -> Plan:
     assert isinstance(spec, MineRosettaSpec)
     _check_generators(known, a, b)
     budget = spec.budget_gb * 2**30
-    flops = sum(known.models[m.model].flops for m in (a, b))
-    least = 0.0 if a.cached and b.cached else FORWARDS_PER_SHARD * flops
     block = images_at_once(a, b, spec.batch_size, budget)
-    tiles = plan_tiles(a, b, spec.grid, budget, least, SHARDS_PER_WORKER * cell.resources.workers)
+    least = SHARD_OVER_MAPS * sum(_map_flops(known, member) for member in (a, b, b))
+    pairs = len(cell.zoo) * (len(cell.zoo) + 1) // 2
+    tiles = plan_tiles(a, b, spec.grid, budget, least, -(-SHARDS_PER_WORKER * cell.resources.workers // pairs))
     _check_budget(spec, block, tiles, a, b)
     stage = pair_stage(spec, a, b)
     rounds = (
@@ -162,6 +166,11 @@ def _pair_plan(cell: Cell, known: Known, a: Member, b: Member) -> Plan:
         "budget_bytes": int(budget),
     }
     return Plan(stage=stage, rounds=rounds, worker=f"mine_rosetta pair {stage.digest}", effort=effort)
+
+
+def _map_flops(known: Known, member: Member) -> int:
+    """What the maps of one image cost, as FLOP of a product: to compute unless they are kept, and to standardise."""
+    return MAP_FLOPS * member.map_numbers + (0 if member.cached else known.models[member.model].flops)
 
 
 def pair_stage(spec: MineRosettaSpec, a: Member, b: Member) -> StageSpec:
@@ -206,7 +215,7 @@ def _check_generators(known: Known, a: Member, b: Member) -> None:
 
 
 def _check_budget(spec: MineRosettaSpec, block: int, tiles: Sequence[Sequence[Tile]], a: Member, b: Member) -> None:
-    needed = _pair_memory(spec, block, tiles, a, b)
+    needed = _pair_memory(a, b, tiles, block, max(spec.k) + spec.margin)
     if needed > spec.budget_gb * 2**30:
         raise BadSpec(
             f"budget_gb: the maps of {block} images and the lists of {a.width} and {b.width} units take "
@@ -215,10 +224,10 @@ def _check_budget(spec: MineRosettaSpec, block: int, tiles: Sequence[Sequence[Ti
         )
 
 
-def _pair_memory(spec: MineRosettaSpec, block: int, tiles: Sequence[Sequence[Tile]], a: Member, b: Member) -> int:
+def _pair_memory(a: Member, b: Member, tiles: Sequence[Sequence[Tile]], block: int, neighbours: int) -> int:
     """Products, maps of a block, and lists of neighbours with what is computed again of them."""
-    maps = 4 * 3 * block * (a.map_numbers + 2 * b.map_numbers)
-    lists = NEIGHBOUR_BYTES * (a.width + b.width) * (max(spec.k) + spec.margin)
+    maps = 4 * MAPS_IN_BLOCK * block * (a.map_numbers + 2 * b.map_numbers)
+    lists = NEIGHBOUR_BYTES * (a.width + b.width) * neighbours
     return accumulator_bytes(tiles, a, b) + maps + lists
 
 
@@ -242,13 +251,13 @@ def _zoo_plans(cell: Cell, known: Known) -> Iterator[Plan]:
     )
     if spec.entries:
         rows = members[0].forward.rows
-        stage = zoo.model_copy(
-            update={
-                "output": "dictionary",
-                "method": METHODS["dictionary"],
-                "params": {"members": zoo.params["members"], "exemplars": spec.exemplars, "grid": zoo.params["grid"]},
-                "inputs": {"zoo": zoo.digest, **{k: v for k, v in zoo.inputs.items() if k.startswith("units.")}},
-            }
+        stage = StageSpec(
+            kind="mine_rosetta",
+            method=METHODS["dictionary"],
+            subject=zoo.subject,
+            output="dictionary",
+            params={name: zoo.params[name] for name in ("members", "grid")} | {"exemplars": spec.exemplars},
+            inputs={"zoo": zoo.digest, **{k: v for k, v in zoo.inputs.items() if k.startswith("units.")}},
         )
         yield Plan(
             stage=stage,
@@ -379,13 +388,15 @@ def _estimate_pair(plan: Plan, known: Known) -> Estimate:
     rows, shards = a.forward.rows, plan.rounds[0].rows
     passes = {"a": shards + 1, "b": 2 * shards + 1}  # of the second model also with shifted images
     maps = sum(passes[side] * rows * known.models[m.model].flops for side, m in (("a", a), ("b", b)) if not m.cached)
+    tiles = [tiles_of(plan, shard) for shard in range(shards)]
+    held = _pair_memory(a, b, tiles, effort["images_at_once"], max(params["k"]) + params["margin"])
     weights = sum(8 * known.models[model].params for model in dict.fromkeys((a.model, b.model)))
     return Estimate(
         images=rows,
         flops=2 * rows * pair_flops(a, b, rule_of(params)) + maps,
         bytes=60 * (a.width + b.width) * max(params["k"]),
-        worker_memory=LIBRARY_BYTES + weights + int(effort["budget_bytes"]),
-        note=f"{shards} shards of tiles, {effort['images_at_once']} images at once",
+        worker_memory=LIBRARY_BYTES + weights + held,
+        note=f"{shards} shards of tiles, {effort['images_at_once']} images at once" if shards > 1 else "",
     )
 
 
