@@ -101,3 +101,33 @@ def test_module_sites_are_recorded_by_their_path_whatever_is_selected_and_reduce
 def test_text_embeddings_need_no_images():
     texts = {"kind": "extract", "outputs": ["text_embeddings"], "texts": ["a red circle"]}
     assert find_needs(pipeline({"texts": texts}, matrix={"model": [A]}, images=PHOTOS)).images == ()
+
+
+def zoo(*models: str, **fields: Any) -> PipelineSpec:
+    return pipeline({"shared": {"kind": "mine_rosetta", **fields}}, matrix={"model": list(models)}, images=PHOTOS)
+
+
+def test_a_stage_over_a_zoo_has_a_cell_per_model_per_pair_and_for_all():
+    cells = list(spread(zoo(A, B, C), "shared"))
+    assert [cell.models for cell in cells] == [(A,), (B,), (C,), (A, B), (A, C), (B, C), (A, B, C)]
+    assert all(cell.zoo == (A, B, C) for cell in cells)
+    assert [cell.model for cell in cells] == [A, B, C, None, None, None, None]
+    assert [cell.pair for cell in cells[3:]] == [(A, B), (A, C), (B, C), None]
+
+
+def test_all_models_of_a_zoo_are_needed_once():
+    assert find_needs(zoo(A, B, C)).models == {A: (), B: (), C: ()}
+
+
+def test_a_pair_reads_the_cells_of_both_models_and_the_zoo_those_of_all():
+    spec = pipeline(
+        {
+            "sae": {"kind": "train_sae", "sites": ["resid_post.0@patch"], "latents": 8, "k": 2},
+            "shared": {"kind": "mine_rosetta", "reads": "sae"},
+        },
+        matrix={"model": [A, B, C]},
+        images=PHOTOS,
+    )
+    planned = {"sae": [CellPlans(cell) for cell in spread(spec, "sae")]}
+    read = [[other.cell.model for other in cells_read(cell, planned)] for cell in spread(spec, "shared")]
+    assert read == [[A], [B], [C], [A, B], [A, C], [B, C], [A, B, C]]
