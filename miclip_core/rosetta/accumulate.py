@@ -18,6 +18,10 @@ CHUNKS = 1024
 CACHED = 2**18
 """Numbers of fp32 that stay near a processor while moments are taken and maps are moved."""
 
+NARROW = 16
+"""A product of fewer columns may be added term by term to what is there, with a rounding error that grows with all images;
+from here on kernels sum hundreds of terms first."""
+
 
 class Sums:
     """Sum and sum of squares fp64 [U] of interpolated maps, and how many samples they are of."""
@@ -132,7 +136,9 @@ def _moved(side: Side, z_BPU: Tensor, sums: Sums) -> Tensor:
 
 def _multiply_into(products_AB: Tensor, a_NU: Tensor, b_NU: Tensor) -> None:
     """products += a^T b with fp32 sums; no transpose is copied."""
-    if a_NU.dtype == torch.float32:
+    if a_NU.dtype == torch.float32 and min(products_AB.shape) < NARROW:
+        products_AB += a_NU.T @ b_NU
+    elif a_NU.dtype == torch.float32:
         products_AB.addmm_(a_NU.T, b_NU)
     else:
         torch.addmm(products_AB, a_NU.T, b_NU, out_dtype=torch.float32, out=products_AB)

@@ -33,15 +33,16 @@ def correlate(
     return products.correlations().numpy()
 
 
+@pytest.mark.parametrize("units", [(6, 7), (20, 24)])
 @pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-6), ("fp16", 1e-4), ("bf16", 1e-3)])
 @pytest.mark.parametrize("a, b, target", GRIDS)
 def test_streamed_correlations_are_those_of_interpolated_maps(
-    a: Grid, b: Grid, target: Grid, precision: Precision, tolerance: float
+    a: Grid, b: Grid, target: Grid, precision: Precision, tolerance: float, units: tuple[int, int]
 ) -> None:
-    x, y = make_maps(40, a, 6, 1), make_maps(40, b, 7, 2)
+    x, y = make_maps(40, a, units[0], 1), make_maps(40, b, units[1], 2)
     r = correlate(x, a, y, b, target, precision)
     np.testing.assert_allclose(r, pearson(x, a, y, b, target), atol=tolerance)
-    assert np.abs(r).max() > 0.3
+    assert np.abs(r).max() > 0.2
 
 
 def test_rounding_to_half_keeps_heavy_tails_within_the_stated_tolerance() -> None:
@@ -133,7 +134,7 @@ def test_absolute_correlations_still_know_the_constant_units(maps: tuple[Tensor,
     products.add(standardised(x, scale_of(x))[0], standardised(y, scale_of(y))[0])
     r = products.correlations(absolute=True).numpy()
     np.testing.assert_allclose(
-        np.delete(r, 2, 0), np.abs(np.delete(correlate(x, CASE[0], y, *CASE[1:]), 2, 0)), atol=1e-7
+        np.delete(r, 2, 0), np.abs(np.delete(correlate(x, CASE[0], y, *CASE[1:]), 2, 0)), atol=1e-6
     )
     assert np.isneginf(r[2]).all()
 
