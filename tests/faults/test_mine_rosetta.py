@@ -186,6 +186,6 @@ def _cut(path: Path) -> None:
 
 def test_three_ray_workers_give_the_tables_of_one(quiet: dict[str, str], tmp_path: Path) -> None:
     store = str(tmp_path / "lake")
-    process = victim.start(store, make_spec(resources={"workers": 3}), executor="ray")
+    process = victim.start(store, make_spec(resources={"workers": 3}), executor="ray", cpus=3)
     victim.finish_well(process)
     assert Lake(store).files() == quiet

@@ -82,7 +82,7 @@ def _make_executor(order: dict[str, Any]) -> Executor:
         return SerialExecutor(order["store"])
     from cluster.on_ray.executor import RayExecutor
 
-    return RayExecutor(order["store"], cpus=2)
+    return RayExecutor(order["store"], cpus=order.get("cpus", 2))
 
 
 def main() -> int:
