@@ -136,6 +136,7 @@ def test_what_makes_no_sense_is_refused():
             maximal_cliques(copies(3, 1), at_least, most)
 
 
+@pytest.mark.slow
 def test_planted_cliques_are_found_among_hundreds_of_thousands_of_edges():
     noise, planted = large_zoo(), copies(10, 2000)
     edges = np.unique(np.concatenate((noise.edges, planted.edges)), axis=0)
