@@ -220,6 +220,14 @@ class SaeDiverged(WorkFailed):
     """The loss is no finite number any more; lower the rate."""
 
 
+class InversionDiverged(WorkFailed):
+    """The loss of a latent that is sought is no finite number any more; lower the rate."""
+
+
+class NothingToGuide(WorkFailed):
+    """Mining found nothing that could guide an inversion: no best buddies above chance, or no statistics of them."""
+
+
 class ImageChanged(WorkFailed):
     """The bytes of an image differ from its index, or the file is gone; index the image set again."""
 
