@@ -301,6 +301,8 @@ def zoo_stage(spec: MineRosettaSpec, name: str, members: Sequence[Member]) -> St
             "anchors": list(anchors),
             "k": list(spec.k),
             "grid": spec.grid if isinstance(spec.grid, str) else list(spec.grid),
+            "rank_by": spec.rank_by,
+            "rare": spec.rare,
             "tuples": spec.tuples,
             "min_clique": spec.min_clique,
             "most": spec.most,

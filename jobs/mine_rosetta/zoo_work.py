@@ -1,0 +1,126 @@
+"""The zoo worker: the graph of all buddies, what is shared by how many models, and the entries of a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.mine_rosetta.plan import members_of
+from jobs.mine_rosetta.zoo import Vertices, graph_of, read_all_buddies, read_buddies, read_vertices
+from jobs.mine_rosetta.zoo_entries import entries_of_anchors
+from jobs.mine_rosetta.zoo_rows import ZooRows
+from jobs.protocol import Inputs, Keep, Part, Setting
+from miclip_core.rosetta.cliques import Cliques, maximal_cliques
+from miclip_core.rosetta.clusters import Clusters, concept_clusters
+from miclip_core.rosetta.components import components
+from miclip_core.rosetta.entries import Entries, entries_of_cliques
+from miclip_core.rosetta.graph import ZooGraph
+from miclip_core.rosetta.tuples import Tuples, star_tuples
+from schemas.plans import Plan, Shard
+
+Found = tuple[str, pa.RecordBatch]
+"""Rows and the table that they are for."""
+
+
+class ZooWorker:
+    """Serves zoos; `notes` says which lists were cut short."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._plans = {plan.digest: plan for plan in setting.plans}
+        self.notes: list[str] = []
+
+    def process(self, shard: Shard, stages: Sequence[str], inputs: Inputs, keep: Keep) -> Iterator[Part]:
+        """All tables of every stage."""
+        self.notes.clear()
+        for stage in stages:
+            zoo = _Zoo(self._plans[stage], inputs, self.notes)
+            for table, batch in zoo.mine():
+                if batch.num_rows:
+                    yield Part(stage, table, batch)
+
+
+class _Zoo:
+    """One zoo: its units, their buddies and what was found so far."""
+
+    def __init__(self, plan: Plan, inputs: Inputs, notes: list[str]) -> None:
+        self._stage, self._inputs, self._notes = plan.stage, inputs, notes
+        self._params: Any = plan.stage.params
+        self._vertices: Vertices = read_vertices(inputs, plan.stage, members_of(plan))
+        self._pairs = read_all_buddies(inputs, plan.stage, self._vertices)
+        self._rows = ZooRows(plan.digest, self._vertices)
+
+    def mine(self) -> Iterator[Found]:
+        """Rows of every table: under one neighbour and under k what is about the graph, under k all else."""
+        k = max(self._params["k"])
+        if k > 1:
+            yield from self._under(1)[2]
+        graph, cliques, found = self._under(k)
+        yield from found
+        tuples = {anchor: self._tuples(graph, anchor) for anchor in self._params["anchors"]}
+        clusters = {anchor: self._clusters(graph, anchor) for anchor in tuples}
+        for anchor in tuples:
+            yield "rosetta_tuples", self._rows.tuples(anchor, tuples[anchor])
+            yield "rosetta_clusters", self._rows.clusters(anchor, clusters[anchor])
+        yield "rosetta_anchors", self._rows.anchors(tuples)
+        yield "rosetta_entries", self._rows.entries(*self._entries(graph, cliques, tuples, clusters))
+
+    def _under(self, k: int) -> tuple[ZooGraph, Cliques, list[Found]]:
+        """The graph of buddies among the k nearest, its cliques, and its rows."""
+        pairs = {members: buddies.within(k, k) for members, buddies in self._pairs.items()}
+        graph = graph_of(self._vertices, pairs)
+        cliques = maximal_cliques(graph, self._least(), self._params["most"])
+        self._note_cut(cliques.truncated, f"cliques of buddies among the {k} nearest")
+        found = [
+            ("rosetta_universality", self._rows.universality(k, graph)),
+            ("rosetta_cliques", self._rows.cliques(k, cliques)),
+            ("rosetta_components", self._rows.components(k, graph, components(graph))),
+            *(("rosetta_layers", self._rows.layers(k, a, b, buddies)) for (a, b), buddies in pairs.items()),
+        ]
+        return graph, cliques, found
+
+    def _least(self) -> int:
+        """Two models have no larger cliques than pairs."""
+        return min(self._params["min_clique"], len(self._vertices.models))
+
+    def _tuples(self, graph: ZooGraph, anchor: int, best: bool = False) -> Tuples:
+        """Tuples of one member with a buddy in every other model; best: only the best of each unit, and of all of them."""
+        every = self._vertices
+        own = int(every.model_of_member[anchor])
+        others = [number for number in range(len(every.models)) if number != own]
+        around = graph.restrict((every.model != own) | (every.member == anchor))
+        if best:
+            return star_tuples(around, own, others, most=len(every.unit))
+        found = star_tuples(around, own, others, self._params["tuples"] == "full", self._params["most"])
+        self._note_cut(found.truncated, f"tuples around {every.members[anchor].name}")
+        return found
+
+    def _clusters(self, graph: ZooGraph, anchor: int) -> Clusters:
+        """All units of an anchor that have a tuple, listed or not, by how they hang together."""
+        shared = self._tuples(graph, anchor, best=True).anchor - self._vertices.first[anchor]
+        own = read_buddies(self._inputs, self._stage, f"self.{anchor}", self._vertices, anchor, anchor)
+        return concept_clusters(shared.astype(np.int32), own)
+
+    def _entries(
+        self, graph: ZooGraph, cliques: Cliques, tuples: dict[int, Tuples], clusters: dict[int, Clusters]
+    ) -> tuple[Entries, list[str]]:
+        """The entries and the origin of each."""
+        most = self._params["entries"]
+        if self._params["entries_from"] == "clusters":
+            return entries_of_anchors(clusters, tuples, graph, self._vertices, most)
+        found = entries_of_cliques(cliques, graph, most)
+        return found, ["clique"] * len(found.source)
+
+    def _note_cut(self, truncated: bool, what: str) -> None:
+        if truncated:
+            self._notes.append(
+                f"{self._stage.subject}: there are more {what} than the {self._params['most']} that are listed; a larger `most` "
+                "lists more, and a smaller k leaves fewer"
+            )
+
+
+def open_worker(setting: Setting, inputs: Inputs) -> ZooWorker:
+    """Nothing is read before there is work."""
+    return ZooWorker(setting)
