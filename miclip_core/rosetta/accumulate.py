@@ -31,9 +31,9 @@ class Sums:
         self.first_U = torch.zeros(units, dtype=torch.float64, device=device)
         self.second_U = torch.zeros(units, dtype=torch.float64, device=device)
 
-    def add(self, side: Side, settled_BPU: Tensor) -> None:
-        """Take settled rows of this side."""
-        first_U, second_U = side.sums(settled_BPU)
+    def add(self, side: Side, settled_BPU: Tensor, crossed_BPU: Tensor) -> None:
+        """Take rows of this side in both forms."""
+        first_U, second_U = side.sums(settled_BPU, crossed_BPU)
         self.first_U += first_U
         self.second_U += second_U
         self.n += len(settled_BPU) * side.target[0] * side.target[1]
@@ -127,10 +127,10 @@ def _moved(side: Side, z_BPU: Tensor, sums: Sums) -> Tensor:
     as_is = side.stays and z_BPU.dtype == kept
     out = z_BPU if as_is else z_BPU.new_empty(images, side.at[0] * side.at[1], units, dtype=kept)
     for first in range(0, images, step):
-        settled = side.settle(z_BPU[first : first + step].float())
-        sums.add(side, settled)
+        settled, crossed = side.settle(z_BPU[first : first + step].float()), out[first : first + step]
         if not as_is:
-            out[first : first + step] = side.cross(settled).to(z_BPU.dtype)
+            crossed.copy_(side.cross(settled).to(z_BPU.dtype))
+        sums.add(side, settled, crossed)
     return out.flatten(0, 1)
 
 

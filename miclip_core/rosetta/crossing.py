@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from miclip_core.rosetta.grids import Grid, check_grid, meeting_grid, positions
+from miclip_core.sae.kernels import sparse_decode
 
 
 @lru_cache(maxsize=256)
@@ -23,10 +24,10 @@ def interpolation(source: int, target: int) -> Tensor:
     return interpolate(basis, size=target, mode="linear", align_corners=False)[0].T.contiguous()
 
 
-@lru_cache(maxsize=1024)
-def _between(source: int, other: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """E_other^T E_source [other, source], both to `target`: plain interpolation where `other` is the target."""
-    return (interpolation(other, target).T @ interpolation(source, target)).to(device, dtype)
+@lru_cache(maxsize=256)
+def _between(source: int, other: int, target: int) -> Tensor:
+    """E_other^T E_source fp64 [other, source], both to `target`: plain interpolation where `other` is the target."""
+    return interpolation(other, target).T @ interpolation(source, target)
 
 
 @dataclass(frozen=True)
@@ -53,33 +54,40 @@ class Side:
 
     def settle(self, rows_BPU: Tensor) -> Tensor:
         """Interpolated along each axis on which the target is smaller; the same tensor where there is none."""
-        return _along(rows_BPU, self.grid, self.settled, self.target)
+        shrunk = self.grid[0] != self.settled[0], self.grid[1] != self.settled[1]
+        return _mixed(rows_BPU, _Mix(self.grid, self.settled, self.target, shrunk))
 
     def cross(self, settled_BPU: Tensor) -> Tensor:
         """Settled rows as rows [B, P_at, U] that are multiplied with those of the other side."""
-        axes = [0, 1]
-        return _along(settled_BPU, self.settled, self.at, self.target, tuple(i for i in axes if self.crosses[i]))
+        return _mixed(settled_BPU, _Mix(self.settled, self.at, self.target, self.crosses))
 
     def move(self, rows_BPU: Tensor) -> Tensor:
         """Both steps: rows [B, P, U] to rows [B, P_at, U]."""
         return self.cross(self.settle(rows_BPU))
 
-    def sums(self, settled_BPU: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum and sum of squares fp64 [U] of the interpolated maps of settled rows, over images and positions.
+    def sums(self, settled_BPU: Tensor, crossed_BPU: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum and sum of squares fp64 [U] of the interpolated maps, over images and positions, of rows in both forms.
 
-        Sums over the images of one call run in the type of the rows.
+        Sums over the images of one call run in the type of the settled rows.
         """
+        weights_P = self._weights.to(settled_BPU.device, settled_BPU.dtype)
+        first_U = torch.matmul(weights_P, crossed_BPU.to(settled_BPU.dtype)).sum(0).double()
         if self.settled == self.target:
-            return settled_BPU.sum((0, 1)).double(), settled_BPU.square().sum((0, 1)).double()
-        first = self._weights.to(settled_BPU.device) @ settled_BPU.sum(0).double()
-        grown = [i for i in (0, 1) if self.settled[i] != self.target[i]]
-        smooth = _along(settled_BPU, self.settled, self.settled, self.target, tuple(grown))
-        return first, smooth.mul_(settled_BPU).sum((0, 1)).double()
+            return first_U, settled_BPU.square().sum((0, 1)).double()
+        grown = self.settled[0] != self.target[0], self.settled[1] != self.target[1]
+        smooth_BPU = _mixed(settled_BPU, _Mix(self.settled, self.settled, self.target, grown))
+        return first_U, smooth_BPU.mul_(settled_BPU).sum((0, 1)).double()
 
     @cached_property
     def _weights(self) -> Tensor:
-        """fp64 [P]: how much the target takes of each settled position."""
-        h, w = (interpolation(self.settled[i], self.target[i]).sum(0) for i in (0, 1))
+        """fp64 [P_at]: how much the target takes of each position that is multiplied; 1 where the other side's
+        interpolation is in the rows already, for what a position gives to all others sums to 1."""
+        h, w = (
+            torch.ones(self.at[i], dtype=torch.float64)
+            if self.crosses[i]
+            else interpolation(self.at[i], self.target[i]).sum(0)
+            for i in (0, 1)
+        )
         return torch.outer(h, w).flatten()
 
 
@@ -133,17 +141,41 @@ class Crossing:
         return self.sides[1].move(rows_BPU)
 
 
-def _along(rows_BPU: Tensor, old: Grid, new: Grid, target: Grid, axes: tuple[int, ...] | None = None) -> Tensor:
-    """Rows on grid `old` times E_new^T E_old along the axes given, by default those that change."""
-    axes = tuple(i for i in (0, 1) if old[i] != new[i]) if axes is None else axes
-    (h, w), (images, _, units) = old, rows_BPU.shape
-    out = rows_BPU
-    if 0 in axes:
-        matrix = _between(h, new[0], target[0], out.dtype, out.device)
-        out = torch.matmul(matrix, out.reshape(images, h, w * units))
-        h = new[0]
-    if 1 in axes:
-        matrix = _between(w, new[1], target[1], out.dtype, out.device)
-        out = torch.matmul(matrix, out.reshape(images * h, w, units))
-        w = new[1]
-    return out.reshape(images, h * w, units)
+@dataclass(frozen=True)
+class _Mix:
+    """A linear map of positions: E_new^T E_old (both to `target`) along the axes that are true, nothing along others."""
+
+    old: Grid
+    new: Grid
+    target: Grid
+    axes: tuple[bool, bool]
+
+
+@lru_cache(maxsize=256)
+def _taps(mix: _Mix, images: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Which old positions of all images each new one takes, how much of each, and where the next one's begin."""
+    h, w = (
+        _between(mix.old[i], mix.new[i], mix.target[i]) if mix.axes[i] else torch.eye(mix.old[i], dtype=torch.float64)
+        for i in (0, 1)
+    )
+    (h_row, h_column), (w_row, w_column) = h.nonzero().T, w.nonzero().T
+    rows = (h_row[:, None] * len(w) + w_row).flatten()
+    columns = (h_column[:, None] * w.shape[1] + w_column).flatten()
+    order = (rows * h.shape[1] * w.shape[1] + columns).argsort()
+    shares = torch.outer(h[h_row, h_column], w[w_row, w_column]).flatten()[order]
+    first = torch.arange(images)[:, None] * h.shape[1] * w.shape[1]
+    counts = rows.bincount(minlength=len(h) * len(w)).repeat(images)
+    ends = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+    return (columns[order] + first).flatten().to(device), shares.repeat(images).to(device, dtype), ends.to(device)
+
+
+def _mixed(rows_BPU: Tensor, mix: _Mix) -> Tensor:
+    """Rows [B, P_old, U] as rows [B, P_new, U]; a new position takes few old ones, so that all are read once.
+
+    The same tensor where there is nothing to do.
+    """
+    if not any(mix.axes) or len(rows_BPU) == 0:
+        return rows_BPU
+    places, shares, ends = _taps(mix, len(rows_BPU), rows_BPU.dtype, rows_BPU.device)
+    rows_NU = rows_BPU.flatten(0, 1).contiguous()
+    return sparse_decode(places, shares, rows_NU, ends).unflatten(0, (len(rows_BPU), -1))

@@ -120,8 +120,9 @@ def _by_unit(side: Side, rows_BPU: Tensor, scale: Scale, sums: Sums) -> Tensor:
     z_BPU = rows_BPU.double()
     z_BPU = z_BPU.sub_(torch.from_numpy(centre).to(z_BPU.device)).mul_(torch.from_numpy(factor).to(z_BPU.device))
     settled = side.settle(z_BPU)
-    sums.add(side, settled)
-    return side.cross(settled).flatten(0, 1).T.contiguous()
+    crossed = side.cross(settled)
+    sums.add(side, settled, crossed)
+    return crossed.flatten(0, 1).T.contiguous()
 
 
 @dataclass(frozen=True, eq=False)
