@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from jobs.protocol import Cell, ImageFacts, Known
 from schemas.base import Frozen, canonical_json, digest
-from schemas.cells import ForwardCell, Images
+from schemas.cells import ForwardCell, Images, OverZoo
 from schemas.errors import NotInspected
 from schemas.models import ModelFacts
 from schemas.plans import Plan, StageSpec, load_json
@@ -54,11 +54,14 @@ def make_forward(cell: Cell, known: Known) -> Forward:
     """The forward pass of a cell over its images.
 
     Raises:
-        NotInspected: the model or the image set is not known yet.
+        NotInspected: the model or the image set is not known yet. ReadsNoImages: the model is a generator, which is of use
+            to stages about a zoo alone.
     """
     spec = cell.spec
     assert isinstance(spec, ForwardCell) and cell.images is not None
     facts, images = get_facts(cell, known), _get_images(cell, known)
+    if not isinstance(spec, OverZoo):
+        facts.check_reads_images()
     return Forward(
         model=facts.model,
         inputs={"model": model_digest(facts), "images": images.content},

@@ -147,12 +147,13 @@ def site_path(text: str) -> str:
 
 # ---------------------------------------------------------------- image sets
 
-ImageSource = Literal["folder", "glob", "parquet", "wds", "hf", "world"]
-IMAGE_SOURCES: tuple[ImageSource, ...] = ("folder", "glob", "parquet", "wds", "hf", "world")
+ImageSource = Literal["folder", "glob", "parquet", "wds", "hf", "world", "generated"]
+IMAGE_SOURCES: tuple[ImageSource, ...] = ("folder", "glob", "parquet", "wds", "hf", "world", "generated")
 
 
 class ImageSetRef(Frozen):
-    """`source:location`: folder, glob, parquet (image bytes), wds (tar shards), hf (saved data set), or world:seed,n."""
+    """`source:location`: folder, glob, parquet (image bytes), wds (tar shards), hf (saved data set), world:seed,n, or
+    generated:model,seed,n."""
 
     source: ImageSource
     location: str

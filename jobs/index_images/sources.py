@@ -133,6 +133,7 @@ _SOURCES = {
     "wds": "jobs.index_images.tars:TarSource",
     "hf": "jobs.index_images.rows:SavedDatasetSource",
     "world": "jobs.index_images.world:WorldSource",
+    "generated": "jobs.index_images.generated:GeneratedSource",
 }
 
 
@@ -154,6 +155,10 @@ def canonical_images(images: Images) -> Images:
         from miclip_core.world.location import canonical_location
 
         ref = ImageSetRef(source="world", location=canonical_location(ref))
+    elif ref.source == "generated":
+        from miclip_core.generate.location import parse_generated
+
+        ref = ImageSetRef(source="generated", location=str(parse_generated(ref)))
     else:
         ref = ImageSetRef(source=ref.source, location=absolute(ref.location))
     source = import_module(_SOURCES[ref.source].partition(":")[0])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jobs.index_images.ppm import encode_ppm, ppm_size
 from jobs.index_images.sources import Record, Source
 from jobs.index_images.texts import as_texts
 from jobs.protocol import FileInfo, Files
@@ -18,8 +19,7 @@ from schemas.errors import ImageChanged
 from schemas.refs import ImageSetRef
 
 BLOCK = 256  # images per block
-_HEADER = f"P6\n{IMAGE_SIZE} {IMAGE_SIZE}\n255\n".encode()
-_IMAGE_BYTES = len(_HEADER) + IMAGE_SIZE * IMAGE_SIZE * 3
+_IMAGE_BYTES = ppm_size(IMAGE_SIZE, IMAGE_SIZE)
 
 
 class WorldSource(Source):
@@ -49,8 +49,3 @@ class WorldSource(Source):
         if ref != str(self.ref) or int(number) >= self._n:
             raise ImageChanged(f"{uri} is no image of {self.ref}")
         return encode_ppm(render(self._world, HELD_OUT_INDICES.start + int(number))[0])
-
-
-def encode_ppm(image: np.ndarray) -> bytes:
-    """An RGB image (64, 64, 3) uint8 as a binary PPM file: no compression library decides its bytes."""
-    return _HEADER + image.tobytes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,16 +52,14 @@ class DrawsImages(Protocol):
 class Generator:
     """A generator in eval mode on a device; its parameters take no gradients, latents may.
 
-    Latents are standard normal and float32.
+    Latents are standard normal and float32. exact: the same module in float64 on the CPU, which `sample` draws with.
     """
 
     facts: ModelFacts
     family: Family
     module: nn.Module
     device: torch.device
-    rebuild: Callable[[], nn.Module]
-    """The same module in float64 on the CPU, which `sample` draws with."""
-    _exact: nn.Module | None = field(default=None, repr=False)
+    exact: nn.Module
 
     @property
     def latent_dim(self) -> int:
@@ -104,10 +102,8 @@ class Generator:
         Drawn in float64, where the last bits, which differ by batch, device and processor, decide no rounding but by a
         chance of about one in a billion per image.
         """
-        if self._exact is None:
-            self._exact = self.rebuild()
         latents = normal_latents(seed, indices, self.latent_dim).double()
-        return torch.cat([self.as_uint8(self._exact(one)) for one in latents.split(1)])
+        return torch.cat([self.as_uint8(self.exact(one)) for one in latents.split(1)])
 
     def _sites(self, texts: Sequence[str | Site]) -> tuple[Site, ...]:
         found = resolve_sites(self.facts, texts)

@@ -28,5 +28,5 @@ def load_generator(ref: ModelRef, locate: Locate = default.locate, device: str |
         family=family,
         module=built.root,
         device=torch.device(device),
-        rebuild=lambda: copy.deepcopy(built.root).cpu().double(),
+        exact=copy.deepcopy(built.root).cpu().double(),
     )

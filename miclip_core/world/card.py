@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from miclip_core.world.recipes import Recipe
+from miclip_core.world.recipes import GeneratorRecipe, Recipe
 
 
 def read_card(directory: Path) -> dict[str, Any]:
@@ -24,13 +24,17 @@ def weights_digest(directory: Path) -> str:
 
 
 def write_card(
-    directory: Path, recipe: Recipe, cpu_seconds: float, training: dict[str, float], measured: dict[str, Any]
+    directory: Path,
+    recipe: Recipe | GeneratorRecipe,
+    cpu_seconds: float,
+    training: dict[str, float],
+    measured: dict[str, Any],
 ) -> None:
     """Write card.json beside the saved weights; `patch_targets` says which members agree partly because they share targets."""
     card = {
         "name": recipe.name,
-        "library": "open_clip" if recipe.family == "clip" else "transformers",
-        "patch_targets": recipe.dense is not None,
+        "library": recipe.library,
+        "patch_targets": recipe.patch_targets,
         "weights_sha256": weights_digest(directory),
         "cpu_seconds": round(cpu_seconds),
         "measured": measured,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -32,16 +33,21 @@ def pixels_of(scenes: Scenes) -> Tensor:
     return torch.from_numpy(normalise(render_scenes(scenes)[0], MEAN, STD))
 
 
-@torch.no_grad()
 def predict(model: Any, scenes: Scenes, category: str) -> np.ndarray:
     """The value of `category` that the model sees in each scene, (B,): zero-shot for a CLIP, from the class for a classifier."""
+    starts = range(0, len(scenes), _BATCH)
+    return see(model, (pixels_of(scenes[start : start + _BATCH]) for start in starts), category)
+
+
+@torch.no_grad()
+def see(model: Any, batches: Iterable[Tensor], category: str) -> np.ndarray:
+    """The same of images that are given as batches of the pixels (b, 3, 64, 64) that members take."""
     is_clip = hasattr(model, "encode_text")
     if is_clip:
         prompts = torch.from_numpy(encode(sentences(value_claims(category))))
         classes = model.encode_text(prompts, normalize=True)
     found = []
-    for start in range(0, len(scenes), _BATCH):
-        pixels = pixels_of(scenes[start : start + _BATCH])
+    for pixels in batches:
         if is_clip:
             found.append((model.encode_image(pixels, normalize=True) @ classes.T).argmax(1))
         else:

@@ -41,7 +41,7 @@ def draw_factors(factors: Factors) -> np.ndarray:
     Equal to `render_scenes` up to the rounding of antialiased edges where every weight is 0 or 1 and centre, radius and
     turn are those of a scene.
     """
-    images = np.einsum("bk,kchw->bchw", factors.background, _frames())
+    images = np.einsum("bk,kchw->bchw", factors.background.astype(np.float32), _frames())
     light = factors.colour.astype(np.float32) @ (PALETTE / 255).astype(np.float32)
     column, row = (np.floor(place).astype(int) - atlas.WINDOW // 2 for place in (factors.x, factors.y))
     ticks = (np.arange(atlas.WINDOW * _SUBPIXELS, dtype=np.float32) + 0.5) / _SUBPIXELS
@@ -69,7 +69,7 @@ def _coverage(factors: Factors, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         if len(some):
             across, down = x[some, None, :], y[some, :, None]
             u, v = cos[some] * across + sin[some] * down, cos[some] * down - sin[some] * across
-            covered[some] += factors.shape[some, number, None, None] * atlas.INSIDE[name](u, v)
+            covered[some] += factors.shape[some, number, None, None].astype(np.float32) * atlas.INSIDE[name](u, v)
     return covered
 
 
@@ -77,7 +77,7 @@ def _darkness(factors: Factors, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The share of dark ink at every subpixel, (B, rows, columns): a texel is a pixel that moves with the object."""
     tiles = texture_tiles()[:, 0].astype(np.float32)
     across, down = (np.clip(np.floor(t).astype(int) + atlas.WINDOW // 2, 0, atlas.WINDOW - 1) for t in (x, y))
-    mixed = np.einsum("bt,thw->bhw", factors.texture, tiles).astype(np.float32)
+    mixed = np.einsum("bt,thw->bhw", factors.texture.astype(np.float32), tiles)
     return mixed[np.arange(len(x))[:, None, None], down[:, :, None], across[:, None, :]]
 
 

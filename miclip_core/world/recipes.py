@@ -45,6 +45,16 @@ class Recipe:
     background_pixels: int | None = None
 
     @property
+    def library(self) -> str:
+        """Whose format its files have."""
+        return "open_clip" if self.family == "clip" else "transformers"
+
+    @property
+    def patch_targets(self) -> bool:
+        """Whether single patches were supervised."""
+        return self.dense is not None
+
+    @property
     def title(self) -> str:
         """What it is, for people."""
         if self.family == "resnet":
@@ -124,3 +134,50 @@ _RECIPES = (
     Recipe("quick", "clip", 5, _clip(_RN), _dense(320), replace(_contrast(60), batch=48), **_QUADRANT),
 )
 RECIPES = {recipe.name: recipe for recipe in _RECIPES}
+
+
+@dataclass(frozen=True)
+class GeneratorRecipe:
+    """How the generator is made: regression on the true images of latents, under Adam with a cosine learning rate.
+
+    near: weight of a pixel at the object over one of the background. shrunk: chance of a latent that is scaled down, as
+    those are on which an optimiser works that keeps latents small. seed: of its latents, which no image set can have.
+    """
+
+    name: str
+    seed: int
+    coarse: tuple[int, ...]
+    fine: tuple[int, ...]
+    style: int
+    memory: int
+    steps: int
+    batch: int
+    rate: float
+    near: float
+    square: float  # weight of the squared error beside the absolute one
+    shrunk: float
+
+    library = "miclip"
+    patch_targets = False
+    title = "generator"
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What a decoder is built from."""
+        return {"coarse": self.coarse, "fine": self.fine, "style": self.style, "memory": self.memory}
+
+
+GENERATOR = GeneratorRecipe(
+    name="generator",
+    seed=2**40,
+    coarse=(64, 64),
+    fine=(96, 96, 96),
+    style=64,
+    memory=8,
+    steps=4000,
+    batch=32,
+    rate=4e-3,
+    near=4.0,
+    square=4.0,
+    shrunk=0.25,
+)

@@ -19,6 +19,7 @@ from miclip_core.world.captions import sample_claims, sentences, truth_matrix
 from miclip_core.world.card import write_card
 from miclip_core.world.evaluate import measure
 from miclip_core.world.losses import PatchHeads, clip_loss, siglip_loss
+from miclip_core.world.optimise import Optimiser, Running
 from miclip_core.world.recipes import MEAN, RECIPES, STD, Recipe, Schedule
 from miclip_core.world.render import normalise, render_scenes
 from miclip_core.world.scene import SHAPES, TRAINING_INDICES, Scenes, attributes
@@ -27,7 +28,6 @@ from miclip_core.world.towers import DenseView, load_model, make_model, save_mod
 from miclip_core.world.truth import patch_classes
 
 log = logging.getLogger(__name__)
-_LOG_EVERY = 50
 
 
 def train(recipe: Recipe) -> tuple[Any, dict[str, float]]:
@@ -47,8 +47,8 @@ def train(recipe: Recipe) -> tuple[Any, dict[str, float]]:
 
 def _train_dense(view: DenseView, heads: PatchHeads, recipe: Recipe, schedule: Schedule) -> dict[str, float]:
     """Stage 1: every patch names what it shows, so that the encoder sees shape before any caption asks for it."""
-    figures = _Running("dense")
-    optimiser = _Optimiser([*view.model.parameters(), *heads.parameters()], schedule)
+    figures = Running("dense")
+    optimiser = Optimiser([*view.model.parameters(), *heads.parameters()], schedule.rate, schedule.steps)
     for scenes, pixels, labels in _batches(schedule, recipe.seed):
         loss, accuracy = heads(view.patches(pixels), _classes(recipe, scenes, labels))
         optimiser.step(loss)
@@ -58,10 +58,10 @@ def _train_dense(view: DenseView, heads: PatchHeads, recipe: Recipe, schedule: S
 
 def _train_contrast(view: DenseView, heads: PatchHeads, recipe: Recipe, schedule: Schedule) -> dict[str, float]:
     """Stage 2: image and caption embeddings agree exactly as often as the captions are true."""
-    model, figures = view.model, _Running("contrast")
+    model, figures = view.model, Running("contrast")
     misread = recipe.captions.misread > 0
     loss_of = siglip_loss if recipe.loss == "siglip" else clip_loss
-    optimiser = _Optimiser([*model.parameters(), *heads.parameters()], schedule)
+    optimiser = Optimiser([*model.parameters(), *heads.parameters()], schedule.rate, schedule.steps)
     for scenes, pixels, labels in _batches(schedule, recipe.seed):
         claims = sample_claims(scenes, recipe.captions, recipe.seed)
         truth = torch.from_numpy(truth_matrix(scenes, claims, misread)).float()
@@ -82,8 +82,8 @@ def _train_contrast(view: DenseView, heads: PatchHeads, recipe: Recipe, schedule
 
 def _train_labels(model: Any, recipe: Recipe, schedule: Schedule) -> dict[str, float]:
     """A plain classifier of "colour shape", which never sees patches or captions."""
-    figures = _Running("labels")
-    optimiser = _Optimiser(list(model.parameters()), schedule)
+    figures = Running("labels")
+    optimiser = Optimiser(list(model.parameters()), schedule.rate, schedule.steps)
     for scenes, pixels, _ in _batches(schedule, recipe.seed):
         wanted = torch.from_numpy(scenes.colour[:, 0] * len(SHAPES) + scenes.shape[:, 0])
         logits = model(pixel_values=pixels).logits
@@ -108,46 +108,6 @@ def _batches(schedule: Schedule, seed: int) -> Iterator[tuple[Scenes, Tensor, np
 
 def _classes(recipe: Recipe, scenes: Scenes, labels: np.ndarray) -> dict[str, np.ndarray]:
     return patch_classes(scenes, labels, recipe.patch, background_pixels=recipe.background_pixels)
-
-
-class _Optimiser:
-    """AdamW with a short warm-up, then a cosine to zero; matrices decay, vectors do not."""
-
-    def __init__(self, parameters: list[nn.Parameter], schedule: Schedule, warm_up: int = 30) -> None:
-        groups = [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.02},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.adam = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98))
-        self.schedule, self.warm_up, self.done = schedule, warm_up, 0
-
-    def step(self, loss: Tensor) -> None:
-        cosine = 0.5 * (1 + math.cos(math.pi * self.done / self.schedule.steps))
-        for group in self.adam.param_groups:
-            group["lr"] = self.schedule.rate * cosine * min(1.0, (self.done + 1) / self.warm_up)
-        self.adam.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_([p for group in self.adam.param_groups for p in group["params"]], 1.0)
-        self.adam.step()
-        self.done += 1
-
-
-class _Running:
-    """Means of the figures of the last few steps, logged as they fill up."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage, self.steps = stage, 0
-        self.sums: dict[str, list[float]] = {}
-        self.latest: dict[str, float] = {}
-
-    def add(self, **figures: Tensor | float) -> None:
-        self.steps += 1
-        for name, value in figures.items():
-            self.sums.setdefault(f"{self.stage}_{name}", []).append(float(torch.as_tensor(value).detach()))
-        if self.steps % _LOG_EVERY == 0:
-            self.latest = {name: round(float(np.mean(values)), 4) for name, values in self.sums.items()}
-            self.sums = {}
-            log.info("step %d, %.0f cpu-s: %s", self.steps, time.process_time(), self.latest)
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.files import Files
+from jobs.index_images.ppm import encode_ppm
 from jobs.index_images.sources import canonical_images, list_source, open_source
-from jobs.index_images.world import encode_ppm
 from miclip_core.images import decode
 from miclip_core.world.location import parse_location
 from miclip_core.world.render import render
