@@ -1,0 +1,71 @@
+"""What a latent asks for: weights, sizes and places that a scene of the world could have, or lies between two."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from miclip_core.world.latent import CHOICES, LENGTH, meaning_of
+from miclip_core.world.scene import SHAPES, World, attributes
+
+
+def latents(n: int, **columns: torch.Tensor) -> torch.Tensor:
+    """n latents of zeros but for the named places: 26 size, 27 x, 28 y, 29 turn."""
+    found = torch.zeros(n, LENGTH, dtype=torch.float64)
+    for name, values in columns.items():
+        found[:, {"size": 26, "x": 27, "y": 28, "turn": 29}[name]] = values
+    return found
+
+
+def test_weights_sum_to_one_and_favour_the_highest_score():
+    z = torch.randn(500, LENGTH, generator=torch.Generator().manual_seed(0))
+    asked = meaning_of(z)
+    start = 0
+    for category, n in CHOICES.items():
+        weights = getattr(asked, category)
+        assert weights.shape == (500, n)
+        torch.testing.assert_close(weights.sum(1), torch.ones(500))
+        assert torch.equal(weights.argmax(1), z[:, start : start + n].argmax(1))
+        start += n
+    assert (asked.shape.max(1).values > 0.9).float().mean() > 0.5
+    assert len(SHAPES) == asked.shape.shape[1]
+
+
+def test_size_place_and_turn_are_monotone_in_their_number():
+    ramp = torch.linspace(-3, 3, 601, dtype=torch.float64)
+    large = torch.full_like(ramp, 1.0)
+    for asked in (latents(601, x=ramp, size=-large), latents(601, x=ramp, size=large)):
+        assert (meaning_of(asked).x.diff() >= -1e-9).all()
+    assert (meaning_of(latents(601, y=ramp)).y.diff() >= -1e-9).all()
+    assert (meaning_of(latents(601, size=ramp)).radius.diff() >= 0).all()
+    turn = meaning_of(latents(601, turn=ramp)).turn
+    assert (turn.diff() > 0).all() and turn.abs().max() < 16
+
+
+def test_the_middle_is_half_of_everything():
+    asked = meaning_of(latents(1))
+    assert [float(part) for part in (asked.x, asked.y, asked.radius, asked.turn)] == [32, 32, 10.5, 0]
+    assert torch.allclose(asked.shape, torch.full_like(asked.shape, 1 / 8))
+
+
+def test_an_object_lies_inside_the_image():
+    z = 2 * torch.randn(5000, LENGTH, generator=torch.Generator().manual_seed(1)).double()
+    asked = meaning_of(z)
+    for centre in (asked.x, asked.y):
+        assert (centre - asked.radius).min() >= -1e-6 and (centre + asked.radius).max() <= 64 + 1e-6
+
+
+def test_centres_linger_where_scenes_have_theirs():
+    scenes = attributes(World(objects=(0, 1)), range(3000))
+    known = {size: np.unique(scenes.x[scenes.size[:, 0] == size, 0]) for size in (0, 1)}
+    z = torch.randn(4000, LENGTH, generator=torch.Generator().manual_seed(2))
+    asked = meaning_of(z).factors()
+    for size, radius in ((0, 8), (1, 13)):
+        some = abs(asked.radius - radius) < 0.1
+        away = abs(asked.x[some, None] - known[size]).min(1)
+        assert some.sum() > 1000 and (away < 0.5).mean() > 0.6
+
+
+def test_its_meaning_can_be_differentiated():
+    z = torch.randn(2, LENGTH, generator=torch.Generator().manual_seed(3), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: tuple(meaning_of(z)), (z,), fast_mode=True)
