@@ -27,6 +27,7 @@ KINDS: dict[str, str] = {
     "trace_errors": "jobs.trace_errors",
     "attention_maps": "jobs.attention_maps",
     "mine_rosetta": "jobs.mine_rosetta",
+    "invert": "jobs.invert",
 }
 
 

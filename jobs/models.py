@@ -1,4 +1,4 @@
-"""The model of a plan on a device, if it is still the one that was inspected."""
+"""The model or generator of a plan on a device, if it is still the one that was inspected."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import torch
 from jobs.activations import Forward
 from jobs.locate import locate_through
 from jobs.protocol import Inputs
+from miclip_core.generate.generator import Generator
+from miclip_core.generate.load import load_generator
 from miclip_core.zoo.load import load_model
 from miclip_core.zoo.model import VisionModel
 from schemas.errors import WeightsMissing
+from schemas.models import ModelFacts
 from schemas.refs import ModelRef, Site
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,25 +27,47 @@ def open_model(forward: Forward, inputs: Inputs, device: str, sites: Sequence[st
         WeightsMissing: the checkpoint changed since.
     """
     modules = tuple(sorted({Site.parse(site).path for site in sites if site.startswith("module:")}))
-    ref = ModelRef.parse(forward.model)
-    if ref.location is None and forward.effort["revision"]:
-        ref = ref.model_copy(update={"revision": forward.effort["revision"]})
     if device == "cuda":
         _compute_exactly()
     model = load_model(
-        ref,
+        _ref(forward),
         locate=locate_through(inputs),
         device=device,
         dtype=DTYPES[str(forward.params["dtype"])],
         modules=modules,
     )
+    _check_files(forward, model.facts)
+    return model
+
+
+def open_generator(forward: Forward, inputs: Inputs, device: str) -> Generator:
+    """The generator of a forward pass, in fp32.
+
+    Raises:
+        WeightsMissing: the checkpoint changed since. NoGenerator: the model draws no images.
+    """
+    if device == "cuda":
+        _compute_exactly()
+    generator = load_generator(_ref(forward), locate_through(inputs), device)
+    _check_files(forward, generator.facts)
+    return generator
+
+
+def _ref(forward: Forward) -> ModelRef:
+    """The model at the revision that was inspected."""
+    ref = ModelRef.parse(forward.model)
+    if ref.location is None and forward.effort["revision"]:
+        return ref.model_copy(update={"revision": forward.effort["revision"]})
+    return ref
+
+
+def _check_files(forward: Forward, found: ModelFacts) -> None:
     wanted = str(forward.effort["files"])
-    if model.facts.files_sha256 != wanted:
+    if found.files_sha256 != wanted:
         raise WeightsMissing(
             f"{forward.model}: its weights, configuration or tokeniser changed since it was inspected (expected sha256 "
-            f"{wanted[:12]}..., found {model.facts.files_sha256[:12]}...); run the spec again to inspect it anew"
+            f"{wanted[:12]}..., found {found.files_sha256[:12]}...); run the spec again to inspect it anew"
         )
-    return model
 
 
 def notes_of_cut(model: VisionModel, texts: Sequence[str]) -> list[str]:

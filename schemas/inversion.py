@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -23,8 +23,30 @@ AMOUNTS: dict[EditName, float] = {
     "strengthen": 2.0,
 }
 """Usual amounts: magnification, share of the side by which maps move, and what multiplies a map's rise above its minimum."""
+Betas: TypeAlias = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+"""Decay of Adam's two moments."""
 OF_CHOSEN: tuple[EditName, ...] = ("remove", "strengthen")
 """Edits of chosen units; all others are of every paired unit."""
+
+
+def check_amount(name: EditName, amount: float) -> None:
+    """Refuse an amount with which an edit would do nothing, or nothing that can be understood. Raises ValueError."""
+    if name == "zoom" and amount <= 1:
+        raise ValueError(f"amount {amount:g}: a zoom magnifies; expected more than 1, such as 2")
+    if (name.startswith("shift") or name == "copy_paste") and not 0 < amount < 1:
+        raise ValueError(f"amount {amount:g}: expected a share of the side between 0 and 1, such as 0.25")
+    if name == "remove" and amount != 0:
+        raise ValueError(f"amount {amount:g}: remove leaves nothing; leave the amount out")
+    if name == "strengthen" and amount <= 1:
+        raise ValueError(f"amount {amount:g}: expected more than 1, which leaves a map as it is; such as 2")
+
+
+def check_weights(reconstruction: float, activation: float) -> None:
+    """Refuse weights with which nothing is sought. Raises ValueError."""
+    if reconstruction == 0 and activation == 0:
+        raise ValueError(
+            "reconstruction and activation are both 0, so nothing is sought; give one of them a weight above 0"
+        )
 
 
 class Edit(Frozen):
@@ -35,14 +57,7 @@ class Edit(Frozen):
 
     @model_validator(mode="after")
     def _the_amount_changes_something(self) -> Edit:
-        if self.name == "zoom" and self.amount <= 1:
-            raise ValueError(f"amount {self.amount:g}: a zoom magnifies; expected more than 1, such as 2")
-        if (self.name.startswith("shift") or self.name == "copy_paste") and not 0 < self.amount < 1:
-            raise ValueError(f"amount {self.amount:g}: expected a share of the side between 0 and 1, such as 0.25")
-        if self.name == "remove" and self.amount != 0:
-            raise ValueError(f"amount {self.amount:g}: remove leaves nothing; leave the amount out")
-        if self.name == "strengthen" and self.amount <= 1:
-            raise ValueError(f"amount {self.amount:g}: expected more than 1, which leaves a map as it is; such as 2")
+        check_amount(self.name, self.amount)
         return self
 
     def __str__(self) -> str:
@@ -66,7 +81,7 @@ class InversionSettings(Frozen):
     steps: int = Field(default=500, ge=1)
     lr: float = Field(default=0.1, gt=0)
     """Rate of Adam, at the top of the ramp."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    betas: Betas = (0.9, 0.999)
     ramp: bool = True
     """Whether the rate rises over the first twentieth of the steps and falls over the last quarter."""
     tolerance: float | None = Field(default=None, gt=0)
@@ -74,8 +89,5 @@ class InversionSettings(Frozen):
 
     @model_validator(mode="after")
     def _something_is_sought(self) -> InversionSettings:
-        if self.reconstruction == 0 and self.activation == 0:
-            raise ValueError(
-                "reconstruction and activation are both 0, so nothing is sought; give one of them a weight above 0"
-            )
+        check_weights(self.reconstruction, self.activation)
         return self

@@ -13,6 +13,7 @@ from schemas.cells import LISTED, Cell, Classes, ClipRef, ForwardCell, Images, N
 from schemas.concept_specs import DescribeSpec
 from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
 from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
+from schemas.invert_specs import InvertSpec
 from schemas.plans import Resources
 from schemas.probe_specs import ProbeSpec
 from schemas.refs import ModelRef
@@ -95,6 +96,7 @@ JobSpec = (
     | GeometrySpec
     | EvaluateSpec
     | MineRosettaSpec
+    | InvertSpec
     | SelftestSpec
 )
 READS: dict[str, set[str]] = {
@@ -111,6 +113,7 @@ READS: dict[str, set[str]] = {
     "geometry": {"describe"},
     "evaluate": {"describe", "intervene"},
     "mine_rosetta": {"train_sae", "import_sae"},
+    "invert": {"mine_rosetta", "invert"},
 }
 """Kind -> the kinds of stages that it knows what to do with; a selftest reads anything."""
 

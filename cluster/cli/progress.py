@@ -85,6 +85,7 @@ _UNITS = {
     "trace_errors": "images",
     "attention_maps": "images",
     "mine_rosetta": "",
+    "invert": "images",
     "train_sae": "",
     "import_sae": "",
     "measure_sae": "",

@@ -13,6 +13,7 @@ from schemas.base import canonical_json, digest
 from schemas.concept_specs import DescribeSpec
 from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
 from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
+from schemas.invert_specs import InvertSpec
 from schemas.probe_specs import ProbeSpec
 from schemas.rosetta_specs import MineRosettaSpec
 from schemas.specs import (
@@ -100,6 +101,14 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
             "min_active_positions", "anchors", "tuples", "min_clique", "most", "entries_from", "entries", "exemplars",
         },
         "effort": {"resources", "batch_size", "shard_rows", "maps", "cache_gb", "budget_gb"},
+    },
+    InvertSpec: {
+        "result": {
+            "kind", "reads", "generator", "images", "members", "units", "pairs", "k", "similarity", "reconstruction", "activation",
+            "regulariser", "norm", "towards", "space", "starts", "steps", "lr", "betas", "ramp", "tolerance", "seed", "edit", "amount",
+            "chosen",
+        },
+        "effort": {"resources", "batch_size", "samples_at_once", "shard_rows"},
     },
     SelftestSpec: {
         "result": {"kind", "reads", "subject", "rows", "seed", "nan_rows", "variants"},
