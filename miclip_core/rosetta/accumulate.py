@@ -16,7 +16,7 @@ from miclip_core.rosetta.crossing import Crossing, Side
 CHUNKS = 1024
 """Chunks whose sums are added in a row; rounding grows with their number, so blocks of sums are then added up."""
 CACHED = 2**18
-"""Numbers of fp32 that stay near a processor while moments are taken and maps are moved."""
+"""Numbers of fp32 per thread that stay near a processor while moments are taken and maps are moved."""
 
 NARROW = 16
 """A product of fewer columns may be added term by term to what is there, with a rounding error that grows with all images;
@@ -122,7 +122,7 @@ def _moved(side: Side, z_BPU: Tensor, sums: Sums) -> Tensor:
     """Maps as they are multiplied [B*P_at, U]; adds their moments, while what was read is still near the processor."""
     images, places, units = z_BPU.shape
     on_cpu = z_BPU.device.type == "cpu"
-    step = max(1, CACHED // max(1, places * units)) if on_cpu else images
+    step = max(1, CACHED * torch.get_num_threads() // max(1, places * units)) if on_cpu else images
     kept = torch.float32 if on_cpu else z_BPU.dtype  # processors multiply fp32 only
     as_is = side.stays and z_BPU.dtype == kept
     out = z_BPU if as_is else z_BPU.new_empty(images, side.at[0] * side.at[1], units, dtype=kept)

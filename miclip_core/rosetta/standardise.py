@@ -15,7 +15,7 @@ Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOLERANCES: dict[Precision, float] = {"fp32": 5e-6, "fp16": 2e-4, "bf16": 1e-3}
-"""How far a correlation of rounded maps can be from the exact one; some ten times what heavy-tailed maps show."""
+"""How far a correlation of rounded maps can be from the exact one; several times what heavy-tailed maps show."""
 
 CLAMP = 6e4
 """Just below the largest float16. n samples standardised by their own sd are within sqrt(n), so only a scale that was

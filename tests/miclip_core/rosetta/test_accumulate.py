@@ -52,6 +52,18 @@ def test_rounding_to_half_keeps_heavy_tails_within_the_stated_tolerance() -> Non
     assert np.abs(correlate(x, (7, 7), y, (14, 14), (14, 14), "fp16", 50) - exact).max() > 1e-7  # it did round
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-6), ("fp16", 1e-4), ("bf16", 1e-3)])
+def test_a_gpu_gives_the_same(precision: Precision, tolerance: float) -> None:
+    x, y = make_maps(40, (7, 7), 30, 1), make_maps(40, (14, 14), 40, 2)
+    products = Products(Crossing((7, 7), (14, 14), (14, 14)), 30, 40, "cuda")
+    for first in range(0, 40, 8):
+        z = (standardised(maps[first : first + 8].cuda(), scale_of(maps), precision)[0] for maps in (x, y))
+        products.add(*z)
+    r = products.correlations().cpu().numpy()
+    np.testing.assert_allclose(r, pearson(x, (7, 7), y, (14, 14), (14, 14)), atol=tolerance)
+
+
 CASE = ((4, 4), (6, 5), (6, 5))
 
 
