@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,23 +41,26 @@ class IndexForward:
         self._batch_size = int(forward.effort["batch_size"])  # type: ignore[arg-type]
         self.notes: list[str] = []
 
-    def run(self, inputs: Inputs, ranges: Sequence[tuple[int, int]], sites: Sequence[Site]) -> Iterator[ImageBatch]:
+    def run(
+        self, inputs: Inputs, ranges: Sequence[tuple[int, int]], sites: Sequence[Site], apart: bool = False
+    ) -> Iterator[ImageBatch]:
         """Usable images among rows [start, stop) of the index, one range after another; a batch may hold several ranges.
+
+        apart: no batch does, so that what shares a batch, and with it the last bits, is of the range alone.
 
         Raises:
             ImageChanged: on_changed is stop and an image is not what was indexed.
             OutOfMemory: the device cannot hold one image.
         """
-        for batch in self.pixels(inputs, ranges):
+        for batch in self.pixels(inputs, ranges, apart):
             if batch.problems:
                 yield ImageBatch(problems=batch.problems)
             yield from self._tap(batch.images, batch.pixels, sites)
 
-    def pixels(self, inputs: Inputs, ranges: Sequence[tuple[int, int]]) -> Iterator[PixelBatch]:
+    def pixels(self, inputs: Inputs, ranges: Sequence[tuple[int, int]], apart: bool = False) -> Iterator[PixelBatch]:
         """The same images as pixels, in batches of the shape that `run` forwards. Raises ImageChanged as `run` does."""
-        return read_pixels(
-            inputs, self._forward, self._model.facts.geometry, ranges, self._threads, batch_size=self._batch_size
-        )
+        size, geometry = self._batch_size, self._model.facts.geometry
+        return read_pixels(inputs, self._forward, geometry, ranges, self._threads, batch_size=size, apart=apart)
 
     def _tap(self, images: Sequence[ImageBytes], pixels: Tensor, sites: Sequence[Site]) -> Iterator[ImageBatch]:
         """One forward at the planned shape; on a device that is too small, at half of it from here on."""
@@ -83,8 +87,10 @@ class IndexForward:
                 self.notes.append(f"out of memory at batch size {size}, went on with {self._batch_size}")
                 torch.cuda.empty_cache()
                 continue
-            yield ImageBatch(some, out)
             start += len(some)
+            made = [ImageBatch(some, out)]
+            del out
+            yield made.pop()  # what was tapped is whoever's asked for it alone, and gone when they drop it
 
 
 def read_pixels(
@@ -95,10 +101,11 @@ def read_pixels(
     threads: int,
     batch_size: int,
     wanted: Container[int] | None = None,
+    apart: bool = False,
 ) -> Iterator[PixelBatch]:
     """Usable images among rows [start, stop) of the index as its model sees them, whose geometry this is.
 
-    wanted: rows of the index; other images are not even decoded.
+    wanted: rows of the index; other images are not even decoded. apart: no batch holds images of several ranges.
 
     Raises:
         ImageChanged: on_changed is stop and an image is not what was indexed.
@@ -111,4 +118,5 @@ def read_pixels(
         threads=threads,
         orientation=forward.params["orientation"],  # type: ignore[arg-type]
         on_changed=str(forward.params["on_changed"]),
+        group=partial(bisect_right, sorted(start for start, _ in ranges)) if apart else lambda image_index: 0,
     )

@@ -44,15 +44,18 @@ def iter_pixels(
     threads: int,
     orientation: Orientation,
     on_changed: str,
+    group: Callable[[int], int] = lambda image_index: 0,
 ) -> Iterator[PixelBatch]:
     """Batches in image order; the last may hold problems alone. Decoding runs at most two batches ahead.
+
+    group: of an image by its image_index; a batch holds images of one group alone.
 
     Raises:
         ImageChanged: `on_changed` is stop and an image's bytes differ from the index, or it is gone.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         waiting: deque[tuple[ImageBytes, Future[Tensor | Problem]]] = deque()
-        batch = _Batch(batch_size)
+        batch = _Batch(batch_size, group)
 
         def one(image: ImageBytes) -> Tensor | Problem:
             return _decode(image, to_pixels, orientation, on_changed)
@@ -85,8 +88,9 @@ def _decode(image: ImageBytes, to_pixels: ToPixels, orientation: Orientation, on
 class _Batch:
     """Collects decoded images until a batch is full."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, group: Callable[[int], int]) -> None:
         self._size = size
+        self._group = group
         self._images: list[ImageBytes] = []
         self._pixels: list[Tensor] = []
         self._problems: list[Problem] = []
@@ -96,6 +100,8 @@ class _Batch:
         if isinstance(result, Problem):
             self._problems.append(Problem(image, result.reason, result.detail))
             return
+        if self._images and self._group(image.image_index) != self._group(self._images[-1].image_index):
+            yield from self.rest()
         self._images.append(image)
         self._pixels.append(result)
         if len(self._images) == self._size:

@@ -204,6 +204,10 @@ class BadUnits(WorkFailed):
     """Lists of units that cannot be edited: a unit that the site or SAE does not have, one twice, or lists of other classes."""
 
 
+class BadMaps(WorkFailed):
+    """Maps that cannot be compared: no unit varies, too few values, or no image that both models can use."""
+
+
 class NoTruth(WorkFailed):
     """Nothing says well enough what units stand for, so no description of them can be judged."""
 

@@ -1,0 +1,120 @@
+"""Candidates of a pair again in float64: sums over ranges of images, and what they come to together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.between import pack, unpack_all
+from jobs.mine_rosetta.maps import MapReader
+from jobs.mine_rosetta.pair import Pair, ranges_of, select
+from jobs.mine_rosetta.plan import RESCORE, TILES
+from jobs.protocol import Artifact, Inputs
+from miclip_core.rosetta.neighbours import Neighbours, pairs_of
+from miclip_core.rosetta.rescore import Rescorer
+from miclip_core.zoo.reducers import State
+from schemas.plans import Shard
+
+Place = tuple[int, int]
+"""Groups of the two members."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The nearest of all tiles together: `ba` is that of `ab` where a member is compared with itself."""
+
+    ab: Neighbours
+    ba: Neighbours
+
+
+def load_lists(pair: Pair, inputs: Inputs, name: str) -> Found:
+    """The lists `true` or `null` of all tiles, merged."""
+    merged: dict[str, Neighbours] = {}
+    for state in unpack_all(inputs, pair.plan, 0, TILES):
+        for side in ("ab",) if pair.same else ("ab", "ba"):
+            of = Neighbours.from_state({key: state[f"{name}.{side}.{key}"] for key in ("ids", "values")})
+            if side in merged:
+                merged[side].merge_found(of)
+            else:
+                merged[side] = of
+    return Found(merged["ab"], merged.get("ba", merged["ab"]))
+
+
+def candidates(pair: Pair, found: Found) -> np.ndarray:
+    """int32 [N, 2], ascending: the pairs of units in any list; of a member with itself the smaller unit comes first."""
+    if not pair.same:
+        return pairs_of(found.ab.ids, found.ba.ids)
+    return np.unique(np.sort(pairs_of(found.ab.ids), axis=1), axis=0)
+
+
+def both_ways(pair: Pair, pairs: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs and their r such that lists find theirs: of a member with itself each pair also turned round."""
+    if not pair.same:
+        return pairs, r
+    everything, twice = np.concatenate((pairs, pairs[:, ::-1])), np.concatenate((r, r))
+    order = np.lexsort((everything[:, 1], everything[:, 0]))
+    return everything[order], twice[order]
+
+
+class PairRescorer:
+    """The rescorers of all groups of two members; states of ranges of images merge."""
+
+    def __init__(self, pair: Pair, pairs: np.ndarray, device: str = "cpu") -> None:
+        self._pairs = pairs
+        groups = [np.searchsorted(units.firsts, pairs[:, i], "right") - 1 for i, units in enumerate((pair.a, pair.b))]
+        self._chosen: dict[Place, np.ndarray] = {}
+        self.parts: dict[Place, Rescorer] = {}
+        self.images = 0
+        for place, crossing in pair.crossings.items():
+            chosen = np.flatnonzero((groups[0] == place[0]) & (groups[1] == place[1]))
+            firsts = np.array([pair.a.firsts[place[0]], pair.b.firsts[place[1]]], np.int32)
+            scales = pair.a.scale(place[0]), pair.b.scale(place[1])
+            self._chosen[place] = chosen
+            self.parts[place] = Rescorer(pairs[chosen] - firsts, crossing, *scales, device)
+
+    def correlations(self) -> np.ndarray:
+        """r float64 [N]."""
+        r = np.empty(len(self._pairs))
+        for place, part in self.parts.items():
+            r[self._chosen[place]] = part.correlations()
+        return r
+
+    def state(self) -> State:
+        """Arrays that `merge` adds."""
+        named = {f"{i}.{j}.{key}": array for (i, j), part in self.parts.items() for key, array in part.state().items()}
+        return {"images": np.array(self.images), **named}
+
+    def merge(self, state: Mapping[str, np.ndarray]) -> None:
+        """Join what another of the same pairs saw in other images."""
+        self.images += int(state["images"])
+        for (i, j), part in self.parts.items():
+            prefix = f"{i}.{j}."
+            part.merge({key.removeprefix(prefix): array for key, array in state.items() if key.startswith(prefix)})
+
+
+def run_rescore(pair: Pair, shard: Shard, reader: MapReader, inputs: Inputs, device: str) -> Iterator[Artifact]:
+    """Sums of the candidates over a range of images."""
+    rescorer = PairRescorer(pair, candidates(pair, load_lists(pair, inputs, "true")), device)
+    at_once = int(str(pair.plan.effort["images_at_once"]))
+    ranges = ranges_of(shard.start, shard.stop, at_once)
+    read_a, read_b = (
+        (found for (found,) in reader.read(inputs, [units.member], ranges if i == 0 or not pair.same else [], at_once))
+        for i, units in enumerate((pair.a, pair.b))
+    )
+    for maps_a in read_a:
+        maps_b = maps_a if pair.same else next(read_b)
+        _, at_a, at_b = np.intersect1d(maps_a.index, maps_b.index, assume_unique=True, return_indices=True)
+        rescorer.images += len(at_a)
+        for (i, j), part in rescorer.parts.items():
+            part.add(select(maps_a.groups[i], at_a), select(maps_b.groups[j], at_b))
+    yield pack(pair.plan.digest, RESCORE, rescorer.state())
+
+
+def load_rescored(pair: Pair, pairs: np.ndarray, inputs: Inputs) -> PairRescorer:
+    """The sums of all ranges together."""
+    rescorer = PairRescorer(pair, pairs)
+    for state in unpack_all(inputs, pair.plan, 1, RESCORE):
+        rescorer.merge(state)
+    return rescorer

@@ -1,0 +1,154 @@
+"""The tiles of one shard: products over all images, where they belong together and where they do not, and who is nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jobs.between import bucket_units, pack
+from jobs.mine_rosetta.maps import MapReader, Maps
+from jobs.mine_rosetta.pair import Pair, ranges_of, select
+from jobs.mine_rosetta.plan import TILES, tiles_of
+from jobs.mine_rosetta.tiles import Tile
+from jobs.mine_rosetta.units import Units
+from jobs.protocol import Artifact, Inputs
+from miclip_core.rosetta.accumulate import Products
+from miclip_core.rosetta.neighbours import Neighbours
+from miclip_core.rosetta.standardise import Precision, standardised
+from miclip_core.rosetta.turns import quarter_turns, turned
+from schemas.errors import BadMaps
+
+LISTED = 4096
+"""Units whose lists take a tile in at a time, for what they are chosen with takes memory."""
+Z = list[Tensor | None]
+"""Standardised maps [B, P, U] of each group of a member; None where no tile needs it."""
+
+
+class TileWork:
+    """One tile: the sums of products of some units of one group of a member with some of the other."""
+
+    def __init__(self, pair: Pair, tile: Tile, device: str) -> None:
+        self.tile = tile
+        sizes = pair.a.widths[tile.group_a], pair.b.widths[tile.group_b]
+        self.rows = slice(*bucket_units(tile.block_a, tile.blocks_a, sizes[0]))
+        self.columns = slice(*bucket_units(tile.block_b, tile.blocks_b, sizes[1]))
+        crossing = pair.crossings[tile.group_a, tile.group_b]
+        shape = self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+        self.true, self.null = (Products(crossing, *shape, device) for _ in range(2))
+        self.first_a = pair.a.firsts[tile.group_a] + self.rows.start
+        self.first_b = pair.b.firsts[tile.group_b] + self.columns.start
+
+    def add(self, products: Products, a: Z, b: Z, places_a: np.ndarray, places_b: np.ndarray) -> None:
+        """Take the images at these places of either side."""
+        z_a, z_b = a[self.tile.group_a], b[self.tile.group_b]
+        assert z_a is not None and z_b is not None
+        products.add(select(z_a, places_a)[..., self.rows], select(z_b, places_b)[..., self.columns])
+
+
+class Lists:
+    """The nearest of every unit of both members, in one direction each; of a member with itself the first says it all."""
+
+    def __init__(self, pair: Pair, device: str) -> None:
+        (k_a, k_b), margin = pair.params["k"], int(pair.params["margin"])
+        self.ab = Neighbours(len(pair.a), k_a + margin, device)
+        self.ba = None if pair.same else Neighbours(len(pair.b), k_b + margin, device)
+
+    def merge(self, r_AB: Tensor, first_a: int, first_b: int) -> None:
+        """Take the correlations of a tile."""
+        for start in range(0, r_AB.shape[0], LISTED):
+            self.ab.merge(r_AB[start : start + LISTED], first_b, first_a + start)
+        for start in range(0, r_AB.shape[1] if self.ba is not None else 0, LISTED):
+            assert self.ba is not None
+            self.ba.merge(r_AB[:, start : start + LISTED].T, first_a, first_b + start)
+
+    def state(self, name: str) -> dict[str, np.ndarray]:
+        """Arrays that `load_lists` reads."""
+        sides = {"ab": self.ab, **({"ba": self.ba} if self.ba is not None else {})}
+        return {f"{name}.{side}.{key}": array for side, of in sides.items() for key, array in of.state().items()}
+
+
+def run_tiles(pair: Pair, shard: int, reader: MapReader, inputs: Inputs, device: str) -> Iterator[Artifact]:
+    """Stream all images once and list the nearest units that the tiles of a shard have.
+
+    Raises:
+        BadMaps: there is no image that both members can use, or that the null can pair.
+    """
+    tiles = [TileWork(pair, tile, device) for tile in tiles_of(pair.plan, shard)]
+    _stream(pair, tiles, reader, inputs)
+    true, null = Lists(pair, device), Lists(pair, device)
+    for tile in tiles:
+        for lists, products in ((true, tile.true), (null, tile.null)):
+            r_AB = products.correlations(pair.absolute)
+            _mask(pair, tile, r_AB)
+            lists.merge(r_AB, tile.first_a, tile.first_b)
+    yield pack(pair.plan.digest, TILES, {**true.state("true"), **null.state("null")})
+
+
+def _stream(pair: Pair, tiles: Sequence[TileWork], reader: MapReader, inputs: Inputs) -> None:
+    rows, shift = pair.a.member.forward.rows, pair.shift
+    at_once = int(str(pair.plan.effort["images_at_once"]))
+    ranges = ranges_of(0, rows, at_once, rows - shift)
+    shifted = [((start + shift) % rows, (stop + shift - 1) % rows + 1) for start, stop in ranges]
+    maps_a, maps_b, maps_null = (
+        (found for (found,) in reader.read(inputs, [units.member], some, at_once))
+        for units, some in ((pair.a, ranges), (pair.b, [] if pair.same else ranges), (pair.b, shifted))
+    )
+    for _ in ranges:
+        _add_block(pair, tiles, maps_a, maps_b, maps_null)
+    if not tiles[0].true.sums_a.n or not tiles[0].null.sums_a.n:
+        raise BadMaps(
+            f"{pair.a.member.name} and {pair.b.member.name}: no image that both can use, or none to set against another for the "
+            "null; their tables bad_inputs say why"
+        )
+
+
+def _add_block(
+    pair: Pair, tiles: Sequence[TileWork], maps_a: Iterator[Maps], maps_b: Iterator[Maps], maps_null: Iterator[Maps]
+) -> None:
+    """Take one range of images of both, and then of the second those that the null sets against the first."""
+    rows = pair.a.member.forward.rows
+    index_a, z_a = _standardised(pair, pair.a, tiles, next(maps_a))
+    index_b, z_b = (index_a, z_a) if pair.same else _standardised(pair, pair.b, tiles, next(maps_b))
+    _, at_a, at_b = np.intersect1d(index_a, index_b, assume_unique=True, return_indices=True)
+    for tile in tiles:
+        tile.add(tile.true, z_a, z_b, at_a, at_b)
+    del z_b
+    index_b, z_b = _standardised(pair, pair.b, tiles, next(maps_null))
+    if pair.params["null"] == "shifted_rotated":
+        _turn(pair.b, z_b, quarter_turns(index_b))
+    _, at_a, at_b = np.intersect1d((index_a + pair.shift) % rows, index_b, assume_unique=True, return_indices=True)
+    for tile in tiles:
+        tile.add(tile.null, z_a, z_b, at_a, at_b)
+
+
+def _standardised(pair: Pair, units: Units, tiles: Sequence[TileWork], maps: Maps) -> tuple[np.ndarray, Z]:
+    """Rows of the index, and standardised maps of the groups that tiles need."""
+    precision: Precision = pair.params["precision"]
+    needed = {tile.tile.group_a for tile in tiles} if units is pair.a else set()
+    needed |= {tile.tile.group_b for tile in tiles} if units is pair.b or pair.same else set()
+    z = [
+        standardised(rows, units.scale(i), precision)[0] if i in needed else None for i, rows in enumerate(maps.groups)
+    ]
+    return maps.index, z
+
+
+def _turn(units: Units, z: Z, turns_B: np.ndarray) -> None:
+    for i, group in enumerate(units.member.groups):
+        if (maps_BPU := z[i]) is not None:
+            z[i] = turned(maps_BPU, group.grid, turns_B)
+
+
+def _mask(pair: Pair, tile: TileWork, r_AB: Tensor) -> None:
+    """Minus infinity for units that are not compared, and for a unit with itself."""
+    for units, first, axis in ((pair.a, tile.first_a, 0), (pair.b, tile.first_b, 1)):
+        left_out = ~pair.compared(units)[first : first + r_AB.shape[axis]]
+        chosen = torch.from_numpy(np.flatnonzero(left_out)).to(r_AB.device)
+        r_AB.index_fill_(axis, chosen, -torch.inf)
+    if pair.same:
+        unit = np.arange(
+            max(tile.first_a, tile.first_b), min(tile.first_a + r_AB.shape[0], tile.first_b + r_AB.shape[1])
+        )
+        r_AB[torch.from_numpy(unit - tile.first_a), torch.from_numpy(unit - tile.first_b)] = -torch.inf
