@@ -125,31 +125,38 @@ def read_vertices(inputs: Inputs, stage: StageSpec, members: Sequence[Member]) -
 
 def _read_units(inputs: Inputs, stage: str, member: Member, keep_rare: bool) -> _Units:
     rows = pa.Table.from_batches(list(inputs.table(stage, "rosetta_units", _UNITS)))
-    site, unit = _site_numbers(rows["site"], member, stage), rows["unit"].to_numpy()
-    order = np.lexsort((unit, site))
-    site, unit = site[order], unit[order]
-    starts = np.searchsorted(site, np.arange(len(member.sites)))
-    if (np.diff(np.append(starts, len(site))) == 0).any() or (unit != np.arange(len(unit)) - starts[site]).any():
-        raise TableMismatch(
-            f"rosetta_units of stage {stage} ({member.name}) has not every unit of {', '.join(s.site for s in member.sites)} once"
-        )
+    number = number_units(member, rows["site"], rows["unit"].to_numpy(), stage)
+    order = np.argsort(number)
+    expected = member.width if member.sae is None else len(number)
+    if not np.array_equal(number[order], np.arange(expected)):
+        raise TableMismatch(f"rosetta_units of stage {stage} has not every unit of {member.name} once")
     dead, rare = (rows[name].to_numpy()[order] for name in ("is_dead", "is_rare"))
     return _Units(
-        site,
-        unit,
+        _site_numbers(rows["site"], member, stage)[order],
+        rows["unit"].to_numpy()[order],
         rows["kurtosis"].to_numpy().astype(np.float32)[order],
         rows["active"].to_numpy()[order],
         ~dead if keep_rare else ~(dead | rare),
     )
 
 
-def _site_numbers(sites: pa.ChunkedArray, member: Member, stage: str) -> np.ndarray:
+def number_units(member: Member, sites: pa.Array | pa.ChunkedArray, units: np.ndarray, stage: str) -> np.ndarray:
+    """int32: numbers inside a member of units (int [n]) of its sites, as a stage has published them.
+
+    Raises:
+        TableMismatch: a site that the member does not have.
+    """
+    starts = np.cumsum([0, *(site.width for site in member.sites[:-1])])
+    return (starts[_site_numbers(sites, member, stage)] + units).astype(np.int32)
+
+
+def _site_numbers(sites: pa.Array | pa.ChunkedArray, member: Member, stage: str) -> np.ndarray:
     """int64: the place of each site among those of a member. Raises TableMismatch."""
     places = pc.index_in(sites, pa.array([site.site for site in member.sites]))
     if places.null_count:
         strange = sites.filter(pc.is_null(places))[0].as_py()
         raise TableMismatch(f"stage {stage} has units of {strange}, which is no site of {member.name}")
-    return places.to_numpy().astype(np.int64)
+    return np.asarray(places, np.int64)
 
 
 def read_all_buddies(inputs: Inputs, stage: StageSpec, vertices: Vertices) -> dict[tuple[int, int], Buddies]:
@@ -172,24 +179,15 @@ def read_buddies(inputs: Inputs, stage: StageSpec, name: str, vertices: Vertices
         return Buddies(empty, empty, np.zeros(0), empty.astype(np.int16), empty.astype(np.int16))
     rows = pa.Table.from_batches(batches)
     rows = rows.filter(pc.invert(rows["is_below_null"]))
-    r = rows["r"].to_numpy()
+    members, r = vertices.members, rows["r"].to_numpy()
     found = Buddies(
-        _unit_numbers(rows, "a", vertices, a, pair),
-        _unit_numbers(rows, "b", vertices, b, pair),
+        number_units(members[a], rows["site_a"], rows["unit_a"].to_numpy(), pair),
+        number_units(members[b], rows["site_b"], rows["unit_b"].to_numpy(), pair),
         np.abs(r) if stage.params["rank_by"] == "abs_r" else r,
         rows["rank_ab"].to_numpy().astype(np.int16),
         rows["rank_ba"].to_numpy().astype(np.int16),
     )
     return _sorted(found)
-
-
-def _unit_numbers(rows: pa.Table, side: str, vertices: Vertices, m: int, stage: str) -> np.ndarray:
-    """int32: numbers inside member m of the units on one side of a pair."""
-    member = vertices.members[m]
-    site = vertices.site[vertices.first[m] : vertices.first[m + 1]]
-    starts = np.searchsorted(site - site[0], np.arange(len(member.sites)))
-    places = _site_numbers(rows[f"site_{side}"], member, stage)
-    return (starts[places] + rows[f"unit_{side}"].to_numpy()).astype(np.int32)
 
 
 def _sorted(buddies: Buddies) -> Buddies:
