@@ -38,6 +38,15 @@ def test_batches_are_standardised_compared_and_averaged(a: Grid, b: Grid, target
     assert (found[3] == 0).all()
 
 
+def test_means_and_variances_of_batches_are_averaged() -> None:
+    """Means 1 and 4, variances (n - 1) 2 and 18: all values at once have 29 / 3."""
+    batches = BatchScale()
+    for values in ([0.0, 2.0], [1.0, 7.0]):
+        batches.add(torch.tensor(values)[None, :, None])
+    assert batches.scale.centre.tolist() == [2.5]
+    assert batches.scale.sd.tolist() == [10**0.5 + 1e-5]
+
+
 def test_it_is_no_correlation_and_depends_on_how_images_are_cut() -> None:
     """Two units that agree in a batch where both are strong and are opposite in one where both are weak."""
     ripple = torch.tensor([1.0, -1.0, 1.0, -1.0])[None, :, None].repeat(4, 1, 1)
