@@ -12,8 +12,7 @@ from torch import Tensor
 
 from jobs.mine_rosetta.maps import Maps
 from jobs.mine_rosetta.members import Member
-from jobs.mine_rosetta.units import Units, load_units, sae_ref
-from jobs.mine_rosetta.zoo import number_units
+from jobs.mine_rosetta.units import Units, load_units, number_units, sae_ref
 from jobs.protocol import Inputs
 from miclip_core.rosetta.standardise import Scale, standardised
 from schemas.plans import StageSpec

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.mine_rosetta.members import Member
 from jobs.protocol import Inputs
@@ -16,19 +17,25 @@ from jobs.rows import make_batch
 from miclip_core.rosetta.standardise import Scale
 from miclip_core.rosetta.statistics import UnitStatistics
 from miclip_core.zoo.reducers import Moments
+from schemas.errors import TableMismatch
 from schemas.plans import Plan
 
-_READ = ("site", "unit", "mean", "sd", "is_dead", "is_rare")
+_READ = ("site", "unit", "mean", "sd", "kurtosis", "active", "is_dead", "is_rare")
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """All units of a member, in its order. mean, sd: float64 [U]. dead, rare: bool [U]. widths: units of each group."""
+    """All units of a member, in its order. mean, sd: float64 [U]. dead, rare: bool [U]. widths: units of each group.
+
+    kurtosis (NaN for the dead) and active (share of positions): float32 [U].
+    """
 
     member: Member
     widths: tuple[int, ...]
     mean: np.ndarray
     sd: np.ndarray
+    kurtosis: np.ndarray
+    active: np.ndarray
     dead: np.ndarray
     rare: np.ndarray
 
@@ -55,13 +62,13 @@ class Units:
 
 def name_units(member: Member, units: np.ndarray, end: str = "") -> dict[str, Any]:
     """The same for units of a member by their number in it."""
-    site_of, unit = _places(member, units)
+    site_of, unit = places_of(member, units)
     names = pa.array([site.site for site in member.sites], pa.string())
     columns = {"model": member.model, "sae": sae_ref(member), "site": names.take(pa.array(site_of)), "unit": unit}
     return {f"{name}{end}": column for name, column in columns.items()}
 
 
-def _places(member: Member, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def places_of(member: Member, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each unit the place of its site in the member, and its int32 number inside."""
     starts = np.cumsum([0, *(site.width for site in member.sites[:-1])])
     of = np.searchsorted(starts, units, side="right") - 1
@@ -73,18 +80,34 @@ def sae_ref(member: Member) -> str | None:
     return None if member.sae is None else f"sae:{member.sae}"
 
 
+def number_units(member: Member, sites: pa.Array | pa.ChunkedArray, units: np.ndarray, stage: str) -> np.ndarray:
+    """int32: numbers in a member of units (int [n]) of its sites, as a stage has published them.
+
+    Raises:
+        TableMismatch: a site that the member does not have.
+    """
+    places = pc.index_in(sites, pa.array([site.site for site in member.sites]))
+    if places.null_count:
+        strange = sites.filter(pc.is_null(places))[0].as_py()
+        raise TableMismatch(f"stage {stage} has units of {strange}, which is no site of {member.name}")
+    starts = np.cumsum([0, *(site.width for site in member.sites[:-1])])
+    return (starts[np.asarray(places, np.int64)] + units).astype(np.int32)
+
+
 def load_units(inputs: Inputs, stage: str, member: Member) -> Units:
-    """What a stage of units published of its member."""
+    """What a stage of units published of its member.
+
+    Raises:
+        TableMismatch: a site that the member does not have, or not each of its units once.
+    """
     found = pa.Table.from_batches(list(inputs.table(stage, "rosetta_units", _READ)))
-    columns = {name: found[name].to_numpy() for name in _READ[1:]}
-    sites, site_of = [site.site for site in member.sites], np.array(found["site"].to_pylist())
-    counts = [int((site_of == site).sum()) for site in sites]
-    starts = dict(zip(sites, np.cumsum([0, *counts[:-1]]).tolist(), strict=True))
-    order = np.argsort([starts[site] for site in site_of.tolist()] + columns["unit"])
-    width = dict(zip(sites, counts, strict=True))
-    widths = tuple(sum(width[site.site] for site in group.sites) for group in member.groups)
-    mean, sd, dead, rare = (columns[name][order] for name in ("mean", "sd", "is_dead", "is_rare"))
-    return Units(member, widths, mean, sd, dead, rare)
+    number = number_units(member, found["site"], found["unit"].to_numpy(), stage)
+    order = np.argsort(number)
+    widths = tuple(group.width for group in member.groups) if member.sae is None else (len(number),)
+    if not np.array_equal(number[order], np.arange(sum(widths))):
+        raise TableMismatch(f"rosetta_units of stage {stage} has not each of the units of {member.name} once")
+    mean, sd, kurtosis, active, dead, rare = (found[name].to_numpy()[order] for name in _READ[2:])
+    return Units(member, widths, mean, sd, kurtosis.astype(np.float32), active, dead, rare)
 
 
 def units_batch(
@@ -103,8 +126,8 @@ def _group_batch(
     plan: Plan, member: Member, units: np.ndarray, moments: Moments, found: UnitStatistics
 ) -> pa.RecordBatch:
     params: dict[str, Any] = plan.stage.params
-    depth = np.array([site.depth for site in member.sites], np.float32)[_places(member, units)[0]]
-    grid = member.sites[int(_places(member, units[:1])[0][0])].grid
+    depth = np.array([site.depth for site in member.sites], np.float32)[places_of(member, units)[0]]
+    grid = member.sites[int(places_of(member, units[:1])[0][0])].grid
     dead = found.scale.dead
     columns = {
         "stage": plan.digest,

@@ -13,25 +13,13 @@ import pyarrow.compute as pc
 
 from jobs.mine_rosetta.members import Member
 from jobs.mine_rosetta.plan import compared
+from jobs.mine_rosetta.units import load_units, number_units, places_of, sae_ref
 from jobs.protocol import Inputs
 from miclip_core.rosetta.buddies import Buddies
 from miclip_core.rosetta.graph import ZooGraph, join_buddies
-from schemas.errors import TableMismatch
 from schemas.plans import StageSpec
 
-_UNITS = ("site", "unit", "kurtosis", "active", "is_dead", "is_rare")
 _BUDDIES = ("site_a", "unit_a", "site_b", "unit_b", "r", "rank_ab", "rank_ba", "is_below_null")
-
-
-@dataclass(frozen=True, eq=False)
-class _Units:
-    """The units of one member by site and channel: site int32, unit int32, kurtosis and active float32, in_zoo bool [U]."""
-
-    site: np.ndarray
-    unit: np.ndarray
-    kurtosis: np.ndarray
-    active: np.ndarray
-    in_zoo: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +84,7 @@ def whose(members: Sequence[Member]) -> dict[str, list[str | None]]:
     """Model, SAE and kind of units of each of these members, as tables say them."""
     return {
         "model": [member.model for member in members],
-        "sae": [None if member.sae is None else f"sae:{member.sae}" for member in members],
+        "sae": [sae_ref(member) for member in members],
         "unit_kind": [member.unit_kind for member in members],
     }
 
@@ -107,56 +95,20 @@ def read_vertices(inputs: Inputs, stage: StageSpec, members: Sequence[Member]) -
     Raises:
         TableMismatch: a site that no member has, or not every unit of a site once.
     """
-    found = [
-        _read_units(inputs, stage.inputs[f"units.{m}"], member, keep_rare=stage.params["rare"] == "keep")
-        for m, member in enumerate(members)
-    ]
+    found = [load_units(inputs, stage.inputs[f"units.{m}"], member) for m, member in enumerate(members)]
+    first = np.cumsum([0] + [len(units) for units in found])
     before = np.cumsum([0] + [len(member.sites) for member in members[:-1]])
+    places = [places_of(units.member, np.arange(len(units))) for units in found]
+    left_out = [units.dead if stage.params["rare"] == "keep" else units.dead | units.rare for units in found]
     return Vertices(
         tuple(members),
-        np.cumsum([0] + [len(units.unit) for units in found]),
-        np.concatenate([units.site + n for units, n in zip(found, before, strict=True)]).astype(np.int32),
-        np.concatenate([units.unit for units in found]),
+        first,
+        np.concatenate([site + n for (site, _), n in zip(places, before, strict=True)]).astype(np.int32),
+        np.concatenate([unit for _, unit in places]),
         np.concatenate([units.kurtosis for units in found]),
         np.concatenate([units.active for units in found]),
-        np.concatenate([units.in_zoo for units in found]),
+        ~np.concatenate(left_out),
     )
-
-
-def _read_units(inputs: Inputs, stage: str, member: Member, keep_rare: bool) -> _Units:
-    rows = pa.Table.from_batches(list(inputs.table(stage, "rosetta_units", _UNITS)))
-    number = number_units(member, rows["site"], rows["unit"].to_numpy(), stage)
-    order = np.argsort(number)
-    expected = member.width if member.sae is None else len(number)
-    if not np.array_equal(number[order], np.arange(expected)):
-        raise TableMismatch(f"rosetta_units of stage {stage} has not every unit of {member.name} once")
-    dead, rare = (rows[name].to_numpy()[order] for name in ("is_dead", "is_rare"))
-    return _Units(
-        _site_numbers(rows["site"], member, stage)[order],
-        rows["unit"].to_numpy()[order],
-        rows["kurtosis"].to_numpy().astype(np.float32)[order],
-        rows["active"].to_numpy()[order],
-        ~dead if keep_rare else ~(dead | rare),
-    )
-
-
-def number_units(member: Member, sites: pa.Array | pa.ChunkedArray, units: np.ndarray, stage: str) -> np.ndarray:
-    """int32: numbers inside a member of units (int [n]) of its sites, as a stage has published them.
-
-    Raises:
-        TableMismatch: a site that the member does not have.
-    """
-    starts = np.cumsum([0, *(site.width for site in member.sites[:-1])])
-    return (starts[_site_numbers(sites, member, stage)] + units).astype(np.int32)
-
-
-def _site_numbers(sites: pa.Array | pa.ChunkedArray, member: Member, stage: str) -> np.ndarray:
-    """int64: the place of each site among those of a member. Raises TableMismatch."""
-    places = pc.index_in(sites, pa.array([site.site for site in member.sites]))
-    if places.null_count:
-        strange = sites.filter(pc.is_null(places))[0].as_py()
-        raise TableMismatch(f"stage {stage} has units of {strange}, which is no site of {member.name}")
-    return np.asarray(places, np.int64)
 
 
 def read_all_buddies(inputs: Inputs, stage: StageSpec, vertices: Vertices) -> dict[tuple[int, int], Buddies]:
