@@ -79,7 +79,7 @@ class InversionSettings(Frozen):
     towards: Literal["zero", "start"] = "zero"
     """Where that size is counted from."""
     steps: int = Field(default=500, ge=1)
-    lr: float = Field(default=0.1, gt=0)
+    lr: float = Field(default=0.1, gt=0, le=100)
     """Rate of Adam, at the top of the ramp."""
     betas: Betas = (0.9, 0.999)
     ramp: bool = True

@@ -77,7 +77,7 @@ class InvertSpec(Cell):
     starts: Annotated[int | None, Field(ge=1, le=256), RESULT] = None
     """Random latents that each image starts from: 4 if left out. Edits but copy_paste begin at one that is given."""
     steps: Annotated[int, Field(ge=1, le=100_000), RESULT] = 500
-    lr: Annotated[float, Field(gt=0), RESULT] = 0.1
+    lr: Annotated[float, Field(gt=0, le=100), RESULT] = 0.1
     betas: Annotated[Betas, LISTED, RESULT] = (0.9, 0.999)
     ramp: Annotated[bool, RESULT] = True
     """Whether the rate rises over the first twentieth of the steps and falls over the last quarter."""
