@@ -12,11 +12,7 @@ import torch
 from torch import Tensor
 
 from miclip_core.rosetta.crossing import Crossing, Side
-
-CHUNKS = 1024
-"""Chunks whose sums are added in a row; rounding grows with their number, so blocks of sums are then added up."""
-CACHED = 2**18
-"""Numbers of fp32 per thread that stay near a processor while moments are taken and maps are moved."""
+from miclip_core.rosetta.memory import CACHED, CHUNKS
 
 NARROW = 16
 """A product of fewer columns may be added term by term to what is there, with a rounding error that grows with all images;
@@ -54,7 +50,7 @@ class Sums:
 class Products:
     """The accumulator of one tile: sums of products fp32 [rows, cols] on the device, and the moments of both sides.
 
-    Takes 4 bytes for each pair, 8 beyond CHUNKS chunks, and the moved maps of one chunk.
+    `memory.products_bytes` says what memory it takes.
     """
 
     def __init__(self, crossing: Crossing, rows: int, cols: int, device: torch.device | str = "cpu") -> None:

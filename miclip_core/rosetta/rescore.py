@@ -11,12 +11,11 @@ from torch import Tensor
 
 from miclip_core.rosetta.accumulate import Sums
 from miclip_core.rosetta.crossing import Crossing, Side
+from miclip_core.rosetta.memory import SLICE
 from miclip_core.rosetta.standardise import Scale
 from miclip_core.sae.kernels import sparse_dots
 from miclip_core.zoo.reducers import State
 
-SLICE = 2**22
-"""Numbers of fp64 that are made of the maps of one side at a time: 32 MB."""
 DIGITS = 9
 """Decimals by which correlations are ranked: fewer than the order of summation can change."""
 NONE = -1
@@ -26,8 +25,7 @@ class Rescorer:
     """Pearson's correlation in fp64 of some pairs of units, from sums over images that merge over shards.
 
     pairs int32 [N, 2], ascending by (a, b): columns of the maps of the two sides. Scales as in the fast pass; the result
-    does not depend on them, but what is merged does. Takes some 40 bytes for each pair, and four times SLICE numbers or
-    those of one image.
+    does not depend on them, but what is merged does. `memory.rescoring_bytes` says what memory it takes.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from miclip_core.zoo.reducers import Moments
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-TOLERANCES: dict[Precision, float] = {"fp32": 5e-6, "fp16": 2e-4, "bf16": 1e-3}
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 2e-4, "bf16": 1e-3}
 """How far a correlation of rounded maps can be from the exact one; several times what heavy-tailed maps show."""
 
 CLAMP = 6e4

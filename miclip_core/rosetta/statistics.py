@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from miclip_core.rosetta.memory import SLICE
 from miclip_core.rosetta.standardise import Scale
 from miclip_core.zoo.reducers import Moments, State
 
@@ -15,8 +16,6 @@ ACTIVE_SD = 3.0
 """A unit that can be negative is active where it is more than so many standard deviations above its mean."""
 MIN_IMAGES, MIN_POSITIONS = 5, 20
 """A unit active in fewer can resemble another by chance."""
-SLICE = 2**22
-"""Numbers of fp64 that are made at a time: 32 MB."""
 _NAMES = ("cubes", "fourths", "active", "active_images")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from miclip_core.rosetta.grids import common_grid, meeting_grid
+from miclip_core.rosetta.memory import products_bytes
 from schemas.errors import BadGrid
 
 
@@ -28,3 +29,8 @@ def test_products_are_taken_at_the_smallest_side_per_axis() -> None:
 def test_a_grid_without_positions_to_compare_is_refused(a: tuple[int, int], b: tuple[int, int], rule: object) -> None:
     with pytest.raises(BadGrid, match=r"grid (1x1|0x7)"):
         common_grid(a, b, rule)  # type: ignore[arg-type]
+
+
+def test_products_take_four_bytes_for_a_pair_until_sums_are_put_aside() -> None:
+    assert products_bytes(1000, 2000, 100) == 8_000_000 + 48_000
+    assert products_bytes(1000, 2000, 100_000) == 16_000_000 + 48_000
