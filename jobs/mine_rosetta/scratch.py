@@ -87,10 +87,8 @@ class Scratch:
             file, said = found
             inside = [i for i, (index, _) in enumerate(said["images"]) if start <= index < stop]
             values = torch.empty(len(inside), numbers)
-            if inside:
-                file.seek(4 * numbers * inside[0])
-                if file.readinto(values.numpy()) != 4 * values.numel():  # type: ignore[attr-defined]
-                    return None
+            if inside and not _fill(values, file, 4 * numbers * inside[0]):
+                return None
             images = tuple((int(index), str(name)) for index, name in (said["images"][i] for i in inside))
             problems = tuple(BadImage(*bad) for bad in said["problems"] if start <= bad[0] < stop)
             return Raw(images, values, problems)
@@ -100,14 +98,17 @@ class Scratch:
         """A block to be written; it is there when this ends without an error, and not before."""
         path = self._path(key, block)
         partial = path.with_name(f"{path.name}.{os.getpid()}.{time.monotonic_ns()}{_PARTIAL}")
-        block_file = BlockFile(partial)
         try:
-            yield block_file
-            if block_file.finish() and self.room_for(key, 0):
+            with ExitStack() as stack:
+                file = None
                 with suppress(OSError):
-                    partial.rename(path)
+                    file = stack.enter_context(open(partial, "wb"))
+                block_file = BlockFile(file)
+                yield block_file
+                if block_file.finish() and self.room_for(key, 0):
+                    with suppress(OSError):
+                        partial.rename(path)
         finally:
-            block_file.close()
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
 
@@ -150,14 +151,12 @@ class Scratch:
 class BlockFile:
     """A block on its way to the disk; trouble with the disk is told by `finish` alone."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: IO[bytes] | None) -> None:
+        """file: None if it could not even be opened."""
+        self._file = file
+        self._is_whole = file is not None
         self._images: list[tuple[int, str]] = []
         self._problems: list[BadImage] = []
-        self._is_whole = True
-        self._file: IO[bytes] | None = None
-        self._stack = ExitStack()
-        with self._on_disk():
-            self._file = self._stack.enter_context(open(path, "wb"))
 
     def add(self, images: Sequence[tuple[int, str]], values_BM: Tensor) -> None:
         """The next images."""
@@ -172,24 +171,14 @@ class BlockFile:
         """Say behind the numbers what they are; whether all could be written."""
         said = json.dumps({"images": self._images, "problems": self._problems}).encode()
         self._write(said + len(said).to_bytes(8, "little") + _MAGIC)
-        self.close()
         return self._is_whole
 
-    def close(self) -> None:
-        """Write no more."""
-        with self._on_disk():
-            self._stack.close()
-        self._file = None
-
     def _write(self, data: bytes | memoryview) -> None:
-        if self._file is not None and self._is_whole:
-            with self._on_disk():
-                self._file.write(data)
-
-    @contextmanager
-    def _on_disk(self) -> Iterator[None]:
+        if self._file is None or not self._is_whole:
+            return
         try:
-            yield
+            self._file.write(data)
+            self._file.flush()
         except OSError:
             self._is_whole = False
 
@@ -204,6 +193,14 @@ def _start_of_machine() -> str:
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     return "now"
+
+
+def _fill(values: Tensor, file: IO[bytes], start: int) -> bool:
+    """Whether all of `values` could be read from there on."""
+    with suppress(OSError):
+        file.seek(start)
+        return bool(file.readinto(values.numpy()) == 4 * values.numel())  # type: ignore[attr-defined]
+    return False
 
 
 def _read_foot(file: IO[bytes], numbers: int) -> dict[str, Any] | None:
