@@ -81,3 +81,15 @@ def pack_map(values: Iterable[float], largest: float) -> str:
     """Values as bytes, 255 for the largest, in base64; negative ones are 0."""
     scaled = np.asarray(list(values), dtype=np.float64) / (largest or 1.0) * 255
     return base64.b64encode(np.clip(np.round(scaled), 0, 255).astype(np.uint8).tobytes()).decode()
+
+
+def pool_map(values: np.ndarray, most: int) -> np.ndarray:
+    """A map [rows, columns] with at most so many of either: means over cells of nearly equal size."""
+    for axis in (0, 1):
+        size = values.shape[axis]
+        if size > most:
+            edges = np.linspace(0, size, most + 1).round().astype(int)
+            sums = np.add.reduceat(values, edges[:-1], axis=axis)
+            shape = [-1 if a == axis else 1 for a in (0, 1)]
+            values = sums / np.diff(edges).reshape(shape)
+    return values

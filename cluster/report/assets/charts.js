@@ -21,8 +21,7 @@ for (const figure of $$(".chart")) {
   const plot = $(".plot > svg", figure), marks = $(".marks", figure);
   if (!plot) continue;
   for (const mark of $$("[data-tip]", plot)) {
-    mark.addEventListener("pointermove", (event) => showTip(mark.dataset.tip, event.clientX, event.clientY));
-    mark.addEventListener("pointerleave", hideTip);
+    onPoint(mark, (event) => showTip(mark.dataset.tip, event.clientX, event.clientY));
     mark.addEventListener("focus", () => { const b = mark.getBoundingClientRect(); showTip(mark.dataset.tip, b.right, b.bottom); });
     mark.addEventListener("blur", hideTip);
   }

@@ -15,6 +15,13 @@ function showTip(content, x, y) {
 }
 const hideTip = () => { tip.hidden = true; };
 addEventListener("scroll", hideTip, { passive: true });
+// What the pointer is over, or what a finger taps; that stays until the finger taps elsewhere.
+function onPoint(element, show, leave = hideTip) {
+  element.addEventListener("pointermove", show);
+  element.addEventListener("pointerdown", show);
+  element.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") leave(); });
+}
+addEventListener("pointerdown", hideTip, { capture: true });
 
 // ---------------------------------------------------------------- theme: as the system has it, until somebody chooses
 const root = document.documentElement;

@@ -44,9 +44,12 @@ const drawOnce = (tile) => { if (!drawn.has(tile)) { drawn.add(tile); draw(tile)
 const inSight = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) if (isIntersecting) drawOnce(target);
 }, { rootMargin: "600px" });
-const tiles = $$("canvas.tile");
-tiles.forEach((tile) => inSight.observe(tile));
-addEventListener("beforeprint", () => tiles.forEach(drawOnce));
+const tiles = [];
+function adopt(tile) {
+  tiles.push(tile);
+  inSight.observe(tile);
+  onPoint(tile, (event) => tellValue(tile, event));
+}
 
 keys.o = () => {
   overlay = !overlay;
@@ -56,19 +59,46 @@ keys.o = () => {
 $$("button.overlay").forEach((button) => button.addEventListener("click", keys.o));
 
 // ---------------------------------------------------------------- the value under the pointer
-for (const tile of tiles) {
-  tile.addEventListener("pointermove", (event) => {
-    const box = tile.getBoundingClientRect(), spot = tile.spot;
-    let text = tile.dataset.words;
-    if (spot) {
-      const column = Math.floor(((event.clientX - box.left) / box.width - spot.left) / spot.wide);
-      const row = Math.floor(((event.clientY - box.top) / box.height - spot.top) / spot.high);
-      if (column >= 0 && row >= 0 && column < spot.columns && row < spot.rows) {
-        const value = mapOf(tile)[row * spot.columns + column] / 255 * Number(tile.dataset.largest);
-        text += `\nrow ${row}, column ${column}: ${value ? "about " + value.toPrecision(2) : "0"}`;
-      }
+function tellValue(tile, event) {
+  const box = tile.getBoundingClientRect(), spot = tile.spot;
+  let text = tile.dataset.words;
+  if (spot) {
+    const column = Math.floor(((event.clientX - box.left) / box.width - spot.left) / spot.wide);
+    const row = Math.floor(((event.clientY - box.top) / box.height - spot.top) / spot.high);
+    if (column >= 0 && row >= 0 && column < spot.columns && row < spot.rows) {
+      const value = mapOf(tile)[row * spot.columns + column] / 255 * Number(tile.dataset.largest);
+      text += `\nrow ${row}, column ${column}: ${value ? "about " + value.toPrecision(2) : "0"}`;
     }
-    showTip(text, event.clientX, event.clientY);
-  });
-  tile.addEventListener("pointerleave", hideTip);
+  }
+  showTip(text, event.clientX, event.clientY);
 }
+$$("canvas.tile").forEach(adopt);
+
+// ---------------------------------------------------------------- sheets: the same images under several maps, made when they come near
+function unpack(sheet) {
+  sheets.delete(sheet);
+  const images = sheet.dataset.images.split(" "), said = JSON.parse(sheet.dataset.words);
+  for (const strip of $$(".strip", sheet)) {
+    const { maps, seen, largest, grid } = strip.dataset, label = strip.getAttribute("aria-label");
+    const map = maps?.split(" "), box = seen?.split(";"), words = strip.dataset.words?.split("\n");
+    strip.append(...images.map((image, n) => {
+      const text = [label, words?.[n], said[n]].filter(Boolean).join("\n");
+      if (image === "-") return Object.assign(document.createElement("span"), { className: "tile", title: text, textContent: "no thumbnail" });
+      const tile = Object.assign(document.createElement("canvas"), { className: "tile", width: 96, height: 96 });
+      Object.assign(tile.dataset, { image, words: text }, map && map[n] !== "-" ? { map: map[n], largest, grid, seen: box[n] ?? box[0] } : {});
+      tile.setAttribute("role", "img");
+      tile.setAttribute("aria-label", text.replaceAll("\n", ", "));
+      adopt(tile);
+      return tile;
+    }));
+  }
+}
+const sheets = new Set($$(".sheet"));
+const nearSheets = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) if (isIntersecting && sheets.has(target)) { nearSheets.unobserve(target); unpack(target); }
+}, { rootMargin: "600px" });
+sheets.forEach((sheet) => nearSheets.observe(sheet));
+addEventListener("beforeprint", () => {
+  [...sheets].filter((sheet) => !sheet.closest("[hidden]")).forEach(unpack);
+  tiles.forEach(drawOnce);
+});

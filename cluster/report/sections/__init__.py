@@ -7,6 +7,7 @@ from cluster.report.sections import (
     attention,
     concepts,
     densities,
+    dictionary,
     encoders,
     extract,
     features,
@@ -18,6 +19,9 @@ from cluster.report.sections import (
     sweep,
     traces,
     units,
+    universality,
+    zoo_layers,
+    zoo_pairs,
 )
 
 SECTIONS: tuple[Section, ...] = (
@@ -35,4 +39,8 @@ SECTIONS: tuple[Section, ...] = (
     traces.SECTION,
     attention.SECTION,
     geometry.SECTION,
+    zoo_pairs.SECTION,
+    zoo_layers.SECTION,
+    universality.SECTION,
+    dictionary.SECTION,
 )
