@@ -10,8 +10,9 @@ import numpy as np
 from jobs.between import pack, unpack_all
 from jobs.mine_rosetta.maps import MapReader
 from jobs.mine_rosetta.pair import Pair, ranges_of, select
-from jobs.mine_rosetta.plan import RESCORE, TILES
+from jobs.mine_rosetta.plan import COUNTED, RESCORE, TILES
 from jobs.protocol import Artifact, Inputs
+from miclip_core.rosetta.chance import Counted
 from miclip_core.rosetta.neighbours import Neighbours, pairs_of
 from miclip_core.rosetta.rescore import Rescorer
 from miclip_core.zoo.reducers import State
@@ -40,6 +41,27 @@ def load_lists(pair: Pair, inputs: Inputs, name: str) -> Found:
             else:
                 merged[side] = of
     return Found(merged["ab"], merged.get("ba", merged["ab"]))
+
+
+def load_chance(pair: Pair, inputs: Inputs, pairs: np.ndarray) -> tuple[np.ndarray, Counted]:
+    """float64 [N]: what these pairs of units, ascending, have where images do not belong together; and all pairs, counted."""
+    r, counted = np.full(len(pairs), np.nan), Counted()
+    keys = pairs[:, 0].astype(np.int64) << 32 | pairs[:, 1]
+    for state in unpack_all(inputs, pair.plan, 0, TILES):
+        counted.merge(state[COUNTED])
+        for side in ("ab",) if pair.same else ("ab", "ba"):
+            ids, chance = state[f"true.{side}.ids"], state[f"chance.{side}"]
+            unit, place = np.nonzero(ids >= 0)
+            two = unit.astype(np.int64), ids[unit, place].astype(np.int64)
+            a, b = (np.minimum(*two), np.maximum(*two)) if pair.same else two if side == "ab" else two[::-1]
+            found = np.searchsorted(keys, a << 32 | b)
+            there = (
+                (found < len(keys)) & (keys[np.minimum(found, len(keys) - 1)] == (a << 32 | b))
+                if len(keys)
+                else found < 0
+            )
+np.fmax.at(r, found[there], chance[unit, place][there])  # of two units of one member the larger of both draws
+    return r, counted
 
 
 def candidates(pair: Pair, found: Found) -> np.ndarray:

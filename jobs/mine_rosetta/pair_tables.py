@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from jobs.mine_rosetta.pair import Pair
-from jobs.mine_rosetta.pair_rescore import Found, PairRescorer, both_ways, candidates, load_lists, load_rescored
+from jobs.mine_rosetta.pair_rescore import (
+    Found,
+    PairRescorer,
+    both_ways,
+    candidates,
+    load_chance,
+    load_lists,
+    load_rescored,
+)
 from jobs.mine_rosetta.units import Units
 from jobs.protocol import Inputs, Part
 from jobs.rows import make_batch
@@ -24,15 +32,22 @@ NULL_DIGITS = 6
 
 @dataclass(frozen=True, eq=False)
 class Null:
-    """The best r of each compared unit of both members where images do not belong together: float64 [N]; and the lists."""
+    """What there is where images do not belong together.
+
+    best: float64, the best r of each compared unit of both members. lists: the nearest of each. q999: the 99.9 % quantile of r over
+    all pairs of units. r: float64 [N] of the candidate pairs [N,2], which are ascending.
+    """
 
     best: np.ndarray
     lists: Found
+    q999: float
+    pairs: np.ndarray
+    r: np.ndarray
 
-    @property
-    def q999(self) -> float:
-        """The 99.9 % quantile."""
-        return float(np.quantile(self.best, 0.999))
+    def of(self, found: Buddies) -> np.ndarray:
+        """float64: r of these buddies; each was found among the candidates."""
+        keys = self.pairs[:, 0].astype(np.int64) << 32 | self.pairs[:, 1]
+        return self.r[np.searchsorted(keys, found.a.astype(np.int64) << 32 | found.b)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +77,11 @@ class Mined:
         found = _buddies(self.pair, (ab.ids, ab.values), (ba.ids, ba.values), k_a, k_b)
         return int((found.r >= self._floor).sum())
 
+    def below_null(self, found: Buddies) -> np.ndarray:
+        """bool: buddies whose r is not above what place alone gives the same two units by more than chance gives any two."""
+        strength = [_strength(self.pair, r) for r in (found.r, self.null.of(found))]
+        return strength[0] - np.maximum(strength[1], 0) <= self.null.q999
+
     @property
     def _floor(self) -> float:
         least = self.pair.params["min_r"]
@@ -81,7 +101,15 @@ def mine(pair: Pair, inputs: Inputs) -> Mined:
     ba = ab if pair.same else _nearest(pair, found.ba.ids, found.ba.values, k_b, look_up(known, r, found.ba.ids, True))
     best = [of.values[:, 0] for of in ((chance.ab,) if pair.same else (chance.ab, chance.ba))]
     together = np.concatenate(best).astype(np.float64)
-    return Mined(pair, ab, ba, Null(np.round(together[together > -np.inf], NULL_DIGITS), chance), rescored)
+    by_chance, counted = load_chance(pair, inputs, pairs)
+    null = Null(
+        np.round(together[together > -np.inf], NULL_DIGITS),
+        chance,
+        counted.quantile(0.999),
+        pairs,
+        np.round(by_chance.astype(np.float64), NULL_DIGITS),
+    )
+    return Mined(pair, ab, ba, null, rescored)
 
 
 def _nearest(pair: Pair, ids: np.ndarray, fast: np.ndarray, k: int, r: np.ndarray) -> Nearest:
@@ -139,8 +167,9 @@ def _buddy_rows(mined: Mined) -> dict[str, Any]:
         "r": found.r,
         "rank_ab": found.rank_ab.astype(np.int32),
         "rank_ba": found.rank_ba.astype(np.int32),
+        "null_r": mined.null.of(found),
         "null_q999": np.full(len(found), mined.null.q999),
-        "is_below_null": _strength(pair, found.r) <= mined.null.q999,
+        "is_below_null": mined.below_null(found),
     }
 
 
@@ -163,14 +192,15 @@ def _counts(mined: Mined, k_a: int, k_b: int) -> dict[str, Any]:
         "images": mined.rescored.images,
         "buddies": len(found),
         "buddies_null": mined.buddies_null(k_a, k_b),
-        "above_null": int((_strength(pair, found.r) > mined.null.q999).sum()),
+        "above_null": int((~mined.below_null(found)).sum()),
         "share_a": len(having[0]) / int(compared[0].sum()),
         "share_b": len(having[1]) / int(compared[1].sum()),
         "r_p50": float(np.quantile(found.r, 0.5)) if len(found) else None,
         "r_p90": float(np.quantile(found.r, 0.9)) if len(found) else None,
-        "null_p50": float(np.quantile(best, 0.5)),
         "null_q999": mined.null.q999,
-        "null_max": float(best.max()),
+        "null_best_p50": float(np.quantile(best, 0.5)),
+        "null_best_q999": float(np.quantile(best, 0.999)),
+        "null_best_max": float(best.max()),
         "inexact": inexact[0] if pair.same else sum(inexact),
         "shares_training": pair.params["shares_training"],
     }

@@ -11,11 +11,12 @@ from torch import Tensor
 from jobs.between import bucket_units, pack
 from jobs.mine_rosetta.maps import MapReader, Maps
 from jobs.mine_rosetta.pair import Pair, ranges_of, select
-from jobs.mine_rosetta.plan import TILES, tiles_of
+from jobs.mine_rosetta.plan import COUNTED, TILES, tiles_of
 from jobs.mine_rosetta.tiles import Tile
 from jobs.mine_rosetta.units import Units
 from jobs.protocol import Artifact, Inputs
 from miclip_core.rosetta.accumulate import Products
+from miclip_core.rosetta.chance import Counted
 from miclip_core.rosetta.neighbours import Neighbours
 from miclip_core.rosetta.standardise import Precision, standardised
 from miclip_core.rosetta.turns import quarter_turns, turned
@@ -64,10 +65,14 @@ class Lists:
             assert self.ba is not None
             self.ba.merge(r_AB[:, start : start + LISTED].T, first_a, first_b + start)
 
+    @property
+    def sides(self) -> dict[str, Neighbours]:
+        """The lists by direction."""
+        return {"ab": self.ab, **({"ba": self.ba} if self.ba is not None else {})}
+
     def state(self, name: str) -> dict[str, np.ndarray]:
         """Arrays that `load_lists` reads."""
-        sides = {"ab": self.ab, **({"ba": self.ba} if self.ba is not None else {})}
-        return {f"{name}.{side}.{key}": array for side, of in sides.items() for key, array in of.state().items()}
+        return {f"{name}.{side}.{key}": array for side, of in self.sides.items() for key, array in of.state().items()}
 
 
 def run_tiles(pair: Pair, shard: int, reader: MapReader, inputs: Inputs, device: str) -> Iterator[Artifact]:
@@ -78,13 +83,33 @@ def run_tiles(pair: Pair, shard: int, reader: MapReader, inputs: Inputs, device:
     """
     tiles = [TileWork(pair, tile, device) for tile in tiles_of(pair.plan, shard)]
     _stream(pair, tiles, reader, inputs)
-    true, null = Lists(pair, device), Lists(pair, device)
+    true, null, counted = Lists(pair, device), Lists(pair, device), Counted()
+    chance: list[tuple[TileWork, Tensor]] = []
     for tile in tiles:
         for lists, products in ((true, tile.true), (null, tile.null)):
             r_AB = products.correlations(pair.absolute)
             _mask(pair, tile, r_AB)
             lists.merge(r_AB, tile.first_a, tile.first_b)
-    yield pack(pair.plan.digest, TILES, {**true.state("true"), **null.state("null")})
+        chance.append((tile, r_AB))
+        counted.add(r_AB)
+    by_chance = {f"chance.{side}": _looked_up(of.ids, chance, side) for side, of in true.sides.items()}
+    yield pack(
+        pair.plan.digest, TILES, {**true.state("true"), **null.state("null"), **by_chance, COUNTED: counted.counts}
+    )
+
+
+def _looked_up(ids: np.ndarray, chance: Sequence[tuple[TileWork, Tensor]], side: str) -> np.ndarray:
+    """float32 [U, K']: what the listed pairs of units have where images do not belong together; NaN where a list has none."""
+    found = np.full(ids.shape, np.nan, np.float32)
+    for tile, r_AB in chance:
+        (first, first_other), r = (
+            ((tile.first_a, tile.first_b), r_AB) if side == "ab" else ((tile.first_b, tile.first_a), r_AB.T)
+        )
+        here = ids[first : first + r.shape[0]]
+        unit, place = np.nonzero((here >= first_other) & (here < first_other + r.shape[1]))
+        other = torch.from_numpy(here[unit, place] - first_other).long().to(r.device)
+        found[first + unit, place] = r[torch.from_numpy(unit).to(r.device), other].cpu().numpy()
+    return found
 
 
 def _stream(pair: Pair, tiles: Sequence[TileWork], reader: MapReader, inputs: Inputs) -> None:

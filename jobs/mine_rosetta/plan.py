@@ -27,6 +27,8 @@ from schemas.rosetta_specs import MineRosettaSpec
 METHODS = {"units": 1, "pair": 1, "zoo": 1, "dictionary": 1}
 MOMENTS, SCALE, ACTIVITY, UNITS = "moments", "scale", "activity", "units"
 TILES, RESCORE, BUDDIES = "tiles", "rescore", "buddies"
+COUNTED = "counted"
+"""In the artifact of tiles: how many correlations of the null lie where."""
 GRAPH, PEAKS, CHOOSE, MAPS = "graph", "peaks", "choose", "maps"
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "units": {MOMENTS: ("bad_inputs",), SCALE: (), ACTIVITY: (), UNITS: ("rosetta_units",)},

@@ -119,7 +119,7 @@ def pair_tables(first: bool, other: str, buddies: Sequence[Buddy], sae: str | No
             {
                 f"model_{own}": GENERATOR, f"sae_{own}": None, f"site_{own}": site, f"unit_{own}": unit,
                 f"model_{its}": other, f"sae_{its}": sae, f"site_{its}": site_of, f"unit_{its}": unit_of,
-                "r": r, "rank_ab": 0, "rank_ba": 0, "null_q999": 0.2, "is_below_null": False,
+                "r": r, "rank_ab": 0, "rank_ba": 0, "null_r": 0.0, "null_q999": 0.2, "is_below_null": False,
             }
         )  # fmt: skip
         h, w = GRIDS[site]

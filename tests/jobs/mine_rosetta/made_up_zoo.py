@@ -93,7 +93,15 @@ class MadeUp:
 def buddy(a: Key, b: Key, r: float, rank_ab: int = 0, rank_ba: int = 0, below: bool = False) -> Row:
     """One row of rosetta_buddies."""
     sides = {f"{name}{side}": value for side, of in (("_a", a), ("_b", b)) for name, value in zip(_KEY, of)}
-    return {**sides, "r": r, "rank_ab": rank_ab, "rank_ba": rank_ba, "null_q999": 0.2, "is_below_null": below}
+    return {
+        **sides,
+        "r": r,
+        "rank_ab": rank_ab,
+        "rank_ba": rank_ba,
+        "null_r": 0.0,
+        "null_q999": 0.2,
+        "is_below_null": below,
+    }
 
 
 _KEY = ("model", "sae", "site", "unit")

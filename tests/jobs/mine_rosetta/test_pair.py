@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.jobs.mine_rosetta.lake_of_maps import (
+    IMAGES,
     RESNET,
     VIT,
     alive,
@@ -65,3 +66,24 @@ def test_neighbours_are_the_largest_r_that_numpy_finds(mined: Any, a: str, b: st
             assert [row[place[site, unit]] for site, unit, _ in found[name]] == pytest.approx(best, abs=1e-6)
             compared += 1
         assert compared > 100
+
+
+@pytest.mark.parametrize(("a", "b"), [(VIT, RESNET), (RESNET, RESNET)])
+def test_chance_is_what_numpy_finds_with_images_rolled_by_half(mined: Any, a: str, b: str) -> None:
+    lake, report, maps = mined
+    rolled, names_a, names_b = expected(lake, report, maps, a, b, roll=IMAGES // 2)
+    place_a, place_b = ({name: i for i, name in enumerate(names)} for names in (names_a, names_b))
+    q999 = np.quantile(rolled[np.isfinite(rolled)], 0.999)
+    rows = lake.table(report, "rosetta_buddies", model_a=a, model_b=b).to_pylist()
+    for row in rows:
+        i, j = place_a[row["site_a"], row["unit_a"]], place_b[row["site_b"], row["unit_b"]]
+        draws = (
+            [rolled[i, j], rolled[j, i]] if a == b else [rolled[i, j]]
+        )  # either unit of a pair may have the first images
+        assert min(abs(row["null_r"] - draw) for draw in draws) < 1e-5, row
+        assert row["null_q999"] == pytest.approx(q999, abs=1e-3)
+        assert row["is_below_null"] == (row["r"] - max(row["null_r"], 0) <= row["null_q999"])
+    (pair,) = [p for p in lake.table(report, "rosetta_pairs", model_a=a, model_b=b).to_pylist() if p["k"] == 3]
+    best = [m[np.isfinite(m).any(1)].max(1) for m in ((rolled,) if a == b else (rolled, rolled.T))]
+    assert pair["null_best_p50"] == pytest.approx(np.median(np.concatenate(best)), abs=1e-4)
+    assert pair["above_null"] == sum(not row["is_below_null"] for row in rows) > 0
