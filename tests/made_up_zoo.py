@@ -117,10 +117,10 @@ def make_universality(members: Sequence[Of], units: int) -> list[dict[str, Any]]
 
 
 def make_layers(members: Sequence[Of], units: int) -> list[dict[str, Any]]:
-    """Buddies on the diagonal, and one for each step beside it."""
+    """Buddies on the diagonal, one for each step below it and two above."""
     return [
         {"k": k, **_one(a, "_a"), "site_a": SITES[i], "depth_a": DEPTHS[i], **_one(b, "_b"), "site_b": SITES[j], "depth_b": DEPTHS[j],
-         "buddies": units * k if i == j else 1, "r_p50": 0.7}
+         "buddies": units * k if i == j else 2 if i < j else 1, "r_p50": 0.7}
         for a, b in combinations(members, 2) for k in KS for i in range(3) for j in range(3) if abs(i - j) <= 1
     ]  # fmt: skip
 

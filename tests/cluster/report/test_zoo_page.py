@@ -209,14 +209,14 @@ def test_layers_show_one_pair_at_a_time_and_all_pairs_by_depth(page: str) -> Non
     }
     assert axes(sites, "0-3|5") == (list(SITES), list(SITES))
     of = {at: value for at, (value, *_) in cells(sites, "0-3|5").items()}
-    assert of == {(0, 0): 60, (1, 1): 60, (2, 2): 60, (0, 1): 1, (1, 0): 1, (1, 2): 1, (2, 1): 1}
+    assert of == {(0, 0): 60, (1, 1): 60, (2, 2): 60, (0, 1): 2, (1, 0): 1, (1, 2): 2, (2, 1): 1}
     everywhere = {at: value for at, (value, *_) in cells(depths, "5").items()}  # six pairs, both ways round
-    assert everywhere == {(0, 0): 720, (5, 5): 720, (9, 9): 720, (0, 5): 12, (5, 0): 12, (5, 9): 12, (9, 5): 12}
+    assert everywhere == {(0, 0): 720, (5, 5): 720, (9, 9): 720, (0, 5): 18, (5, 0): 18, (5, 9): 18, (9, 5): 18}
 
 
 def test_depths_that_agree_have_a_large_r(page: str) -> None:
     a, b = (
-        np.repeat([DEPTHS[n] for n in order], [60, 60, 60, 1, 1, 1, 1])
+        np.repeat([DEPTHS[n] for n in order], [60, 60, 60, 2, 1, 2, 1])
         for order in ((0, 1, 2, 0, 1, 1, 2), (0, 1, 2, 1, 0, 2, 1))
     )
     row = re.search(r'<td>clip-p8</td><td>vit-p8</td><td class="number">5</td>(.*?)</tr>', sections(page)["layers"])
