@@ -60,7 +60,9 @@ def load_chance(pair: Pair, inputs: Inputs, pairs: np.ndarray) -> tuple[np.ndarr
                 if len(keys)
                 else found < 0
             )
-np.fmax.at(r, found[there], chance[unit, place][there])  # of two units of one member the larger of both draws
+            np.fmax.at(
+                r, found[there], chance[unit, place][there]
+            )  # of two units of one member the larger of both draws
     return r, counted
 
 
