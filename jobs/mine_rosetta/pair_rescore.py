@@ -54,15 +54,10 @@ def load_chance(pair: Pair, inputs: Inputs, pairs: np.ndarray) -> tuple[np.ndarr
             unit, place = np.nonzero(ids >= 0)
             two = unit.astype(np.int64), ids[unit, place].astype(np.int64)
             a, b = (np.minimum(*two), np.maximum(*two)) if pair.same else two if side == "ab" else two[::-1]
-            found = np.searchsorted(keys, a << 32 | b)
-            there = (
-                (found < len(keys)) & (keys[np.minimum(found, len(keys) - 1)] == (a << 32 | b))
-                if len(keys)
-                else found < 0
-            )
-            np.fmax.at(
-                r, found[there], chance[unit, place][there]
-            )  # of two units of one member the larger of both draws
+            asked = a << 32 | b
+            there = np.isin(asked, keys)  # a longer list of other tiles may have pushed it out
+            # of two units of one member the larger of both draws
+            np.fmax.at(r, np.searchsorted(keys, asked[there]), chance[unit, place][there])
     return r, counted
 
 
