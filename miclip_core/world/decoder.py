@@ -74,7 +74,10 @@ class Decoder(nn.Module):
 
     def forward(self, latents_BZ: Tensor) -> Tensor:
         """Images [B, 3, 64, 64] in 0..1."""
-        asked = meaning_of(latents_BZ)
+        return self.draw(meaning_of(latents_BZ))
+
+    def draw(self, asked: Meaning) -> Tensor:
+        """The images of what latents ask for, or of anything else that could be asked."""
         style = self.style(_style_input(asked))
         x = _outline(asked, 2 * _STEP)
         for layer in self.coarse:

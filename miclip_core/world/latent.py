@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,9 +15,29 @@ from miclip_core.world.scene import BACKGROUNDS, COLOURS, ROTATIONS, SHAPES, TEX
 CHOICES = {"shape": len(SHAPES), "colour": len(COLOURS), "texture": len(TEXTURES), "background": len(BACKGROUNDS)}
 PLACE = ("size", "x", "y", "turn")
 LENGTH = sum(CHOICES.values()) + len(PLACE)
-SHARPNESS = 12.0  # of the softmax over a choice: most latents of a normal distribution then show one value
+_GENTLE = 2.0
 _SMALL, _LARGE = 8.0, 13.0  # pixels, the middle radius of either size
 _STOPS = 10  # centres that a small object can have along an axis: five in each half
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How scores become weights: a softmax of `sharpness` times the scores, and a `share` of a gentle one.
+
+    Sharp, most latents of a normal distribution show one value. The share keeps a gradient towards values that are not
+    shown: without it, an optimiser that starts at a red circle hardly ever finds a blue star.
+    """
+
+    sharpness: float = 14.0
+    share: float = 0.1
+
+    def weights(self, scores_BV: Tensor) -> Tensor:
+        """[B, V], each row with sum 1."""
+        sharp, gentle = ((factor * scores_BV).softmax(1) for factor in (self.sharpness, _GENTLE))
+        return (1 - self.share) * sharp + self.share * gentle
+
+
+CHOOSING = Choosing()
 
 
 class Meaning(NamedTuple):
@@ -36,7 +57,7 @@ class Meaning(NamedTuple):
         return Factors(*(part.detach().double().cpu().numpy() for part in self))
 
 
-def meaning_of(latents_BZ: Tensor) -> Meaning:
+def meaning_of(latents_BZ: Tensor, choosing: Choosing = CHOOSING) -> Meaning:
     """What latents [B, 30], standard normal, ask the generator to draw.
 
     26 numbers are scores of the values of shape, colour, texture and background. The others are monotone in what they
@@ -47,7 +68,7 @@ def meaning_of(latents_BZ: Tensor) -> Meaning:
     size, x, y, turn = place.unbind(1)
     large = (1 + torch.tanh(10 * size)) / 2
     return Meaning(
-        **{name: (SHARPNESS * score).softmax(1) for name, score in zip(CHOICES, scores, strict=True)},
+        **{name: choosing.weights(score) for name, score in zip(CHOICES, scores, strict=True)},
         x=_centre(x, large),
         y=_centre(y, large),
         radius=_SMALL + (_LARGE - _SMALL) * large,

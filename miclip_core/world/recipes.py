@@ -141,7 +141,8 @@ class GeneratorRecipe:
     """How the generator is made: regression on the true images of latents, under Adam with a cosine learning rate.
 
     near: weight of a pixel at the object over one of the background. shrunk: chance of a latent that is scaled down, as
-    those are on which an optimiser works that keeps latents small. seed: of its latents, which no image set can have.
+    those are on which an optimiser works that keeps latents small. sharpness: of the choices that it is trained on, one
+    value more often than what it then draws. seed: of its latents, which no image set can have.
     """
 
     name: str
@@ -156,6 +157,7 @@ class GeneratorRecipe:
     near: float
     square: float  # weight of the squared error beside the absolute one
     shrunk: float
+    sharpness: float
 
     library = "miclip"
     patch_targets = False
@@ -180,4 +182,5 @@ GENERATOR = GeneratorRecipe(
     near=4.0,
     square=4.0,
     shrunk=0.25,
+    sharpness=12.0,
 )

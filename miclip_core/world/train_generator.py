@@ -19,7 +19,7 @@ from miclip_core.world.card import write_card
 from miclip_core.world.decoder import Decoder
 from miclip_core.world.evaluate_generator import measure_generator
 from miclip_core.world.factors import draw_factors
-from miclip_core.world.latent import LENGTH, Meaning, meaning_of
+from miclip_core.world.latent import LENGTH, Choosing, Meaning, meaning_of
 from miclip_core.world.optimise import Optimiser, Running
 from miclip_core.world.recipes import GENERATOR, GeneratorRecipe
 from miclip_core.world.scene import IMAGE_SIZE, chance, draw
@@ -33,10 +33,11 @@ def train_generator(recipe: GeneratorRecipe) -> tuple[Decoder, dict[str, float]]
     decoder = Decoder(**recipe.architecture)
     optimiser = Optimiser(list(decoder.parameters()), recipe.rate, recipe.steps)
     figures = Running("draw")
+    choosing = Choosing(recipe.sharpness, share=0.0)
     for step in range(recipe.steps):
         latents = training_latents(recipe, range(step * recipe.batch, (step + 1) * recipe.batch))
-        asked = meaning_of(latents)
-        error = decoder(latents) - torch.from_numpy(draw_factors(asked.factors()))
+        asked = meaning_of(latents, choosing)
+        error = decoder.draw(asked) - torch.from_numpy(draw_factors(asked.factors()))
         weight = _weights(asked, recipe.near)
         loss = (weight * (error.abs() + recipe.square * error.square())).mean()
         optimiser.step(loss)

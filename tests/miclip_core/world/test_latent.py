@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from miclip_core.world.latent import CHOICES, LENGTH, meaning_of
+from miclip_core.world.latent import CHOICES, LENGTH, Choosing, meaning_of
 from miclip_core.world.scene import SHAPES, World, attributes
 
 
@@ -27,8 +27,20 @@ def test_weights_sum_to_one_and_favour_the_highest_score():
         torch.testing.assert_close(weights.sum(1), torch.ones(500))
         assert torch.equal(weights.argmax(1), z[:, start : start + n].argmax(1))
         start += n
-    assert (asked.shape.max(1).values > 0.9).float().mean() > 0.5
     assert len(SHAPES) == asked.shape.shape[1]
+    assert (asked.shape.max(1).values > 0.9).float().mean() > 0.5
+
+
+def test_values_that_are_not_shown_keep_a_gradient():
+    scores = torch.tensor([[2.0, 0.0, -2.0]], dtype=torch.float64, requires_grad=True)
+    weights = Choosing(sharpness=14, share=0.1).weights(scores)
+    gentle = np.exp([4.0, 0.0, -4.0]) / np.exp([4.0, 0.0, -4.0]).sum()
+    np.testing.assert_allclose(weights.detach()[0], 0.9 * np.array([1, 0, 0]) + 0.1 * gentle, atol=1e-10)
+    (gradient,) = torch.autograd.grad(weights[0, 1], scores)
+    # d w_1 / d s_1 of the gentle softmax is 2 p (1 - p), of the sharp one nothing.
+    np.testing.assert_allclose(gradient[0, 1], 0.1 * 2 * gentle[1] * (1 - gentle[1]), rtol=1e-6)
+    sharp = Choosing(sharpness=14, share=0.0).weights(scores)
+    assert torch.autograd.grad(sharp[0, 1], scores)[0].abs().max() < 1e-10
 
 
 def test_size_place_and_turn_are_monotone_in_their_number():
