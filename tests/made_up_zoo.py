@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cluster.stores.base import Store
 from schemas.plans import StageSpec
@@ -24,11 +26,8 @@ Of = tuple[str, str | None]
 
 def models(count: int) -> list[Of]:
     """So many models: two of the demo world, the others with long names."""
-    return [
-        ("demo:clip-p8", None),
-        ("demo:vit-p8", None),
-        *((f"hf:some-laboratory/network-{i}", None) for i in range(2, count)),
-    ][:count]
+    names = ["demo:clip-p8", "demo:vit-p8", *(f"hf:some-laboratory/network-{i}" for i in range(2, count))]
+    return [(name, None) for name in names[:count]]
 
 
 def publish_zoo(
@@ -165,3 +164,30 @@ def make_exemplars(
                              "score": size, **_unit(of, SITES[2], e), "peak": float(found.max()), "grid_h": grid, "grid_w": grid,
                              "map": found.ravel().tolist()})  # fmt: skip
     return rows
+
+
+def publish_inversions(store: Store, images: Rows, steps: int = 20) -> list[StageSpec]:
+    """Two images inverted from two starts each, with maps and by pixels alone, and one edit of the first; the second start is better."""
+    found = []
+    for edit, activation in ((None, 1.0), (None, 0.0), ("zoom 2", 1.0)):
+        stage = stage_of(
+            "invert", "inversions", "demo:generator", variant=edit or "inversion", settings={"activation": activation}
+        )
+        rows = [
+            {"model": "demo:generator", "image_id": image["image_id"], "image_index": image["image_index"], "uri": image["uri"], "start": start,
+             "edit": edit, "space": "z", "pairs": 30, "steps": steps, "loss": np.linspace(2, 1, steps + 1).tolist(),
+             "act_sim": np.linspace(0.1, 0.5 + activation / 10, steps + 1).tolist(), "pixel_loss": np.geomspace(0.1, 0.01, steps + 1).tolist(),
+             "latent": [0.0, 1.0], "psnr": 18.0 + start + activation, "ssim": 0.5, "lpips": None, "act_sim_before": 0.1,
+             "act_sim_after": 0.5 + activation / 10, "is_best": start == 1 or edit is not None, "picture": make_png(start)}
+            for image in (images[:1] if edit else images[:2]) for start in ((0,) if edit else (0, 1))
+        ]  # fmt: skip
+        publish_rows(store, stage, {"rosetta_inversions": rows})
+        found.append(stage)
+    return found
+
+
+def make_png(number: int) -> bytes:
+    """A picture of one colour."""
+    data = io.BytesIO()
+    Image.new("RGB", (16, 16), (40 * number, 90, 160)).save(data, "PNG")
+    return data.getvalue()

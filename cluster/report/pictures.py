@@ -39,6 +39,12 @@ class Pictures:
             if image_id in found:
                 self._numbers[image_id] = len(self._numbers)
 
+    def add(self, name: str, data: bytes) -> None:
+        """Show a picture that is no image of an index, such as one that a model drew; JPEG or PNG."""
+        if name not in self._rows:
+            self._numbers[name] = len(self._numbers)
+        self._rows[name] = {"uri": name, "label": None, "caption": None, "width": 1, "height": 1, "thumbnail": data}
+
     def number(self, image_id: str) -> int | None:
         """Place in the page's list of thumbnails; None of an image that no index in scope has, or that nobody wanted."""
         return self._numbers.get(image_id)

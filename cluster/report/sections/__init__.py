@@ -13,6 +13,7 @@ from cluster.report.sections import (
     features,
     geometry,
     interventions,
+    inversions,
     methods,
     models,
     overview,
@@ -43,4 +44,5 @@ SECTIONS: tuple[Section, ...] = (
     zoo_layers.SECTION,
     universality.SECTION,
     dictionary.SECTION,
+    inversions.SECTION,
 )

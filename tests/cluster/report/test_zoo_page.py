@@ -18,7 +18,7 @@ from cluster.report.sections.zoos import Member, short_models
 from cluster.stores import Store
 from tests.made_up_saes import publish_rows, publish_sweep, save_run, stage_of
 from tests.made_up_units import make_names
-from tests.made_up_zoo import DEPTHS, SITES, Of, make_exemplars, models, publish_zoo
+from tests.made_up_zoo import DEPTHS, SITES, Of, make_exemplars, make_png, models, publish_inversions, publish_zoo
 from tests.pages import EXTRACT, Checker, check_page, chromium, copy_of, dump_dom, images_of, make_store, render
 from tests.published import run_spec
 
@@ -337,6 +337,31 @@ def test_a_fine_map_is_averaged() -> None:
 def test_two_hundred_entries_of_nine_models_stay_one_page(base: Path, tmp_path: Path) -> None:
     page = publish(base, tmp_path, models(9), entries=200, exemplars=5, grid=14)
     assert len(re.findall('<article class="card entry"', page)) == 200 and len(page) < 7_000_000
+
+
+# ---------------------------------------------------------------- inversions
+
+
+def test_inversions_are_compared_and_shown_beside_the_image(base: Path, tmp_path: Path) -> None:
+    store = copy_of(base, tmp_path / "lake")
+    save_run(store, "invert-00001", publish_inversions(store, images_of(store)))
+    page = render(store)
+    check_page(page)
+    part = sections(page)["inversions"]
+    rows = [
+        Checker(f"<div><table><tr>{row}</tr></table></div>").words
+        for row in re.findall(r"<tr>(<td>generator.*?)</tr>", part)
+    ]
+    assert rows == ["generator inversion · activation 0 2 2 30 20 19 0.500 0.100 0.500", "generator inversion · activation 1 2 2 30 20 20 0.500 0.100 0.600",
+                    "generator zoom 2 1 1 30 20 19 0.500 0.100 0.600"]  # fmt: skip
+    first, second = re.findall(r'<article class="card inversion".*?</article>', part, re.DOTALL)
+    assert len(re.findall("<canvas", first)) == 6 and len(re.findall("<canvas", second)) == 5
+    assert first.index("start 1") < first.index("start 0")  # the best of an inversion comes first
+    stored = re.search(r'id="thumbnails">(.*?)</script>', page)
+    assert stored is not None
+    pictures = json.loads(stored[1])
+    used = [int(number) for number in re.findall(r'data-image="(\d+)"', first)]
+    assert pictures[used[1]] == base64.b64encode(make_png(1)).decode() and len(set(used)) == 6
 
 
 # ---------------------------------------------------------------- half a run
