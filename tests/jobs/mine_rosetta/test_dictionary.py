@@ -232,6 +232,11 @@ def test_maps_are_those_of_the_units_on_their_own_grids(
         row["entry"] for row in rows if (row["model"], row["site"], row["unit"], row["sae"]) == (VIT, MLP, 3, None)
     ]
     assert of_unit == [0, 0, 0, 1, 1, 1]  # one unit in two entries
+    for whose in {(row["model"], row["sae"]) for row in rows}:
+        places = [
+            (r["entry"], r["rank"], r["site"] == HIGH, r["unit"]) for r in rows if (r["model"], r["sae"]) == whose
+        ]
+        assert places == sorted(places)
 
 
 def index_rows(made: Made) -> list[Row]:
