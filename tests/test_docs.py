@@ -116,6 +116,15 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "traces": {"kind": "trace_errors", "reads": "by_layer", "labels_from": "shape"},
         "judge": {"kind": "evaluate", "reads": ["names", "effects"], "min_truth": 0.6},
         "near": {"kind": "geometry", "reads": "names", "permutations": 20},
+        "shared": {
+            "kind": "mine_rosetta",
+            "reads": "sae",
+            "model": both,
+            "sites": ["mlp_act.-1", "stage.3"],
+            "k": 2,
+            "min_clique": 2,
+            "entries": 4,
+        },
     }
     spec = {
         "kind": "pipeline",
