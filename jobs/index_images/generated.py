@@ -10,6 +10,7 @@ import numpy as np
 
 from jobs.index_images.ppm import encode_ppm
 from jobs.index_images.sources import Record, Source
+from jobs.index_images.texts import as_texts
 from jobs.protocol import FileInfo, Files
 from miclip_core.generate.files import files_sha256
 from miclip_core.generate.location import parse_generated
@@ -49,7 +50,9 @@ class GeneratedSource(Source):
         start, stop = map(int, block.uri.rpartition("#")[2].split("-"))
         for i in range(start, stop):
             data = self._draw(i)
-            yield Record(f"{self.ref}#{i}", f"{i:06d}", len(data), data)
+            (truth,) = self._load().truth_rows(self._set.seed, [i])
+            label, caption, rest = as_texts(truth)
+            yield Record(f"{self.ref}#{i}", f"{i:06d}", len(data), data, label, caption, rest)
 
     def read(self, uri: str) -> bytes:
         ref, _, number = uri.rpartition("#")

@@ -53,6 +53,7 @@ class Generator:
     """A generator in eval mode on a device; its parameters take no gradients, latents may.
 
     Latents are standard normal and float32. exact: the same module in float64 on the CPU, which `sample` draws with.
+    truth: what images of latents show, where that is known.
     """
 
     facts: ModelFacts
@@ -60,6 +61,7 @@ class Generator:
     module: nn.Module
     device: torch.device
     exact: nn.Module
+    truth: Callable[[Tensor], list[dict[str, Any]]] | None = None
 
     @property
     def latent_dim(self) -> int:
@@ -104,6 +106,11 @@ class Generator:
         """
         latents = normal_latents(seed, indices, self.latent_dim).double()
         return torch.cat([self.as_uint8(self.exact(one)) for one in latents.split(1)])
+
+    def truth_rows(self, seed: int, indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
+        """What images `indices` of the set `seed` show: label and further columns, without any where nothing is known."""
+        latents = normal_latents(seed, indices, self.latent_dim)
+        return [{} for _ in latents] if self.truth is None else self.truth(latents)
 
     def _sites(self, texts: Sequence[str | Site]) -> tuple[Site, ...]:
         found = resolve_sites(self.facts, texts)

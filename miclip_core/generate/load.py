@@ -28,5 +28,6 @@ def load_generator(ref: ModelRef, locate: Locate = default.locate, device: str |
         family=family,
         module=built.root,
         device=torch.device(device),
+        truth=getattr(built.root, "truth_rows", None),
         exact=copy.deepcopy(built.root).cpu().double(),
     )

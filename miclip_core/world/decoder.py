@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from miclip_core.world.latent import CHOICES, LENGTH, Meaning, meaning_of
+from miclip_core.world.latent import CHOICES, LENGTH, Meaning, meaning_of, truth_rows
 from miclip_core.world.scene import IMAGE_SIZE, RADII
 
 _STEP = 2  # pixels on a side of one cell of the fine layers, which draw them together
@@ -66,6 +67,10 @@ class Decoder(nn.Module):
     def latent_length(self) -> int:
         """Numbers in a latent."""
         return LENGTH
+
+    def truth_rows(self, latents_BZ: Tensor) -> list[dict[str, Any]]:
+        """What the images of latents show, a row of columns each; see `latent.truth_rows`."""
+        return truth_rows(meaning_of(latents_BZ))
 
     @property
     def layers(self) -> list[Layer]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from miclip_core.world.factors import Factors
-from miclip_core.world.scene import BACKGROUNDS, COLOURS, ROTATIONS, SHAPES, TEXTURES
+from miclip_core.world.scene import IMAGE_SIZE, PLANTED, POSITIONS, ROTATIONS, SIZES
 
-CHOICES = {"shape": len(SHAPES), "colour": len(COLOURS), "texture": len(TEXTURES), "background": len(BACKGROUNDS)}
+CHOICES = {category: len(values) for category, values in PLANTED.items() if category != "size"}
 PLACE = ("size", "x", "y", "turn")
 LENGTH = sum(CHOICES.values()) + len(PLACE)
 _GENTLE = 2.0
+_SHOWN = 0.8  # weight from which an image shows a value
+_APART = 8.0  # pixels from the image's middle, from which an object is in a quadrant
 _SMALL, _LARGE = 8.0, 13.0  # pixels, the middle radius of either size
 _STOPS = 10  # centres that a small object can have along an axis: five in each half
 
@@ -87,3 +89,27 @@ def _centre(position: Tensor, large: Tensor) -> Tensor:
 def _linger(t: Tensor) -> Tensor:
     """A monotone staircase without corners: flat at whole numbers, steep between them."""
     return t - torch.sin(2 * math.pi * t) / (2 * math.pi)
+
+
+def truth_rows(asked: Meaning) -> list[dict[str, Any]]:
+    """What each image shows, in the columns of the world's own truth; None where it lies between two values.
+
+    label is "red circle". A value is shown if it has at least 0.8 of the weight, a size within 1 px of its middle radius,
+    a position at least 8 px from the image's middle on both axes.
+    """
+    factors = asked.factors()
+    rows = []
+    for b in range(len(factors)):
+        row: dict[str, Any] = {"objects": 1}
+        for category in CHOICES:
+            weights = getattr(factors, category)[b]
+            shown = weights.max() >= _SHOWN
+            row[category] = PLANTED[category][int(weights.argmax())] if shown else None
+        x, y, radius = (float(part[b]) for part in (factors.x, factors.y, factors.radius))
+        row["size"] = next((name for name, middle in zip(SIZES, (_SMALL, _LARGE)) if abs(radius - middle) <= 1), None)
+        middle = IMAGE_SIZE / 2
+        apart = min(abs(x - middle), abs(y - middle)) >= _APART
+        row["position"] = POSITIONS[2 * (y > middle) + (x > middle)] if apart else None
+        row["label"] = f"{row['colour']} {row['shape']}" if row["colour"] and row["shape"] else None
+        rows.append(row)
+    return rows

@@ -33,6 +33,11 @@ def test_the_index_of_a_generated_set_read_twice_is_equal(tmp_path: Path) -> Non
     rows = first.rows()
     assert rows == second.rows() and len(rows) == 300
     assert {(row["format"], row["width"], row["height"]) for row in rows} == {("PPM", 64, 64)}
+    truth = load_generator(ModelRef.parse("demo:generator")).truth_rows(2, range(300))
+    assert [row["label"] for row in rows] == [known["label"] for known in truth]
+    assert dict(rows[7]["attributes"]) == {
+        name: str(value) for name, value in truth[7].items() if value is not None and name != "label"
+    }
     assert [row["uri"] for row in rows] == [f"{REF}#{i}" for i in range(300)]
     drawn = load_generator(ModelRef.parse("demo:generator")).sample(2, [299])[0]
     (image,) = first.inputs.images(first.plan.digest, 299, 300)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from miclip_core.world.latent import CHOICES, LENGTH, Choosing, meaning_of
+from miclip_core.world.latent import CHOICES, LENGTH, Choosing, meaning_of, truth_rows
 from miclip_core.world.scene import SHAPES, World, attributes
 
 
@@ -76,6 +76,21 @@ def test_centres_linger_where_scenes_have_theirs():
         some = abs(asked.radius - radius) < 0.1
         away = abs(asked.x[some, None] - known[size]).min(1)
         assert some.sum() > 1000 and (away < 0.5).mean() > 0.6
+
+
+def test_the_truth_names_what_is_shown_and_nothing_between():
+    z = latents(
+        3, size=torch.tensor([2.0, -2.0, 0.0]), x=torch.tensor([2.0, -2.0, 0.0]), y=torch.tensor([2.0, 2.0, 2.0])
+    )
+    first = {"shape": 4, "colour": 8 + 5, "texture": 16 + 1, "background": 20 + 2}
+    for row in (0, 1):
+        z[row, list(first.values())] = 3.0
+    z[1, 8 + 6] = 3.0  # as purple as blue
+    large, small, between = truth_rows(meaning_of(z))
+    star = {"label": "blue star", "shape": "star", "colour": "blue", "texture": "striped", "background": "black"}
+    assert large == star | {"size": "large", "position": "bottom right", "objects": 1}
+    assert small == large | {"label": None, "colour": None, "size": "small", "position": "bottom left"}
+    assert {name for name, value in between.items() if value is not None} == {"objects"}
 
 
 def test_its_meaning_can_be_differentiated():
