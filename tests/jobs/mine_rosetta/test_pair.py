@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jobs.mine_rosetta import plan, tiles
+from jobs.mine_rosetta.tiles import plan_tiles
+from tests.interpolated_maps import interpolated
 from tests.jobs.mine_rosetta.lake_of_maps import (
     IMAGES,
     RESNET,
@@ -87,3 +91,102 @@ def test_chance_is_what_numpy_finds_with_images_rolled_by_half(mined: Any, a: st
     best = [m[np.isfinite(m).any(1)].max(1) for m in ((rolled,) if a == b else (rolled, rolled.T))]
     assert pair["null_best_p50"] == pytest.approx(np.median(np.concatenate(best)), abs=1e-4)
     assert pair["above_null"] == sum(not row["is_below_null"] for row in rows) > 0
+
+
+def rows_of(lake: Any, report: Any, table: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The rows of a table by all that names them."""
+    named = ("model", "model_a", "model_b", "site", "site_a", "site_b", "unit", "unit_a", "unit_b", "k", "target_h")
+    found = {}
+    for row in lake.table(report, table).to_pylist():
+        found[tuple(row[name] for name in named if name in row)] = row
+    return found
+
+
+def same_tables(one: Any, other: Any, tolerance: float = 1e-9) -> None:
+    """Every row of either is in the other: what is counted or decided equal, r to the tolerance."""
+    for table in TABLES:
+        a, b = rows_of(*one, table), rows_of(*other, table)
+        assert a.keys() == b.keys() and a, table
+        for key, row in a.items():
+            for name, value in row.items():
+                loose = {"null_r": 2e-6, "null_best_p50": 2e-6, "null_best_q999": 2e-6, "null_best_max": 2e-6}
+                if isinstance(value, float):
+                    assert b[key][name] == pytest.approx(value, abs=loose.get(name, tolerance), rel=1e-6), (key, name)
+                elif name not in ("stage", "buddies_null"):
+                    assert b[key][name] == value, (key, name)
+
+
+def in_small_tiles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let plans have many small tiles, in the reverse of their usual order; gives how many each pair got."""
+    counts: list[int] = []
+
+    def reversed_tiles(*args: Any) -> Any:
+        shards = plan_tiles(*args)
+        counts.append(sum(map(len, shards)))
+        return tuple(shard[::-1] for shard in shards[::-1])
+
+    monkeypatch.setattr(plan, "plan_tiles", reversed_tiles)
+    monkeypatch.setattr(plan, "SHARD_OVER_MAPS", 0)
+    monkeypatch.setattr(tiles, "ACCUMULATOR_SHARE", 0.05)
+    return counts
+
+
+@pytest.mark.slow
+def test_however_the_work_is_cut_tables_are_the_same(
+    mined: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = in_small_tiles(monkeypatch)
+    how = {"budget_gb": 0.008, "shard_rows": 29, "batch_size": 8, "maps": "recompute", "resources": {"workers": 3}}
+    cut = run(tmp_path / "lake", **how)
+    assert min(counts) >= 4, counts
+    same_tables(mined[:2], cut)
+
+
+def test_swapped_models_are_the_same_pair_seen_from_the_other_side(mined: Any, tmp_path: Path) -> None:
+    swapped = run(tmp_path / "lake", (RESNET, VIT))
+    lake, report, _ = mined
+    there = neighbours(lake, report, VIT, RESNET), neighbours(lake, report, RESNET, VIT)
+    back = neighbours(*swapped, VIT, RESNET), neighbours(*swapped, RESNET, VIT)
+    for one, other in zip(there, back, strict=True):
+        assert one.keys() == other.keys()
+        for unit, found in one.items():
+            assert [name[:2] for name in found] == [name[:2] for name in other[unit]]
+            assert [r for *_, r in found] == pytest.approx([r for *_, r in other[unit]], abs=1e-12)
+    buddies = rows_of(lake, report, "rosetta_buddies")
+    flipped = {
+        (b, a, sb, sa, ub, ua): row for (a, b, sa, sb, ua, ub), row in rows_of(*swapped, "rosetta_buddies").items()
+    }
+    pair = {key for key in buddies if key[0] != key[1]}
+    assert pair and pair == {key for key in flipped if key[0] != key[1]}
+    assert all(buddies[key]["rank_ab"] == flipped[key]["rank_ba"] for key in pair)
+
+
+def test_buddies_are_those_that_lists_of_numpy_share(mined: Any) -> None:
+    lake, report, maps = mined
+    r, names_a, names_b = expected(lake, report, maps, VIT, RESNET)
+    for k in (1, 3):
+        of_a, of_b = np.argsort(-r, axis=1)[:, :k], np.argsort(-r.T, axis=1)[:, :k]
+        live = {(i, j) for i in range(len(r)) for j in of_a[i] if i in of_b[j] and np.isfinite(r[i, j])}
+        rows = rows_of(lake, report, "rosetta_buddies").values()
+        found = {
+            (names_a.index((row["site_a"], row["unit_a"])), names_b.index((row["site_b"], row["unit_b"])))
+            for row in rows
+            if row["model_a"] == VIT and row["model_b"] == RESNET and max(row["rank_ab"], row["rank_ba"]) < k
+        }
+        assert found == live and len(found) > 20
+        (pair,) = [
+            p for p in lake.table(report, "rosetta_pairs", model_a=VIT, model_b=RESNET).to_pylist() if p["k"] == k
+        ]
+        assert pair["buddies"] == len(found) and pair["images"] == IMAGES and pair["inexact"] == 0
+        assert pair["share_a"] == len({i for i, _ in found}) / np.isfinite(r).any(1).sum()
+
+
+def test_moments_are_those_of_interpolated_maps(mined: Any) -> None:
+    lake, report, maps = mined
+    found = rows_of(lake, report, "rosetta_moments")
+    site = "stage.3@map"
+    written = interpolated(maps[RESNET, site], (4, 4), (8, 8))
+    rows = [found[RESNET, site, unit, 8] for unit in range(len(written))]
+    assert [row["mean"] for row in rows] == pytest.approx(written.mean(1), rel=1e-6)
+    assert [row["sd"] for row in rows] == pytest.approx(written.std(1), rel=1e-6)
+    assert {row["n"] for row in rows} == {IMAGES * 64}
