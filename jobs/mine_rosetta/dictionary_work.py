@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jobs.activations import Forward
 from jobs.between import pack, unpack_all
 from jobs.columns import read_index
 from jobs.mine_rosetta.exemplars import Chosen, ExemplarRows
@@ -28,10 +29,11 @@ class DictionaryWorker:
 
     def __init__(self, setting: Setting) -> None:
         use_cpus(setting)
+        self._setting = setting
         self._plans = {plan.digest: plan for plan in setting.plans}
-        effort: Any = setting.plans[0].effort
-        self._reader = MapReader(setting, effort["cache_gb"])
-        self.notes = self._reader.notes
+        self._reader: MapReader | None = None
+        self._reads: Forward | None = None
+        self.notes: list[str] = []
 
     def process(self, shard: Shard, stages: Sequence[str], inputs: Inputs, keep: Keep) -> Iterator[Part | Artifact]:
         """The best images of a shard, those of all shards, or the maps of one member."""
@@ -65,7 +67,8 @@ class DictionaryWorker:
         peaks = np.full((shard.stop - shard.start, entries), np.nan, np.float32)
         at_once = int(str(shown[0].member.forward.effort["batch_size"]))
         ranges = [(start, min(start + at_once, shard.stop)) for start in range(shard.start, shard.stop, at_once)]
-        for found in self._reader.read(inputs, [one.member for one in shown], ranges, at_once):
+        reader = self._reader_of(shown[0].member.forward)
+        for found in reader.read(inputs, [one.member for one in shown], ranges, at_once):
             for one, maps in zip(shown, found, strict=True):
                 rows = maps.index - shard.start
                 for places, z_BPQ in one.maps(maps):
@@ -80,12 +83,21 @@ class DictionaryWorker:
         chosen = Chosen(**best).of(shown.entry)
         ranges = [(index, index + 1) for index in np.unique(chosen.image_index).tolist()]
         rows = ExemplarRows(plan.digest, shown, chosen, read_index(inputs, member.forward.index, "uri", ranges))
-        for (found,) in self._reader.read(inputs, [member], ranges, at_once=1) if ranges else ():
+        reader = self._reader_of(member.forward)
+        for (found,) in reader.read(inputs, [member], ranges, at_once=1) if ranges else ():
             rows.add(found)
             if rows.numbers > HELD_NUMBERS:
                 yield Part(plan.digest, "rosetta_exemplars", rows.take())
         if rows.numbers:
             yield Part(plan.digest, "rosetta_exemplars", rows.take())
+
+    def _reader_of(self, forward: Forward) -> MapReader:
+        """A reader that has no other model open: all models of a zoo would not fit."""
+        if self._reader is None or self._reads != forward:
+            effort: Any = self._setting.plans[0].effort
+            self._reader, self._reads = MapReader(self._setting, effort["cache_gb"]), forward
+            self._reader.notes = self.notes
+        return self._reader
 
 
 def open_worker(setting: Setting, inputs: Inputs) -> DictionaryWorker:

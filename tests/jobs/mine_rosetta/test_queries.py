@@ -23,7 +23,7 @@ S, L, T = ([key(member, SITE, unit) for unit in range(4)] for member in MEMBERS)
 ZOO = MadeUp(
     MEMBERS,
     {
-        (0, 1): [buddy(S[0], L[0], 0.9), buddy(S[1], L[1], 0.8), buddy(S[2], L[2], 0.95, below=True)],
+        (0, 1): [buddy(S[0], L[0], 0.9), buddy(S[1], L[1], 0.8), buddy(S[3], L[0], 0.95, below=True)],
         (0, 2): [buddy(S[0], T[0], 0.7)],
         (1, 2): [buddy(L[0], T[0], 0.85), buddy(L[2], T[2], 0.6), buddy(L[3], T[3], 0.5)],
         (1, 1): [buddy(L[0], L[1], 0.99)],
