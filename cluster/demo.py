@@ -74,6 +74,34 @@ _NAMES_READING = """\
 There are 28 names to choose from, so chance is right once in 28. miclip reads the weights of the feature, clip_dissect its best images."""
 
 
+_SHARED = """\
+Which neurons do two models share, and do both of a pair answer to the same concept? (No label was used to find them.)"""
+
+_SHARED_QUERY = """\
+WITH shown AS (   -- what each image shows, a row per concept
+  SELECT DISTINCT image_id, regexp_replace(e.key, '_[0-9]', '') AS kind, e.value AS concept
+  FROM (SELECT image_id, unnest(map_entries(attributes)) AS e FROM images)
+  WHERE kind IN ('colour', 'shape', 'texture', 'background')
+), counted AS (   -- how many of its 16 strongest images show a concept
+  SELECT model, site, unit, concept, count(*) AS n FROM top_images JOIN shown USING (image_id) GROUP BY ALL
+), known AS (     -- units that are plainly about one
+  SELECT model, site, unit, arg_max(concept, n) AS concept FROM counted GROUP BY ALL HAVING max(n) >= 14
+)
+SELECT b.model_a, b.model_b, count(*) AS buddies, round(median(b.r), 2) AS median_r, round(max(b.null_q999), 2) AS chance,
+       count(*) FILTER (x.concept IS NOT NULL AND y.concept IS NOT NULL) AS both_known,
+       count(*) FILTER (x.concept = y.concept) AS same_concept,
+       arg_max('units ' || b.unit_a || ' and ' || b.unit_b || ': ' || x.concept, b.r) FILTER (x.concept = y.concept) AS example
+FROM rosetta_buddies b
+LEFT JOIN known x ON (x.model, x.site, x.unit) = (b.model_a, b.site_a, b.unit_a)
+LEFT JOIN known y ON (y.model, y.site, y.unit) = (b.model_b, b.site_b, b.unit_b)
+WHERE b.model_a <> b.model_b AND b.rank_ab = 0 AND b.rank_ba = 0 AND NOT b.is_below_null
+GROUP BY ALL ORDER BY median_r DESC"""
+
+_SHARED_READING = """\
+Buddies are nearest to each other; r is over images and positions. Of two units at random one pair in 20 or so would have the same concept.
+These models were trained on the same targets, so they share more than strangers would."""
+
+
 class Asked(NamedTuple):
     """A question, the SQL that answers it, and how to read the answer."""
 
@@ -86,6 +114,7 @@ QUESTIONS = (
     Asked(_UNITS, _UNITS_QUERY, _UNITS_READING),
     Asked(_FEATURES, _FEATURES_QUERY, _FEATURES_READING),
     Asked(_NAMES, _NAMES_QUERY, _NAMES_READING),
+    Asked(_SHARED, _SHARED_QUERY, _SHARED_READING),
 )
 
 
