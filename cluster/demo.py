@@ -98,7 +98,7 @@ WHERE b.model_a <> b.model_b AND b.rank_ab = 0 AND b.rank_ba = 0 AND NOT b.is_be
 GROUP BY ALL ORDER BY median_r DESC"""
 
 _SHARED_READING = """\
-Buddies are nearest to each other; r is over images and positions. Of two units at random one pair in 20 or so would have the same concept.
+Buddies are nearest to each other; r is over images and positions. Of two such units at random one pair in 12 to 20 has the same concept.
 These models were trained on the same targets, so they share more than strangers would."""
 
 

@@ -10,7 +10,7 @@ import pytest
 from cluster.demo import QUESTIONS, DemoPaths, prepare
 from cluster.spec_file import read_spec_file
 
-UNITS, FEATURES, NAMES = (asked.query for asked in QUESTIONS)
+UNITS, FEATURES, NAMES, SHARED = (asked.query for asked in QUESTIONS)
 
 
 @pytest.fixture
@@ -93,3 +93,27 @@ def test_a_feature_is_named_right_if_its_first_name_is_what_it_tells_best():
     assert (a["method"], a["features"], a["named_right"], a["shape"], a["colour"]) == ("a", 2, 1.0, 1.0, 1.0)
     assert (b["method"], b["features"], b["named_right"], b["shape"], b["colour"]) == ("b", 2, 0.5, 1.0, 0.0)
     assert a["example"] == "feature 3 is called red"
+
+
+def test_two_neurons_that_are_shared_are_right_if_both_are_plainly_about_the_same_concept(tables):
+    """Units 0 (red rings) and 2 (blue stars beside hearts) have equal ones in model n; unit 1 is about nothing in either."""
+    tables.execute(
+        """
+        INSERT INTO top_images SELECT 'n', 't', unit, image_id, value FROM top_images;
+        CREATE TABLE rosetta_buddies AS SELECT 'm' AS model_a, 's' AS site_a, 'n' AS model_b, 't' AS site_b, 0.1 AS null_q999, *
+        FROM (VALUES (0, 0, 0.9, 0, 0, false), (2, 2, 0.8, 0, 0, false), (1, 1, 0.7, 0, 0, false), (0, 2, 0.6, 0, 0, false),
+          (2, 0, 0.5, 1, 0, false), (1, 2, 0.05, 0, 0, true)) t(unit_a, unit_b, r, rank_ab, rank_ba, is_below_null);
+        INSERT INTO rosetta_buddies SELECT 'm', 's', 'm', 's', 0.1, 0, 2, 0.99, 0, 0, false;
+        """
+    )
+    relation = tables.sql(SHARED)
+    (row,) = [dict(zip(relation.columns, values)) for values in relation.fetchall()]
+    assert (row["model_a"], row["model_b"], row["buddies"], row["both_known"], row["same_concept"]) == (
+        "m",
+        "n",
+        4,
+        3,
+        2,
+    )
+    assert row["median_r"] == 0.75
+    assert row["example"] in ("units 0 and 0: red", "units 0 and 0: ring")
