@@ -23,7 +23,7 @@ from cluster.report.sections.entries import (
 )
 from cluster.report.sections.entry_cards import Look, make_entry_card
 from cluster.report.sections.variants import Variants
-from cluster.report.sections.zoos import TOLD, MemberNames, Zoo, load_graphs
+from cluster.report.sections.zoos import MemberNames, Zoo, load_graphs
 from cluster.report.tiles import Views
 
 ORDERS = (("number+", "number"), ("models", "models"), ("r", "mean r"), ("agreement", "agreement of names"))
@@ -43,9 +43,10 @@ def render(data: ReportData) -> Html:
     exemplars = [load_exemplars(data, zoo, entries) for zoo, entries in shown]
     data.pictures.want(image_id for of in exemplars if of for images in of.images.values() for image_id, _ in images)
     views, variants, several = Views(data), Variants(data), len(shown) > 1
+    tells_targets = len({entry.shares_training for _, entries in found for entry in entries}) > 1
     looks = [
         Look(data, views, variants, n, zoo.title if several else "", names.of(zoo.members),
-             load_unit_names(data, [unit for entry in entries for unit in entry.units]), of)
+             load_unit_names(data, [unit for entry in entries for unit in entry.units]), of, tells_targets)
         for n, ((zoo, entries), of) in enumerate(zip(shown, exemplars))
     ]  # fmt: skip
     cards = [make_entry_card(entry, look) for (_, entries), look in zip(shown, looks) for entry in entries]
@@ -102,6 +103,9 @@ def _words(
         text.append(
             f"Maps finer than {MOST_GRID} by {MOST_GRID} are averaged to that here; the table rosetta_exemplars has them whole."
         )
-    if any(entry.shares_training for _, entries in shown for entry in entries):
-        text.append(f"Where it says “same training targets”: {TOLD[0].lower()}{TOLD[1:]}")
+    shared = [entry.shares_training for _, entries in shown for entry in entries]
+    if any(shared):
+        text.append(
+            f"{'All entries' if all(shared) else 'Some entries'} are of models that share training targets; such models agree more than independent ones would."
+        )
     return " ".join(text)

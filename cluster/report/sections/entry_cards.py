@@ -15,11 +15,12 @@ from cluster.report.sections.variants import Variants, is_truth
 from cluster.report.sections.zoos import Member
 from cluster.report.tiles import Heat, Strip, Views, make_sheet
 
-TARGETS = {True: "same training targets", False: "different training targets"}
+TARGETS = {True: "same training targets", False: "different training targets", None: "training targets not known"}
 
 
 class Look(NamedTuple):
-    """What the cards of one zoo share. title: of the zoo, where there are several."""
+    """What the cards of one zoo share. title: of the zoo, where there are several. tells_targets: entries differ in whether
+    their models share training targets."""
 
     data: ReportData
     views: Views
@@ -29,6 +30,7 @@ class Look(NamedTuple):
     labels: Mapping[Member, str]
     names: Mapping[Key, Sequence[tuple[str, str]]]
     exemplars: Exemplars | None
+    tells_targets: bool
 
 
 def entry_id(zoo: int, entry: int) -> str:
@@ -38,15 +40,14 @@ def entry_id(zoo: int, entry: int) -> str:
 
 def make_entry_card(entry: Entry, look: Look) -> Html:
     """One entry."""
-    names = [name for unit in entry.units for method, name in look.names.get(unit.key, ()) if not is_truth(method)]
-    agreed = vote(names)
+    agreed = vote(_names(entry, look))
     target = entry_id(look.number, entry.number)
     head = tag(
         "header",
         tag("h3", tag("a", f"Entry {entry.number}", href=f"#{target}")),
         _agreement(agreed),
         tag("span", some(entry.models, "model"), class_="state"),
-        tag("span", TARGETS[entry.shares_training], class_="state") if entry.shares_training is not None else None,
+        tag("span", TARGETS[entry.shares_training], class_="state") if look.tells_targets else None,
         tag("span", " · ".join(filter(None, [look.title, entry.origin, some(entry.size, "unit")])), class_="which"),
     )
     left = entry.size - len(entry.units)
@@ -71,6 +72,12 @@ def make_entry_card(entry: Entry, look: Look) -> Html:
     )  # fmt: skip
 
 
+def _names(entry: Entry, look: Look) -> list[str]:
+    """What methods call its units; what the labels say where no method was asked."""
+    names = [(method, name) for unit in entry.units for method, name in look.names.get(unit.key, ())]
+    return [name for method, name in names if not is_truth(method)] or [name for _, name in names]
+
+
 def _words(entry: Entry, look: Look) -> str:
     """What a search looks at."""
     of = [
@@ -86,8 +93,11 @@ def _agreement(agreed: Vote | None) -> Html | None:
     """What most names of its units say, where they have names."""
     if agreed is None:
         return None
-    kind = "good" if agreed.votes == agreed.of else "warm" if 2 * agreed.votes <= agreed.of else ""
-    words = agreed.name if agreed.of == 1 else f"{agreed.votes} of {agreed.of} names say {agreed.name}"
+    kind = "good" if agreed.votes == agreed.of > 1 else "warm" if agreed.votes == 1 < agreed.of else ""
+    if agreed.votes == 1:
+        words = agreed.name if agreed.of == 1 else f"{agreed.of} names, none twice"
+    else:
+        words = f"{agreed.votes} of {agreed.of} names say {agreed.name}"
     return tag("span", words, class_=f"state {kind}".strip())
 
 

@@ -46,7 +46,8 @@ def _figures(zoo: Zoo, names: MemberNames, several: bool) -> Html:
     figures = [
         heatmap(
             "Buddies per unit", [_matrix(zoo, labels, k, _shares, marked) for k in zoo.ks], controls,
-            "Pairs of buddies over the number of units of the smaller model. Above the diagonal those above chance, below it all.",
+            "Pairs of buddies over the number of units of the smaller model. Above the diagonal those above chance. Below it how many there are "
+            "where images do not belong together: every unit has nearest ones, and what tells is how alike they are.",
         ),
         heatmap(
             "How alike buddies are", [_matrix(zoo, labels, k, _likeness, marked) for k in zoo.ks], controls,
@@ -83,7 +84,7 @@ class Sides(NamedTuple):
 
 def _shares(row: Mapping[str, Any]) -> Sides:
     units = min(row["units_a"], row["units_b"])
-    return Sides(row["above_null"] / units, row["buddies"] / units) if units else Sides(None, None)
+    return Sides(row["above_null"] / units, row["buddies_null"] / units) if units else Sides(None, None)
 
 
 def _likeness(row: Mapping[str, Any]) -> Sides:
