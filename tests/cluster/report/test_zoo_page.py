@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.report.data import load_report
 from cluster.report.pictures import pool_map
 from cluster.report.sections.entries import Entry, Size, Unit, fitting
 from cluster.report.sections.zoo_layers import weighted_r
@@ -182,6 +183,31 @@ def test_short_names_tell_models_apart() -> None:
         "open_clip:ViT-B-32/laion2b": "ViT-B-32", "timm:resnet50.a1_in1k": "resnet50.a1_in1k",
         "demo:clip-p8": "clip-p8", "demo:clip-p8/random(3)": "clip-p8 random(3)", "demo:vit@main": "vit",
     }  # fmt: skip
+
+
+def test_a_generator_is_told_from_models_that_see(base: Path, tmp_path: Path) -> None:
+    store = copy_of(base, tmp_path / "lake")
+    (row,) = load_report(store).table("models").to_pylist()
+    inspected = stage_of("inspect", "models", "demo:generator")
+    publish_rows(
+        store,
+        inspected,
+        {"models": [{**row, "model": "demo:generator", "family": "generator", "stage": inspected.digest}]},
+    )
+    save_run(
+        store, "zoo-00001", [inspected, *publish_zoo(store, images_of(store), [("demo:generator", None), *models(1)])]
+    )
+    assert axes(figures(sections(render(store))["zoo"])[0], "5")[0] == ["generator (draws)", "clip-p8"]
+
+
+def test_hostile_names_stay_text(base: Path, tmp_path: Path) -> None:
+    hostile = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
+    page = publish(base, tmp_path, [(hostile, None), *models(1)])
+    check_page(page)
+    found = Checker(page)
+    assert not [n for n, a in found.elements if n == "img" or any(name.startswith("on") for name in a)]
+    assert len([1 for n, a in found.elements if n == "script" and a.get("type") is None]) == 1
+    assert "This part could not be read" not in page and "alert(1)" in found.words
 
 
 def test_two_models_are_a_zoo(base: Path, tmp_path: Path) -> None:
