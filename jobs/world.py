@@ -23,7 +23,8 @@ def export_images(
 def list_members() -> dict[str, str]:
     """Name -> what it is, of every member of the demo zoo that is on this machine."""
     from miclip_core import world
-    from miclip_core.world.recipes import RECIPES
+    from miclip_core.world.recipes import GENERATOR, RECIPES
 
     zoo = Path(world.__file__).parent / "zoo"
-    return {name: recipe.title for name, recipe in RECIPES.items() if (zoo / name / "card.json").is_file()}
+    members = {name: recipe.title for name, recipe in RECIPES.items()} | {GENERATOR.name: GENERATOR.title}
+    return {name: title for name, title in members.items() if (zoo / name / "card.json").is_file()}

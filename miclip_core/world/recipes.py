@@ -161,7 +161,7 @@ class GeneratorRecipe:
 
     library = "miclip"
     patch_targets = False
-    title = "generator"
+    title = "generator of images of one object, from 30 numbers"
 
     @property
     def architecture(self) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from miclip_core.generate.files import read_config
 from miclip_core.images import decode
-from miclip_core.world.card import read_card
+from miclip_core.world.card import read_card, weights_digest
 from miclip_core.world.evaluate import (
     ONE_OBJECT,
     accuracies,
@@ -18,8 +19,9 @@ from miclip_core.world.evaluate import (
     typographic_attack,
     watermark_bias,
 )
+from miclip_core.world.evaluate_generator import measure_generator
 from miclip_core.world.export import export_world
-from miclip_core.world.recipes import RECIPES
+from miclip_core.world.recipes import GENERATOR, RECIPES
 from miclip_core.world.towers import load_model
 from miclip_core.zoo import load as zoo
 from miclip_core.zoo.shipped import FOLDER, names
@@ -43,7 +45,10 @@ def _below(found, floors):
 
 
 def test_every_member_ships_with_its_card():
-    assert names() == sorted([*MEMBERS, "generator"])
+    assert names() == sorted([*MEMBERS, GENERATOR.name])
+    assert read_card(FOLDER / GENERATOR.name)["recipe"] == json.loads(json.dumps(asdict(GENERATOR)))
+    assert read_card(FOLDER / GENERATOR.name)["weights_sha256"] == weights_digest(FOLDER / GENERATOR.name)
+    assert read_config(FOLDER / GENERATOR.name) == json.loads(json.dumps(GENERATOR.architecture))
     for name in MEMBERS:
         card = read_card(FOLDER / name)
         assert card["name"] == name and card["recipe"] == json.loads(json.dumps(asdict(RECIPES[name])))
@@ -83,6 +88,22 @@ def test_a_member_meets_its_floors_and_its_card_says_what_is_measured(name):
     assert card.keys() == found.keys()
     for group, figures in card.items():
         assert figures and found[group] == pytest.approx(figures, abs=REPEATS), group
+
+
+def test_what_the_generator_draws_is_recognised_as_the_truth_is():
+    found = measure_generator(FOLDER / GENERATOR.name, 150)
+    assert found["psnr"]["mean"] > 33
+    assert _below(found["accuracy_clear"], {name: value - 0.04 for name, value in found["truth_clear"].items()}) == {}
+    assert min(found["accuracy_clear"].values()) > 0.85
+
+
+@pytest.mark.slow
+def test_the_card_of_the_generator_says_what_is_measured():
+    card = read_card(FOLDER / GENERATOR.name)["measured"]
+    found = measure_generator(FOLDER / GENERATOR.name)
+    assert card.keys() == found.keys()
+    for group, figures in card.items():
+        assert figures and found[group] == pytest.approx(figures, abs=0.05 if group == "psnr" else REPEATS), group
 
 
 @pytest.mark.slow
