@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -76,9 +76,15 @@ def load_entries(data: ReportData, zoo: Zoo) -> list[Entry]:
 
 
 def _entry(number: int, rows: list[dict[str, Any]], places: Mapping[Member, int]) -> Entry:
-    """Of very many units those that are most alike to the others."""
+    """Of very many units those of each member that are most alike to the others, members in turn."""
     units = [Unit(Member.of(r), r["site"], r["unit"], r["mean_r"], r["is_representative"]) for r in rows]
-    kept = sorted(units, key=lambda u: (not u.is_representative, -(u.mean_r or 0.0)))[:MOST_UNITS]
+    units.sort(key=lambda u: (not u.is_representative, -(u.mean_r or 0.0), u.site, u.unit))
+    seen: Counter[Member] = Counter()
+    turns = []
+    for unit in units:
+        turns.append((seen[unit.member], places.get(unit.member, len(places))))
+        seen[unit.member] += 1
+    kept = [unit for _, unit in sorted(zip(turns, units), key=lambda item: item[0])][:MOST_UNITS]
     kept.sort(key=lambda u: (places.get(u.member, len(places)), u.site, u.unit))
     first = rows[0]
     return Entry(number, first["origin"], first["models"], first["size"], first["shares_training"], tuple(kept))

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from cluster.report.data import ReportData
 from cluster.report.sections.saes import load_groups
+from schemas.plans import StageSpec
 
 GENERATOR = "generator"
 TOLD = "Models that share training targets agree more than independent ones would."
@@ -70,16 +71,20 @@ def load_graphs(data: ReportData) -> list[Zoo]:
     stages = sorted(
         (s for s in stages if (s.kind, s.output) == ("mine_rosetta", "zoo")), key=lambda s: (s.subject, s.digest)
     )
-    titles = [stage.subject.removeprefix("zoo-") for stage in stages]
-    return [
-        Zoo(
-            title if titles.count(title) == 1 else f"{title} {stage.digest[:6]}",
-            stage.digest,
-            _members(stage.params),
-            (),
-        )
-        for stage, title in zip(stages, titles)
-    ]
+    titles = _titles(data, stages)
+    return [Zoo(titles[stage.digest], stage.digest, _members(stage.params), ()) for stage in stages]
+
+
+def _titles(data: ReportData, stages: Sequence[StageSpec]) -> dict[str, str]:
+    """Each by its name in the spec; of several of that name with the pipeline before it, else with the start of its digest."""
+    names = {stage.digest: stage.subject.removeprefix("zoo-") for stage in stages}
+    runs = {s.digest: facts.state.pipeline for facts in data.runs for s in facts.state.stages}
+    longer = {digest: f"{runs[digest]} {name}" if digest in runs else name for digest, name in names.items()}
+    for digest, name in names.items():
+        if list(names.values()).count(name) == 1:
+            longer[digest] = name
+    titles = list(longer.values())
+    return {digest: title if titles.count(title) == 1 else f"{title} {digest[:6]}" for digest, title in longer.items()}
 
 
 def _members(params: Mapping[str, Any]) -> tuple[Member, ...]:

@@ -345,6 +345,37 @@ def test_entries_are_found_by_name_model_and_unit(members: list[Of], page: str) 
     assert 'data-numbers="3"' in card(page, 3)
 
 
+def test_of_a_large_entry_every_member_is_shown(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tests.made_up_zoo as made_up
+
+    first, second = models(2)
+    unit = {"entry": 0, "origin": "cluster of demo:clip-p8", "models": 2, "size": 31, "unit_kind": "neurons", "site": SITES[0],
+            "shares_training": None}  # fmt: skip
+    many = [
+        {**unit, "model": first[0], "sae": None, "unit": u, "mean_r": 0.9 - u / 100, "is_representative": u == 0}
+        for u in range(30)
+    ]
+    weak = {**unit, "model": second[0], "sae": None, "unit": 77, "mean_r": 0.1, "is_representative": False}
+    monkeypatch.setattr(made_up, "make_entries", lambda *_: [*many, weak])
+    page = publish(base, tmp_path, [first, second], outputs=["zoo"])
+    text = Checker(card(page, 0)).words
+    shown = [int(n) for n in re.findall(r"#(\d+) r", text)]
+    assert shown == [*range(11), 77]
+    assert "19 units less like the others not shown" in text
+
+
+def test_zoos_of_one_name_go_by_their_pipelines(base: Path, tmp_path: Path) -> None:
+    store = copy_of(base, tmp_path / "lake")
+    images = images_of(store)
+    save_run(store, "one-00001", publish_zoo(store, images, models(2)))
+    save_run(store, "two-00001", publish_zoo(store, images, models(3)))
+    page = render(store)
+    check_page(page)
+    assert "one shared: 2 members" in words(sections(page)["zoo"]) and "two shared: 3 members" in words(
+        sections(page)["zoo"]
+    )
+
+
 def test_as_many_entries_are_shown_as_fit() -> None:
     unit = Unit(Member("demo:a", None), "s", 0, 0.5, False)
     entries = [Entry(n, "clique", 9, 9, None, (unit,) * 9) for n in range(300)]
