@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.between import pack, unpack_all
-from jobs.mine_rosetta.maps import MapReader
+from jobs.mine_rosetta.maps import MapReader, Maps
 from jobs.mine_rosetta.pair import Pair, ranges_of, select
 from jobs.mine_rosetta.plan import COUNTED, RESCORE, TILES
 from jobs.protocol import Artifact, Inputs
@@ -93,6 +93,13 @@ class PairRescorer:
             self._chosen[place] = chosen
             self.parts[place] = Rescorer(pairs[chosen] - firsts, crossing, *scales, device)
 
+    def add(self, a: Maps, b: Maps) -> None:
+        """Take the images that both have of a range."""
+        _, at_a, at_b = np.intersect1d(a.index, b.index, assume_unique=True, return_indices=True)
+        self.images += len(at_a)
+        for (i, j), part in self.parts.items():
+            part.add(select(a.groups[i], at_a), select(b.groups[j], at_b))
+
     def correlations(self) -> np.ndarray:
         """r float64 [N]."""
         r = np.empty(len(self._pairs))
@@ -118,16 +125,11 @@ def run_rescore(pair: Pair, shard: Shard, reader: MapReader, inputs: Inputs, dev
     rescorer = PairRescorer(pair, candidates(pair, load_lists(pair, inputs, "true")), device)
     at_once = int(str(pair.plan.effort["images_at_once"]))
     ranges = ranges_of(shard.start, shard.stop, at_once)
-    read_a, read_b = (
-        (found for (found,) in reader.read(inputs, [units.member], ranges if i == 0 or not pair.same else [], at_once))
-        for i, units in enumerate((pair.a, pair.b))
-    )
-    for maps_a in read_a:
-        maps_b = maps_a if pair.same else next(read_b)
-        _, at_a, at_b = np.intersect1d(maps_a.index, maps_b.index, assume_unique=True, return_indices=True)
-        rescorer.images += len(at_a)
-        for (i, j), part in rescorer.parts.items():
-            part.add(select(maps_a.groups[i], at_a), select(maps_b.groups[j], at_b))
+    maps_a = map(list.pop, reader.read(inputs, [pair.a.member], ranges, at_once))
+    maps_b = map(list.pop, reader.read(inputs, [pair.b.member], [] if pair.same else ranges, at_once))
+    for _ in ranges:
+        rescorer.add(a := next(maps_a), a if pair.same else next(maps_b))
+        del a
     yield pack(pair.plan.digest, RESCORE, rescorer.state())
 
 

@@ -118,7 +118,7 @@ def _stream(pair: Pair, tiles: Sequence[TileWork], reader: MapReader, inputs: In
     ranges = ranges_of(0, rows, at_once, rows - shift)
     shifted = [((start + shift) % rows, (stop + shift - 1) % rows + 1) for start, stop in ranges]
     maps_a, maps_b, maps_null = (
-        (found for (found,) in reader.read(inputs, [units.member], some, at_once))
+        map(list.pop, reader.read(inputs, [units.member], some, at_once))  # keeps nothing of what it hands over
         for units, some in ((pair.a, ranges), (pair.b, [] if pair.same else ranges), (pair.b, shifted))
     )
     for _ in ranges:

@@ -131,10 +131,9 @@ class ModelTaps:
         forward = IndexForward(self._model, of.model_copy(update={"effort": effort}), self._threads)
         forward.notes = self.notes
         for batch in forward.run(inputs, ranges, [Site.parse(name) for name in names], apart=True):
-            done = _forwarded(members, batch)
-            del batch  # what was tapped does not stay beside what is taken of it
-            yield done
-            del done
+            held = [batch]
+            del batch  # what was tapped does not stay beside what is taken of it, nor that beside what is next
+            yield _forwarded(members, held.pop())
 
 
 def numbers_of(member: Member) -> int:

@@ -9,6 +9,9 @@ from torch import Tensor
 BINS = 1 << 13
 """Of equal width over -1 to 1: a quantile is known to a quarter of a thousandth."""
 
+AT_ONCE = 1 << 20
+"""Correlations that are counted at a time: float32 counts to 2^24 without a gap, and they are copied."""
+
 
 class Counted:
     """How many correlations lie in each bin: int64 [BINS]."""
@@ -18,8 +21,8 @@ class Counted:
 
     def add(self, r_AB: Tensor) -> None:
         """Take the correlations of a tile in; minus infinity and NaN, of units that are not compared, count for nothing."""
-        for rows in r_AB.split(max(1, (1 << 24) // max(1, r_AB.shape[1]))):  # float32 counts to 2^24 without a gap
-            inside = rows[torch.isfinite(rows)].clamp(-1, 1)
+        for rows in r_AB.split(max(1, AT_ONCE // max(1, r_AB.shape[1]))):
+            inside = rows.clamp(-1, 1).masked_fill_(~torch.isfinite(rows), -2)  # beyond the bins
             self.counts += torch.histc(inside, BINS, -1, 1).long().cpu().numpy()
 
     def merge(self, counts: np.ndarray) -> None:
