@@ -269,5 +269,25 @@ def test_the_zoo_table_is_what_the_cards_say():
     assert [line for line in page.splitlines() if line.startswith("| `demo:")] == zoo_rows()
 
 
+def generator_rows() -> list[list[str]]:
+    """The figures of the generator in docs/zoo.md, from its card."""
+    measured = read_card(ZOO / "generator")["measured"]
+    groups = [measured[name] for name in ("accuracy", "truth", "accuracy_clear", "truth_clear")]
+    return [
+        [f"{100 * group[part]:.1f}" for part in ("shape", "colour", "texture", "size", "background")]
+        for group in groups
+    ]
+
+
+def test_the_figures_of_the_generator_are_what_its_card_says():
+    page = (ROOT / "docs" / "zoo.md").read_text()
+    section = page.split("## The generator")[1].split("```")[0]
+    rows = [line.strip("| ").split(" | ")[1:] for line in section.splitlines() if line.startswith("| ")][1:]
+    card = read_card(ZOO / "generator")
+    assert rows == generator_rows()
+    assert f"{card['measured']['psnr']['mean']:.1f} dB" in section and f"{card['cpu_seconds']} CPU seconds" in section
+    assert f"more than {card['measured']['psnr']['worst_5_percent']:.1f} dB" in section
+
+
 if __name__ == "__main__":
     print("\n".join(zoo_rows()))
