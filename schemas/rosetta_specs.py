@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from schemas.base import EFFORT, RESULT
-from schemas.cells import LISTED, OverZoo, as_tuple
+from schemas.cells import LISTED, OverZoo, as_listed, as_tuple
 from schemas.concept_specs import UnitKind
 from schemas.refs import Site
 
@@ -32,7 +32,7 @@ class MineRosettaSpec(OverZoo):
     """`square` is one centre-square view for all; `model` is allowed where every model's own transform cuts nothing off."""
     units: Annotated[tuple[UnitKind, ...], LISTED, Field(min_length=1), RESULT] = ("neurons", "features")
     """Neurons of the models, features of the SAEs that are read, or both."""
-    grid: Annotated[Literal["pairwise_max"] | tuple[int, int], BeforeValidator(as_tuple), RESULT] = "pairwise_max"
+    grid: Annotated[Literal["pairwise_max"] | tuple[int, int], BeforeValidator(as_listed), RESULT] = "pairwise_max"
     """Where maps are compared: at the finer of two grids, or all at one grid of rows and columns."""
     k: Annotated[tuple[int, int], BeforeValidator(_both), RESULT] = (5, 5)
     """Neighbours that count for a unit of the earlier and of the later model of a pair; one number for both."""
@@ -44,9 +44,9 @@ class MineRosettaSpec(OverZoo):
     """Further neighbours of the fast pass that are computed again in float64."""
     precision: Annotated[Literal["fp32", "fp16", "bf16"], RESULT] = "fp32"
     """What standardised maps are rounded to for the products of the fast pass; fp16 suits a GPU."""
-    null: Annotated[Literal["shifted", "shifted_rotated"], RESULT] = "shifted"
+    chance: Annotated[Literal["shifted", "shifted_rotated"], RESULT] = "shifted"
     """What chance gives: images of the second model shifted against those of the first, and its maps rotated by quarter turns."""
-    null_shift: Annotated[int | None, Field(ge=1), RESULT] = None
+    chance_shift: Annotated[int | None, Field(ge=1), RESULT] = None
     """By how many images; half of them if left out."""
     rare: Annotated[Literal["drop", "keep"], RESULT] = "drop"
     """Units that are active on too few images or positions, which can agree by chance."""

@@ -59,7 +59,7 @@ class Pair:
     def shift(self) -> int:
         """By how many images the null is shifted."""
         rows = self.a.member.forward.rows
-        return int(self.params["null_shift"] or rows // 2) % rows
+        return int(self.params["chance_shift"] or rows // 2) % rows
 
     @property
     def crossings(self) -> dict[tuple[int, int], Crossing]:

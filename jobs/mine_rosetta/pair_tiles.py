@@ -142,7 +142,7 @@ def _add_block(
         tile.add(tile.true, z_a, z_b, at_a, at_b)
     del z_b
     index_b, z_b = _standardised(pair, pair.b, tiles, next(maps_null))
-    if pair.params["null"] == "shifted_rotated":
+    if pair.params["chance"] == "shifted_rotated":
         _turn(pair.b, z_b, quarter_turns(index_b))
     _, at_a, at_b = np.intersect1d((index_a + pair.shift) % rows, index_b, assume_unique=True, return_indices=True)
     for tile in tiles:

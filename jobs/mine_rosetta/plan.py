@@ -11,12 +11,12 @@ from pydantic import JsonValue
 from jobs.memory import LIBRARY_BYTES
 from jobs.mine_rosetta.members import Member, find_members, map_bytes, matching
 from jobs.mine_rosetta.tiles import (
-    MAPS_IN_BLOCK,
     Tile,
-    accumulator_bytes,
+    again_bytes,
     images_at_once,
     pair_flops,
     plan_tiles,
+    tiling_bytes,
 )
 from jobs.protocol import Cell, Estimate, Known
 from schemas.base import canonical_json, digest
@@ -58,8 +58,6 @@ SHARD_OVER_MAPS = 4
 """A shard of tiles computes at least so many times what its maps cost."""
 MAP_FLOPS = 50
 """Per number of a map: reading and standardising it takes as long as so many FLOP of a product."""
-NEIGHBOUR_BYTES = 200
-"""Per unit and neighbour: lists of both directions, of the null, and their rows."""
 
 
 def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
@@ -151,7 +149,8 @@ def _pair_plan(cell: Cell, known: Known, a: Member, b: Member) -> Plan:
     block = images_at_once(a, b, spec.batch_size, budget)
     least = SHARD_OVER_MAPS * sum(_map_flops(known, member) for member in (a, b, b))
     pairs = len(cell.zoo) * (len(cell.zoo) + 1) // 2
-    tiles = plan_tiles(a, b, spec.grid, budget, least, -(-SHARDS_PER_WORKER * cell.resources.workers // pairs))
+    shards, chunks = -(-SHARDS_PER_WORKER * cell.resources.workers // pairs), -(-a.forward.rows // block) + 1
+    tiles = plan_tiles(a, b, spec.grid, budget, least, shards, chunks)
     _check_budget(spec, block, tiles, a, b)
     stage = pair_stage(spec, a, b)
     rounds = (
@@ -191,8 +190,8 @@ def pair_stage(spec: MineRosettaSpec, a: Member, b: Member) -> StageSpec:
             "min_r": spec.min_r,
             "margin": spec.margin,
             "precision": spec.precision,
-            "null": spec.null,
-            "null_shift": spec.null_shift,
+            "chance": spec.chance,
+            "chance_shift": spec.chance_shift,
             "rare": spec.rare,
             "shares_training": shares_training([a.model, b.model]),
         },
@@ -226,11 +225,12 @@ def _check_budget(spec: MineRosettaSpec, block: int, tiles: Sequence[Sequence[Ti
         )
 
 
-def _pair_memory(a: Member, b: Member, tiles: Sequence[Sequence[Tile]], block: int, neighbours: int) -> int:
-    """Products, maps of a block, and lists of neighbours with what is computed again of them."""
-    maps = 4 * MAPS_IN_BLOCK * block * (a.map_numbers + 2 * b.map_numbers)
-    lists = NEIGHBOUR_BYTES * (a.width + b.width) * neighbours
-    return accumulator_bytes(tiles, a, b) + maps + lists
+def _pair_memory(
+    a: Member, b: Member, tiles: Sequence[Sequence[Tile]], block: int, neighbours: int, loading: int = 0
+) -> int:
+    """The most that a worker holds beside libraries and weights; loading: of a model, beside its weights."""
+    waiting = tiling_bytes(tiles, a, b, 1, neighbours) + 4 * block * a.map_numbers + loading
+    return max(waiting, tiling_bytes(tiles, a, b, block, neighbours), again_bytes(a, b, block, neighbours))
 
 
 # ---------------------------------------------------------------- all members
@@ -393,13 +393,14 @@ def _estimate_pair(plan: Plan, known: Known) -> Estimate:
     passes = {"a": shards + 1, "b": 2 * shards + 1}  # of the second model also with shifted images
     maps = sum(passes[side] * rows * known.models[m.model].flops for side, m in (("a", a), ("b", b)) if not m.cached)
     tiles = [tiles_of(plan, shard) for shard in range(shards)]
-    held = _pair_memory(a, b, tiles, effort["images_at_once"], max(params["k"]) + params["margin"])
-    weights = sum(8 * known.models[model].params for model in dict.fromkeys((a.model, b.model)))
+    weights = {model: 4 * known.models[model].params for model in (a.model, b.model)}
+    neighbours = max(params["k"]) + params["margin"]
+    held = _pair_memory(a, b, tiles, effort["images_at_once"], neighbours, max(weights.values()))
     return Estimate(
         images=rows,
         flops=2 * rows * pair_flops(a, b, rule_of(params)) + maps,
         bytes=60 * (a.width + b.width) * max(params["k"]),
-        worker_memory=LIBRARY_BYTES + weights + held,
+        worker_memory=LIBRARY_BYTES + sum(weights.values()) + held,
         note=f"{shards} shards of tiles, {effort['images_at_once']} images at once" if shards > 1 else "",
     )
 

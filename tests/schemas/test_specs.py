@@ -97,7 +97,7 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
     },
     MineRosettaSpec: {
         "result": FORWARD | {
-            "units", "grid", "k", "rank_by", "min_r", "margin", "precision", "null", "null_shift", "rare", "min_active_images",
+            "units", "grid", "k", "rank_by", "min_r", "margin", "precision", "chance", "chance_shift", "rare", "min_active_images",
             "min_active_positions", "anchors", "tuples", "min_clique", "most", "entries_from", "entries", "exemplars",
         },
         "effort": {"resources", "batch_size", "shard_rows", "maps", "cache_gb", "budget_gb"},

@@ -90,7 +90,7 @@ def test_effort_changes_no_digest_and_every_result_field_of_a_pair_does(lake: La
         {"k": 3},
         {"margin": 4},
         {"grid": [4, 4]},
-        {"null_shift": 3},
+        {"chance_shift": 3},
         {"rare": "keep"},
         {"precision": "fp16"},
     ):
