@@ -1,0 +1,64 @@
+"""Units that models share stand for the same planted value, far more often than units that were permuted; place alone is told apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.planted_rosetta import Setting, mine, same
+from tests.planted_rosetta_tables import Run, above, cliques_by_size, strong
+
+PAIRS = [
+    ("demo:clip-p8", "demo:clip-p8-b"),
+    ("demo:clip-p8", "demo:clip-p16"),
+    ("demo:clip-p8-b", "demo:clip-p16"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Three CLIPs on 400 images; what units stand for is judged on others."""
+    folder = tmp_path_factory.mktemp("rosetta")
+    models = ("demo:clip-p8", "demo:clip-p8-b", "demo:clip-p16")
+    mine(folder, "three", Setting(images=400, models=models, changes={"anchors": ["demo:clip-p8"]}))
+    return Run(folder, "three")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_strong_buddies_stand_for_the_same_value_and_permuted_ones_do_not(run: Run) -> None:
+    """Over three pairs and K = 5 .82 of the buddies above r .7, and .97 of those that stand for a value; permuted .16 and .26."""
+    assert len(run.together(PAIRS, lambda e: strong(e).r)) > 600
+    assert run.together(PAIRS, lambda e: run.same(strong(e))).mean() >= 0.72
+    assert run.together(PAIRS, lambda e: run.shuffled(strong(e))).mean() <= 0.3
+    assert run.together(PAIRS, lambda e: run.same(run.both_selective(strong(e)))).mean() >= 0.88
+    assert run.together(PAIRS, lambda e: run.shuffled(run.both_selective(strong(e)))).mean() <= 0.45
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_buddies_of_a_higher_r_are_purer(run: Run) -> None:
+    """All of them .63, above .7 .82."""
+    everything, high = run.together(PAIRS, run.same), run.together(PAIRS, lambda e: run.same(strong(e)))
+    assert high.mean() >= everything.mean() + 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_cliques_of_three_selective_units_stand_for_one_value(run: Run) -> None:
+    """.95 of the cliques whose units all stand for a value; .01 of all when units are permuted."""
+    lows, whole, selective, permuted, _ = cliques_by_size(run, 5)[3]
+    assert len(lows) > 500 and len(selective) > 100
+    assert selective.mean() >= 0.85
+    assert whole.mean() >= 0.45 and permuted <= 0.06
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_units_that_answer_to_a_place_are_below_the_null_and_others_are_not(run: Run) -> None:
+    """Where place explains half of both units .92 of the buddies are below the null; where it explains a tenth at most, none."""
+    edges = run.mined.edges(*PAIRS[0])
+    least = np.minimum(run.truth.place_U[edges.a], run.truth.place_U[edges.b])
+    assert edges.below[least > 0.5].mean() >= 0.7 and (least > 0.5).sum() >= 15
+    assert edges.below[least < 0.1].mean() <= 0.03
+    assert same(run.truth.value_U, above(edges)).mean() >= 0.45
