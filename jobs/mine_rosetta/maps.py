@@ -19,7 +19,7 @@ from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
 from schemas.base import digest
 
-FILL_BYTES = 64 << 20
+FILL_BYTES = 16 << 20
 """Of maps that are computed at once to be kept on disk."""
 
 

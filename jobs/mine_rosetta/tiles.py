@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from jobs.mine_rosetta.members import Group, Member
+from miclip_core.rosetta.memory import products_bytes, rescoring_bytes
 from schemas.base import Frozen
 
 ACCUMULATOR_SHARE = 0.55
 """Of a worker's budget for the products of its tiles; the rest is for maps on their way and lists of neighbours."""
 BLOCK_SHARE = 0.3
 """Of it for the maps of one block of images."""
-MAPS_IN_BLOCK = 3
-"""What a block holds per number of its maps: as they come, standardised, and moved to another grid."""
-BYTES = 8
-"""Per pair of units of a tile: its product where images belong together, and where they are shifted, in float32."""
+
+LIST_BYTES = 40
+"""Per unit and neighbour: lists of the pair and of the null, in two places while they are merged or packed."""
+PAIR_BYTES = 100
+"""Per unit and neighbour, while the pairs of units in lists are sorted and looked up."""
 
 
 class Tile(Frozen):
@@ -53,26 +56,35 @@ def _cost(a: Group, b: Group, rule: Rule) -> int:
     return 2 * a.width * b.width * product_positions(a.grid, b.grid, rule)
 
 
+def numbers_at_once(a: Member, b: Member) -> int:
+    """Numbers of float32 that are there at most for each image of a block.
+
+    While the maps of the second member come in (a second time for the null), those of the first wait, standardised. What
+    comes in is there twice, as a model gives it and side by side or standardised, and once more inside the model.
+    """
+    coming = [(2 if member.cached else 3) * member.map_numbers for member in (a, b)]
+    return max(coming[0], a.map_numbers + coming[1])
+
+
 def images_at_once(a: Member, b: Member, batch_size: int, budget_bytes: float) -> int:
     """Images of a block: as many as a forward pass takes, halved until their maps fit."""
-    of_image = 4 * MAPS_IN_BLOCK * (a.map_numbers + 2 * b.map_numbers)  # of the second also those of the shifted images
     images = batch_size
-    while images > 1 and images * of_image > BLOCK_SHARE * budget_bytes:
+    while images > 1 and images * 4 * numbers_at_once(a, b) > BLOCK_SHARE * budget_bytes:
         images //= 2
     return images
 
 
 def plan_tiles(
-    a: Member, b: Member, rule: Rule, budget_bytes: float, least_flops: float, shards: int
+    a: Member, b: Member, rule: Rule, budget_bytes: float, least_flops: float, shards: int, chunks: int = 1
 ) -> tuple[tuple[Tile, ...], ...]:
-    """The tiles of each shard, costliest shard first.
+    """The tiles of each shard, costliest shard first; chunks: blocks of images that are added.
 
     Each shard sees every image, so its tiles fit into the budget together; there are about `shards` of them, fewer where
     one would compute less than least_flops per image and so only wait for maps.
     """
     room = ACCUMULATOR_SHARE * budget_bytes
     most = max(pair_flops(a, b, rule) / shards, least_flops)
-    costed = sorted(_tiles(a, b, rule, room, most), key=lambda found: -found[1])
+    costed = sorted(_tiles(a, b, rule, room, most, chunks), key=lambda found: -found[1])
     bins: list[tuple[list[Tile], float, float]] = []
     for tile, cost, size in costed:
         for i, (tiles, flops, held) in enumerate(bins):
@@ -84,23 +96,29 @@ def plan_tiles(
     return tuple(tuple(tiles) for tiles, _, _ in sorted(bins, key=lambda found: -found[1]))
 
 
-def _tiles(a: Member, b: Member, rule: Rule, room: float, most: float) -> Iterator[tuple[Tile, float, float]]:
+def _tiles(
+    a: Member, b: Member, rule: Rule, room: float, most: float, chunks: int
+) -> Iterator[tuple[Tile, float, float]]:
     """Every tile with its FLOP per image and its bytes: about square, none too large for a worker or a shard."""
     for i, x in enumerate(a.groups):
         for j, y in enumerate(b.groups):
-            area = min(room / BYTES, most / (2 * product_positions(x.grid, y.grid, rule)))
-            n, m = _cut(x.width, y.width, area)
-            cost, size = _cost(x, y, rule) / (n * m), BYTES * math.ceil(x.width / n) * math.ceil(y.width / m)
+            most_pairs = most / (2 * product_positions(x.grid, y.grid, rule))
+            n, m = _cut(x.width, y.width, partial(_fits, most_pairs=most_pairs, room=room, chunks=chunks))
+            cost, size = _cost(x, y, rule) / (n * m), _bytes(math.ceil(x.width / n), math.ceil(y.width / m), chunks)
             for p in range(n):
                 for q in range(m):
                     tile = Tile(group_a=i, block_a=p, blocks_a=n, group_b=j, block_b=q, blocks_b=m)
                     yield tile, cost, size
 
 
-def _cut(rows: int, columns: int, area: float) -> tuple[int, int]:
-    """Into how many blocks either side is cut so that no tile is larger; the longer block is halved first."""
+def _fits(rows: int, columns: int, most_pairs: float, room: float, chunks: int) -> bool:
+    return rows * columns <= most_pairs and _bytes(rows, columns, chunks) <= room
+
+
+def _cut(rows: int, columns: int, fits: Callable[[int, int], bool]) -> tuple[int, int]:
+    """Into how many blocks either side is cut so that every tile fits; the longer block is cut first."""
     n = m = 1
-    while math.ceil(rows / n) * math.ceil(columns / m) > max(1.0, area) and (n < rows or m < columns):
+    while not fits(math.ceil(rows / n), math.ceil(columns / m)) and (n < rows or m < columns):
         if m >= columns or (n < rows and rows / n >= columns / m):
             n += 1
         else:
@@ -108,11 +126,30 @@ def _cut(rows: int, columns: int, area: float) -> tuple[int, int]:
     return n, m
 
 
-def accumulator_bytes(shards: Sequence[Sequence[Tile]], a: Member, b: Member) -> int:
-    """The most that the products of any shard take."""
-    return max((sum(_tile_bytes(tile, a, b) for tile in tiles) for tiles in shards), default=0)
+def accumulator_bytes(shards: Sequence[Sequence[Tile]], a: Member, b: Member, chunks: int = 1) -> int:
+    """The most that the products of any shard take; chunks: blocks of images that are added."""
+    return max((sum(_tile_bytes(tile, a, b, chunks) for tile in tiles) for tiles in shards), default=0)
 
 
-def _tile_bytes(tile: Tile, a: Member, b: Member) -> int:
+def _tile_bytes(tile: Tile, a: Member, b: Member, chunks: int) -> int:
     x, y = a.groups[tile.group_a], b.groups[tile.group_b]
-    return BYTES * math.ceil(x.width / tile.blocks_a) * math.ceil(y.width / tile.blocks_b)
+    return _bytes(math.ceil(x.width / tile.blocks_a), math.ceil(y.width / tile.blocks_b), chunks)
+
+
+def _bytes(rows: int, columns: int, chunks: int) -> int:
+    """Of a tile: its products where images belong together, and where they are shifted."""
+    return 2 * products_bytes(rows, columns, chunks)
+
+
+def tiling_bytes(shards: Sequence[Sequence[Tile]], a: Member, b: Member, images: int, neighbours: int) -> int:
+    """What a worker holds at most while tiles are worked off: products, maps of a block of images, and lists."""
+    chunks = -(-a.forward.rows // images) + 1
+    lists = LIST_BYTES * (a.width + b.width) * neighbours
+    return accumulator_bytes(shards, a, b, chunks) + max(4 * images * numbers_at_once(a, b), 2 * lists)
+
+
+def again_bytes(a: Member, b: Member, images: int, neighbours: int) -> int:
+    """What it holds at most while candidates are computed again: lists, their pairs, and maps of a block of images."""
+    listed = (a.width + b.width) * neighbours
+    numbers = (max(site.width * site.grid[0] * site.grid[1] for site in member.sites) for member in (a, b))
+    return (LIST_BYTES + PAIR_BYTES) * listed + rescoring_bytes(listed, *numbers) + 4 * images * numbers_at_once(a, b)

@@ -85,7 +85,7 @@ def test_products_are_at_the_coarsest_grid_that_is_exact() -> None:
 def test_images_at_once_are_halved_until_their_maps_fit() -> None:
     small, large = member((10, 2)), member((30_000, 4))
     assert images_at_once(small, small, 32, 2**31) == 32
-    assert images_at_once(large, large, 64, 2**31) == 32
+    assert images_at_once(large, large, 128, 2**31) == 64
     assert images_at_once(large, large, 64, 1.0) == 1
 
 
