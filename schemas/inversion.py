@@ -70,14 +70,14 @@ class InversionSettings(Frozen):
     similarity: Similarity = "global_var"
     reconstruction: float = Field(default=100.0, ge=0)
     """Weight of the mean squared difference of pixels in 0..1."""
-    activation: float = Field(default=1.0, ge=0)
+    activation: float = Field(default=10.0, ge=0)
     """Weight of the mean similarity of the maps of paired units, which is to be large."""
     regulariser: float = Field(default=0.1, ge=0)
     """Weight of the mean size of the latent."""
     norm: Literal["l2", "l1"] = "l2"
     """What its size is: squares, or absolute values."""
     towards: Literal["zero", "start"] = "zero"
-    """Where that size is counted from."""
+    """Where that size is counted from; the start of an edit is the latent of the image."""
     steps: int = Field(default=500, ge=1)
     lr: float = Field(default=0.1, gt=0, le=100)
     """Rate of Adam, at the top of the ramp."""

@@ -24,7 +24,7 @@ from schemas.inversion import (
 from schemas.refs import ModelRef, Site
 
 EditOrNone = Literal["none"] | EditName
-INVERSION_STARTS, EDIT_STARTS = 4, 1
+STARTS = 4
 PIXEL_WEIGHT = 100.0
 
 
@@ -44,9 +44,9 @@ class InvertSpec(Cell):
     """Latents of a generator for images that it did not draw, or whose maps are edited.
 
     An inversion starts from random latents and seeks the pixels of an image and, in the maps of the generator's units, what
-    their best buddies in other models see in it. An edit starts from the latent of an image, changes the maps that the
-    generator has there, and seeks a latent with the changed maps: the image's own latent if this generator drew the image,
-    else the one that an invert stage found that is read.
+    their best buddies in other models see in it. An edit changes the maps that the generator has at the latent of an image
+    and seeks a latent with the changed maps: the image's latent is its own if this generator drew it, else the one that an
+    invert stage found that is read.
     """
 
     kind: Annotated[Literal["invert"], RESULT] = "invert"
@@ -65,7 +65,7 @@ class InvertSpec(Cell):
     similarity: Annotated[Similarity, RESULT] = "global_var"
     reconstruction: Annotated[float | None, Field(ge=0), RESULT] = None
     """Weight of the mean squared difference of pixels in 0..1; 100 if left out, and 0 in edits."""
-    activation: Annotated[float, Field(ge=0), RESULT] = 1.0
+    activation: Annotated[float, Field(ge=0), RESULT] = 10.0
     """Weight of the mean similarity of maps; 0 leaves pixels alone to decide."""
     regulariser: Annotated[float, Field(ge=0), RESULT] = 0.1
     """Weight of the mean size of the latent."""
@@ -75,7 +75,8 @@ class InvertSpec(Cell):
     space: Annotated[Literal["z"], RESULT] = "z"
     """What is sought: the generator's own latent."""
     starts: Annotated[int | None, Field(ge=1, le=256), RESULT] = None
-    """Random latents that each image starts from: 4 if left out. Edits but copy_paste begin at one that is given."""
+    """Latents that each image starts from: 4 if left out. They are random; the first of an edit but copy_paste is that of the
+    image, and the only one of `remove` and `strengthen`."""
     steps: Annotated[int, Field(ge=1, le=100_000), RESULT] = 500
     lr: Annotated[float, Field(gt=0, le=100), RESULT] = 0.1
     betas: Annotated[Betas, LISTED, RESULT] = (0.9, 0.999)
@@ -95,7 +96,7 @@ class InvertSpec(Cell):
     """Images times starts that are sought together."""
     batch_size: Annotated[int, Field(ge=1, le=65536), EFFORT] = 32
     """Images in a forward pass of the models that guide."""
-    shard_rows: Annotated[int, Field(ge=1), EFFORT] = 16
+    shard_rows: Annotated[int, Field(ge=1), EFFORT] = 8
 
     @field_validator("generator")
     @classmethod
@@ -126,10 +127,8 @@ class InvertSpec(Cell):
         if self.amount is not None and "none" in self.edit:
             raise ValueError("an amount is of an edit; leave it out, or none out of edit")
         for edit in self.edit:
-            if self.starts not in (None, 1) and begins_at_latent(edit):
-                raise ValueError(
-                    f"edit {edit} begins at one latent, so more starts would find the same; leave starts out"
-                )
+            if edit in OF_CHOSEN and self.starts not in (None, 1):
+                raise ValueError(f"edit {edit} begins at the latent of the image alone; leave starts out")
             check_weights(self._reconstruction(edit), self.activation)
             if edit != "none" and self.amount is not None:
                 check_amount(edit, self.amount)
@@ -151,7 +150,7 @@ class InvertSpec(Cell):
 
     def starts_of(self, name: EditOrNone) -> int:
         """How many latents are sought for each image."""
-        return self.starts or (EDIT_STARTS if begins_at_latent(name) else INVERSION_STARTS)
+        return self.starts or (1 if name in OF_CHOSEN else STARTS)
 
     def settings(self, name: EditOrNone) -> InversionSettings:
         """How latents are sought, in an inversion or in one of its edits."""
@@ -171,5 +170,5 @@ class InvertSpec(Cell):
 
 
 def begins_at_latent(name: EditOrNone) -> bool:
-    """Whether an edit starts from the latent of the image; an inversion and copy_paste start from random ones."""
+    """Whether the first start is the latent of the image; those of an inversion and of copy_paste are all random."""
     return name not in ("none", "copy_paste")

@@ -125,7 +125,7 @@ def _stage(
             "settings": spec.settings(name).model_dump(mode="json"),
             "space": spec.space,
             "starts": spec.starts_of(name),
-            "seed": None if begins_at_latent(name) else spec.seed,
+            "seed": spec.seed if spec.starts_of(name) > begins_at_latent(name) else None,
         },
         inputs=inputs,
     )
@@ -180,7 +180,7 @@ def partners_of(plan: Plan) -> tuple[Partner, ...]:
 
 
 def begins_at_latents(plan: Plan) -> bool:
-    """Whether samples start from the latent of their image, not from random ones."""
+    """Whether the first start of an image is its latent, not a random one."""
     edit = edit_of(plan)
     return edit is not None and begins_at_latent(edit.name)
 

@@ -97,12 +97,6 @@ class InvertWorker:
         self.notes += [f"{count} images left out: {reason}" for reason, count in problems.items()]
         return Images(images, torch.cat(pixels).to(self._setting.device))
 
-    def _random_starts(self, plan: Plan, images: Images, starts: Sequence[int]) -> Tensor:
-        """Latents of the given starts of these images, each by (seed, image, start) alone."""
-        seed = START_SEEDS + int(str(plan.stage.params["seed"]))
-        numbers = [image.image_index * MOST_STARTS + start for image, start in zip(images.of, starts, strict=True)]
-        return self._opened_generator.latents(seed, numbers)
-
     @property
     def _opened_generator(self) -> Generator:
         assert self._opened is not None
@@ -163,8 +157,9 @@ class InvertWorker:
             raise NothingToGuide(
                 f"{edit}: no paired unit of {plan.stage.subject} has a map that can be shifted by that much"
             )
-        known = latents if begins_at_latents(plan) else None
-        return self._seek(plan, images.take(there), goal, known, sum(len(wanted.guides.units) for wanted in goal.maps))
+        return self._seek(
+            plan, images.take(there), goal, latents, sum(len(wanted.guides.units) for wanted in goal.maps)
+        )
 
     def _open_guides(self, plan: Plan, inputs: Inputs) -> tuple[Guides, ...]:
         """The chosen units, else every unit that has a buddy, each once, on its own grid."""
@@ -192,7 +187,7 @@ class InvertWorker:
     # -------------------------------------------------------------- both
 
     def _seek(self, plan: Plan, images: Images, goal: Goal, latents: Tensor | None, pairs: int) -> list[Row]:
-        """Rows of every image and start; latents: where images begin, else at random ones.
+        """Rows of every image and start; latents: of the images, which an edit counts from.
 
         Pixels of the goal count as far as the settings say, and are what drawn images are compared with.
         """
@@ -203,12 +198,23 @@ class InvertWorker:
         for first in range(0, len(samples), size):
             of, numbers = zip(*samples[first : first + size], strict=True)
             some, order = images.take(of), torch.tensor(of, device=self._setting.device)
-            begin = self._random_starts(plan, some, numbers) if latents is None else latents[order]
-            found = invert(self._opened_generator, begin, goal.take(order), settings)
+            origin = None if latents is None else latents[order]
+            begin = self._starts(plan, some, numbers, origin)
+            found = invert(self._opened_generator, begin, goal.take(order), settings, origin)
             assert goal.pixels is not None
             before = (goal.pixels[order].clamp(0, 1) * 255).round().to(torch.uint8)
             rows += make_rows(plan, some.of, numbers, found, before, pairs)
         return rows
+
+    def _starts(self, plan: Plan, images: Images, starts: Sequence[int], latents: Tensor | None) -> Tensor:
+        """Where samples begin: random latents, each by (seed, image, start) alone; or the first at that of its image."""
+        first = torch.tensor([start == 0 and begins_at_latents(plan) for start in starts], device=self._setting.device)
+        if latents is not None and first.all():
+            return latents
+        seed = START_SEEDS + int(str(plan.stage.params["seed"]))
+        numbers = [image.image_index * MOST_STARTS + start for image, start in zip(images.of, starts, strict=True)]
+        drawn = self._opened_generator.latents(seed, numbers)
+        return drawn if latents is None else torch.where(first[:, None], latents, drawn)
 
 
 def _unit(pixels: Tensor) -> Tensor:

@@ -95,16 +95,22 @@ class _Terms(NamedTuple):
     pixels: Tensor
 
 
-def invert(generator: Draws, starts_BZ: Tensor, goal: Goal, settings: InversionSettings) -> Inversion:
+def invert(
+    generator: Draws, starts_BZ: Tensor, goal: Goal, settings: InversionSettings, origin_BZ: Tensor | None = None
+) -> Inversion:
     """Seek for every sample a latent near its start that has the maps and pixels of its goal, by Adam.
 
     loss = reconstruction * mean squared difference of pixels - activation * mean similarity over pairs of units
     + regulariser * mean size of the latent (Rosetta Neurons, Dravid et al. 2023; the thesis' Eqs. 4.5 and 4.7). Samples do
     not interact: the result of each is that of a run of its own, up to rounding.
 
+    origin: what `towards: start` counts the size from, such as the latent of an image whose edit is also sought from
+    elsewhere; the starts if None.
+
     Raises:
         InversionDiverged: a loss is no finite number.
     """
+    origin_BZ = starts_BZ if origin_BZ is None else origin_BZ
     latents = starts_BZ.detach().clone().requires_grad_(True)
     adam = torch.optim.Adam([latents], lr=settings.lr, betas=settings.betas)
     ended = _Ended(len(latents), settings)
@@ -112,7 +118,7 @@ def invert(generator: Draws, starts_BZ: Tensor, goal: Goal, settings: InversionS
     curve: list[_Terms] = []
     for step in range(settings.steps):
         images, z = _draw(generator, latents, goal)
-        terms = _terms(latents, starts_BZ, images, z, goal, settings)
+        terms = _terms(latents, origin_BZ, images, z, goal, settings)
         curve.append(_Terms(*(term.detach() for term in terms)))
         running = ended.look(step, z)
         if not running.any():
@@ -124,7 +130,7 @@ def invert(generator: Draws, starts_BZ: Tensor, goal: Goal, settings: InversionS
         with torch.no_grad():
             latents.copy_(torch.where(running[:, None], latents, before))
         steps += running.cpu()
-    return _finish(generator, latents.detach(), starts_BZ, goal, settings, curve, steps)
+    return _finish(generator, latents.detach(), origin_BZ, goal, settings, curve, steps)
 
 
 def rate(settings: InversionSettings, step: int) -> float:
@@ -176,13 +182,13 @@ def _draw(generator: Draws, latents_BZ: Tensor, goal: Goal) -> tuple[Tensor, lis
 
 def _terms(
     latents_BZ: Tensor,
-    starts_BZ: Tensor,
+    origin_BZ: Tensor,
     images: Tensor,
     z: Sequence[Tensor],
     goal: Goal,
     settings: InversionSettings,
 ) -> _Terms:
-    away_BZ = latents_BZ - starts_BZ if settings.towards == "start" else latents_BZ
+    away_BZ = latents_BZ - origin_BZ if settings.towards == "start" else latents_BZ
     size_B = (away_BZ.square() if settings.norm == "l2" else away_BZ.abs()).mean(1)
     none_B = torch.zeros_like(size_B)
     alike_B = _similarities(z, goal, settings).mean(1) if z else none_B
@@ -199,7 +205,7 @@ def _similarities(z: Sequence[Tensor], goal: Goal, settings: InversionSettings) 
 def _finish(
     generator: Draws,
     latents_BZ: Tensor,
-    starts_BZ: Tensor,
+    origin_BZ: Tensor,
     goal: Goal,
     settings: InversionSettings,
     curve: list[_Terms],
@@ -207,7 +213,7 @@ def _finish(
 ) -> Inversion:
     with torch.no_grad():
         images, z = _draw(generator, latents_BZ, goal)
-        last = _terms(latents_BZ, starts_BZ, images, z, goal, settings)
+        last = _terms(latents_BZ, origin_BZ, images, z, goal, settings)
     curve += [last] * (settings.steps + 1 - len(curve))
     losses, alike, errors = (torch.stack(values, 1).float() for values in zip(*curve, strict=True))
     if not torch.isfinite(losses).all():

@@ -128,7 +128,7 @@ def test_maps_are_held_against_those_of_the_buddies_on_the_image(rows: list[Row]
         end = torch.tensor([row["latent"]])
         assert row["act_sim_after"] == row["act_sim"][-1] == pytest.approx(slow_similarity(end, image), abs=1e-5)
         size = float(end.square().mean())
-        loss = 100 * row["pixel_loss"][-1] - row["act_sim_after"] + 0.1 * size
+        loss = 100 * row["pixel_loss"][-1] - 10 * row["act_sim_after"] + 0.1 * size
         assert row["loss"][-1] == pytest.approx(loss, rel=1e-5)
         assert row["loss"][-1] < row["loss"][0]
 
@@ -185,11 +185,11 @@ def test_only_some_members_and_the_highest_r_guide_if_so_asked(world: World) -> 
 def test_edits_begin_at_the_latent_that_drew_the_image(world: World) -> None:
     """Each buddy of the generator counts once, on its own grid; the goal is what the edit makes of its maps."""
     zoomed, shifted = world.run(
-        world.spec(images={"ref": DRAWN, "limit": 3}, edit=["zoom", "shift_left"], regulariser=10.0, lr=0.01)
+        world.spec(images={"ref": DRAWN, "limit": 3}, edit=["zoom", "shift_left"], regulariser=10.0, lr=0.01, starts=2)
     )
     units = {FINE: [0, 2, 4], COARSE: [1]}
     for rows, edit in ((zoomed, Edit(name="zoom", amount=2)), (shifted, Edit(name="shift_left", amount=0.25))):
-        assert [(row["image_index"], row["start"], row["is_best"]) for row in rows] == [(i, 0, True) for i in range(3)]
+        assert [(row["image_index"], row["start"]) for row in rows] == [(i, s) for i in range(3) for s in range(2)]
         assert {(row["edit"], row["pairs"]) for row in rows} == {(str(edit), 4)}
         own = generator().latents(3, [1])
         found = []
@@ -199,12 +199,17 @@ def test_edits_begin_at_the_latent_that_drew_the_image(world: World) -> None:
             for i, unit in enumerate(numbers):
                 a, b = (standardised(m[0, :, i], site, unit, GRIDS[site]) for m in (maps, wanted))
                 found.append(float((a * b).mean()))
-        row = rows[1]
+        row, elsewhere = rows[2], rows[3]
         assert row["act_sim_before"] == pytest.approx(np.mean(found), rel=1e-4, abs=1e-5)
         moved = torch.tensor([row["latent"]]) - own
-        loss = -row["act_sim_after"] + 10 * float(moved.square().mean())  # no pixels, and towards the start
-        assert row["loss"][-1] == pytest.approx(loss, rel=1e-4, abs=1e-5) and row["pixel_loss"][0] == 0
+        loss = -10 * row["act_sim_after"] + 10 * float(moved.square().mean())  # towards the latent, and no pixels
+        assert row["loss"][-1] == pytest.approx(loss, rel=1e-4, abs=1e-5) and row["pixel_loss"][0] < 1e-9
         assert 0 < moved.abs().max() < 0.1
+        start = generator().latents(
+            START_SEEDS, [MOST_STARTS + 1]
+        )  # the second is random, and counted from there as well
+        far = -10 * elsewhere["act_sim_before"] + 10 * float((start - own).square().mean())
+        assert elsewhere["loss"][0] == pytest.approx(far, rel=1e-4) and elsewhere["pixel_loss"][0] > 0.001
 
 
 def test_a_chosen_unit_is_removed_and_copies_start_at_random(world: World) -> None:
@@ -225,13 +230,13 @@ def test_a_chosen_unit_is_removed_and_copies_start_at_random(world: World) -> No
 
 def test_maps_that_are_too_small_to_be_shifted_do_not_count_and_are_told(world: World) -> None:
     """0.05 of 16 positions is none, of 32 one."""
-    (rows,) = world.run(world.spec(images={"ref": DRAWN, "limit": 1}, edit="shift_up", amount=0.05))
+    (rows,) = world.run(world.spec(images={"ref": DRAWN, "limit": 1}, edit="shift_up", amount=0.05, starts=1))
     assert [row["pairs"] for row in rows] == [3]
     assert any(f"maps of {COARSE} (16x16) are too small to be shifted" in note for note in world.notes())
 
 
 def test_an_image_that_the_generator_did_not_draw_is_edited_from_its_best_inversion(world: World) -> None:
-    spec = world.spec([{"reads": ["mine", "found"], "edit": "shift_right", "lr": 1e-6}], starts=STARTS)
+    spec = world.spec([{"reads": ["mine", "found"], "edit": "shift_right", "lr": 1e-6, "starts": 1}], starts=STARTS)
     inverted, shifted = world.run(spec)
     best = {row["image_index"]: row["latent"] for row in inverted if row["is_best"]}
     assert [row["image_index"] for row in shifted] == sorted(best)
@@ -270,7 +275,10 @@ def test_what_cannot_be_inverted_is_refused_before_it_starts(world: World, field
         ({"chosen": [{"site": "act.0", "unit": 1}]}, "leave chosen out"),
         ({"edit": "zoom", "amount": 0.5}, "a zoom magnifies"),
         ({"amount": 2.0}, "an amount is of an edit"),
-        ({"edit": "zoom", "starts": 2}, "begins at one latent"),
+        (
+            {"edit": "remove", "chosen": [{"site": "act.0", "unit": 1}], "starts": 2},
+            "begins at the latent of the image alone",
+        ),
         ({"edit": "zoom", "activation": 0.0}, "nothing is sought"),
         ({"reconstruction": 0.0, "activation": 0.0}, "nothing is sought"),
     ],

@@ -52,7 +52,7 @@ def goal_of(generator: Linear, z: Tensor, some: Sequence[Guides], pixels: bool =
 
 
 def settings(**fields: Any) -> InversionSettings:
-    return InversionSettings(**{"regulariser": 0.0, "steps": 400, "lr": 0.05, **fields})
+    return InversionSettings(**{"regulariser": 0.0, "activation": 1.0, "steps": 400, "lr": 0.05, **fields})
 
 
 def test_the_latent_of_an_image_is_found_again_by_its_pixels() -> None:
@@ -74,17 +74,20 @@ def test_its_direction_is_found_by_the_cosine_of_its_maps_alone() -> None:
     assert found.similarities[:, -1].min() > 0.999 > 0.9 > found.similarities[:, 0].max()
 
 
-@pytest.mark.parametrize("towards", ["zero", "start"])
+@pytest.mark.parametrize("towards", ["zero", "start", "origin"])
 def test_by_the_data_set_the_regulariser_decides_how_far_it_goes(towards: str) -> None:
     """-c z + a mean (z - origin)^2 is least at origin + c d / (2 a), where c is the gradient of the similarity."""
     generator, truth, start = Linear(), latents(2), latents(2, seed=2)
     goal = goal_of(generator, truth, [guides("fine@map", [1, 3])])
-    wanted = settings(reconstruction=0.0, activation=1.0, regulariser=2.0, towards=towards)
+    origin = {"zero": torch.zeros(2, LENGTH), "start": start, "origin": latents(2, seed=3)}[towards]
+    counted = "zero" if towards == "zero" else "start"
+    wanted = settings(reconstruction=0.0, activation=1.0, regulariser=2.0, towards=counted)
     z = torch.zeros(2, LENGTH, requires_grad=True)
     pair_similarity = goal.maps[0].guides.standardise(generator.run(z, ["fine@map"])[1]["fine@map"]) * goal.maps[0].maps
     (slope,) = torch.autograd.grad(pair_similarity.mean((1, 2)).sum(), z)
-    expected = slope * LENGTH / (2 * 2.0) + (start if towards == "start" else 0)
-    torch.testing.assert_close(invert(generator, start, goal, wanted).latents, expected, atol=2e-3, rtol=0)
+    expected = slope * LENGTH / (2 * 2.0) + origin
+    found = invert(generator, start, goal, wanted, origin if towards == "origin" else None)
+    torch.testing.assert_close(found.latents, expected, atol=2e-3, rtol=0)
 
 
 def test_an_absolute_regulariser_sets_what_nothing_asks_for_to_zero() -> None:
