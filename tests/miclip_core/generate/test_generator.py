@@ -44,13 +44,13 @@ def test_its_facts_say_what_it_draws_and_where_its_units_are(generator: Generato
 
 
 def test_an_image_is_the_same_in_every_batch_shard_and_process(generator: Generator) -> None:
-    whole = generator.sample(3, range(16))
-    assert whole.dtype == torch.uint8 and whole.shape == (16, 3, 64, 64)
-    for parts in ([[i] for i in range(16)], [range(8), range(8, 16)], [range(5), range(5, 6), range(6, 16)]):
+    whole = generator.sample(3, range(10))
+    assert whole.dtype == torch.uint8 and whole.shape == (10, 3, 64, 64)
+    for parts in ([[i] for i in range(10)], [range(8), range(8, 10)], [range(5), range(5, 6), range(6, 10)]):
         assert torch.equal(torch.cat([generator.sample(3, part) for part in parts]), whole)
     assert torch.equal(load_generator(REF).sample(3, range(6, 9)), whole[6:9])
     assert torch.equal(generator.sample(3, [9, 2, 2]), whole[[9, 2, 2]])
-    assert not torch.equal(generator.sample(4, range(16)), whole)
+    assert not torch.equal(generator.sample(4, range(10)), whole)
 
 
 def test_threads_decide_no_byte(generator: Generator) -> None:
@@ -58,7 +58,7 @@ def test_threads_decide_no_byte(generator: Generator) -> None:
     images = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        images.append(generator.sample(0, range(8)))
+        images.append(generator.sample(0, range(4)))
     torch.set_num_threads(before)
     assert torch.equal(*images)
 
