@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jobs.mine_rosetta.drawn import GeneratorTaps, draws_images
 from jobs.mine_rosetta.members import Member
 from jobs.mine_rosetta.scratch import BLOCK_ROWS, BadImage, BlockFile, Raw, Scratch
 from jobs.mine_rosetta.taps import InMemory, ModelTaps, Range, numbers_of
@@ -46,7 +47,7 @@ class MapReader:
     def __init__(self, setting: Setting, cache_gb: float) -> None:
         self._setting = setting
         self._scratch = Scratch(cache_gb * 2**30)
-        self._taps: dict[str, ModelTaps] = {}
+        self._taps: dict[str, ModelTaps | GeneratorTaps] = {}
         self._saes: dict[str, Sae] = {}
         self.notes: list[str] = []
 
@@ -109,10 +110,15 @@ class MapReader:
             del sinks
             yield found
 
-    def _taps_of(self, member: Member) -> ModelTaps:
+    def _taps_of(self, member: Member) -> ModelTaps | GeneratorTaps:
         of = digest([member.forward.inputs, member.forward.params])
         if of not in self._taps:
-            self._taps[of] = ModelTaps(self._setting.device, self._setting.resources.decode_threads)
+            setting = self._setting
+            self._taps[of] = (
+                GeneratorTaps(setting.device)
+                if draws_images(member.model)
+                else ModelTaps(setting.device, setting.resources.decode_threads)
+            )
             self._taps[of].notes = self.notes
         return self._taps[of]
 
