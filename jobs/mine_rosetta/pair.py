@@ -67,7 +67,7 @@ class Pair:
         rule = rule_of(self.params)
         a, b = self.a.member.groups, self.b.member.groups
         grids = {(i, j): (x.grid, y.grid) for i, x in enumerate(a) for j, y in enumerate(b)}
-        return {place: Crossing(*two, common_grid(*two, rule)) for place, two in grids.items()}  # type: ignore[arg-type]
+        return {place: Crossing(*two, common_grid(*two, rule)) for place, two in grids.items()}
 
     def compared(self, units: Units) -> np.ndarray:
         """bool [U]: units that vary and, if rare ones are dropped, are active often enough."""

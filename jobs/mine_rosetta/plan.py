@@ -19,6 +19,7 @@ from jobs.mine_rosetta.tiles import (
     tiling_bytes,
 )
 from jobs.protocol import Cell, Estimate, Known
+from miclip_core.rosetta.grids import Rule
 from schemas.base import canonical_json, digest
 from schemas.errors import BadSpec, NotInspected
 from schemas.plans import PAIR, Plan, Round, StageSpec, load_json
@@ -353,10 +354,10 @@ def tiles_of(plan: Plan, shard: int) -> tuple[Tile, ...]:
     return tuple(load_json(Tile, canonical_json(tile)) for tile in tiles[shard])
 
 
-def rule_of(params: Mapping[str, Any]) -> str | tuple[int, int]:
+def rule_of(params: Mapping[str, Any]) -> Rule:
     """Where maps are compared, from the params of a pair."""
     grid = params["grid"]
-    return grid if isinstance(grid, str) else (int(grid[0]), int(grid[1]))
+    return "pairwise_max" if grid == "pairwise_max" else (int(grid[0]), int(grid[1]))
 
 
 # ---------------------------------------------------------------- costs

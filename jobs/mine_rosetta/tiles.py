@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from jobs.mine_rosetta.members import Group, Member
+from miclip_core.rosetta.grids import Rule, common_grid, meeting_grid, positions
 from miclip_core.rosetta.memory import products_bytes, rescoring_bytes
 from schemas.base import Frozen
 
@@ -32,28 +33,18 @@ class Tile(Frozen):
     blocks_b: int
 
 
-Grid = tuple[int, int]
-Rule = str | tuple[int, int]
-
-
-def target_grid(a: Grid, b: Grid, rule: Rule) -> Grid:
-    """Where two maps are compared: the finer grid along each axis, or one grid for all."""
-    return (max(a[0], b[0]), max(a[1], b[1])) if isinstance(rule, str) else rule
-
-
-def product_positions(a: Grid, b: Grid, rule: Rule) -> int:
-    """Positions at which the product of two maps is computed: interpolation is linear, so the coarsest grid will do."""
-    target = target_grid(a, b, rule)
-    return min(a[0] * a[1], b[0] * b[1], target[0] * target[1])
-
-
 def pair_flops(a: Member, b: Member, rule: Rule) -> int:
     """FLOP of all products of one image, without the null."""
     return sum(_cost(x, y, rule) for x in a.groups for y in b.groups)
 
 
 def _cost(a: Group, b: Group, rule: Rule) -> int:
-    return 2 * a.width * b.width * product_positions(a.grid, b.grid, rule)
+    return 2 * a.width * b.width * _positions(a, b, rule)
+
+
+def _positions(a: Group, b: Group, rule: Rule) -> int:
+    """Positions at which the product of two maps is computed: interpolation is linear, so the coarsest grid will do."""
+    return positions(meeting_grid(a.grid, b.grid, common_grid(a.grid, b.grid, rule)))
 
 
 def numbers_at_once(a: Member, b: Member) -> int:
@@ -102,7 +93,7 @@ def _tiles(
     """Every tile with its FLOP per image and its bytes: about square, none too large for a worker or a shard."""
     for i, x in enumerate(a.groups):
         for j, y in enumerate(b.groups):
-            most_pairs = most / (2 * product_positions(x.grid, y.grid, rule))
+            most_pairs = most / (2 * _positions(x, y, rule))
             n, m = _cut(x.width, y.width, partial(_fits, most_pairs=most_pairs, room=room, chunks=chunks))
             cost, size = _cost(x, y, rule) / (n * m), _bytes(math.ceil(x.width / n), math.ceil(y.width / m), chunks)
             for p in range(n):

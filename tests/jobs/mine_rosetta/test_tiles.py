@@ -15,8 +15,6 @@ from jobs.mine_rosetta.tiles import (
     images_at_once,
     pair_flops,
     plan_tiles,
-    product_positions,
-    target_grid,
 )
 
 FORWARD = Forward(model="demo:x", inputs={}, params={"rows": 100}, effort={"index": "i", "batch_size": 32})
@@ -75,10 +73,8 @@ def test_a_shard_that_would_only_wait_for_maps_is_not_made() -> None:
 
 
 def test_products_are_at_the_coarsest_grid_that_is_exact() -> None:
-    assert target_grid((7, 14), (14, 7), "pairwise_max") == (14, 14)
-    assert product_positions((7, 7), (14, 14), "pairwise_max") == 49
-    assert product_positions((14, 14), (14, 14), (7, 7)) == 49
-    assert product_positions((4, 4), (14, 14), (7, 7)) == 16
+    assert pair_flops(member((10, 14)), member((20, 14)), (7, 7)) == 2 * 10 * 20 * 49
+    assert pair_flops(member((10, 4)), member((20, 14)), (7, 7)) == 2 * 10 * 20 * 16
     assert pair_flops(member((10, 14)), member((20, 7)), "pairwise_max") == 2 * 10 * 20 * 49
 
 
