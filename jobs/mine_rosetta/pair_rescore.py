@@ -24,7 +24,7 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The nearest of all tiles together: `ba` is that of `ab` where a member is compared with itself."""
+    """The nearest of all tiles together: `ba` is `ab` where r is the same both ways."""
 
     ab: Neighbours
     ba: Neighbours
@@ -34,7 +34,7 @@ def load_lists(pair: Pair, inputs: Inputs, name: str) -> Found:
     """The lists `true` or `null` of all tiles, merged."""
     merged: dict[str, Neighbours] = {}
     for state in unpack_all(inputs, pair.plan, 0, TILES):
-        for side in ("ab",) if pair.same else ("ab", "ba"):
+        for side in [side for side in ("ab", "ba") if f"{name}.{side}.ids" in state]:
             of = Neighbours.from_state({key: state[f"{name}.{side}.{key}"] for key in ("ids", "values")})
             if side in merged:
                 merged[side].merge_found(of)

@@ -74,8 +74,9 @@ class Mined:
     def buddies_null(self, k_a: int, k_b: int) -> int:
         """How many there are by chance."""
         ab, ba = self.null.lists.ab, self.null.lists.ba
-        found = _buddies(self.pair, (ab.ids, ab.values), (ba.ids, ba.values), k_a, k_b)
-        return int((found.r >= self._floor).sum())
+        found = best_buddies(ab.ids, ab.values, ba.ids, ba.values, k_a, k_b)
+        counted = found.r >= self._floor
+        return int((counted & (found.a < found.b) if self.pair.same else counted).sum())  # each two units once
 
     def below_null(self, found: Buddies) -> np.ndarray:
         """bool: buddies whose r is not above what place alone gives the same two units by more than chance gives any two."""

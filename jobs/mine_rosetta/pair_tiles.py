@@ -50,12 +50,12 @@ class TileWork:
 
 
 class Lists:
-    """The nearest of every unit of both members, in one direction each; of a member with itself the first says it all."""
+    """The nearest of every unit of both members, in one direction each; where r is the same both ways the first says it all."""
 
-    def __init__(self, pair: Pair, device: str) -> None:
+    def __init__(self, pair: Pair, device: str, both: bool) -> None:
         (k_a, k_b), margin = pair.params["k"], int(pair.params["margin"])
         self.ab = Neighbours(len(pair.a), k_a + margin, device)
-        self.ba = None if pair.same else Neighbours(len(pair.b), k_b + margin, device)
+        self.ba = None if not both else Neighbours(len(pair.b), k_b + margin, device)
 
     def merge(self, r_AB: Tensor, first_a: int, first_b: int) -> None:
         """Take the correlations of a tile."""
@@ -83,7 +83,8 @@ def run_tiles(pair: Pair, shard: int, reader: MapReader, inputs: Inputs, device:
     """
     tiles = [TileWork(pair, tile, device) for tile in tiles_of(pair.plan, shard)]
     _stream(pair, tiles, reader, inputs)
-    true, null, counted = Lists(pair, device), Lists(pair, device), Counted()
+    # Of a member with itself image i of one unit meets another image of the other: the null is not the same both ways.
+    true, null, counted = Lists(pair, device, not pair.same), Lists(pair, device, True), Counted()
     chance: list[tuple[TileWork, Tensor]] = []
     for tile in tiles:
         for lists, products in ((true, tile.true), (null, tile.null)):

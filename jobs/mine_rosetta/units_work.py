@@ -9,7 +9,7 @@ import numpy as np
 from jobs.between import pack, unpack, unpack_all
 from jobs.blame import blaming
 from jobs.mine_rosetta.maps import MapReader, Maps
-from jobs.mine_rosetta.members import LEAST_SAMPLES, Member
+from jobs.mine_rosetta.members import LEAST_SAMPLES
 from jobs.mine_rosetta.plan import ACTIVITY, MOMENTS, SCALE, unit_member_of
 from jobs.mine_rosetta.scratch import BadImage
 from jobs.mine_rosetta.units import units_batch
@@ -17,7 +17,7 @@ from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.rows import make_batch
 from jobs.threads import use_cpus
 from miclip_core.rosetta.statistics import UnitStatistics
-from miclip_core.zoo.reducers import Moments, State
+from miclip_core.zoo.reducers import Moments, Reducer, State
 from schemas.errors import BadMaps
 from schemas.plans import Plan, Shard
 
@@ -57,10 +57,8 @@ class UnitsWorker:
         found = {plan.digest: [Moments() for _ in self._members[plan.digest].groups] for plan in plans}
         for plan, maps in self._read(plans, shard, inputs):
             yield from _bad_inputs(plan, maps.problems)
-            for moments, rows_BPU in zip(found[plan.digest], maps.groups, strict=True):
-                step = max(1, AT_ONCE // max(1, rows_BPU[:1].numel()))
-                for rows in rows_BPU.split(step) if len(rows_BPU) else ():
-                    moments.add(rows, np.arange(rows.shape[1]), ())
+            _add(found[plan.digest], maps)
+            del maps  # before the next are made
         for plan in plans:
             if not found[plan.digest][0].is_empty:
                 yield pack(plan.digest, MOMENTS, _joined([moments.state() for moments in found[plan.digest]]))
@@ -68,9 +66,8 @@ class UnitsWorker:
     def _activity(self, plans: Sequence[Plan], shard: Shard, inputs: Inputs) -> Iterator[Artifact]:
         found = {plan.digest: [UnitStatistics(moments) for moments in _load_moments(plan, inputs)] for plan in plans}
         for plan, maps in self._read(plans, shard, inputs):
-            for statistics, rows_BPU in zip(found[plan.digest], maps.groups, strict=True):
-                if len(rows_BPU):
-                    statistics.add(rows_BPU, np.arange(rows_BPU.shape[1]), ())
+            _add(found[plan.digest], maps)
+            del maps
         for plan in plans:
             yield pack(plan.digest, ACTIVITY, _joined([statistics.state() for statistics in found[plan.digest]]))
 
@@ -81,7 +78,7 @@ class UnitsWorker:
         for state in unpack_all(inputs, plan, _round(plan, ACTIVITY), ACTIVITY):
             for statistics, of, part in zip(found, moments, _parted(state), strict=True):
                 statistics.merge(UnitStatistics.from_state(part, of))
-        _check(member, moments, found)
+        check_units(member.name, moments, found)
         return Part(plan.digest, "rosetta_units", units_batch(plan, member, moments, found))
 
     def _read(self, plans: Sequence[Plan], shard: Shard, inputs: Inputs) -> Iterator[tuple[Plan, Maps]]:
@@ -95,16 +92,25 @@ class UnitsWorker:
                     yield plan, found.pop(0)
 
 
-def _check(member: Member, moments: Sequence[Moments], found: Sequence[UnitStatistics]) -> None:
+def _add(reducers: Sequence[Reducer], maps: Maps) -> None:
+    """Give each group of maps to its reducer, a few images at a time."""
+    for reducer, rows_BPU in zip(reducers, maps.groups, strict=True):
+        step = max(1, AT_ONCE // max(1, rows_BPU[:1].numel()))
+        for rows in rows_BPU.split(step) if len(rows_BPU) else ():
+            reducer.add(rows, np.arange(rows.shape[1]), ())
+
+
+def check_units(name: str, moments: Sequence[Moments], found: Sequence[UnitStatistics]) -> None:
+    """Nothing, if the units of a member can be compared with others. Raises BadMaps."""
     images, least = found[0].images, min(of.count for of in moments)
     if images < 2 or least < LEAST_SAMPLES:
         raise BadMaps(
-            f"{member.name}: {images} images can be used, which give {least} values of a unit; expected at least 2 images and "
+            f"{name}: {images} images can be used, which give {least} values of a unit; expected at least 2 images and "
             f"{LEAST_SAMPLES} values; table bad_inputs says what was wrong with the others"
         )
     if all(of.scale.dead.all() for of in found):
         raise BadMaps(
-            f"{member.name}: none of {sum(len(of.low) for of in found)} units varies over {images} images; expected maps that differ; "
+            f"{name}: none of {sum(len(of.low) for of in found)} units varies over {images} images; expected maps that differ; "
             "check that the images are not all alike, and the weights of the model"
         )
 
