@@ -20,6 +20,7 @@ from jobs.mine_rosetta.members import Member, find_members
 from jobs.mine_rosetta.plan import CHOOSE, MAPS, PEAKS, units_stage, zoo_stage
 from jobs.protocol import Cell, Known
 from jobs.sae_files import WEIGHTS
+from miclip_core.generate.load import load_generator
 from miclip_core.sae.weights import load_sae
 from miclip_core.zoo.geometry import square_view
 from miclip_core.zoo.load import inspect_model, load_model
@@ -74,7 +75,7 @@ class Made:
             params={"members": zoo.params["members"], "exemplars": 3}, inputs={"zoo": zoo.digest, **units},
         )  # fmt: skip
         rounds = (
-            Round(name=PEAKS, rows=N, shard_rows=changes.get("shard_rows", N)),
+            Round(name=PEAKS, rows=members[0].forward.rows, shard_rows=changes.get("shard_rows", N)),
             Round(name=CHOOSE, rows=1, shard_rows=1),
             Round(name=MAPS, rows=len(members), shard_rows=1),
         )
@@ -261,3 +262,21 @@ def test_how_the_work_is_cut_and_where_maps_are_kept_changes_no_image(
 
 def test_a_zoo_without_entries_has_no_exemplars(made: Made, store: Store) -> None:
     assert dictionary(store, made.plan(store, entries=())) == []
+
+
+def test_units_of_a_generator_are_shown_on_the_images_that_it_drew(tmp_path: Path) -> None:
+    lake, drawn, site = str(tmp_path / "lake"), 6, "act.1@map"
+    of_models = members_of_models(lake, f"generated:demo:generator,seed=3,n={drawn}", "demo:generator", VIT)
+    made = Made(lake, tuple(member for (member,) in of_models))
+    store = make_store(lake)
+    rows = dictionary(store, made.plan(store, entries=[[(0, site, 5), (1, MLP, 3)]], shard_rows=4))
+    generator = load_generator(ModelRef.parse("demo:generator"))
+    with torch.no_grad():
+        maps_BP = generator.run(generator.latents(3, range(drawn)), [site])[1][site][:, :, 5].double().numpy()
+    mean, sd = scale_of((0, site, 5))
+    own = [row for row in rows if row["model"] == "demo:generator"]
+    assert [row["rank"] for row in own] == [0, 1, 2] and len(rows) == 6
+    for row in own:
+        expected = (maps_BP[row["image_index"]] - mean) / sd
+        assert np.array(row["map"]) == pytest.approx(expected, abs=2e-3)
+        assert (row["grid_h"], row["grid_w"]) == (16, 16)
