@@ -70,7 +70,7 @@ class InversionSettings(Frozen):
     similarity: Similarity = "global_var"
     reconstruction: float = Field(default=100.0, ge=0)
     """Weight of the mean squared difference of pixels in 0..1."""
-    activation: float = Field(default=10.0, ge=0)
+    activation: float = Field(default=1.0, ge=0)
     """Weight of the mean similarity of the maps of paired units, which is to be large."""
     regulariser: float = Field(default=0.1, ge=0)
     """Weight of the mean size of the latent."""

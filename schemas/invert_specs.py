@@ -65,7 +65,7 @@ class InvertSpec(Cell):
     similarity: Annotated[Similarity, RESULT] = "global_var"
     reconstruction: Annotated[float | None, Field(ge=0), RESULT] = None
     """Weight of the mean squared difference of pixels in 0..1; 100 if left out, and 0 in edits."""
-    activation: Annotated[float, Field(ge=0), RESULT] = 10.0
+    activation: Annotated[float, Field(ge=0), RESULT] = 1.0
     """Weight of the mean similarity of maps; 0 leaves pixels alone to decide."""
     regulariser: Annotated[float, Field(ge=0), RESULT] = 0.1
     """Weight of the mean size of the latent."""

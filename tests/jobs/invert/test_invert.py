@@ -128,7 +128,7 @@ def test_maps_are_held_against_those_of_the_buddies_on_the_image(rows: list[Row]
         end = torch.tensor([row["latent"]])
         assert row["act_sim_after"] == row["act_sim"][-1] == pytest.approx(slow_similarity(end, image), abs=1e-5)
         size = float(end.square().mean())
-        loss = 100 * row["pixel_loss"][-1] - 10 * row["act_sim_after"] + 0.1 * size
+        loss = 100 * row["pixel_loss"][-1] - row["act_sim_after"] + 0.1 * size
         assert row["loss"][-1] == pytest.approx(loss, rel=1e-5)
         assert row["loss"][-1] < row["loss"][0]
 
@@ -202,13 +202,13 @@ def test_edits_begin_at_the_latent_that_drew_the_image(world: World) -> None:
         row, elsewhere = rows[2], rows[3]
         assert row["act_sim_before"] == pytest.approx(np.mean(found), rel=1e-4, abs=1e-5)
         moved = torch.tensor([row["latent"]]) - own
-        loss = -10 * row["act_sim_after"] + 10 * float(moved.square().mean())  # towards the latent, and no pixels
+        loss = -row["act_sim_after"] + 10 * float(moved.square().mean())  # towards the latent, and no pixels
         assert row["loss"][-1] == pytest.approx(loss, rel=1e-4, abs=1e-5) and row["pixel_loss"][0] < 1e-9
         assert 0 < moved.abs().max() < 0.1
         start = generator().latents(
             START_SEEDS, [MOST_STARTS + 1]
         )  # the second is random, and counted from there as well
-        far = -10 * elsewhere["act_sim_before"] + 10 * float((start - own).square().mean())
+        far = -elsewhere["act_sim_before"] + 10 * float((start - own).square().mean())
         assert elsewhere["loss"][0] == pytest.approx(far, rel=1e-4) and elsewhere["pixel_loss"][0] > 0.001
 
 

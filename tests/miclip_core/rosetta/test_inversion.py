@@ -52,7 +52,7 @@ def goal_of(generator: Linear, z: Tensor, some: Sequence[Guides], pixels: bool =
 
 
 def settings(**fields: Any) -> InversionSettings:
-    return InversionSettings(**{"regulariser": 0.0, "activation": 1.0, "steps": 400, "lr": 0.05, **fields})
+    return InversionSettings(**{"regulariser": 0.0, "steps": 400, "lr": 0.05, **fields})
 
 
 def test_the_latent_of_an_image_is_found_again_by_its_pixels() -> None:
