@@ -146,6 +146,7 @@ def _pair_plan(cell: Cell, known: Known, a: Member, b: Member) -> Plan:
     spec = cell.spec
     assert isinstance(spec, MineRosettaSpec)
     _check_generators(known, a, b)
+    _check_chance(spec, b)
     budget = spec.budget_gb * 2**30
     block = images_at_once(a, b, spec.batch_size, budget)
     least = SHARD_OVER_MAPS * sum(_map_flops(known, member) for member in (a, b, b))
@@ -213,6 +214,22 @@ def _check_generators(known: Known, a: Member, b: Member) -> None:
     if a.model != b.model and all(known.models[m.model].family == "generator" for m in (a, b)):
         raise BadSpec(
             f"model: {a.model} and {b.model} both draw images, so neither sees what the other draws; keep one generator"
+        )
+
+
+def _check_chance(spec: MineRosettaSpec, b: Member) -> None:
+    rows = b.forward.rows
+    if spec.chance_shift is not None and spec.chance_shift % rows == 0:
+        raise BadSpec(
+            f"chance_shift: {spec.chance_shift} of {rows} images sets each image against itself; expected no multiple of {rows}, such as "
+            f"{rows // 2}"
+        )
+    oblong = [site for site in b.sites if site.grid[0] != site.grid[1]]
+    if spec.chance == "shifted_rotated" and oblong:
+        site = oblong[0]
+        raise BadSpec(
+            f"chance: shifted_rotated: {site.site} of {b.model} has a grid of {site.grid[0]}x{site.grid[1]}, which no quarter turn keeps; "
+            "expected square grids; use chance: shifted, or other sites"
         )
 
 

@@ -117,6 +117,7 @@ def test_anchors_alone_are_compared_with_themselves(lake: Lake) -> None:
         ({"anchors": "demo:clip-p8-b"}, "demo:clip-p8-b is not among the models"),
         ({"units": "features"}, "no stage that is read makes an SAE of it"),
         ({"budget_gb": 0.001}, "budget_gb: the maps of 1 images"),
+        ({"chance_shift": 128}, "chance_shift: 128 of 64 images sets each image against itself"),
         ({"k": 900, "sites": ["stage.1", "mlp_act.0"]}, "k: 900 neighbours of 384 units of demo:clip-p8"),
     ],
 )
