@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from jobs.mine_rosetta import plan, tiles
 from jobs.mine_rosetta.tiles import plan_tiles
+from miclip_core.rosetta.turns import quarter_turns
 from tests.interpolated_maps import interpolated
 from tests.jobs.mine_rosetta.lake_of_maps import (
     IMAGES,
@@ -190,3 +192,17 @@ def test_moments_are_those_of_interpolated_maps(mined: Any) -> None:
     assert [row["mean"] for row in rows] == pytest.approx(written.mean(1), rel=1e-6)
     assert [row["sd"] for row in rows] == pytest.approx(written.std(1), rel=1e-6)
     assert {row["n"] for row in rows} == {IMAGES * 64}
+
+
+@pytest.mark.slow
+def test_a_null_that_turns_maps_is_numpy_on_maps_that_are_shifted_and_turned(mined: Any, tmp_path: Path) -> None:
+    _, _, maps = mined
+    lake, report = run(tmp_path / "lake", chance="shifted_rotated", chance_shift=5)
+    one, two = (VIT, "mlp_act.4@patch"), (RESNET, "stage.3@map")
+    turns = quarter_turns(range(IMAGES))
+    other = torch.stack([torch.rot90(m.unflatten(0, (4, 4)), int(t)) for m, t in zip(maps[two], turns, strict=True)])
+    r = correlations({one: maps[one], two: other.flatten(1, 2)}, one, two, roll=5)
+    rows = lake.table(report, "rosetta_buddies", model_a=VIT, site_b=two[1]).to_pylist()
+    assert len(rows) > 20
+    for row in rows:
+        assert row["null_r"] == pytest.approx(r[row["unit_a"], row["unit_b"]], abs=1e-5)
