@@ -100,8 +100,6 @@ def mine(folder: Path, name: str, setting: Setting) -> None:
 
 # ---------------------------------------------------------------- what was mined
 
-KEY = "(model || coalesce(' ' || sae, '')) AS member, site, unit"
-
 
 class Edges(NamedTuple):
     """Buddies of two members, one row each: numbers of units, r, ranks from 0, what place alone gives, and whether that is enough."""
@@ -130,6 +128,28 @@ class Edges(NamedTuple):
         return self.where(order[np.unique(self.a[order], return_index=True)[1]])
 
 
+VIEWS = (
+    "CREATE MACRO name(model, sae) AS model || coalesce(' ' || sae, '')",
+    "CREATE TABLE units AS SELECT row_number() OVER (ORDER BY name(model, sae), site, unit) - 1 AS id, name(model, sae) AS member, * FROM rosetta_units",
+    *(
+        f"CREATE TABLE {view} AS SELECT name(t.model_a, t.sae_a) AS first, name(t.model_b, t.sae_b) AS second, x.id AS a, y.id AS b, t.* FROM "
+        f"rosetta_{view} t JOIN units x ON (x.member, x.site, x.unit) = (name(t.model_a, t.sae_a), t.site_a, t.unit_a) "
+        "JOIN units y ON (y.member, y.site, y.unit) = (name(t.model_b, t.sae_b), t.site_b, t.unit_b)"
+        for view in ("buddies", "neighbours")
+    ),
+    *(
+        f"CREATE TABLE {view} AS SELECT u.id, t.* FROM rosetta_{table} t JOIN units u ON (u.member, u.site, u.unit) = (name(t.model, t.sae), t.site, t.unit)"
+        for view, table in (("shared", "universality"), ("cliques", "cliques"))
+    ),
+    "CREATE TABLE tuples AS SELECT u.id, a.id AS anchor, a.member AS first, t.tuple, t.mean_r, t.min_r FROM rosetta_tuples t "
+    "JOIN units u ON (u.member, u.site, u.unit) = (name(t.model, t.sae), t.site, t.unit) "
+    "JOIN units a ON (a.member, a.site, a.unit) = (name(anchor_model, anchor_sae), anchor_site, anchor_unit)",
+    "CREATE TABLE clusters AS SELECT u.id, u.member AS first, t.cluster, t.size, t.is_split FROM rosetta_clusters t "
+    "JOIN units u ON (u.member, u.site, u.unit) = (name(anchor_model, anchor_sae), t.site, t.unit)",
+)
+"""Tables of a run with one number per unit instead of its names."""
+
+
 def has_run(folder: Path, name: str) -> bool:
     """Whether a setting was mined in a lake."""
     return any((folder / "runs").glob(f"{name}-0*/tables.json"))
@@ -140,6 +160,7 @@ class Mined:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
+        self._edges: dict[tuple[str, str], Edges] = {}
         self.sql = duckdb.connect()
         cells = json.loads(sorted((folder / "runs").glob(f"{name}-0*"))[-1].joinpath("tables.json").read_text())[
             "stages"
@@ -149,10 +170,8 @@ class Mined:
             self.sql.execute(
                 f"CREATE VIEW {path.name} AS SELECT * FROM '{path}/**/*.parquet' WHERE stage IN ({stages})"
             )
-        self.sql.execute(
-            f"CREATE TABLE units AS SELECT row_number() OVER (ORDER BY member, site, unit) - 1 AS id, * FROM "
-            f"(SELECT {KEY}, model, sae, kurtosis, skewness, active, depth, is_dead, is_rare, grid_h FROM rosetta_units)"
-        )
+        for view in VIEWS:
+            self.sql.execute(view)
         columns = self.sql.execute("SELECT * FROM units ORDER BY id").fetchnumpy()
         self.units: dict[str, np.ndarray] = {name: np.ma.getdata(values) for name, values in columns.items()}
         self.member_U, self.site_U = self.units["member"], self.units["site"]
@@ -160,21 +179,28 @@ class Mined:
 
     def edges(self, a: str, b: str) -> Edges:
         """Buddies of two members as they stand in the table, whichever comes first."""
-        query = """
-            WITH named AS (
-              SELECT (model_a || coalesce(' ' || sae_a, '')) AS first, (model_b || coalesce(' ' || sae_b, '')) AS second, *
-              FROM rosetta_buddies
-            )
-            SELECT x.id AS a, y.id AS b, r, rank_ab, rank_ba, null_r, is_below_null
-            FROM named JOIN units x ON (x.member, x.site, x.unit) = (first, site_a, unit_a)
-            JOIN units y ON (y.member, y.site, y.unit) = (second, site_b, unit_b)
-            WHERE first = ? AND second = ? ORDER BY 1, 2
-        """
+        if (a, b) not in self._edges:
+            self._edges[a, b] = self._read(a, b)
+        return self._edges[a, b]
+
+    def _read(self, a: str, b: str) -> Edges:
+        query = "SELECT a, b, r, rank_ab, rank_ba, null_r, is_below_null FROM buddies WHERE first = ? AND second = ? ORDER BY 1, 2"
         found = Edges(*self.sql.execute(query, [a, b]).fetchnumpy().values())
         if len(found.a) or a == b:
             return found
         back = Edges(*self.sql.execute(query, [b, a]).fetchnumpy().values())
         return back._replace(a=back.b, b=back.a, rank_ab=back.rank_ba, rank_ba=back.rank_ab)
+
+    def null_q999(self, a: str, b: str) -> float:
+        """Of all pairs of units of two members."""
+        query = "SELECT null_q999 FROM rosetta_pairs WHERE k = 1 AND list_sort([?, ?]) = list_sort([name(model_a, sae_a), name(model_b, sae_b)])"
+        return float(self.sql.execute(query, [a, b]).fetchall()[0][0])
+
+    def renumbered(self, other: Mined, edges: Edges) -> Edges:
+        """Edges of another run under the numbers that their units have here."""
+        names = [list(zip(run.member_U, run.site_U, run.units["unit"], strict=True)) for run in (self, other)]
+        number = {name: i for i, name in enumerate(names[0])}
+        return edges._replace(a=np.array([number[names[1][i]] for i in edges.a], np.int64), b=np.array([number[names[1][i]] for i in edges.b], np.int64))  # fmt: skip
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """All pairs of different members of different models."""
@@ -184,17 +210,9 @@ class Mined:
                     yield a, b
 
     def cliques(self, k: int) -> list[tuple[np.ndarray, float, float]]:
-        """(numbers of units, min r, mean r) of each clique, in their order."""
-        rows = self.sql.execute(
-            """
-            SELECT list(id ORDER BY id), any_value(min_r), any_value(mean_r) FROM
-              (SELECT (model || coalesce(' ' || sae, '')) AS member, * FROM rosetta_cliques) c
-            JOIN units u ON (c.member, c.site, c.unit) = (u.member, u.site, u.unit)
-            WHERE k = ? GROUP BY clique ORDER BY clique
-            """,
-            [k],
-        ).fetchall()
-        return [(np.array(ids), low, mean) for ids, low, mean in rows]
+        """(numbers of units, min r, mean r) of each clique, the largest and strongest first."""
+        query = "SELECT list(id ORDER BY id), any_value(min_r), any_value(mean_r) FROM cliques WHERE k = ? GROUP BY clique ORDER BY clique"
+        return [(np.array(ids), low, mean) for ids, low, mean in self.sql.execute(query, [k]).fetchall()]
 
     def sae(self) -> Sae | None:
         """The SAE whose latents take part."""
@@ -217,13 +235,17 @@ def _place_of_member(member: str) -> tuple[int, int]:
 @dataclass(frozen=True, eq=False)
 class Truth:
     """Of every unit: the planted value it tells apart best on other images, by its largest or its mean activation on an
-    image, with its AUROC there; and the share of its variance that its place alone explains."""
+    image, with its AUROC there; and the share of its variance that its place alone explains.
+
+    profile_UM: the AUROC of every unit for every value, by its largest activation.
+    """
 
     value_U: np.ndarray
     auroc_U: np.ndarray
     mean_value_U: np.ndarray
     mean_auroc_U: np.ndarray
     place_U: np.ndarray
+    profile_UM: np.ndarray
 
     @property
     def selective_U(self) -> np.ndarray:
@@ -272,6 +294,7 @@ def truth_of(mined: Mined) -> Truth:
     """What all units of a run stand for."""
     sae = mined.sae()
     columns = [np.zeros(len(mined.member_U)) for _ in range(5)]
+    profile_UM = np.zeros((len(mined.member_U), len(VALUES)))
     for member in mined.members:
         sites = tuple(sorted(set(mined.site_U[mined.member_U == member])))
         path = mined.folder / f"judged {member.replace(':', '-')}.npz"
@@ -283,8 +306,11 @@ def truth_of(mined: Mined) -> Truth:
             values = (largest.argmax(0), largest.max(0), mean.argmax(0), mean.max(0), found[f"{site} place"])
             for column, value in zip(columns, values, strict=True):
                 column[ids] = value[unit]
+            profile_UM[ids] = largest.T[unit]
     value_U, auroc_U, mean_value_U, mean_auroc_U, place_U = columns
-    return Truth(value_U.astype(np.int64), auroc_U, mean_value_U.astype(np.int64), mean_auroc_U, place_U)
+    return Truth(
+        value_U.astype(np.int64), auroc_U, mean_value_U.astype(np.int64), mean_auroc_U, place_U, profile_UM
+    )  # fmt: skip
 
 
 def same(value_U: np.ndarray, edges: Edges) -> np.ndarray:
@@ -292,19 +318,34 @@ def same(value_U: np.ndarray, edges: Edges) -> np.ndarray:
     return (value_U[edges.a] == value_U[edges.b]).astype(float)
 
 
-def shuffled(value_U: np.ndarray, edges: Edges, site_U: np.ndarray) -> np.ndarray:
-    """The same where units of b are permuted among the edges into one site of b: expected share per edge, float [edges].
+def alike(profile_UM: np.ndarray, edges: Edges) -> np.ndarray:
+    """Correlation over values of what the two units tell apart, float [edges]."""
+    x, y = (some - some.mean(1, keepdims=True) for some in (profile_UM[edges.a], profile_UM[edges.b]))
+    return (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
 
-    Each meets the partners of all others alike; an edge that is alone in its site has none and is left out.
-    """
-    found = []
+
+def permuted(edges: Edges, site_U: np.ndarray, rng: np.random.Generator) -> Edges:
+    """Units of b permuted among the edges into one site of b; edges that are alone in their site are left out."""
+    parts = []
     for site in sorted(set(site_U[edges.b])):
         group = np.flatnonzero(site_U[edges.b] == site)
         if len(group) > 1:
-            alike = value_U[edges.a[group]][:, None] == value_U[edges.b[group]]
-            np.fill_diagonal(alike, False)
-            found.append(alike.sum(1) / (len(group) - 1))
-    return np.concatenate(found) if found else np.empty(0)
+            order = rng.permutation(group)
+            parts.append(edges.where(order)._replace(b=edges.b[np.roll(order, 1)]))  # nothing stays where it was
+    return Edges(*(np.concatenate(columns) for columns in zip(*parts, strict=True))) if parts else edges.where(np.zeros(len(edges.a), bool))  # fmt: skip
+
+
+def shuffled(value_U: np.ndarray, edges: Edges, site_U: np.ndarray) -> np.ndarray:
+    """Expected share of permuted edges whose units tell the same value best, per edge, float [permuted edges]: over all
+    partners that others have in the same site."""
+    found = [np.empty(0)]
+    for site in sorted(set(site_U[edges.b])):
+        group = np.flatnonzero(site_U[edges.b] == site)
+        if len(group) > 1:
+            equal = value_U[edges.a[group]][:, None] == value_U[edges.b[group]]
+            np.fill_diagonal(equal, False)
+            found.append(equal.sum(1) / (len(group) - 1))
+    return np.concatenate(found)
 
 
 def found_again(edges: Edges, again: Edges) -> np.ndarray:

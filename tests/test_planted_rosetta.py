@@ -46,11 +46,11 @@ def test_buddies_of_a_higher_r_are_purer(run: Run) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_cliques_of_three_selective_units_stand_for_one_value(run: Run) -> None:
-    """.95 of the cliques whose units all stand for a value; .01 of all when units are permuted."""
-    lows, whole, selective, permuted, _ = cliques_by_size(run, 5)[3]
-    assert len(lows) > 500 and len(selective) > 100
+    """Of cliques that share no unit."""
+    count, lows, whole, selective, by_chance = cliques_by_size(run, 5)[3]
+    assert count > 500 and len(lows) > 100 and len(selective) > 30
     assert selective.mean() >= 0.85
-    assert whole.mean() >= 0.45 and permuted <= 0.06
+    assert whole.mean() >= 0.4 and by_chance <= 0.06
 
 
 @pytest.mark.slow
