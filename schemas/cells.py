@@ -144,7 +144,10 @@ class OverModels(Cell):
             return value if value is None else as_value_error(ModelRef.parse, value)
         if not value:
             raise ValueError("an empty list of models leaves nothing to do")
-        return tuple(as_value_error(ModelRef.parse, text) for text in value)
+        models = tuple(as_value_error(ModelRef.parse, text) for text in value)
+        if twice := sorted({model for model in models if models.count(model) > 1}):
+            raise ValueError(f"the same model twice: {', '.join(twice)}")
+        return models
 
     @property
     def models(self) -> tuple[str, ...] | None:

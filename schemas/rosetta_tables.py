@@ -34,7 +34,7 @@ _ANCHOR = (
     ("anchor_model", pa.string(), "full model ref of the anchor"),
     ("anchor_sae?", pa.string(), "ref of the SAE whose latents its units are; null for neurons"),
 )
-_K = ("k", pa.int32(), "buddies are among the k nearest of each other")
+_K = ("k", pa.int32(), "buddies are among the k nearest of each other; the larger number where the spec gives two")
 _R = ("r", pa.float64(), "Pearson correlation over images and positions of the interpolated maps")
 
 ROSETTA: tuple[Table, ...] = (
@@ -100,7 +100,7 @@ ROSETTA: tuple[Table, ...] = (
     ),
     Table(
         "rosetta_pairs",
-        "two models (or one with itself) under one number of neighbours: k and, for counts without doubt, 1",
+        "two models (or one with itself) under one number of neighbours: that of the spec, and 1",
         columns(
             STAGE,
             *_OF_A,

@@ -20,6 +20,7 @@ from jobs.mine_rosetta.tiles import (
 )
 from jobs.protocol import Cell, Estimate, Known
 from miclip_core.rosetta.grids import Rule
+from miclip_core.zoo.shipped import share_targets
 from schemas.base import canonical_json, digest
 from schemas.errors import BadSpec, NotInspected
 from schemas.plans import PAIR, Plan, Round, StageSpec, load_json
@@ -195,7 +196,7 @@ def pair_stage(spec: MineRosettaSpec, a: Member, b: Member) -> StageSpec:
             "chance": spec.chance,
             "chance_shift": spec.chance_shift,
             "rare": spec.rare,
-            "shares_training": shares_training([a.model, b.model]),
+            "shares_training": share_targets([a.model, b.model]),
         },
         inputs={"a": units_stage(spec, a).digest, "b": units_stage(spec, b).digest},
     )
@@ -203,11 +204,6 @@ def pair_stage(spec: MineRosettaSpec, a: Member, b: Member) -> StageSpec:
 
 def _of(member: Member) -> str:
     return "neurons" if member.sae is None else f"features of sae:{member.sae[:8]}"
-
-
-def shares_training(models: Sequence[str]) -> bool | None:
-    """Whether models learnt from the same targets, so that they agree more than independent ones would; None if not known."""
-    return True if all(model.startswith("demo:") for model in models) else None
 
 
 def _check_generators(known: Known, a: Member, b: Member) -> None:
@@ -328,7 +324,7 @@ def zoo_stage(spec: MineRosettaSpec, name: str, members: Sequence[Member]) -> St
             "most": spec.most,
             "entries_from": spec.entries_from,
             "entries": spec.entries,
-            "shares_training": shares_training([m.model for m in members]),
+            "shares_training": share_targets(m.model for m in members),
         },
         inputs=inputs,
     )

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.mine_rosetta.plan import shares_training
 from jobs.mine_rosetta.zoo import Vertices, whose
 from jobs.rows import make_batch
 from miclip_core.rosetta.buddies import NONE, Buddies
@@ -20,6 +19,7 @@ from miclip_core.rosetta.entries import Entries
 from miclip_core.rosetta.graph import ZooGraph, best_r, cores, universality
 from miclip_core.rosetta.layers import count_by_site
 from miclip_core.rosetta.tuples import Tuples, jaccard
+from miclip_core.zoo.shipped import share_targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ class ZooRows:
         model = self.vertices.model[found.vertex]
         models = [sorted(set(model[found.entry == entry].tolist())) for entry in range(len(origins))]
         names = self.vertices.models
-        alike = pa.array([shares_training([names[i] for i in own]) for own in models], pa.bool_())
+        alike = pa.array([share_targets(names[i] for i in own) for own in models], pa.bool_())
         return make_batch(
             "rosetta_entries",
             {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import miclip_core
@@ -25,3 +27,16 @@ def find_folder(ref: ModelRef) -> Path:
     if ref.name not in names():
         raise UnknownModel(f"{ref}: no such demo model; there are {', '.join(f'demo:{name}' for name in names())}")
     return FOLDER / ref.name
+
+
+def share_targets(models: Iterable[str]) -> bool | None:
+    """Whether models were trained on the same targets, and so agree more than independent ones would; None if not known.
+
+    Of shipped models the card beside the weights says which learnt from the truth of each patch.
+    """
+    refs = {model: ModelRef.parse(model) for model in models}
+    if len(refs) == 1:
+        return True
+    if any(ref.source != "demo" for ref in refs.values()):
+        return None
+    return all(bool(json.loads((find_folder(ref) / "card.json").read_text())["patch_targets"]) for ref in refs.values())

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from schemas.align_specs import AlignSpec
-from schemas.cells import Classes, templates_json
+from schemas.cells import Classes, OverModels, templates_json
 from schemas.evaluate_specs import EvaluateSpec, TraceErrorsSpec
 from schemas.specs import ExtractSpec
 
@@ -55,3 +55,8 @@ def test_only_stages_that_name_folders_have_some() -> None:
 def test_templates_are_written_as_a_name_or_a_list() -> None:
     classes = Classes.model_validate({"names": ["a", "b"], "templates": ["a {}"]}, strict=False)
     assert templates_json(classes.templates) == ["a {}"] and templates_json("plain") == "plain"
+
+
+def test_a_list_of_models_names_none_twice() -> None:
+    with pytest.raises(ValidationError, match="the same model twice: demo:clip-p8"):
+        OverModels.model_validate({"model": ["demo:clip-p8", "demo:clip-rn", "demo:clip-p8"]}, strict=False)
