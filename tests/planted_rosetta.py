@@ -191,10 +191,10 @@ class Mined:
         back = Edges(*self.sql.execute(query, [b, a]).fetchnumpy().values())
         return back._replace(a=back.b, b=back.a, rank_ab=back.rank_ba, rank_ba=back.rank_ab)
 
-    def null_q999(self, a: str, b: str) -> float:
-        """Of all pairs of units of two members."""
-        query = "SELECT null_q999 FROM rosetta_pairs WHERE k = 1 AND list_sort([?, ?]) = list_sort([name(model_a, sae_a), name(model_b, sae_b)])"
-        return float(self.sql.execute(query, [a, b]).fetchall()[0][0])
+    def chance(self, a: str, b: str) -> tuple[float, int, int]:
+        """The q999 of the null, and how many buddies of K = 1 there are, and are under the null."""
+        query = "SELECT null_q999, buddies, buddies_null FROM rosetta_pairs WHERE k = 1 AND list_sort([?, ?]) = list_sort([name(model_a, sae_a), name(model_b, sae_b)])"
+        return self.sql.execute(query, [a, b]).fetchall()[0]
 
     def renumbered(self, other: Mined, edges: Edges) -> Edges:
         """Edges of another run under the numbers that their units have here."""

@@ -145,24 +145,25 @@ def groups(run: Run) -> Iterator[tuple[str, Pairs]]:
 # ---------------------------------------------------------------- pairs
 
 
+PICKS: dict[str, Callable[[Edges], Edges]] = {"1": nearest_only(1), "5": nearest_only(5), "best of 5": lambda e: e.best}
+
+
 def concepts_table(run: Run, again: Run | None) -> Iterator[str]:
     """Share of buddies that stand for the same value."""
     yield head(
-        "pairs | K | buddies | median r | above .7 | below the null | q999 of the null | all: same value | above .7: same value | permuted | "
-        "second images | both stand for a value | permuted | second images | by mean activation | profiles alike | permuted"
+        "pairs | K | buddies | median r | above .7 | same value: all | above .7 | permuted | second images | both stand for a value, above .7 | permuted | second images"
     )
     for name, pairs in groups(run):
-        q999 = [run.mined.null_q999(*pair) for pair in pairs]
-        for k, pick in (("1", nearest_only(1)), ("5", nearest_only(5)), ("best of 5", lambda e: e.best)):
-            if k.startswith("best") and not name.startswith("all"):
+        for k, pick in PICKS.items():
+            if (k == "5" and name.startswith("`")) or (k == "best of 5" and not name.startswith("all")):
                 continue
 
             def of(values: Callable[[Edges], np.ndarray], here: Run = run, pick: Callable = pick) -> np.ndarray:
                 return here.together(pairs, lambda e: values(pick(above(e))))  # noqa: B023
 
-            r, below = of(lambda e: e.r), run.together(pairs, lambda e, pick=pick: pick(e).below.astype(float))
+            r = of(lambda e: e.r)
             yield row(
-                name, k, len(r), f"{np.median(r):.2f}", int((r > STRONG).sum()), f"{below.mean():.3f}", f"{min(q999):.2f} to {max(q999):.2f}",
+                name, k, len(r), f"{np.median(r):.2f}", int((r > STRONG).sum()),
                 share(of(run.same)),
                 share(of(lambda e: run.same(strong(e)))),
                 share(of(lambda e: run.shuffled(strong(e)))),
@@ -170,10 +171,23 @@ def concepts_table(run: Run, again: Run | None) -> Iterator[str]:
                 share(of(lambda e: run.same(run.both_selective(strong(e)))), True),
                 share(of(lambda e: run.shuffled(run.both_selective(strong(e))))),
                 share(of(lambda e: again.same(again.both_selective(strong(e))), again), True) if again else "",
-                mean(of(lambda e: same(run.truth.mean_value_U, strong(e)))),
-                mean(of(lambda e: run.alike(strong(e)))),
-                mean(of(lambda e: run.alike(run.permuted(strong(e))))),
             )  # fmt: skip
+
+
+def chance_table(run: Run) -> Iterator[str]:
+    """What chance gives, and other ways to say what a unit tells."""
+    yield head("pairs | K = 5 below the null | q999 of the null | buddies, K = 1 | under the null | above .7 by mean activation: same value | above .7: profiles alike | permuted")  # fmt: skip
+    for name, pairs in groups(run):
+        if name.startswith("`"):
+            continue
+        q999, buddies, null = np.array([run.mined.chance(*pair) for pair in pairs]).T
+        below = run.together(pairs, lambda e: e.below.astype(float))
+        yield row(
+            name, f"{below.mean():.3f}", f"{q999.min():.2f} to {q999.max():.2f}", int(buddies.sum()), int(null.sum()),
+            share(run.together(pairs, lambda e: same(run.truth.mean_value_U, strong(e)))),
+            share(run.together(pairs, lambda e: run.alike(strong(e)))),
+            share(run.together(pairs, lambda e: run.alike(run.permuted(strong(e))))),
+        )  # fmt: skip
 
 
 # ---------------------------------------------------------------- cliques
@@ -340,7 +354,7 @@ def anchors_table(run: Run) -> Iterator[str]:
         low, middle = (np.median([t[i] for t in tuples]) for i in (2, 1))
         yield row(title(member), len(tuples), f"{middle:.2f}", f"{low:.2f}", share(right, True), f"{np.mean(jaccard):.3f}" if jaccard else "", len(sizes), (sizes == 1).sum(), sizes.max(), sum(split for _, split, _ in clusters), share(pure, True))  # fmt: skip
     for k in (1, 5):
-        rows = sql.execute("SELECT DISTINCT component, units, models, round(density, 3), longest_path FROM rosetta_components WHERE k = ? ORDER BY 1 LIMIT 3", [k]).fetchall()  # fmt: skip
+        rows = sql.execute("SELECT DISTINCT component, units, models, round(density::DOUBLE, 3), longest_path FROM rosetta_components WHERE k = ? ORDER BY 1 LIMIT 3", [k]).fetchall()  # fmt: skip
         yield f"\ncomponents of K = {k} (number, units, models, density, longest path): {rows}"
 
 
@@ -385,7 +399,7 @@ def main() -> None:
     again = Run(folder, "again") if has_run(folder, "again") else None
     rotated = Run(folder, "four-rotated") if has_run(folder, "four-rotated") else None
     for table in (
-        concepts_table(run, again), cliques_table(run, again), values_tables(run), place_table(run, rotated), features_table(run),
+        concepts_table(run, again), chance_table(run), cliques_table(run, again), values_tables(run), place_table(run, rotated), features_table(run),
         selectivity_table(run), anchors_table(run), settings_table(folder, run, again) if again else (),
     ):  # fmt: skip
         for line in table:
