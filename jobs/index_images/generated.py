@@ -13,8 +13,8 @@ from jobs.index_images.sources import Record, Source
 from jobs.index_images.texts import as_texts
 from jobs.protocol import FileInfo, Files
 from miclip_core.generate.files import files_sha256
-from miclip_core.generate.location import parse_generated
-from schemas.errors import ImageChanged
+from miclip_core.generate.location import parse_generated, parse_image
+from schemas.errors import BadRef, ImageChanged
 from schemas.refs import ImageSetRef
 
 if TYPE_CHECKING:
@@ -52,13 +52,16 @@ class GeneratedSource(Source):
             data = self._draw(i)
             (truth,) = self._load().truth_rows(self._set.seed, [i])
             label, caption, rest = as_texts(truth)
-            yield Record(f"{self.ref}#{i}", f"{i:06d}", len(data), data, label, caption, rest)
+            yield Record(self._set.image_uri(i), f"{i:06d}", len(data), data, label, caption, rest)
 
     def read(self, uri: str) -> bytes:
-        ref, _, number = uri.rpartition("#")
-        if ref != str(self.ref) or int(number) >= self._set.n:
+        try:
+            of, number = parse_image(uri)
+        except BadRef as error:
+            raise ImageChanged(f"{uri} is no image of {self.ref}: {error}") from None
+        if of != self._set or number >= of.n:
             raise ImageChanged(f"{uri} is no image of {self.ref}")
-        return self._draw(int(number))
+        return self._draw(number)
 
     def _draw(self, index: int) -> bytes:
         (image,) = self._load().sample(self._set.seed, [index]).numpy()

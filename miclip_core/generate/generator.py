@@ -93,10 +93,6 @@ class Generator:
             raise HookNeverFired(f"{self.facts.model}: {', '.join(missing)} gave nothing while an image was drawn")
         return images, {str(site): maps[site.path].flatten(2).transpose(1, 2) for site in wanted}
 
-    def as_uint8(self, images_BCHW: Tensor) -> Tensor:
-        """Images in 0..1 as uint8, each value rounded to the nearest step of 1/255."""
-        return (images_BCHW.detach().clamp(0, 1) * 255).round().to(torch.uint8)
-
     @torch.no_grad()
     def sample(self, seed: int, indices: Sequence[int] | np.ndarray) -> Tensor:
         """Images `indices` of the set `seed` as uint8 [B, 3, h, w] on the CPU.
@@ -105,7 +101,7 @@ class Generator:
         chance of about one in a billion per image.
         """
         latents = normal_latents(seed, indices, self.latent_dim).double()
-        return torch.cat([self.as_uint8(self.exact(one)) for one in latents.split(1)])
+        return torch.cat([as_uint8(self.exact(one)) for one in latents.split(1)])
 
     def truth_rows(self, seed: int, indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """What images `indices` of the set `seed` show: label and further columns, without any where nothing is known."""
@@ -118,6 +114,11 @@ class Generator:
             if site.reduce is not None:
                 raise BadSite(f"{site}: the units of {self.facts.model} are read as maps; leave :{site.reduce} away")
         return found
+
+
+def as_uint8(images_BCHW: Tensor) -> Tensor:
+    """Images in 0..1 as uint8, each value rounded to the nearest step of 1/255."""
+    return (images_BCHW.detach().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How a ref names a set of generated images, `demo:generator,seed=0,n=1600`; loads no torch."""
+"""How a ref names a set of generated images, `demo:generator,seed=0,n=1600`, and a uri one of them; loads no torch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from typing import NamedTuple
 
 from miclip_core.generate.files import find_generator
+from miclip_core.generate.seeds import MOST_SEEDS
 from schemas.errors import BadRef, NoGenerator, UnknownModel
 from schemas.refs import ImageSetRef, ModelRef
 
 MOST_IMAGES = 1_000_000
-MOST_SEEDS = 2**32  # training draws its latents from seeds beyond
 
 
 class GeneratedSet(NamedTuple):
@@ -22,6 +22,10 @@ class GeneratedSet(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.model},seed={self.seed},n={self.n}"
+
+    def image_uri(self, number: int) -> str:
+        """The uri of one of its images: the ref of the set, and the number."""
+        return f"{ImageSetRef(source='generated', location=str(self))}#{number}"
 
 
 def parse_generated(ref: ImageSetRef) -> GeneratedSet:
@@ -48,3 +52,18 @@ def parse_generated(ref: ImageSetRef) -> GeneratedSet:
     except (ValueError, BadRef, UnknownModel, NoGenerator) as error:
         raise BadRef(f"images {ref}: {error}; for example generated:demo:generator,seed=0,n=1600") from None
     return GeneratedSet(model, seed, n)
+
+
+def parse_image(uri: str) -> tuple[GeneratedSet, int]:
+    """The set that an image is of, and its number there: the inverse of `GeneratedSet.image_uri`.
+
+    Raises:
+        BadRef: it is no uri of a generated image.
+    """
+    text, _, number = uri.rpartition("#")
+    ref = ImageSetRef.parse(text)
+    if ref.source != "generated" or not re.fullmatch(r"[0-9]{1,12}", number):
+        raise BadRef(
+            f"{uri}: no generated image; expected a set and a number, as in generated:demo:generator,seed=0,n=5#4"
+        )
+    return parse_generated(ref), int(number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from miclip_core.generate.seeds import TRAINING_SEED
 from miclip_core.world.captions import CaptionMix
 from miclip_core.world.scene import IMAGE_SIZE, World
 from miclip_core.world.tokens import CONTEXT, VOCABULARY
@@ -171,7 +172,7 @@ class GeneratorRecipe:
 
 GENERATOR = GeneratorRecipe(
     name="generator",
-    seed=2**40,
+    seed=TRAINING_SEED,
     coarse=(64, 64),
     fine=(96, 96, 96),
     style=64,

@@ -76,7 +76,7 @@ def test_other_weights_are_another_index(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_an_image_of_another_set_is_no_image_of_this() -> None:
     source = open_source(ImageSetRef.parse(REF), Files())
-    for uri in (f"{REF}#40", "generated:demo:generator,seed=2,n=41#0"):
+    for uri in (f"{REF}#40", "generated:demo:generator,seed=2,n=41#0", f"{REF}#x", REF):
         with pytest.raises(ImageChanged, match="is no image of generated:demo:generator,seed=2,n=40"):
             source.read(uri)
 

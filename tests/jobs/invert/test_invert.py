@@ -19,6 +19,7 @@ from cluster.keep import StoreKeep
 from cluster.pipeline import plan_pipeline
 from jobs.invert.work import MOST_STARTS, START_SEEDS, open_worker
 from jobs.protocol import Setting
+from miclip_core.generate.generator import as_uint8
 from miclip_core.generate.load import load_generator
 from miclip_core.rosetta.edits import edited
 from miclip_core.rosetta.image_scores import psnr, ssim
@@ -135,7 +136,7 @@ def test_maps_are_held_against_those_of_the_buddies_on_the_image(rows: list[Row]
 
 def test_the_picture_is_what_the_latent_draws_and_is_scored_against_the_image(rows: list[Row]) -> None:
     for row in (rows[1], rows[5]):
-        drawn = generator().as_uint8(generator().synthesize(torch.tensor([row["latent"]])))
+        drawn = as_uint8(generator().synthesize(torch.tensor([row["latent"]])))
         shown = torch.from_numpy(np.array(Image.open(io.BytesIO(row["picture"])))).permute(2, 0, 1)[None]
         assert (drawn.int() - shown.int()).abs().max() <= 1
         image = photo(row["image_index"])

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from miclip_core.generate.files import files_sha256
-from miclip_core.generate.generator import DrawsImages, Generator
+from miclip_core.generate.generator import DrawsImages, Generator, as_uint8
 from miclip_core.generate.latents import normal_latents
 from miclip_core.generate.load import load_generator
 from miclip_core.zoo import shipped
@@ -64,7 +64,7 @@ def test_threads_decide_no_byte(generator: Generator) -> None:
 
 
 def test_a_sample_is_what_is_synthesized_rounded(generator: Generator) -> None:
-    drawn = generator.as_uint8(generator.synthesize(generator.latents(5, range(8)))).int()
+    drawn = as_uint8(generator.synthesize(generator.latents(5, range(8)))).int()
     apart = (drawn - generator.sample(5, range(8)).int()).abs()
     assert apart.max() <= 1 and (apart > 0).float().mean() < 1e-3
 

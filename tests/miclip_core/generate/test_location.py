@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from miclip_core.generate.location import parse_generated
+from miclip_core.generate.location import parse_generated, parse_image
 from schemas.errors import BadRef
 from schemas.refs import ImageSetRef, ModelRef
 
@@ -21,6 +21,26 @@ def test_equal_sets_have_one_name() -> None:
 def test_generator_seed_and_number_are_read() -> None:
     found = parse_generated(ImageSetRef.parse("generated:demo:generator,seed=7,n=1600"))
     assert found == (ModelRef.parse("demo:generator"), 7, 1600)
+
+
+def test_the_uri_of_an_image_names_its_set_and_its_number() -> None:
+    of = parse_generated(ImageSetRef.parse("generated:demo:generator,n=5,seed=7"))
+    assert of.image_uri(4) == "generated:demo:generator,seed=7,n=5#4"
+    assert parse_image(of.image_uri(4)) == (of, 4)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "generated:demo:generator,seed=7,n=5",
+        "generated:demo:generator,n=5#-1",
+        "generated:demo:generator,n=5#a",
+        "world:seed=1,n=5#4",
+    ],
+)
+def test_other_uris_are_no_generated_images(uri: str) -> None:
+    with pytest.raises(BadRef):
+        parse_image(uri)
 
 
 @pytest.mark.parametrize(
