@@ -168,7 +168,7 @@ class PipelineRun:
         self._save("RUNNING")
         for wave in self._spec.waves():
             cells = [c for c in planned.cells if c.cell.name in wave]
-            self._run_wave([(plan, c.cell.resources) for c in cells for plan in self._with_inputs(c)])
+            self._run_wave(list(self._with_inputs(cells)))
 
     def _run_wave(self, plans: list[tuple[Plan, Resources]]) -> Board:
         board = run_stages(plans, self._store, self._executor, self._log, self._stop)
@@ -177,17 +177,21 @@ class PipelineRun:
         self._save("RUNNING")
         return board
 
-    def _with_inputs(self, cell: CellPlans) -> Iterator[Plan]:
-        """The plans of a cell whose inputs are there; where one failed, its failure is the one that is reported."""
+    def _with_inputs(self, cells: Sequence[CellPlans]) -> Iterator[tuple[Plan, Resources]]:
+        """The plans of a wave whose inputs are there; where one failed, its failure is the one that is reported."""
         assert self._planned is not None
-        earlier = {name: [c for c in self._planned.cells if c.cell.name == name] for name in cell.cell.spec.reads}
-        read = {plan.digest for other in cells_read(cell.cell, earlier) for plan in other.plans}
-        missing = read - find_published(self._store, read)
-        for plan in cell.plans:
-            if absent := missing & set(plan.stage.inputs.values()):
-                self._errors[plan.digest] = f"{WAITS} {min(absent)} is not published"
-            else:
-                yield plan
+        earlier: dict[str, list[CellPlans]] = {name: [] for name in self._spec.stages}
+        for cell in self._planned.cells:
+            earlier[cell.cell.name].append(cell)
+        read = {plan.digest for cell in cells for other in cells_read(cell.cell, earlier) for plan in other.plans}
+        missing = read - self._published
+        missing -= find_published(self._store, missing)
+        for cell in cells:
+            for plan in cell.plans:
+                if absent := missing & set(plan.stage.inputs.values()):
+                    self._errors[plan.digest] = f"{WAITS} {min(absent)} is not published"
+                else:
+                    yield plan, cell.cell.resources
 
     def _note_failures(self, board: Board) -> None:
         self._errors.update(board.damaged)

@@ -17,6 +17,7 @@ from cluster.pipeline import PipelineRun, plan_pipeline
 from cluster.runs import load_state, load_tables, new_run
 from cluster.stores.base import make_store
 from schemas.errors import EmptyImageSet, Interrupted, UsageError
+from schemas.layout import published_key
 from schemas.specs import PipelineSpec
 from tests.lakes import Lake, export, make_extract
 
@@ -116,6 +117,23 @@ def test_a_failed_stage_stops_only_what_reads_it(lake):
     assert "is not published" in report.failures[1]
     lake.run(spec)
     assert (lake.count("shard_done"), lake.count("shard_failed")) == (0, 1)  # only the failed shard is tried again
+
+
+@pytest.mark.parametrize("error_shards", [[], [1]])
+def test_whether_an_input_is_there_is_not_asked_again_for_every_stage_that_reads_it(
+    tmp_path, monkeypatch, error_shards
+):
+    asked: list[str] = []
+    times = []
+    for readers in (1, 9):
+        lake = Lake(tmp_path / f"lake{readers}")
+        exists = lake.store.exists
+        monkeypatch.setattr(lake.store, "exists", lambda key, ask=exists: bool(asked.append(key)) or ask(key))
+        stages = {"first": {"error_shards": error_shards}, **{f"of{i}": {"reads": "first"} for i in range(readers)}}
+        first = published_key(lake.run(pipeline(stages)).state.stages[0].digest)
+        times.append(asked.count(first))
+        asked.clear()
+    assert times[0] == times[1] > 0
 
 
 def test_a_changed_stage_makes_what_reads_it_anew_and_nothing_else(lake):
