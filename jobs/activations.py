@@ -38,6 +38,15 @@ class Forward(Frozen):
         """The stage whose table `images` says where they are."""
         return str(self.effort["index"])
 
+    def over(self, images: ImageFacts, of: Images, batch_size: int) -> Forward:
+        """The same model, precision and view over other images."""
+        return Forward(
+            model=self.model,
+            inputs={**self.inputs, "images": images.content},
+            params={**self.params, **_which(images, of)},
+            effort={**self.effort, "index": images.stage, "batch_size": batch_size},
+        )
+
     def stage(self, site: str, round_to: str) -> StageSpec:
         """The stage that holds the activations of one canonical site."""
         return StageSpec(
@@ -66,15 +75,19 @@ def make_forward(cell: Cell, known: Known) -> Forward:
         model=facts.model,
         inputs={"model": model_digest(facts), "images": images.content},
         params={
-            "rows": min(images.rows, cell.images.limit or images.rows),
+            **_which(images, cell.images),
             "dtype": spec.dtype,
-            "orientation": cell.images.orientation,
             "geometry": spec.geometry,
             "on_nonfinite": spec.on_nonfinite,
             "on_changed": spec.on_changed,
         },
         effort={"batch_size": spec.batch_size, "index": images.stage, **checkpoint(facts)},
     )
+
+
+def _which(images: ImageFacts, of: Images) -> dict[str, JsonValue]:
+    """Which rows of an index are read, and which way up."""
+    return {"rows": min(images.rows, of.limit or images.rows), "orientation": of.orientation}
 
 
 def forward_of(plan: Plan) -> Forward:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from jobs.activations import forward_of
+from jobs.bad_inputs import bad_inputs, nonfinite
 from jobs.classes import Classifier, get_templates, make_classifier
 from jobs.extract.products import (
     Activations,
@@ -21,7 +22,6 @@ from jobs.extract.products import (
 )
 from jobs.forward import IndexForward
 from jobs.models import notes_of_cut, open_model
-from jobs.pixels import Problem
 from jobs.protocol import Artifact, ImageBytes, Inputs, Keep, Part, Setting
 from jobs.rows import make_batch, make_vectors, round_values, stop_for, usable_rows
 from jobs.threads import use_cpus
@@ -65,7 +65,7 @@ class ExtractWorker:
         products = [(plan, *self._make_product(plan)) for plan in plans]
         sites = list(dict.fromkeys(site for _, site, _ in products))
         for batch in self._forward.run(inputs, [(shard.start, shard.stop)], sites):
-            yield from self._bad_inputs(plans, batch.problems)
+            yield from bad_inputs(plans, batch.problems)
             if batch.out is not None:
                 for plan, site, product in products:
                     yield from self._feed(plan, product, site, batch.out, batch.images)
@@ -80,24 +80,9 @@ class ExtractWorker:
         for aside in unusable:
             if plan.stage.params["on_nonfinite"] == "stop":
                 raise stop_for(aside, self._model.facts.model)
-            yield from self._bad_inputs([plan], [Problem(image, "nonfinite", aside.problem) for image in aside.images])
+            yield from bad_inputs([plan], nonfinite(aside))
         if rows is not None:
             yield from product.add(rows)
-
-    @staticmethod
-    def _bad_inputs(plans: Sequence[Plan], problems: Sequence[Problem]) -> Iterator[Part]:
-        if not problems:
-            return
-        for plan in plans:
-            columns = {
-                "stage": plan.digest,
-                "image_id": [p.image.image_id for p in problems],
-                "image_index": [p.image.image_index for p in problems],
-                "uri": [p.image.uri for p in problems],
-                "reason": [p.reason for p in problems],
-                "detail": [p.detail for p in problems],
-            }
-            yield Part(plan.digest, "bad_inputs", make_batch("bad_inputs", columns))
 
     # -------------------------------------------------------------- products
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from jobs.mine_rosetta.maps import Maps
 from jobs.mine_rosetta.members import Member
-from jobs.mine_rosetta.units import Units, load_units, number_units, sae_ref
+from jobs.mine_rosetta.units import Units, load_units, number_units
 from jobs.protocol import Inputs
+from jobs.sae_files import sae_ref
 from miclip_core.rosetta.standardise import Scale, standardised
 from schemas.plans import StageSpec
 
@@ -58,7 +59,7 @@ def read_shown(inputs: Inputs, stage: StageSpec, m: int, member: Member) -> Show
     """The units of member m that the zoo of a dictionary has put into entries; there may be none."""
     columns = ("entry", "model", "sae", "site", "unit")
     batches = inputs.table(stage.inputs["zoo"], "rosetta_entries", columns)
-    whose = member.model, sae_ref(member)
+    whose = member.model, sae_ref(member.sae)
     own = [row for batch in batches for row in batch.to_pylist() if (row["model"], row["sae"]) == whose]
     sites = pa.array([row["site"] for row in own], pa.string())
     unit = number_units(member, sites, np.array([row["unit"] for row in own], np.int64), stage.inputs["zoo"])

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from jobs.mine_rosetta.members import Member
 from jobs.protocol import Inputs
 from jobs.rows import make_batch
+from jobs.sae_files import sae_ref
 from miclip_core.rosetta.standardise import Scale
 from miclip_core.rosetta.statistics import UnitStatistics
 from miclip_core.zoo.reducers import Moments
@@ -64,7 +65,7 @@ def name_units(member: Member, units: np.ndarray, end: str = "") -> dict[str, An
     """The same for units of a member by their number in it."""
     site_of, unit = places_of(member, units)
     names = pa.array([site.site for site in member.sites], pa.string())
-    columns = {"model": member.model, "sae": sae_ref(member), "site": names.take(pa.array(site_of)), "unit": unit}
+    columns = {"model": member.model, "sae": sae_ref(member.sae), "site": names.take(pa.array(site_of)), "unit": unit}
     return {f"{name}{end}": column for name, column in columns.items()}
 
 
@@ -73,11 +74,6 @@ def places_of(member: Member, units: np.ndarray) -> tuple[np.ndarray, np.ndarray
     starts = np.cumsum([0, *(site.width for site in member.sites[:-1])])
     of = np.searchsorted(starts, units, side="right") - 1
     return of, (units - starts[of]).astype(np.int32)
-
-
-def sae_ref(member: Member) -> str | None:
-    """`sae:STAGE`, or None for neurons."""
-    return None if member.sae is None else f"sae:{member.sae}"
 
 
 def number_units(member: Member, sites: pa.Array | pa.ChunkedArray, units: np.ndarray, stage: str) -> np.ndarray:

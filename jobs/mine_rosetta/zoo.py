@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from jobs.mine_rosetta.members import Member
 from jobs.mine_rosetta.plan import compared
-from jobs.mine_rosetta.units import load_units, number_units, places_of, sae_ref
+from jobs.mine_rosetta.units import load_units, number_units, places_of
 from jobs.protocol import Inputs
+from jobs.sae_files import sae_ref
 from miclip_core.rosetta.buddies import Buddies
 from miclip_core.rosetta.graph import ZooGraph, join_buddies
 from schemas.plans import StageSpec
@@ -84,7 +85,7 @@ def whose(members: Sequence[Member]) -> dict[str, list[str | None]]:
     """Model, SAE and kind of units of each of these members, as tables say them."""
     return {
         "model": [member.model for member in members],
-        "sae": [sae_ref(member) for member in members],
+        "sae": [sae_ref(member.sae) for member in members],
         "unit_kind": [member.unit_kind for member in members],
     }
 
