@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 
 from jobs.activations import Forward, get_facts, make_forward
@@ -65,7 +66,7 @@ class Member(Frozen):
         """neurons or features."""
         return "neurons" if self.sae is None else "features"
 
-    @property
+    @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Its sites by grid, in order."""
         found, first = [], 0
@@ -75,12 +76,12 @@ class Member(Frozen):
             first += found[-1].width
         return tuple(found)
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Units in all; of an SAE that is not read yet, what is assumed."""
         return sum(site.width for site in self.sites)
 
-    @property
+    @cached_property
     def map_numbers(self) -> int:
         """Numbers in the maps of one image."""
         return sum(site.width * site.grid[0] * site.grid[1] for site in self.sites)

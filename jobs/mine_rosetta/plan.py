@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
@@ -29,8 +29,6 @@ from schemas.rosetta_specs import MineRosettaSpec
 METHODS = {"units": 1, "pair": 1, "zoo": 1, "dictionary": 1}
 MOMENTS, SCALE, ACTIVITY, UNITS = "moments", "scale", "activity", "units"
 TILES, RESCORE, BUDDIES = "tiles", "rescore", "buddies"
-COUNTED = "counted"
-"""In the artifact of tiles: how many correlations of the null lie where."""
 GRAPH, PEAKS, CHOOSE, MAPS = "graph", "peaks", "choose", "maps"
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "units": {MOMENTS: ("bad_inputs",), SCALE: (), ACTIVITY: (), UNITS: ("rosetta_units",)},
@@ -72,12 +70,12 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
     spec = cell.spec
     assert isinstance(spec, MineRosettaSpec)
     if cell.pair is not None:
-        found = [find_members(cell, known, model) for model in cell.pair]
-        return tuple(_pair_plan(cell, known, a, b) for a in found[0] for b in found[1])
+        of_a, of_b = ([Side.of(spec, m) for m in find_members(cell, known, model)] for model in cell.pair)
+        return tuple(_pair_plan(cell, known, a, b) for a in of_a for b in of_b)
     if cell.model is not None:
         members = find_members(cell, known, cell.model)
         _check_some(cell, members)
-        anchors = [member for member in members if _is_anchor(spec, member)]
+        anchors = [Side.of(spec, member) for member in members if _is_anchor(spec, member)]
         return (*(_units_plan(cell, m) for m in members), *(_pair_plan(cell, known, m, m) for m in anchors))
     return tuple(_zoo_plans(cell, known))
 
@@ -143,8 +141,21 @@ def _known_sites(member: Member) -> list[Any]:
 # ---------------------------------------------------------------- two members
 
 
-def _pair_plan(cell: Cell, known: Known, a: Member, b: Member) -> Plan:
-    spec = cell.spec
+class Side(NamedTuple):
+    """A member to be compared, with what all of its pairs say of it: the digest of the stage of its units, and itself as JSON."""
+
+    member: Member
+    units: str
+    described: JsonValue
+
+    @classmethod
+    def of(cls, spec: MineRosettaSpec, member: Member) -> Side:
+        """The side that a member is."""
+        return cls(member, units_stage(spec, member).digest, member.model_dump(mode="json"))
+
+
+def _pair_plan(cell: Cell, known: Known, side_a: Side, side_b: Side) -> Plan:
+    spec, a, b = cell.spec, side_a.member, side_b.member
     assert isinstance(spec, MineRosettaSpec)
     _check_generators(known, a, b)
     _check_chance(spec, b)
@@ -155,15 +166,15 @@ def _pair_plan(cell: Cell, known: Known, a: Member, b: Member) -> Plan:
     shards, chunks = -(-SHARDS_PER_WORKER * cell.resources.workers // pairs), -(-a.forward.rows // block) + 1
     tiles = plan_tiles(a, b, spec.grid, budget, least, shards, chunks)
     _check_budget(spec, block, tiles, a, b)
-    stage = pair_stage(spec, a, b)
+    stage = pair_stage(spec, side_a, side_b)
     rounds = (
         Round(name=TILES, rows=len(tiles), shard_rows=1),
         Round(name=RESCORE, rows=a.forward.rows, shard_rows=spec.shard_rows),
         Round(name=BUDDIES, rows=1, shard_rows=1),
     )
     effort: dict[str, JsonValue] = {
-        "a": a.model_dump(mode="json"),
-        "b": b.model_dump(mode="json"),
+        "a": side_a.described,
+        "b": side_b.described,
         "tiles": [[tile.model_dump(mode="json") for tile in shard] for shard in tiles],
         "images_at_once": block,
         "cache_gb": spec.cache_gb,
@@ -177,9 +188,9 @@ def _map_flops(known: Known, member: Member) -> int:
     return MAP_FLOPS * member.map_numbers + (0 if member.cached else known.models[member.model].flops)
 
 
-def pair_stage(spec: MineRosettaSpec, a: Member, b: Member) -> StageSpec:
+def pair_stage(spec: MineRosettaSpec, side_a: Side, side_b: Side) -> StageSpec:
     """Neighbours, buddies and null of two members, or of one with itself."""
-    same = a == b
+    a, b, same = side_a.member, side_b.member, side_a.units == side_b.units
     return StageSpec(
         kind="mine_rosetta",
         method=METHODS["pair"],
@@ -198,7 +209,7 @@ def pair_stage(spec: MineRosettaSpec, a: Member, b: Member) -> StageSpec:
             "rare": spec.rare,
             "shares_training": share_targets([a.model, b.model]),
         },
-        inputs={"a": units_stage(spec, a).digest, "b": units_stage(spec, b).digest},
+        inputs={"a": side_a.units, "b": side_b.units},
     )
 
 
@@ -301,12 +312,13 @@ def _check_zoo(cell: Cell, known: Known) -> None:
 
 def zoo_stage(spec: MineRosettaSpec, name: str, members: Sequence[Member]) -> StageSpec:
     """The graph over all pairs: which units many members share."""
-    inputs = {f"units.{i}": units_stage(spec, member).digest for i, member in enumerate(members)}
+    sides = [Side.of(spec, member) for member in members]
+    inputs = {f"units.{i}": side.units for i, side in enumerate(sides)}
     for i, j in compared(members):
-        inputs[f"pair.{i}.{j}"] = pair_stage(spec, members[i], members[j]).digest
+        inputs[f"pair.{i}.{j}"] = pair_stage(spec, sides[i], sides[j]).digest
     anchors = [i for i, member in enumerate(members) if _is_anchor(spec, member)]
     for i in anchors:
-        inputs[f"self.{i}"] = pair_stage(spec, members[i], members[i]).digest
+        inputs[f"self.{i}"] = pair_stage(spec, sides[i], sides[i]).digest
     return StageSpec(
         kind="mine_rosetta",
         method=METHODS["zoo"],

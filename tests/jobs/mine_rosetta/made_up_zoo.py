@@ -11,7 +11,7 @@ import numpy as np
 from cluster.stores.base import Store
 from jobs.activations import Forward
 from jobs.mine_rosetta.members import Member, MemberSite
-from jobs.mine_rosetta.plan import GRAPH, compared, pair_stage, units_stage, zoo_stage
+from jobs.mine_rosetta.plan import GRAPH, Side, compared, pair_stage, units_stage, zoo_stage
 from schemas.plans import Plan, Round
 from schemas.rosetta_specs import MineRosettaSpec
 from tests.made_up_descriptions import publish_rows, rows_of, run_plans
@@ -66,10 +66,11 @@ class MadeUp:
     def publish(self, store: Store, **changes: Any) -> Plan:
         """The plan of the zoo, over published units and pairs; changes: fields of the spec."""
         spec = MineRosettaSpec.model_validate({"k": 3, **changes}, strict=False)
+        sides = [Side.of(spec, member) for member in self.members]
         for member in self.members:
             publish_rows(store, units_stage(spec, member), {"rosetta_units": [*self._units(member)]})
         for a, b in [*compared(self.members), *((m, m) for m in range(len(self.members)))]:
-            stage = pair_stage(spec, self.members[a], self.members[b])
+            stage = pair_stage(spec, sides[a], sides[b])
             publish_rows(store, stage, {"rosetta_buddies": list(self.buddies.get((a, b), []))})
         stage = zoo_stage(spec, "made_up", self.members)
         effort: Any = {"members": [member.model_dump(mode="json") for member in self.members]}
@@ -98,7 +99,7 @@ def buddy(a: Key, b: Key, r: float, rank_ab: int = 0, rank_ba: int = 0, below: b
         "r": r,
         "rank_ab": rank_ab,
         "rank_ba": rank_ba,
-        "null_r": 0.0,
+        "place_r": 0.0,
         "null_q999": 0.2,
         "is_below_null": below,
     }

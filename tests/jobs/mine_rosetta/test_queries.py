@@ -7,7 +7,7 @@ import math
 import pytest
 
 from cluster.stores.base import make_store
-from jobs.mine_rosetta.plan import GRAPH, compared, pair_stage
+from jobs.mine_rosetta.plan import GRAPH, Side, compared, pair_stage
 from schemas.plans import Plan, Round
 from schemas.rosetta_specs import MineRosettaSpec
 from tests.jobs.mine_rosetta.made_up_zoo import SAE, MadeUp, buddy, key, make_member, mine
@@ -16,8 +16,8 @@ from tests.queries import Lake, ask, open_tables
 
 PAGE, NAMES = "rosetta.md", "miclip in+out"
 SITE = "stage.1@map"
-SMALL, LARGE = make_member("demo:small", {SITE: 4}), make_member("demo:large", {SITE: 16})
-LATENTS = make_member("demo:third", {SITE: 8}, sae=SAE)
+SMALL, LARGE = make_member("demo:clip-p8", {SITE: 4}), make_member("demo:clip-p16", {SITE: 16})
+LATENTS = make_member("demo:clip-rn", {SITE: 8}, sae=SAE)
 MEMBERS = (SMALL, LARGE, LATENTS)
 S, L, T = ([key(member, SITE, unit) for unit in range(4)] for member in MEMBERS)
 ZOO = MadeUp(
@@ -39,14 +39,14 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     right, wrong = [[0.9, 0.1]] * 2 + [[0.1, 0.9]] * 2, [[0.1, 0.9]] * 4
     plans = [
         zoo,
-        publish_scores(store, describe_stage(NAMES, ["red", "star"], "demo:small", SITE), right),
-        publish_scores(store, describe_stage("auroc", ["red", "star"], "demo:small", SITE), wrong),
-        publish_scores(store, describe_stage(NAMES, ["red", "star"], "demo:third", SITE), wrong),  # of its neurons
-        publish_scores(store, describe_stage(NAMES, ["red", "star"], "demo:third", SITE, sae=SAE), right),
+        publish_scores(store, describe_stage(NAMES, ["red", "star"], "demo:clip-p8", SITE), right),
+        publish_scores(store, describe_stage("auroc", ["red", "star"], "demo:clip-p8", SITE), wrong),
+        publish_scores(store, describe_stage(NAMES, ["red", "star"], "demo:clip-rn", SITE), wrong),  # of its neurons
+        publish_scores(store, describe_stage(NAMES, ["red", "star"], "demo:clip-rn", SITE, sae=SAE), right),
     ]
     spec = MineRosettaSpec(k=(3, 3))
     for a, b in [*compared(MEMBERS), (1, 1)]:
-        stage = pair_stage(spec, MEMBERS[a], MEMBERS[b])
+        stage = pair_stage(spec, *(Side.of(spec, MEMBERS[m]) for m in (a, b)))
         plans.append(Plan(stage=stage, rounds=(Round(name=GRAPH, rows=1, shard_rows=1),), worker="made up"))
     found = open_tables(store, plans[:1], ["rosetta_universality", "rosetta_cliques"])
     for table, of in (("rosetta_buddies", plans[5:]), ("unit_concepts", plans[1:5])):
@@ -62,19 +62,19 @@ def test_cliques_come_with_their_units(lake: Lake) -> None:
 
 def test_partners_of_a_unit_are_in_other_models_and_on_either_side_of_a_pair(lake: Lake) -> None:
     rows = [tuple(row.values()) for row in ask(lake, PAGE, "FROM edges")]
-    assert rows == [(*S[0], 0.9), (*T[0], 0.85)]  # of unit 0 of demo:large, the first model in the alphabet
+    assert rows == [(*S[0], 0.9), (*T[0], 0.85)]  # of unit 0 of demo:clip-p16, the first model in the alphabet
 
 
 def test_units_are_counted_by_how_many_models_have_them(lake: Lake) -> None:
     rows = [tuple(row.values()) for row in ask(lake, PAGE, "PARTITION BY model, sae")]
     assert rows == [
-        ("demo:large", None, 2, 1, 0.063), ("demo:large", None, 1, 3, 0.188), ("demo:large", None, 0, 12, 0.75),
-        ("demo:small", None, 2, 1, 0.25), ("demo:small", None, 1, 1, 0.25), ("demo:small", None, 0, 2, 0.5),
-        ("demo:third", f"sae:{SAE}", 2, 1, 0.125), ("demo:third", f"sae:{SAE}", 1, 2, 0.25),
-        ("demo:third", f"sae:{SAE}", 0, 5, 0.625),
+        ("demo:clip-p16", None, 2, 1, 0.063), ("demo:clip-p16", None, 1, 3, 0.188), ("demo:clip-p16", None, 0, 12, 0.75),
+        ("demo:clip-p8", None, 2, 1, 0.25), ("demo:clip-p8", None, 1, 1, 0.25), ("demo:clip-p8", None, 0, 2, 0.5),
+        ("demo:clip-rn", f"sae:{SAE}", 2, 1, 0.125), ("demo:clip-rn", f"sae:{SAE}", 1, 2, 0.25),
+        ("demo:clip-rn", f"sae:{SAE}", 0, 5, 0.625),
     ]  # fmt: skip
     by_site = {row["model"]: (row["in_two_others"], row["units"], row["most"]) for row in ask(lake, PAGE, "in_two")}
-    assert by_site == {"demo:small": (1, 4, 2), "demo:large": (1, 16, 2), "demo:third": (1, 8, 2)}
+    assert by_site == {"demo:clip-p8": (1, 4, 2), "demo:clip-p16": (1, 16, 2), "demo:clip-rn": (1, 8, 2)}
 
 
 def test_shared_units_have_the_names_that_one_method_gives_either_of_them(lake: Lake) -> None:
@@ -94,7 +94,7 @@ def test_shared_units_are_held_against_sizes_and_against_others(lake: Lake) -> N
     assert fit == {"models": 2, "slope": pytest.approx(slope), "r2": pytest.approx(1)}
     rows = {(row["model"], row["is_shared"]): row for row in ask(lake, PAGE, "is_shared")}
     assert len(rows) == 6
-    said = [tuple(rows["demo:small", shared].values())[3:] for shared in (True, False)]
+    said = [tuple(rows["demo:clip-p8", shared].values())[3:] for shared in (True, False)]
     assert said == [
         pytest.approx((2, 0.13, 0.105)),
         pytest.approx((2, 0.63, 0.125)),

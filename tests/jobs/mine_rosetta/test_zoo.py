@@ -30,11 +30,11 @@ from tests.made_up_descriptions import run_plans
 
 Sets = dict[frozenset[Key], float]
 MEMBERS = (
-    make_member("demo:a", {"stage.1@map": 6, "stage.2@map": 5}),
-    make_member("demo:a", {"stage.2@map": 8}, sae=SAE),
-    make_member("demo:b", {"mlp_act.0@patch": 9}),
-    make_member("made:c", {"mlp_act.0@patch": 4, "mlp_act.1@patch": 3, "mlp_act.2@patch": 5}),
-    make_member("made:alone", {"stage.1@map": 3}),
+    make_member("demo:clip-p8", {"stage.1@map": 6, "stage.2@map": 5}),
+    make_member("demo:clip-p8", {"stage.2@map": 8}, sae=SAE),
+    make_member("demo:clip-rn", {"mlp_act.0@patch": 9}),
+    make_member("timm:c", {"mlp_act.0@patch": 4, "mlp_act.1@patch": 3, "mlp_act.2@patch": 5}),
+    make_member("timm:alone", {"stage.1@map": 3}),
 )
 A, A_SAE, B, C, ALONE = MEMBERS
 LEFT_OUT = (key(A, "stage.2@map", 1), key(B, "mlp_act.0@patch", 3), key(A_SAE, "stage.2@map", 0))
@@ -48,7 +48,7 @@ def without_edges(zoo: MadeUp, *models: str) -> MadeUp:
     return MadeUp(zoo.members, kept, zoo.dead, zoo.rare)
 
 
-ZOO = without_edges(random_zoo(MEMBERS, seed=4, left_out=LEFT_OUT), "made:alone")
+ZOO = without_edges(random_zoo(MEMBERS, seed=4, left_out=LEFT_OUT), "timm:alone")
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_unit_has_as_many_buddies_models_as_sets_say_and_every_compared_unit_h
         assert row["kurtosis"] == unit[3] / 4 and row["active"] == pytest.approx(0.1 + unit[3] / 100)
         assert row["unit_kind"] == ("features" if unit[1] else "neurons")
     assert rows[key(C, "mlp_act.2@patch", 0)]["depth"] == 0.5
-    assert {row["degree"] for unit, row in rows.items() if unit[0] == "made:alone"} == {0}
+    assert {row["degree"] for unit, row in rows.items() if unit[0] == "timm:alone"} == {0}
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -186,7 +186,7 @@ def test_layers_count_the_buddies_of_every_two_sites(found: Any, k: int) -> None
     assert listed == {
         sites: (len(r), pytest.approx(median(r)) if r else None) for sites, r in expected.items()
     } and len(rows) == len(expected)
-    assert {(row["site_a"], row["depth_a"]) for row in rows if row["model_a"] == "made:c"} == {
+    assert {(row["site_a"], row["depth_a"]) for row in rows if row["model_a"] == "timm:c"} == {
         ("mlp_act.0@patch", 0.0), ("mlp_act.1@patch", 0.25), ("mlp_act.2@patch", 0.5),
     }  # fmt: skip
 
@@ -202,7 +202,7 @@ def test_nothing_is_tupled_around_an_anchor_where_one_model_has_no_buddies(found
     assert {row["jaccard"] for row in found["anchors"]} == {None}
     pairs = [(row["model_a"], row["sae_a"], row["model_b"]) for row in found["anchors"]]
     assert (
-        len(pairs) == 9 and ("demo:a", None, "demo:a") not in pairs
+        len(pairs) == 9 and ("demo:clip-p8", None, "demo:clip-p8") not in pairs
     )  # neurons and latents of one model are not compared
 
 
@@ -323,15 +323,19 @@ def test_lists_that_are_cut_short_say_so(store: Store) -> None:
         frozenset((unit, b, c))
         for unit in keys_of(A)
         for b in near[unit]
-        if b[0] == "demo:b"
+        if b[0] == "demo:clip-rn"
         for c in near[unit]
-        if c[0] == "made:c"
+        if c[0] == "timm:c"
     ]
-    rows = [row for row in whole["tuples"] if (row["anchor_model"], row["anchor_sae"]) == ("demo:a", None)]
+    rows = [row for row in whole["tuples"] if (row["anchor_model"], row["anchor_sae"]) == ("demo:clip-p8", None)]
     listed = [frozenset((anchor_key(own[0]), *map(row_key, own))) for own in grouped(rows, "tuple").values()]
     assert len(listed) == len(of_a) > 5 and set(listed) == set(of_a)
     for name, per in (("tuples", "tuple"), ("cliques", "clique")):
-        rows = [row for row in cut[name] if row.get("anchor_model", "demo:b") == "demo:b" and row.get("k", 3) == 3]
+        rows = [
+            row
+            for row in cut[name]
+            if row.get("anchor_model", "demo:clip-rn") == "demo:clip-rn" and row.get("k", 3) == 3
+        ]
         assert {row[per] for row in rows} == set(range(5)) and {row["is_truncated"] for row in rows} == {True}
     of = ("anchor_model", "anchor_sae", "site", "unit", "cluster")  # what is listed decides no cluster
     assert [[row[n] for n in of] for row in cut["clusters"]] == [[row[n] for n in of] for row in whole["clusters"]]
@@ -352,17 +356,17 @@ def test_entries_of_clusters_show_each_unit_once_and_take_anchors_in_turn(store:
         for own in grouped(found["entries"], "entry").values()
     ]
     assert shown == [
-        ("cluster of demo:a", 6, 3, {a[0], b[0], c[0], a[1], b[1], c[1]}),
-        ("cluster of demo:a", 3, 3, {a[2], b[2], c[2]}),
-        ("cluster of demo:b", 3, 3, {a[3], b[3], c[3]}),
+        ("cluster of demo:clip-p8", 6, 3, {a[0], b[0], c[0], a[1], b[1], c[1]}),
+        ("cluster of demo:clip-p8", 3, 3, {a[2], b[2], c[2]}),
+        ("cluster of demo:clip-rn", 3, 3, {a[3], b[3], c[3]}),
     ]
     few = mine(store, zoo.publish(store, entries_from="clusters", entries=1))
     assert {row_key(row) for row in few["entries"]} == shown[0][3]
 
 
 def test_anchors_alone_have_tuples(store: Store) -> None:
-    found = mine(store, THREE.publish(store, anchors=["demo:b"]))
-    assert {row["anchor_model"] for row in found["tuples"]} == {"demo:b"} and found["anchors"] == []
+    found = mine(store, THREE.publish(store, anchors=["demo:clip-rn"]))
+    assert {row["anchor_model"] for row in found["tuples"]} == {"demo:clip-rn"} and found["anchors"] == []
 
 
 def test_neighbours_by_size_of_r_count_what_falls_as_alike(store: Store) -> None:
@@ -389,7 +393,7 @@ def test_a_zoo_without_any_buddies_has_units_and_nothing_else(store: Store) -> N
 
 
 def test_units_of_a_site_that_a_member_has_not_are_refused(store: Store) -> None:
-    a, b = ("demo:a", None, "elsewhere.1@map", 0), key(B, "mlp_act.0@patch", 5)
+    a, b = ("demo:clip-p8", None, "elsewhere.1@map", 0), key(B, "mlp_act.0@patch", 5)
     plan = MadeUp((A, B), {(0, 1): [buddy(a, b, 0.9)]}).publish(store)
     (failed,) = run_plans(store, [plan]).of("shard_failed")
-    assert "elsewhere.1@map, which is no site of demo:a" in failed["message"]
+    assert "elsewhere.1@map, which is no site of demo:clip-p8" in failed["message"]
