@@ -25,6 +25,8 @@ AMOUNTS: dict[EditName, float] = {
 """Usual amounts: magnification, share of the side by which maps move, and what multiplies a map's rise above its minimum."""
 Betas: TypeAlias = tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
 """Decay of Adam's two moments."""
+MOST_STARTS = 1024
+"""Of one image: the random latents of an image and a start have a number of their own."""
 OF_CHOSEN: tuple[EditName, ...] = ("remove", "strengthen")
 """Edits of chosen units; all others are of every paired unit."""
 

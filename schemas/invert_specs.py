@@ -12,6 +12,7 @@ from schemas.cells import LISTED, Cell, Images, as_value_error
 from schemas.concept_specs import UnitKind
 from schemas.inversion import (
     AMOUNTS,
+    MOST_STARTS,
     OF_CHOSEN,
     Betas,
     Edit,
@@ -74,7 +75,7 @@ class InvertSpec(Cell):
     """Where that size is counted from; if left out from zero, and in edits that begin at a latent from there."""
     space: Annotated[Literal["z"], RESULT] = "z"
     """What is sought: the generator's own latent."""
-    starts: Annotated[int | None, Field(ge=1, le=256), RESULT] = None
+    starts: Annotated[int | None, Field(ge=1, le=MOST_STARTS), RESULT] = None
     """Latents that each image starts from: 4 if left out. They are random; the first of an edit but copy_paste is that of the
     image, and the only one of `remove` and `strengthen`."""
     steps: Annotated[int, Field(ge=1, le=100_000), RESULT] = 500

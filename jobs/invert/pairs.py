@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from jobs.invert.partners import Partner
 from jobs.protocol import Inputs
+from jobs.sae_files import sae_ref
 from miclip_core.rosetta.grids import Grid
 from miclip_core.rosetta.standardise import Scale
 from schemas.errors import BadUnits, NothingToGuide
@@ -77,14 +78,19 @@ def _buddies(inputs: Inputs, number: int, partner: Partner, k: int) -> Iterable[
                 yield Pair((site, unit), number, (site_of, unit_of), r)
 
 
-def check_units(facts: ModelFacts, places: Iterable[Place]) -> None:
-    """Raises BadUnits: a unit that this model does not have."""
+def widths_of(facts: ModelFacts) -> dict[str, int]:
+    """Site without its positions -> how many units a model has there."""
+    return {site.path: site.width for site in facts.sites}
+
+
+def check_units(name: str, widths: Mapping[str, int], places: Iterable[Place]) -> None:
+    """Refuse units that a member does not have; widths: site without its positions -> how many there are. Raises BadUnits."""
     for site, unit in places:
-        known = {other.path: other.width for other in facts.sites}
-        if unit >= known.get(site_path(site), 0):
+        width = widths.get(site_path(site), 0)
+        if unit >= width:
             raise BadUnits(
-                f"unit {unit} of {site} is among the mined pairs, but {facts.model} has {known.get(site_path(site), 'no')} units there; "
-                "mine with this generator again"
+                f"unit {unit} of {site} is among the mined pairs, but {name} has {width or 'no'} units there; "
+                "mine with it again"
             )
 
 
@@ -97,7 +103,7 @@ def read_moments(inputs: Inputs, partners: Sequence[Partner], wanted: Iterable[O
     left, found = set(wanted), Moments()
     columns = ["model", "sae", "site", "unit", "target_h", "target_w", "mean", "sd"]
     for i, partner in enumerate(partners):
-        of_other = (partner.forward.model, f"sae:{partner.sae}" if partner.sae else None)
+        of_other = (partner.forward.model, sae_ref(partner.sae))
         for batch in inputs.table(partner.pair, "rosetta_moments", columns):
             for model, sae, site, unit, h, w, mean, sd in zip(*_values(batch, columns), strict=True):
                 owner = i if (model, sae) == of_other else None

@@ -6,32 +6,38 @@ from typing import Any, Literal
 
 from jobs.activations import Forward
 from jobs.protocol import Cell, ImageFacts
+from miclip_core.rosetta.grids import Rule
 from schemas.base import Frozen, canonical_json
 from schemas.errors import BadSpec
 from schemas.invert_specs import InvertSpec
 from schemas.plans import Plan, load_json
+
+Side = Literal["a", "b"]
 
 
 class Partner(Frozen):
     """A member that was compared with the generator: its forward pass over the images to invert, and the mined pair.
 
     sae: the stage that made the SAE whose latents its units are. side: what the generator is in the tables of the pair.
-    units: the stage with the generator's statistics. grid: where maps were compared. signed: whether units that fall
-    where the other rises count as alike.
+    units: the stage with the generator's statistics. grid: where maps were compared. absolute: whether r counts without
+    its sign, so that units that fall where the other rises are alike. map_numbers: in all maps that were compared, of one
+    image. sae_numbers: in the weights of the SAE, as far as its width was known.
     """
 
     forward: Forward
     sae: str | None
     pair: str
-    side: Literal["a", "b"]
+    side: Side
     units: str
-    grid: Literal["pairwise_max"] | tuple[int, int]
-    signed: bool
+    grid: Rule
+    absolute: bool
+    map_numbers: int
+    sae_numbers: int
 
     @property
-    def other(self) -> Literal["a", "b"]:
+    def other(self) -> Side:
         """What the member is in the tables of the pair."""
-        return "b" if self.side == "a" else "a"
+        return _other(self.side)
 
     @property
     def name(self) -> str:
@@ -47,13 +53,13 @@ def find_partners(cell: Cell, images: ImageFacts) -> tuple[Forward, tuple[Partne
     """
     spec = cell.spec
     assert isinstance(spec, InvertSpec)
-    found: dict[str, tuple[Plan, Literal["a", "b"]]] = {}
+    found: dict[str, tuple[Plan, Side]] = {}
     models: dict[str, None] = {}
     for plan in _pairs(cell):
-        of = {side: _forward(plan, side).model for side in ("a", "b")}
-        models |= dict.fromkeys(of.values())
-        if of["a"] != of["b"] and spec.generator in of.values():
-            found[plan.digest] = (plan, "a" if of["a"] == spec.generator else "b")
+        a, b = _forward(plan, "a").model, _forward(plan, "b").model
+        models |= {a: None, b: None}
+        if a != b and spec.generator in (a, b):
+            found[plan.digest] = (plan, "a" if a == spec.generator else "b")
     if not found:
         raise BadSpec(
             f"generator: {spec.generator} was compared with no other model in {', '.join(spec.reads)}, whose models are "
@@ -91,41 +97,42 @@ def _chosen(spec: InvertSpec, partners: list[Partner]) -> tuple[Partner, ...]:
     return tuple(of_kind)
 
 
-def _partner(cell: Cell, images: ImageFacts, plan: Plan, side: Literal["a", "b"]) -> Partner:
-    other: Literal["a", "b"] = "b" if side == "a" else "a"
-    params: Any = plan.stage.params
-    grid = params["grid"]
-    return Partner(
-        forward=_over(cell, images, _forward(plan, other)),
-        sae=_effort(plan, other)["sae"],
-        pair=plan.digest,
-        side=side,
-        units=plan.stage.inputs[side],
-        grid="pairwise_max" if isinstance(grid, str) else (int(grid[0]), int(grid[1])),
-        signed=params["rank_by"] == "abs_r",
+def _partner(cell: Cell, images: ImageFacts, plan: Plan, side: Side) -> Partner:
+    member, params = _effort(plan, _other(side)), plan.stage.params
+    maps = [(site["grid"][0] * site["grid"][1], site["channels"], site["width"]) for site in member["sites"]]
+    return load_json(
+        Partner,
+        canonical_json(
+            {
+                "forward": _over(cell, images, _forward(plan, _other(side))).model_dump(mode="json"),
+                "sae": member["sae"],
+                "pair": plan.digest,
+                "side": side,
+                "units": plan.stage.inputs[side],
+                "grid": params["grid"],
+                "absolute": params["rank_by"] == "abs_r",
+                "map_numbers": sum(positions * channels for positions, channels, _ in maps),
+                "sae_numbers": sum(2 * channels * width for _, channels, width in maps) if member["sae"] else 0,
+            }
+        ),
     )
 
 
-def _effort(plan: Plan, side: str) -> dict[str, Any]:
+def _other(side: Side) -> Side:
+    return "b" if side == "a" else "a"
+
+
+def _effort(plan: Plan, side: Side) -> dict[str, Any]:
+    """The member on one side of a pair, as its plan has it."""
     found: Any = plan.effort[side]
     return found
 
 
-def _forward(plan: Plan, side: str) -> Forward:
+def _forward(plan: Plan, side: Side) -> Forward:
     return load_json(Forward, canonical_json(_effort(plan, side)["forward"]))
 
 
 def _over(cell: Cell, images: ImageFacts, forward: Forward) -> Forward:
-    """The same model, precision and view over the images of this cell."""
-    spec = cell.spec
-    assert isinstance(spec, InvertSpec) and cell.images is not None
-    return Forward(
-        model=forward.model,
-        inputs={**forward.inputs, "images": images.content},
-        params={
-            **forward.params,
-            "rows": min(images.rows, cell.images.limit or images.rows),
-            "orientation": cell.images.orientation,
-        },
-        effort={**forward.effort, "index": images.stage, "batch_size": spec.batch_size},
-    )
+    """The same pass over the images of this cell."""
+    assert isinstance(cell.spec, InvertSpec) and cell.images is not None
+    return forward.over(images, cell.images, cell.spec.batch_size)

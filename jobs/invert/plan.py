@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,12 +23,14 @@ from schemas.refs import ImageSetRef, Site
 
 METHOD = 1
 SEEK = "seek"
-TABLES: dict[str, dict[str, tuple[str, ...]]] = {"inversions": {SEEK: ("rosetta_inversions",)}}
+TABLES: dict[str, dict[str, tuple[str, ...]]] = {"inversions": {SEEK: ("rosetta_inversions", "bad_inputs")}}
 ARTIFACTS: dict[str, tuple[str, ...]] = {"inversions": ()}
 _BACKWARD = 3
 """A step with its gradient costs so many draws."""
 _GRAPH = 8
 """Numbers that such a step holds for each number of all maps of a sample; 7.2 as measured with the demo generator."""
+_COPIES = 3
+"""Maps are there so often while they are read, standardised and compared."""
 _CURVES = 3 * 4
 """Bytes of one step in a row: three curves of float32."""
 
@@ -100,15 +103,13 @@ def _stage(
     spec = cell.spec
     assert isinstance(spec, InvertSpec)
     edit = spec.edit_of(name)
+    random_starts = spec.starts_of(name) - int(begins_at_latent(name))
     inputs = {**forward.inputs, **{f"pair.{i}": partner.pair for i, partner in enumerate(partners)}}
     about: dict[str, JsonValue] = {}
     if edit is not None:
         inputs["units"] = partners[0].units
         about["edit"] = edit.model_dump(mode="json")
-        drawn = _drawn_seed(cell, spec)
-        if drawn is not None:
-            about["drawn_seed"] = drawn
-        else:
+        if not _drew(cell, spec):
             inputs["inversion"] = _inversion(cell, spec, images)
     if name in OF_CHOSEN:
         about["chosen"] = chosen
@@ -127,20 +128,17 @@ def _stage(
             "settings": spec.settings(name).model_dump(mode="json"),
             "space": spec.space,
             "starts": spec.starts_of(name),
-            "seed": spec.seed if spec.starts_of(name) > begins_at_latent(name) else None,
+            "seed": spec.seed if random_starts else None,
         },
         inputs=inputs,
     )
 
 
-def _drawn_seed(cell: Cell, spec: InvertSpec) -> int | None:
-    """The seed of the set if this generator drew the images, whose latents are then known."""
+def _drew(cell: Cell, spec: InvertSpec) -> bool:
+    """Whether this generator drew the images, whose latents are then known."""
     assert cell.images is not None
     ref = ImageSetRef.parse(cell.images.ref)
-    if ref.source != "generated":
-        return None
-    drawn = parse_generated(ref)
-    return drawn.seed if str(drawn.model) == spec.generator else None
+    return ref.source == "generated" and str(parse_generated(ref).model) == spec.generator
 
 
 def _inversion(cell: Cell, spec: InvertSpec, images: ImageFacts) -> str:
@@ -200,11 +198,32 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     steps = params["settings"]["steps"]
     guides = [known.models[p.forward.model] for p in partners_of(plan)] if edit_of(plan) is None else []
     once = int(str(plan.effort["samples_at_once"]))
-    maps = sum(site.width * site.positions for site in facts.sites)
+    drawn = 3 * once * sum(site.width * site.positions for site in facts.sites)
     return Estimate(
         images=rows,
         flops=samples * steps * _BACKWARD * facts.flops + rows * sum(guide.flops for guide in guides),
         bytes=samples * (_CURVES * (steps + 1) + 3 * facts.input_hw[0] * facts.input_hw[1]),
-        worker_memory=LIBRARY_BYTES + 8 * (facts.params + sum(guide.params for guide in guides)) + 4 * 3 * once * maps,
+        worker_memory=LIBRARY_BYTES
+        + 8 * (facts.params + sum(guide.params for guide in guides))
+        + 4 * (drawn + _guides_numbers(plan, known) + _wanted_numbers(plan, known)),
         note=f"{samples} samples of {steps} steps",
     )
+
+
+def _guides_numbers(plan: Plan, known: Known) -> int:
+    """Of the members that guide: the weights of their SAEs, and the maps of one batch of the largest."""
+    if edit_of(plan) is not None:
+        return 0
+    partners = partners_of(plan)
+    batches = (int(str(p.forward.effort["batch_size"])) * p.map_numbers for p in partners)
+    return sum(p.sae_numbers for p in partners) + _COPIES * max(batches)
+
+
+def _wanted_numbers(plan: Plan, known: Known) -> int:
+    """Of the maps that are wanted, on the largest grid: of the images of a shard, and beside those that are drawn."""
+    params: Any = plan.stage.params
+    models = [known.models[plan.stage.subject], *(known.models[p.forward.model] for p in partners_of(plan))]
+    positions = max(site.positions for facts in models for site in facts.sites)
+    own = sum(site.width for site in models[0].sites)
+    pairs = min(params["pairs"] or math.inf, own * params["k"] * len(partners_of(plan)))
+    return int(pairs * positions * (2 * plan.rounds[0].shard_rows + _COPIES * int(str(plan.effort["samples_at_once"]))))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from jobs.invert.plan import edit_of
 from jobs.protocol import ImageBytes, Part
 from jobs.rows import make_batch
+from miclip_core.generate.generator import as_uint8
 from miclip_core.rosetta.image_scores import WINDOW, psnr, ssim
 from miclip_core.rosetta.inversion import Inversion
 from schemas.plans import Plan
@@ -26,13 +27,22 @@ PICTURE_SIDE = 256
 Row = dict[str, Any]
 
 
-def make_rows(
-    plan: Plan, images: Sequence[ImageBytes], starts: Sequence[int], found: Inversion, before: Tensor, pairs: int
-) -> list[Row]:
-    """One row per sample: its image, the number of its start, and what was found; before: uint8 [B, 3, h, w] of the images
-    that were inverted or edited."""
-    drawn = (found.images.clamp(0, 1) * 255).round().to(torch.uint8)
-    near, alike = psnr(drawn, before).tolist(), _ssim(drawn, before)
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images to invert or edit, as the generator would draw them or did: uint8 [B, 3, h, w]."""
+
+    of: Sequence[ImageBytes]
+    pixels: Tensor
+
+    def take(self, places: Sequence[int]) -> Images:
+        """Some of them, in the order asked for, with repeats."""
+        return Images([self.of[i] for i in places], self.pixels[list(places)])
+
+
+def make_rows(plan: Plan, images: Images, starts: Sequence[int], found: Inversion, pairs: int) -> list[Row]:
+    """One row per sample: its image, the number of its start, and what was found."""
+    drawn = as_uint8(found.images)
+    near, alike = psnr(drawn, images.pixels).tolist(), _ssim(drawn, images.pixels)
     edit = edit_of(plan)
     pictures = drawn.permute(0, 2, 3, 1).cpu().numpy()
     curves = [values.cpu().numpy() for values in (found.losses, found.similarities, found.pixels)]
@@ -58,7 +68,7 @@ def make_rows(
             "act_sim_after": float(curves[1][i, -1]),
             "picture": _png(pictures[i]),
         }
-        for i, (image, start) in enumerate(zip(images, starts, strict=True))
+        for i, (image, start) in enumerate(zip(images.of, starts, strict=True))
     ]
 
 

@@ -68,7 +68,7 @@ def load_series(data: ReportData) -> list[Sought]:
         by[row["model"]].append({**row, "variant": row["edit"] or INVERSION})
     settings, names, found = Settings(data), short_models(by), []
     for model in sorted(by):
-        series = settings.series(by[model], ("drawn_seed",))
+        series = settings.series(by[model])
         for title in sorted(series, key=lambda title: (not title.startswith(INVERSION), title)):
             found.append(
                 Sought(names[model], title, sorted(series[title], key=lambda r: (r["image_index"], r["start"])))

@@ -40,8 +40,10 @@ def statistics(site: str, unit: int, side: int) -> tuple[float, float]:
 class World:
     """One store with facts of models and image sets, and the tables of mined pairs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, images: str = PHOTOS, **mined: Any) -> None:
+        """images: that are inverted if a test does not say which. mined: further fields of the stage that mines."""
         self.lake = Lake(folder / "lake")
+        self._images, self._mined = images, mined
         spec = self.spec(also=[{"images": {"ref": DRAWN}}])
         planned = plan_pipeline(spec, self.lake.store)
         self._work_off(planned.facts.freeze(self.lake.store, spec.index_resources))
@@ -54,10 +56,10 @@ class World:
         """A pipeline that mines and inverts; `also` are further invert stages."""
         mined = {
             "kind": "mine_rosetta", "images": {"ref": DRAWN}, "model": [GENERATOR, VIT, RESNET], "entries": 0,
-            "sites": ["act.*", "mlp_act.1", "stage.2"],
+            "sites": ["act.*", "mlp_act.1", "stage.2"], **self._mined,
         }  # fmt: skip
         usual: dict[str, Any] = {
-            "kind": "invert", "reads": ["mine"], "generator": GENERATOR, "images": {"ref": PHOTOS}, "steps": 4,
+            "kind": "invert", "reads": ["mine"], "generator": GENERATOR, "images": {"ref": self._images}, "steps": 4,
         }  # fmt: skip
         stages = {"mine": mined, "found": {**usual, **fields}}
         stages |= {f"also{i}": {**usual, **more} for i, more in enumerate(also)}
@@ -70,7 +72,10 @@ class World:
 
     def run(self, spec: PipelineSpec) -> list[list[Row]]:
         """The rows of every plan of the invert stages. Raises AssertionError with what was said if one failed."""
-        plans = self.plans(spec)
+        return self.run_plans(self.plans(spec))
+
+    def run_plans(self, plans: Sequence[Plan]) -> list[list[Row]]:
+        """The same for plans that were made before."""
         for plan in plans:  # one after the other: a stage may begin where another ended
             board = self._work_off([(plan, Resources())])
             assert not board.failed, next(iter(board.failed.values())).message
@@ -92,6 +97,11 @@ class World:
         rows = [row for batch in found for row in batch.to_pylist()]
         assert all(list(row) == TABLES["rosetta_inversions"].schema.names for row in rows)
         return rows
+
+    def bad_inputs(self, plan: Plan) -> list[tuple[int, str, str]]:
+        """Row of the index, reason and detail of every image that a stage has set aside."""
+        found = StoreInputs(self.lake.store).table(plan.digest, "bad_inputs")
+        return [(row["image_index"], row["reason"], row["detail"]) for batch in found for row in batch.to_pylist()]
 
     def _work_off(self, plans: Iterable[tuple[Plan, Resources]]) -> Board:
         self.events: list[dict[str, Any]] = []
@@ -119,7 +129,7 @@ def pair_tables(first: bool, other: str, buddies: Sequence[Buddy], sae: str | No
             {
                 f"model_{own}": GENERATOR, f"sae_{own}": None, f"site_{own}": site, f"unit_{own}": unit,
                 f"model_{its}": other, f"sae_{its}": sae, f"site_{its}": site_of, f"unit_{its}": unit_of,
-                "r": r, "rank_ab": 0, "rank_ba": 0, "null_r": 0.0, "null_q999": 0.2, "is_below_null": False,
+                "r": r, "rank_ab": 0, "rank_ba": 0, "place_r": 0.0, "null_q999": 0.2, "is_below_null": False,
             }
         )  # fmt: skip
         h, w = GRIDS[site]

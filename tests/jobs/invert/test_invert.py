@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from torch.nn.functional import interpolate
 from cluster.inputs import StoreInputs
 from cluster.keep import StoreKeep
 from cluster.pipeline import plan_pipeline
-from jobs.invert.work import MOST_STARTS, START_SEEDS, open_worker
+from jobs.invert.work import open_worker
 from jobs.protocol import Setting
 from miclip_core.generate.generator import as_uint8
 from miclip_core.generate.load import load_generator
+from miclip_core.generate.seeds import START_SEEDS
 from miclip_core.rosetta.edits import edited
 from miclip_core.rosetta.image_scores import psnr, ssim
 from miclip_core.world.location import parse_location
@@ -29,7 +31,7 @@ from miclip_core.world.scene import HELD_OUT_INDICES
 from miclip_core.zoo.load import load_model
 from miclip_core.zoo.model import VisionModel
 from schemas.errors import UsageError
-from schemas.inversion import Edit
+from schemas.inversion import MOST_STARTS, Edit
 from schemas.plans import Resources
 from schemas.refs import ImageSetRef, ModelRef
 from tests.jobs.invert.lake_of_pairs import (
@@ -41,6 +43,7 @@ from tests.jobs.invert.lake_of_pairs import (
     GRIDS,
     PHOTOS,
     RESNET,
+    STAGE,
     VIT,
     Row,
     World,
@@ -245,6 +248,38 @@ def test_an_image_that_the_generator_did_not_draw_is_edited_from_its_best_invers
         np.testing.assert_allclose(row["latent"], best[row["image_index"]], atol=1e-4)
     found, edited_ = world.plans(spec)
     assert edited_.stage.inputs["inversion"] == found.digest
+
+
+# ---------------------------------------------------------------- images that cannot be used
+
+
+def test_images_that_the_generator_or_a_guide_cannot_use_are_rows_of_bad_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        Image.fromarray(photo(i)[0].permute(1, 2, 0).numpy()).save(tmp_path / f"photos/{i}.png")
+    world = World(tmp_path, f"folder:{tmp_path}/photos", on_changed="quarantine", on_nonfinite="quarantine")
+    found, edit = world.plans(
+        world.spec([{"reads": ["mine", "found"], "edit": "zoom", "starts": 1}], starts=1, shard_rows=3)
+    )
+    (tmp_path / "photos/1.png").write_bytes(b"no image any more")
+    (tmp_path / "photos/3.png").unlink()
+    run = VisionModel.run
+
+    def broken(self: VisionModel, *args: Any, **more: Any) -> dict[str, torch.Tensor]:
+        found = run(self, *args, **more)
+        if STAGE in found:
+            found[STAGE][0] = torch.nan  # of the first image in the batch
+        return found
+
+    monkeypatch.setattr(VisionModel, "run", broken)
+    inverted, zoomed = world.run_plans([found, edit])
+    assert [row["image_index"] for row in inverted] == [row["image_index"] for row in zoomed] == [2]
+    gone = [(1, "checksum", "its bytes differ from the index"), (3, "missing", "it is gone")]
+    assert world.bad_inputs(found) == [(0, "nonfinite", f"{RESNET}: {STAGE} is NaN or infinite"), *gone]
+    assert world.bad_inputs(edit) == gone
+    assert "1 images left out: what is read found no latent for them to begin at" in world.notes()
 
 
 # ---------------------------------------------------------------- what is refused

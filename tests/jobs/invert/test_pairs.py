@@ -10,7 +10,16 @@ import pytest
 from cluster.inputs import StoreInputs
 from cluster.stores.base import Store, make_store
 from jobs.activations import Forward
-from jobs.invert.pairs import OnGrid, Pair, check_units, read_moments, read_native_moments, read_pairs, scale_of
+from jobs.invert.pairs import (
+    OnGrid,
+    Pair,
+    check_units,
+    read_moments,
+    read_native_moments,
+    read_pairs,
+    scale_of,
+    widths_of,
+)
 from jobs.invert.partners import Partner
 from miclip_core.zoo.load import inspect_model
 from schemas.errors import BadUnits, NothingToGuide
@@ -41,7 +50,17 @@ def store(tmp_path: Path) -> Store:
 
 def partner(model: str, pair: str, side: Literal["a", "b"] = "a", sae: str | None = None) -> Partner:
     forward = Forward(model=model, inputs={}, params={}, effort={})
-    return Partner(forward=forward, sae=sae, pair=pair, side=side, units="", grid="pairwise_max", signed=False)
+    return Partner(
+        forward=forward,
+        sae=sae,
+        pair=pair,
+        side=side,
+        units="",
+        grid="pairwise_max",
+        absolute=False,
+        map_numbers=0,
+        sae_numbers=0,
+    )
 
 
 def publish(store: Store, name: str, tables: dict[str, list[Row]]) -> str:
@@ -133,10 +152,10 @@ def test_native_statistics_come_from_the_units_of_the_generator(store: Store) ->
 def test_units_that_a_model_does_not_have_are_refused() -> None:
     facts = inspect_model(ModelRef.parse(VIT))
     width = facts.site("mlp_act.1").width
-    check_units(facts, [(TOKENS, width - 1)])
+    check_units(VIT, widths_of(facts), [(TOKENS, width - 1)])
     with pytest.raises(
         BadUnits, match=f"unit {width} of mlp_act.1@patch is among the mined pairs, but {VIT} has {width} units"
     ):
-        check_units(facts, [(TOKENS, width)])
+        check_units(VIT, widths_of(facts), [(TOKENS, width)])
     with pytest.raises(BadUnits, match="has no units there"):
-        check_units(facts, [("act.0@map", 0)])
+        check_units(VIT, widths_of(facts), [("act.0@map", 0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from jobs.invert.targets import Targets
 from jobs.protocol import ImageBytes
 from miclip_core.zoo.load import inspect_model, load_model
 from miclip_core.zoo.model import VisionModel
-from schemas.errors import NonFiniteActivation
+from schemas.errors import BadUnits, NonFiniteActivation
 from schemas.plans import StageSpec
 from schemas.refs import ModelRef
 from tests.jobs.invert.lake_of_pairs import COARSE, FINE, GENERATOR, GRIDS, TOKENS, VIT, Buddy, pair_tables, statistics
@@ -62,7 +63,9 @@ def decoder() -> Tensor:
     return torch.nn.functional.normalize(torch.randn(LATENTS, width, generator=torch.Generator().manual_seed(0)), dim=1)
 
 
-def make_targets(folder: Path, images: list[np.ndarray], decoder: Tensor, signed: bool, stop: bool = False) -> Targets:
+def make_targets(
+    folder: Path, images: list[np.ndarray], decoder: Tensor, absolute: bool, stop: bool = False
+) -> Targets:
     facts, store = inspect_model(ModelRef.parse(VIT)), make_store(str(folder / "lake"))
     params: dict[str, Any] = {
         "rows": len(images), "dtype": "fp32", "orientation": "upright", "geometry": "square", "on_changed": "stop",
@@ -78,7 +81,7 @@ def make_targets(folder: Path, images: list[np.ndarray], decoder: Tensor, signed
         partners.append(
             Partner(
                 forward=forward, sae=sae if features else None, pair=stage.digest, side="a", units="",
-                grid="pairwise_max", signed=signed,
+                grid="pairwise_max", absolute=absolute, map_numbers=0, sae_numbers=0,
             )
         )  # fmt: skip
     inputs: Any = InMemory(StoreInputs(store), images)
@@ -86,7 +89,7 @@ def make_targets(folder: Path, images: list[np.ndarray], decoder: Tensor, signed
     return Targets(inspect_model(ModelRef.parse(GENERATOR)), partners, pairs, inputs, "cpu", 1)
 
 
-def slow_maps(image: np.ndarray, decoder: Tensor, signed: bool) -> dict[tuple[str, int, float], Tensor]:
+def slow_maps(image: np.ndarray, decoder: Tensor, absolute: bool) -> dict[tuple[str, int, float], Tensor]:
     """Site and unit of the generator and r -> the wanted map, one pair after the other."""
     model, found = load_model(ModelRef.parse(VIT)), {}
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
@@ -98,22 +101,23 @@ def slow_maps(image: np.ndarray, decoder: Tensor, signed: bool) -> dict[tuple[st
             map_ = (codes if features else acts)[:, other].reshape(1, 1, 8, 8)
             mean, sd = statistics(TOKENS, other, GRIDS[site][0])
             z = (interpolate(map_, size=GRIDS[site], mode="bilinear", align_corners=False).flatten() - mean) / sd
-            found[site, unit, r] = -z if signed and r < 0 else z
+            found[site, unit, r] = -z if absolute and r < 0 else z
     return found
 
 
-@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("absolute", [False, True])
 def test_wanted_maps_are_those_of_neurons_and_features_one_by_one(
-    signed: bool, images: list[np.ndarray], decoder: Tensor, tmp_path: Path
+    absolute: bool, images: list[np.ndarray], decoder: Tensor, tmp_path: Path
 ) -> None:
-    usable, wanted = make_targets(tmp_path, images, decoder, signed).find(0, 4)
-    assert usable == [0, 2, 3]  # image 1 is no image
+    usable, wanted, problems = make_targets(tmp_path, images, decoder, absolute).find(0, 4)
+    assert usable == [0, 2, 3]  # image 1 is no image, as both members say
+    assert [(p.image.image_index, p.image.image_id, p.reason) for p in problems] == [(1, "id1", "not_an_image")] * 2
     order = {FINE: [(0, 0.9), (1, 0.85), (2, -0.8)], COARSE: [(1, -0.6), (1, 0.5)]}  # highest |r| first
     assert {some.guides.site: some.guides.units.tolist() for some in wanted} == {
         site: [unit for unit, _ in units] for site, units in order.items()
     }
     for row, image in enumerate(usable):
-        expected = slow_maps(images[image], decoder, signed)
+        expected = slow_maps(images[image], decoder, absolute)
         for some in wanted:
             for q, (unit, r) in enumerate(order[some.guides.site]):
                 torch.testing.assert_close(
@@ -124,7 +128,34 @@ def test_wanted_maps_are_those_of_neurons_and_features_one_by_one(
 def test_a_range_without_a_usable_image_wants_nothing(
     images: list[np.ndarray], decoder: Tensor, tmp_path: Path
 ) -> None:
-    assert make_targets(tmp_path, images, decoder, False).find(1, 2) == ([], ())
+    usable, wanted, problems = make_targets(tmp_path, images, decoder, False).find(1, 2)
+    assert (usable, wanted, {p.reason for p in problems}) == ([], (), {"not_an_image"})
+
+
+def test_what_happened_in_one_range_is_not_told_again_of_the_next(
+    images: list[np.ndarray], decoder: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets, run, failed = make_targets(tmp_path, images, decoder, False), VisionModel.run, []
+
+    def full(self: VisionModel, *args: Any, **more: Any) -> dict[str, Tensor]:
+        if not failed:
+            failed.append(True)
+            raise torch.OutOfMemoryError
+        return run(self, *args, **more)
+
+    monkeypatch.setattr(VisionModel, "run", full)
+    targets.find(0, 3)
+    assert targets.notes == ["out of memory at batch size 3, went on with 1"]
+    targets.find(3, 4)
+    assert targets.notes == []
+
+
+def test_latents_that_the_sae_does_not_have_are_refused(
+    images: list[np.ndarray], decoder: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BUDDIES, True, [(FINE, 1, TOKENS, LATENTS, 0.5)])
+    with pytest.raises(BadUnits, match=rf"unit {LATENTS} of {TOKENS} .* sae:[0-9a-f]* has {LATENTS} units there"):
+        make_targets(tmp_path, images, decoder, False)
 
 
 def test_an_image_without_numbers_is_left_out_or_stops(
@@ -138,6 +169,11 @@ def test_an_image_without_numbers_is_left_out_or_stops(
         return found
 
     monkeypatch.setattr(VisionModel, "run", broken)
-    assert make_targets(tmp_path / "quarantine", images, decoder, False).find(0, 4)[0] == [2, 3]
+    usable, _, problems = make_targets(tmp_path / "quarantine", images, decoder, False).find(0, 4)
+    assert usable == [2, 3]
+    neurons, features = [p.detail for p in problems if p.image.image_index == 0]
+    assert neurons == f"{VIT}: {TOKENS} is NaN or infinite"
+    assert re.fullmatch(rf"{VIT} sae:[0-9a-f]{{8}}: {TOKENS} is NaN or infinite", features)
+    assert {(p.image.image_index, p.reason) for p in problems} == {(0, "nonfinite"), (1, "not_an_image")}
     with pytest.raises(NonFiniteActivation, match="id0"):
         make_targets(tmp_path / "stop", images, decoder, False, stop=True).find(0, 4)
