@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from cluster.inputs import StoreInputs
 from cluster.keep import StoreKeep
 from cluster.pipeline import plan_pipeline
+from jobs.invert.plan import estimate
 from jobs.invert.work import open_worker
 from jobs.protocol import Setting
 from miclip_core.generate.generator import as_uint8
@@ -44,6 +45,7 @@ from tests.jobs.invert.lake_of_pairs import (
     PHOTOS,
     RESNET,
     STAGE,
+    TOKENS,
     VIT,
     Row,
     World,
@@ -280,6 +282,25 @@ def test_images_that_the_generator_or_a_guide_cannot_use_are_rows_of_bad_inputs(
     assert world.bad_inputs(found) == [(0, "nonfinite", f"{RESNET}: {STAGE} is NaN or infinite"), *gone]
     assert world.bad_inputs(edit) == gone
     assert "1 images left out: what is read found no latent for them to begin at" in world.notes()
+
+
+# ---------------------------------------------------------------- what it takes
+
+
+def test_the_memory_that_a_plan_states_has_the_maps_of_the_members_that_guide(world: World) -> None:
+    def stated(**fields: Any) -> int:
+        planned = plan_pipeline(world.spec(**fields), world.lake.store)
+        (plan,) = (plan for cell in planned.cells if cell.cell.spec.kind == "invert" for plan in cell.plans)
+        return estimate(plan, planned.known).worker_memory
+
+    largest = max(
+        64 * get_model(name).facts.site(site.split("@")[0]).width for name, site in ((VIT, TOKENS), (RESNET, STAGE))
+    )
+    assert stated(batch_size=42) - stated(batch_size=32) == 10 * 3 * 4 * largest  # three times, in float32
+    assert stated(images={"ref": DRAWN}, edit="zoom", batch_size=42) == stated(images={"ref": DRAWN}, edit="zoom")
+    # 32 x 32 is the largest grid; wanted of 8 images of a shard twice, and thrice beside 64 samples
+    assert stated(pairs=12) - stated(pairs=2) == 10 * 32 * 32 * 4 * (2 * 8 + 3 * 64)
+    assert stated(pairs=12, shard_rows=9) - stated(pairs=12) == 12 * 32 * 32 * 4 * 2
 
 
 # ---------------------------------------------------------------- what is refused
