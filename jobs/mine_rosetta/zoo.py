@@ -150,5 +150,4 @@ def _sorted(buddies: Buddies) -> Buddies:
 
 def graph_of(vertices: Vertices, pairs: Mapping[tuple[int, int], Buddies]) -> ZooGraph:
     """The graph whose members are models: neurons of a model and latents of its SAEs stand for the same model."""
-    joined = join_buddies(np.diff(vertices.first).tolist(), pairs)
-    return ZooGraph(vertices.model, joined.edges, joined.r)
+    return join_buddies(np.diff(vertices.first).tolist(), pairs, vertices.model_of_member.tolist())

@@ -11,13 +11,12 @@ from jobs.mine_rosetta.zoo import Vertices
 from miclip_core.rosetta.clusters import Clusters
 from miclip_core.rosetta.entries import Entries, entries_of_clusters
 from miclip_core.rosetta.graph import ZooGraph
-from miclip_core.rosetta.tuples import Tuples
 
 
 def entries_of_anchors(
-    clusters: Mapping[int, Clusters], tuples: Mapping[int, Tuples], graph: ZooGraph, vertices: Vertices, most: int
+    clusters: Mapping[int, Clusters], tuples: Mapping[int, np.ndarray], graph: ZooGraph, vertices: Vertices, most: int
 ) -> tuple[Entries, list[str]]:
-    """At most so many clusters of all anchors with their tuples, and of each entry which anchor's it is.
+    """At most so many clusters of all anchors with their tuples (as `Tuples.sets`), and of each entry which anchor's it is.
 
     The largest cluster of every anchor, then the second of each, and so on; each if it shares no unit with those taken, so
     that what several anchors find is shown once.

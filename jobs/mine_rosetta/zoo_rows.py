@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from miclip_core.rosetta.graph import ZooGraph, best_r, cores, universality
 from miclip_core.rosetta.layers import count_by_site
 from miclip_core.rosetta.tuples import Tuples, jaccard
 from miclip_core.zoo.shipped import share_targets
+
+ROWS_AT_ONCE = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,22 +50,24 @@ class ZooRows:
             },
         )
 
-    def cliques(self, k: int, found: Cliques) -> pa.RecordBatch:
+    def cliques(self, k: int, found: Cliques) -> Iterator[pa.RecordBatch]:
         """One row per unit of a clique, by clique and vertex."""
-        clique, column = (found.vertices != NONE).nonzero()
-        return make_batch(
-            "rosetta_cliques",
-            {
-                "stage": self.stage,
-                "k": k,
-                "clique": clique,
-                "size": found.size[clique],
-                **self.vertices.columns(found.vertices[clique, column]),
-                "min_r": found.min_r[clique],
-                "mean_r": found.mean_r[clique],
-                "is_truncated": found.truncated,
-            },
-        )
+        for start, vertices in _blocks(found.vertices):
+            number, column = (vertices != NONE).nonzero()
+            clique = start + number
+            yield make_batch(
+                "rosetta_cliques",
+                {
+                    "stage": self.stage,
+                    "k": k,
+                    "clique": clique,
+                    "size": found.size[clique],
+                    **self.vertices.columns(vertices[number, column]),
+                    "min_r": found.min_r[clique],
+                    "mean_r": found.mean_r[clique],
+                    "is_truncated": found.truncated,
+                },
+            )
 
     def components(self, k: int, graph: ZooGraph, found: Components) -> pa.RecordBatch:
         """One row per unit with a buddy, by component and vertex."""
@@ -103,29 +107,31 @@ class ZooRows:
             columns[f"depth_{side}"] = np.array([member.sites[i].depth for i in sites], np.float32)
         return make_batch("rosetta_layers", {**columns, "r_p50": or_null(medians.ravel())})
 
-    def tuples(self, anchor: int, found: Tuples) -> pa.RecordBatch:
+    def tuples(self, anchor: int, found: Tuples) -> Iterator[pa.RecordBatch]:
         """One row per member of a tuple, by tuple and model."""
-        number, column = np.indices(found.vertices.shape).reshape(2, -1)
-        of_anchor = self.vertices.columns(found.anchor[number])
-        return make_batch(
-            "rosetta_tuples",
-            {
-                "stage": self.stage,
-                **self._of_anchor(anchor),
-                "anchor_site": of_anchor["site"],
-                "anchor_unit": of_anchor["unit"],
-                "tuple": number,
-                **self.vertices.columns(found.vertices[number, column]),
-                "r": found.r[number, column],
-                "alternatives": found.alternatives[number, column],
-                "mean_r": found.mean_r[number],
-                "min_r": found.min_r[number],
-                "is_truncated": found.truncated,
-            },
-        )
+        for start, vertices in _blocks(found.vertices):
+            number, column = np.indices(vertices.shape).reshape(2, -1)
+            number += start
+            of_anchor = self.vertices.columns(found.anchor[number])
+            yield make_batch(
+                "rosetta_tuples",
+                {
+                    "stage": self.stage,
+                    **self._of_anchor(anchor),
+                    "anchor_site": of_anchor["site"],
+                    "anchor_unit": of_anchor["unit"],
+                    "tuple": number,
+                    **self.vertices.columns(vertices.ravel()),
+                    "r": found.r[number, column],
+                    "alternatives": found.alternatives[number, column],
+                    "mean_r": found.mean_r[number],
+                    "min_r": found.min_r[number],
+                    "is_truncated": found.truncated,
+                },
+            )
 
-    def anchors(self, found: Mapping[int, Tuples]) -> pa.RecordBatch:
-        """One row for every two anchors of different models."""
+    def anchors(self, found: Mapping[int, np.ndarray]) -> pa.RecordBatch:
+        """One row for every two anchors of different models; found: the tuples of each, as `Tuples.sets`."""
         of = self.vertices.model_of_member
         pairs = [(a, b) for a in found for b in found if a < b and of[a] != of[b]]
         sides: dict[str, Any] = {}
@@ -179,6 +185,13 @@ class ZooRows:
     def _of_anchor(self, anchor: int) -> dict[str, str | None]:
         member = self.vertices.members[anchor]
         return {"anchor_model": member.model, "anchor_sae": whose([member])["sae"][0]}
+
+
+def _blocks(vertices: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Vertices [N, any] a few at a time with the number of the first, so that rows take little memory however many there are."""
+    step = max(1, ROWS_AT_ONCE // max(1, vertices.shape[1]))
+    for start in range(0, len(vertices), step):
+        yield start, vertices[start : start + step]
 
 
 def or_null(values: np.ndarray) -> pa.Array:

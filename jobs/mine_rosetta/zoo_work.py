@@ -18,7 +18,7 @@ from miclip_core.rosetta.clusters import Clusters, concept_clusters
 from miclip_core.rosetta.components import components
 from miclip_core.rosetta.entries import Entries, entries_of_cliques
 from miclip_core.rosetta.graph import ZooGraph
-from miclip_core.rosetta.tuples import Tuples, star_tuples
+from miclip_core.rosetta.tuples import Star, Tuples
 from schemas.plans import Plan, Shard
 
 Found = tuple[str, pa.RecordBatch]
@@ -54,57 +54,61 @@ class _Zoo:
 
     def mine(self) -> Iterator[Found]:
         """Rows of every table: under one neighbour and under k what is about the graph, under k all else."""
-        k = max(self._params["k"])
-        if k > 1:
-            yield from self._under(1)[2]
-        graph, cliques, found = self._under(k)
-        yield from found
-        tuples = {anchor: self._tuples(graph, anchor) for anchor in self._params["anchors"]}
-        clusters = {anchor: self._clusters(graph, anchor) for anchor in tuples}
-        for anchor in tuples:
-            yield "rosetta_tuples", self._rows.tuples(anchor, tuples[anchor])
+        for k in sorted({1, max(self._params["k"])}):
+            graph = self._graph(k)
+            cliques = self._cliques(graph, k)
+            yield from self._about(graph, cliques, k)
+        self._pairs.clear()  # the graph under k holds them
+        tuples: dict[int, np.ndarray] = {}
+        clusters: dict[int, Clusters] = {}
+        for anchor in self._params["anchors"]:
+            star = self._star(graph, anchor)
+            found = self._tuples(star, anchor)
+            clusters[anchor], tuples[anchor] = self._clusters(star, anchor), found.sets
+            yield from (("rosetta_tuples", rows) for rows in self._rows.tuples(anchor, found))
             yield "rosetta_clusters", self._rows.clusters(anchor, clusters[anchor])
         yield "rosetta_anchors", self._rows.anchors(tuples)
         yield "rosetta_entries", self._rows.entries(*self._entries(graph, cliques, tuples, clusters))
 
-    def _under(self, k: int) -> tuple[ZooGraph, Cliques, list[Found]]:
-        """The graph of buddies among the k nearest, its cliques, and its rows."""
-        pairs = {members: buddies.within(k, k) for members, buddies in self._pairs.items()}
-        graph = graph_of(self._vertices, pairs)
-        cliques = maximal_cliques(graph, self._least(), self._params["most"])
+    def _graph(self, k: int) -> ZooGraph:
+        """The graph of buddies among the k nearest."""
+        return graph_of(self._vertices, {members: buddies.within(k, k) for members, buddies in self._pairs.items()})
+
+    def _cliques(self, graph: ZooGraph, k: int) -> Cliques:
+        # two models have no larger cliques than pairs
+        least = min(self._params["min_clique"], len(self._vertices.models))
+        cliques = maximal_cliques(graph, least, self._params["most"])
         self._note_cut(cliques.truncated, f"cliques of buddies among the {k} nearest")
-        found = [
-            ("rosetta_universality", self._rows.universality(k, graph)),
-            ("rosetta_cliques", self._rows.cliques(k, cliques)),
-            ("rosetta_components", self._rows.components(k, graph, components(graph))),
-            *(("rosetta_layers", self._rows.layers(k, a, b, buddies)) for (a, b), buddies in pairs.items()),
-        ]
-        return graph, cliques, found
+        return cliques
 
-    def _least(self) -> int:
-        """Two models have no larger cliques than pairs."""
-        return min(self._params["min_clique"], len(self._vertices.models))
+    def _about(self, graph: ZooGraph, cliques: Cliques, k: int) -> Iterator[Found]:
+        """The rows about the graph of buddies among the k nearest."""
+        yield "rosetta_universality", self._rows.universality(k, graph)
+        yield from (("rosetta_cliques", rows) for rows in self._rows.cliques(k, cliques))
+        yield "rosetta_components", self._rows.components(k, graph, components(graph))
+        for (a, b), buddies in self._pairs.items():
+            yield "rosetta_layers", self._rows.layers(k, a, b, buddies.within(k, k))
 
-    def _tuples(self, graph: ZooGraph, anchor: int, best: bool = False) -> Tuples:
-        """Tuples of one member with a buddy in every other model; best: only the best of each unit, and of all of them."""
+    def _star(self, graph: ZooGraph, anchor: int) -> Star:
+        """The units of an anchor with a buddy in every other model."""
         every = self._vertices
         own = int(every.model_of_member[anchor])
         others = [number for number in range(len(every.models)) if number != own]
-        around = graph.restrict((every.model != own) | (every.member == anchor))
-        if best:
-            return star_tuples(around, own, others, most=len(every.unit))
-        found = star_tuples(around, own, others, self._params["tuples"] == "full", self._params["most"])
-        self._note_cut(found.truncated, f"tuples around {every.members[anchor].name}")
+        return Star(graph, np.arange(every.first[anchor], every.first[anchor + 1]), others)
+
+    def _tuples(self, star: Star, anchor: int) -> Tuples:
+        most = self._params["most"]
+        found = star.all_tuples(most) if self._params["tuples"] == "full" else star.best_tuples(most)
+        self._note_cut(found.truncated, f"tuples around {self._vertices.members[anchor].name}")
         return found
 
-    def _clusters(self, graph: ZooGraph, anchor: int) -> Clusters:
+    def _clusters(self, star: Star, anchor: int) -> Clusters:
         """All units of an anchor that have a tuple, listed or not, by how they hang together."""
-        shared = self._tuples(graph, anchor, best=True).anchor - self._vertices.first[anchor]
         own = read_buddies(self._inputs, self._stage, f"self.{anchor}", self._vertices, anchor, anchor)
-        return concept_clusters(shared.astype(np.int32), own)
+        return concept_clusters((star.units - self._vertices.first[anchor]).astype(np.int32), own)
 
     def _entries(
-        self, graph: ZooGraph, cliques: Cliques, tuples: dict[int, Tuples], clusters: dict[int, Clusters]
+        self, graph: ZooGraph, cliques: Cliques, tuples: dict[int, np.ndarray], clusters: dict[int, Clusters]
     ) -> tuple[Entries, list[str]]:
         """The entries and the origin of each."""
         most = self._params["entries"]

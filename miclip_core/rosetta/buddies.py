@@ -39,11 +39,6 @@ class Buddies:
         """The best buddies under fewer neighbours, which are among those under more."""
         return self.keep((self.rank_ab < k_a) & (self.rank_ba < k_b))
 
-    def swap(self) -> Buddies:
-        """The same pairs, with the members in the other order."""
-        order = np.lexsort((self.a, self.b))
-        return Buddies(self.b[order], self.a[order], self.r[order], self.rank_ba[order], self.rank_ab[order])
-
 
 def best_buddies(
     neighbours_ab: np.ndarray, r_ab: np.ndarray, neighbours_ba: np.ndarray, r_ba: np.ndarray, k_a: int, k_b: int

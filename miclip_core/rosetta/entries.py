@@ -10,7 +10,6 @@ from miclip_core.rosetta.buddies import DIGITS, NONE
 from miclip_core.rosetta.cliques import Cliques
 from miclip_core.rosetta.clusters import Clusters
 from miclip_core.rosetta.graph import ZooGraph, of_all
-from miclip_core.rosetta.tuples import Tuples
 
 _BLOCK = 2**16
 
@@ -39,15 +38,17 @@ def entries_of_cliques(cliques: Cliques, graph: ZooGraph, most: int) -> Entries:
     return _entries(graph, entry, vertices[entry, column], source)
 
 
-def entries_of_clusters(clusters: Clusters, tuples: Tuples, graph: ZooGraph, first_vertex: int, most: int) -> Entries:
+def entries_of_clusters(
+    clusters: Clusters, tuples: np.ndarray, graph: ZooGraph, first_vertex: int, most: int
+) -> Entries:
     """The first clusters of an anchor, at most so many: their units that have a tuple, and all members of those tuples.
 
-    Unit u of the anchor is vertex first_vertex + u. A unit of another member can be in several entries.
+    tuples int32 [N,1+M]: vertices, that of the anchor first, as `Tuples.sets`. Unit u of the anchor is vertex first_vertex + u. A unit of another member can be in several entries.
 
     Raises:
         ValueError: a tuple around a unit that is in no cluster.
     """
-    units = tuples.anchor - first_vertex
+    units = tuples[:, 0] - first_vertex
     place = np.searchsorted(clusters.units, units)
     known = place < len(clusters.units)
     known[known] = clusters.units[place[known]] == units[known]
@@ -58,7 +59,7 @@ def entries_of_clusters(clusters: Clusters, tuples: Tuples, graph: ZooGraph, fir
     found = clusters.cluster[place]
     source = np.unique(found)[:most]
     shown = np.isin(found, source)
-    vertices = np.column_stack((tuples.anchor, tuples.vertices))[shown]
+    vertices = tuples[shown]
     entry = np.repeat(np.searchsorted(source, found[shown]), vertices.shape[1])
     return _entries(graph, entry, vertices.ravel(), source.astype(np.int64))
 

@@ -23,7 +23,7 @@ class ZooGraph:
         Raises:
             ValueError: an edge that is there twice, inside one member or to no vertex, or an r that is not finite.
         """
-        edges, r = np.sort(np.asarray(edges, np.int64).reshape(-1, 2), axis=1), np.asarray(r, np.float64)
+        edges, r = np.asarray(edges).reshape(-1, 2), np.asarray(r, np.float64)
         self.member = np.asarray(member, np.int32)
         if r.shape != (len(edges),) or not np.isfinite(r).all():
             raise ValueError(f"{len(edges)} edges with r {r.shape}; expected one finite r for each")
@@ -31,17 +31,26 @@ class ZooGraph:
             raise ValueError(
                 f"edges of vertices {edges.min()} to {edges.max()}; there are {len(self.member)} from 0 on"
             )
+        edges = edges.astype(np.int32, copy=False)
         inside = self.member[edges[:, 0]] == self.member[edges[:, 1]]
         if inside.any():
-            raise ValueError(f"edge {edges[inside][0].tolist()} is inside member {self.member[edges[inside][0, 0]]}")
-        keys = edges[:, 0] * len(self.member) + edges[:, 1]
+            edge = sorted(edges[inside.argmax()].tolist())
+            raise ValueError(f"edge {edge} is inside member {self.member[edge[0]]}")
+        keys = self._keys_of(edges[:, 0], edges[:, 1])
         order = np.argsort(keys, kind="stable")
-        self._keys = keys[order]
-        twice = np.flatnonzero(self._keys[1:] == self._keys[:-1])
-        if len(twice):
-            raise ValueError(f"edge {edges[order[twice[0]]].tolist()} is given twice")
-        self.edges = edges[order].astype(np.int32)
-        self.r = r[order]
+        self._keys, self.r = keys[order], r[order]
+        self.edges = np.empty((len(keys), 2), np.int32)
+        np.divmod(self._keys, max(1, len(self.member)), out=(self.edges[:, 0], self.edges[:, 1]), casting="unsafe")
+        twice = self._keys[1:] == self._keys[:-1]
+        if twice.any():
+            raise ValueError(f"edge {self.edges[twice.argmax()].tolist()} is given twice")
+
+    def _keys_of(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """int64: the smaller vertex times V, and the larger."""
+        keys = np.minimum(one, other).astype(np.int64)
+        keys *= len(self.member)
+        keys += np.maximum(one, other)
+        return keys
 
     @property
     def members(self) -> int:
@@ -51,58 +60,67 @@ class ZooGraph:
     @cached_property
     def adjacency(self) -> tuple[np.ndarray, np.ndarray]:
         """start int64 [V+1], neighbours int32 [2E]: those of v are neighbours[start[v]:start[v+1]], ascending."""
-        here, there = np.concatenate((self.edges, self.edges[:, ::-1])).T
-        order = np.lexsort((there, here))
+        one, other = self.edges.T
+        below, above = (np.bincount(ends, minlength=len(self.member)) for ends in (other, one))
         start = np.zeros(len(self.member) + 1, np.int64)
-        np.cumsum(np.bincount(here, minlength=len(self.member)), out=start[1:])
-        return start, there[order]
+        np.cumsum(below + above, out=start[1:])
+        neighbours = np.empty(2 * len(one), np.int32)
+        neighbours[ranges(start[:-1], below)] = one[np.argsort(other, kind="stable")]
+        neighbours[ranges(start[:-1] + below, above)] = other
+        return start, neighbours
 
     def r_between(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """r float64 [Q] of the edges between vertices one and other (int [Q]); NaN where there is none."""
         if not len(self.edges):
             return np.full(len(one), np.nan)
-        keys = np.minimum(one, other).astype(np.int64) * len(self.member) + np.maximum(one, other)
+        keys = self._keys_of(one, other)
         places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return np.where(self._keys[places] == keys, self.r[places], np.nan)
 
-    def between(self, first: int, second: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The edges of two members: vertices of the first, of the second (int32 [Q]) and r [Q], sorted by vertices."""
-        members = self.member[self.edges]
-        straight = (members[:, 0] == first) & (members[:, 1] == second)
-        turned = (members[:, 0] == second) & (members[:, 1] == first)
-        edges = np.concatenate((self.edges[straight], self.edges[turned][:, ::-1]))
-        order = np.lexsort((edges[:, 1], edges[:, 0]))
-        return edges[order, 0], edges[order, 1], np.concatenate((self.r[straight], self.r[turned]))[order]
+    def edges_of(self, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The edges of these vertices (int [n]), one list after the other: the place of each in `vertices` and the vertex at
+        its other end (int64, int32 [Q]), ascending, and r [Q]."""
+        start, neighbours = self.adjacency
+        place = np.repeat(np.arange(len(vertices)), start[vertices + 1] - start[vertices])
+        other = of_all(start, neighbours, vertices)
+        return place, other, self.r_between(vertices[place], other)
 
     def restrict(self, kept_V: np.ndarray) -> ZooGraph:
         """The same vertices, with only the edges between those for which `kept_V` (bool [V]) holds."""
         kept = kept_V[self.edges].all(1)
+        if kept.all():
+            return self
         return ZooGraph(self.member, self.edges[kept], self.r[kept])
 
 
-def join_buddies(sizes: Sequence[int], pairs: Mapping[tuple[int, int], Buddies]) -> ZooGraph:
-    """The graph of members with so many units each, from the buddies of pairs (a, b) of them.
+def join_buddies(
+    sizes: Sequence[int], pairs: Mapping[tuple[int, int], Buddies], member: Sequence[int] | None = None
+) -> ZooGraph:
+    """The graph of parts with so many units each, from the buddies of pairs (a, b) of them.
 
-    Vertices are numbered member by member: unit u of member i is sum(sizes[:i]) + u.
+    Vertices are numbered part by part: unit u of part i is sum(sizes[:i]) + u. member: of which member each part is; a part
+    is one of its own if that is left out.
 
     Raises:
-        ValueError: a pair of a member with itself or in both orders, or a unit that its member does not have.
+        ValueError: a pair inside one member or in both orders, or a unit that its part does not have.
     """
     first = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
-    edges, r = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
+    edges, r = [np.zeros((0, 2), np.int32)], [np.zeros(0)]
     for (a, b), buddies in sorted(pairs.items()):
         if buddies.a.max(initial=-1) >= sizes[a] or buddies.b.max(initial=-1) >= sizes[b]:
-            raise ValueError(f"buddies of members {a} and {b} are of units beyond their {sizes[a]} and {sizes[b]}")
-        edges.append(np.stack((first[a] + buddies.a, first[b] + buddies.b), 1))
+            raise ValueError(f"buddies of parts {a} and {b} are of units beyond their {sizes[a]} and {sizes[b]}")
+        edges.append(np.stack((first[a] + buddies.a, first[b] + buddies.b), 1).astype(np.int32))
         r.append(buddies.r)
-    return ZooGraph(np.repeat(np.arange(len(sizes)), sizes), np.concatenate(edges), np.concatenate(r))
+    of = np.arange(len(sizes)) if member is None else np.asarray(member)
+    return ZooGraph(np.repeat(of, sizes), np.concatenate(edges), np.concatenate(r))
 
 
 def universality(graph: ZooGraph) -> np.ndarray:
     """int32 [V]: in how many other members a vertex has at least one buddy."""
-    here, there = np.concatenate((graph.edges, graph.edges[:, ::-1])).T.astype(np.int64)
-    met = np.unique(here * max(1, graph.members) + graph.member[there])
-    return np.bincount(met // max(1, graph.members), minlength=len(graph.member)).astype(np.int32)
+    met = np.zeros((len(graph.member), graph.members), bool)
+    for here, there in (graph.edges.T, graph.edges.T[::-1]):
+        met[here, graph.member[there]] = True
+    return met.sum(1, dtype=np.int32)
 
 
 def best_r(graph: ZooGraph) -> np.ndarray:

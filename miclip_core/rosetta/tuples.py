@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from miclip_core.rosetta.buddies import DIGITS
+from miclip_core.rosetta.buddies import DIGITS, NONE
 from miclip_core.rosetta.graph import ZooGraph, ranges
 
 
@@ -31,88 +31,91 @@ class Tuples:
     def __len__(self) -> int:
         return len(self.anchor)
 
-
-@dataclass(frozen=True, eq=False)
-class _Lists:
-    """The buddies of anchor units in one other member, the best first: those of unit i at first[i], count[i] of them."""
-
-    vertices: np.ndarray
-    r: np.ndarray
-    first: np.ndarray
-    count: np.ndarray
+    @property
+    def sets(self) -> np.ndarray:
+        """int32 [N,1+M]: the vertices of each, that of the anchor first."""
+        return np.column_stack((self.anchor, self.vertices))
 
 
-def star_tuples(
-    graph: ZooGraph, anchor: int, others: Sequence[int], full: bool = False, most: int = 1_000_000
-) -> Tuples:
-    """One tuple per unit of the anchor that has a buddy in each of the others, with the best; or, if full, all combinations.
+class Star:
+    """Units of an anchor that have a buddy in every other member, and all of their buddies there.
 
-    Of equally good buddies the smallest vertex is taken. At most so many tuples: of the units whose best tuple is best.
-    Dravid et al. 2023, Rosetta Neurons, sec. 3.2.
-
-    Raises:
-        ValueError: no others, the anchor among them, or one twice.
+    units int32 [N]: vertices, ascending.
     """
-    if not others or anchor in others or len(set(others)) < len(others):
-        raise ValueError(f"anchor {anchor} with members {list(others)}; expected other members, each once")
-    edges = [graph.between(anchor, other) for other in others]
-    units = np.flatnonzero(graph.member == anchor).astype(np.int32)
-    for mine, _, _ in edges:
-        units = np.intersect1d(units, mine)
-    lists = [_best_first(units, *found) for found in edges]
-    ranked = _rank(units, *_take(lists, np.arange(len(units)), np.zeros((len(units), len(others)), np.int64)))
-    total = np.ones(len(units), np.int64)
-    if full:
-        for found in lists:  # no product may overflow, and beyond the most its size says nothing
-            total = np.minimum(total * found.count, most + 1)
-    ends = np.cumsum(total[ranked])
-    lengths = np.clip(most - (ends - total[ranked]), 0, total[ranked])
-    rows = np.repeat(ranked, lengths)
-    truncated = bool(len(ends) and ends[-1] > most)
-    return _tuples(units, lists, rows, ranges(np.zeros_like(lengths), lengths), truncated)
+
+    def __init__(self, graph: ZooGraph, anchor: np.ndarray, others: Sequence[int]) -> None:
+        """anchor int [any]: vertices of one member; others: all members that a tuple has a vertex of.
+
+        Raises:
+            ValueError: no others, one twice, or one that a vertex of the anchor is of.
+        """
+        own = set(np.unique(graph.member[anchor]).tolist())
+        if not others or len(set(others)) < len(others) or not own.isdisjoint(others):
+            raise ValueError(f"anchor of members {sorted(own)} with {list(others)}; expected other members, each once")
+        column_of = np.full(max(graph.members, max(others) + 1), NONE)
+        column_of[list(others)] = np.arange(len(others))
+        anchor = np.unique(anchor).astype(np.int32)
+        place, vertices, r = graph.edges_of(anchor)
+        cell = place * len(others) + column_of[graph.member[vertices]]
+        inside = np.flatnonzero(column_of[graph.member[vertices]] != NONE)
+        order = inside[np.lexsort((vertices[inside], -np.round(r[inside], DIGITS), cell[inside]))]
+        self._vertices, self._r = vertices[order], r[order]
+        count = np.bincount(cell[order], minlength=len(anchor) * len(others))
+        first = np.cumsum(count) - count
+        whole = count.reshape(-1, len(others)).all(1)
+        self.units = anchor[whole]
+        # the buddies of unit i in other j, the best first, are count[i, j] from first[i, j] on
+        self._count, self._first = (values.reshape(-1, len(others))[whole] for values in (count, first))
+
+    def best_tuples(self, most: int = 1_000_000) -> Tuples:
+        """One tuple per unit, with its best buddies; of equally good ones the smallest vertex.
+
+        At most so many: of the units whose tuple is best. Dravid et al. 2023, Rosetta Neurons, sec. 3.2.
+        """
+        return self._tuples(np.ones(len(self.units), np.int64), most)
+
+    def all_tuples(self, most: int = 1_000_000) -> Tuples:
+        """All combinations of the buddies of each unit; at most so many: of the units whose best tuple is best."""
+        total = np.ones(len(self.units), np.int64)
+        for count in self._count.T:  # no product may overflow, and beyond the most its size says nothing
+            total = np.minimum(total * count, most + 1)
+        return self._tuples(total, most)
+
+    def _tuples(self, wanted: np.ndarray, most: int) -> Tuples:
+        """The first combinations of each unit, int64 [N] of them, of which the first has all the best."""
+        ranked = _rank(self.units, *self._take(np.arange(len(self.units)), 0))
+        ends = np.cumsum(wanted[ranked])
+        lengths = np.clip(most - (ends - wanted[ranked]), 0, wanted[ranked])
+        rows, number = np.repeat(ranked, lengths), ranges(np.zeros_like(lengths), lengths)
+        places = np.zeros((len(rows), self._count.shape[1]), np.int64)
+        for column in range(places.shape[1] - 1, -1, -1):
+            number, places[:, column] = np.divmod(number, self._count[rows, column])
+        vertices, r = self._take(rows, places)
+        order = _rank(self.units[rows], vertices, r)
+        rows, vertices, r = rows[order], vertices[order], r[order]
+        alternatives = (self._count[rows] - 1).astype(np.int32)
+        truncated = bool(len(ends) and ends[-1] > most)
+        return Tuples(self.units[rows], vertices, r, alternatives, r.mean(1), r.min(1), truncated)
+
+    def _take(self, rows: np.ndarray, places: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices and r [N,M] at places [N,M] of the lists of units `rows` [N]."""
+        at = self._first[rows] + places
+        return self._vertices[at], self._r[at]
 
 
-def jaccard(one: Tuples, other: Tuples) -> float:
-    """Of the sets of vertices that are a tuple of either anchor, the share that are one of both; NaN if there are none."""
-    sets = [np.unique(np.sort(np.column_stack((t.anchor, t.vertices)), 1), axis=0) for t in (one, other)]
-    either = len(sets[0]) + len(sets[1])
-    if either == 0:
+def jaccard(one: np.ndarray, other: np.ndarray) -> float:
+    """Of the sets of vertices (int [N,any]) that are a tuple of either anchor, the share that are one of both; NaN without any."""
+    either = [np.unique(np.sort(sets, 1), axis=0) for sets in (one, other)]
+    total = len(either[0]) + len(either[1])
+    if total == 0:
         return float("nan")
-    if sets[0].shape[1] != sets[1].shape[1]:
+    if one.shape[1] != other.shape[1]:
         return 0.0
-    both = either - len(np.unique(np.concatenate(sets), axis=0))
-    return both / (either - both)
-
-
-def _best_first(units: np.ndarray, mine: np.ndarray, theirs: np.ndarray, r: np.ndarray) -> _Lists:
-    order = np.lexsort((theirs, -np.round(r, DIGITS), mine))
-    mine, theirs, r = mine[order], theirs[order], r[order]
-    first, end = np.searchsorted(mine, units), np.searchsorted(mine, units, "right")
-    return _Lists(theirs, r, first, end - first)
-
-
-def _take(lists: Sequence[_Lists], rows: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices and r [N,M] at places [N,M] of the lists of units `rows` [N]."""
-    at = [found.first[rows] + places[:, column] for column, found in enumerate(lists)]
-    vertices = np.stack([found.vertices[index] for found, index in zip(lists, at)], 1)
-    return vertices, np.stack([found.r[index] for found, index in zip(lists, at)], 1)
+    both = total - len(np.unique(np.concatenate(either), axis=0))
+    return both / (total - both)
 
 
 def _rank(anchor: np.ndarray, vertices: np.ndarray, r: np.ndarray) -> np.ndarray:
     """The order of tuples; their sum of r says nothing beyond the mean, for all have as many members."""
     rounded = -np.round(r.mean(1), DIGITS), -np.round(r.min(1), DIGITS)
     return np.lexsort((*vertices.T[::-1], anchor, rounded[1], rounded[0]))
-
-
-def _tuples(
-    units: np.ndarray, lists: Sequence[_Lists], rows: np.ndarray, number: np.ndarray, truncated: bool
-) -> Tuples:
-    """The tuples of units `rows` [N] with such numbers [N] among the combinations of each, of which 0 is all the best."""
-    places = np.zeros((len(rows), len(lists)), np.int64)
-    for column in range(len(lists) - 1, -1, -1):
-        number, places[:, column] = np.divmod(number, lists[column].count[rows])
-    vertices, r = _take(lists, rows, places)
-    order = _rank(units[rows], vertices, r)
-    rows, vertices, r = rows[order], vertices[order], r[order]
-    alternatives = np.stack([found.count[rows] - 1 for found in lists], 1).astype(np.int32)
-    return Tuples(units[rows], vertices, r, alternatives, r.mean(1), r.min(1), truncated)

@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from miclip_core.rosetta.graph import ZooGraph
+from miclip_core.rosetta.tuples import Star, Tuples
 
 
 def random_zoo(seed: int, most_members: int = 5, most_units: int = 8, most_buddies: int = 4) -> ZooGraph:
@@ -63,3 +64,11 @@ def neighbours_of(graph: ZooGraph) -> dict[int, set[int]]:
         found[a].add(b)
         found[b].add(a)
     return found
+
+
+def star_tuples(
+    graph: ZooGraph, anchor: int, others: Sequence[int], full: bool = False, most: int = 1_000_000
+) -> Tuples:
+    """Tuples around all vertices of a member."""
+    star = Star(graph, np.flatnonzero(graph.member == anchor), others)
+    return star.all_tuples(most) if full else star.best_tuples(most)

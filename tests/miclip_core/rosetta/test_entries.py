@@ -11,8 +11,7 @@ from miclip_core.rosetta.buddies import NONE, Buddies
 from miclip_core.rosetta.cliques import Cliques, maximal_cliques
 from miclip_core.rosetta.clusters import concept_clusters
 from miclip_core.rosetta.entries import Entries, entries_of_cliques, entries_of_clusters
-from miclip_core.rosetta.tuples import star_tuples
-from tests.miclip_core.rosetta.multipartite import r_of, random_zoo, zoo
+from tests.miclip_core.rosetta.multipartite import r_of, random_zoo, star_tuples, zoo
 
 
 def taken(cliques: Cliques, most: int) -> list[int]:
@@ -90,17 +89,17 @@ def clustered():
 def test_the_entries_of_an_anchors_clusters():
     graph, tuples, clusters = clustered()
     assert sorted(tuples.anchor.tolist()) == [2, 3, 4] and clusters.cluster.tolist() == [0, 0, 1]
-    found = entries_of_clusters(clusters, tuples, graph, first_vertex=2, most=10)
+    found = entries_of_clusters(clusters, tuples.sets, graph, first_vertex=2, most=10)
     assert groups(found) == [[0, 2, 3, 6, 7], [1, 4, 7]] and found.source.tolist() == [0, 1]
     first = [(0.5 + 0.75 + 0.125) / 3, 0.5, (0.75 + 0.25) / 2, 0.5, (0.25 + 0.125) / 2]
     np.testing.assert_allclose(found.mean_r, [*first, 0.9, 0.85, 0.8], rtol=1e-15)
     assert found.is_representative.nonzero()[0].tolist() == [1, 5]  # of 2, 3 and 6 the smallest
-    assert groups(entries_of_clusters(clusters, tuples, graph, 2, most=1)) == [[0, 2, 3, 6, 7]]
+    assert groups(entries_of_clusters(clusters, tuples.sets, graph, 2, most=1)) == [[0, 2, 3, 6, 7]]
 
 
 def test_a_tuple_outside_all_clusters_is_refused():
     graph, tuples, _ = clustered()
     nothing = Buddies(*(np.zeros(0, np.int32) for _ in range(5)))
     with pytest.raises(ValueError, match="unit 2 of the anchor has a tuple and is in no cluster"):
-        entries_of_clusters(concept_clusters(np.array([0, 1]), nothing), tuples, graph, 2, 10)
+        entries_of_clusters(concept_clusters(np.array([0, 1]), nothing), tuples.sets, graph, 2, 10)
     assert math.isnan(concept_clusters(np.array([0, 1]), nothing).min_r[0])

@@ -66,15 +66,21 @@ def test_r_of_any_two_vertices():
     assert np.isnan(nothing.r_between(np.array([0]), np.array([1]))).all()
 
 
-def test_the_edges_of_two_members_seen_from_either():
-    graph = three_models()
-    mine, theirs, r = graph.between(2, 0)
-    assert list(zip(mine.tolist(), theirs.tolist(), r.tolist())) == [(5, 0, 0.7), (6, 0, 0.6)]
-    mine, theirs, r = graph.between(0, 2)
-    assert list(zip(mine.tolist(), theirs.tolist(), r.tolist())) == [(0, 5, 0.7), (0, 6, 0.6)]
-    # whichever number a member has: here those of the smaller vertices are of the later member
-    turned = ZooGraph(np.array([1, 1, 0]), np.array([[0, 2], [2, 1]]), np.array([0.5, 0.25]))
-    assert [column.tolist() for column in turned.between(0, 1)] == [[2, 2], [0, 1], [0.5, 0.25]]
+def test_the_edges_of_some_vertices_in_their_order():
+    place, other, r = three_models().edges_of(np.array([5, 4, 0]))
+    assert list(zip(place.tolist(), other.tolist(), r.tolist())) == [
+        (0, 0, 0.7), (0, 2, 0.5), (2, 2, 0.9), (2, 5, 0.7), (2, 6, 0.6),
+    ]  # fmt: skip
+    assert [len(column) for column in three_models().edges_of(np.zeros(0, int))] == [0, 0, 0]
+
+
+def test_parts_of_one_member_have_its_number_and_no_buddies_of_each_other():
+    pairs = {(0, 2): buddies((0, 0, 0.9)), (1, 2): buddies((1, 0, 0.8))}
+    graph = join_buddies([1, 2, 1], pairs, [0, 0, 1])
+    assert graph.member.tolist() == [0, 0, 0, 1] and graph.edges.tolist() == [[0, 3], [2, 3]]
+    assert universality(graph).tolist() == [1, 0, 1, 1]
+    with pytest.raises(ValueError, match=r"edge \[0, 2\] is inside member 0"):
+        join_buddies([1, 2, 1], {(0, 1): buddies((0, 1, 0.9))}, [0, 0, 1])
 
 
 def test_universality_counts_members_not_buddies():

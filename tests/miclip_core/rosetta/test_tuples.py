@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from miclip_core.rosetta.graph import ZooGraph
-from miclip_core.rosetta.tuples import Tuples, jaccard, star_tuples
-from tests.miclip_core.rosetta.multipartite import neighbours_of, r_of, random_zoo, shuffled, zoo
+from miclip_core.rosetta.tuples import Star, Tuples, jaccard
+from tests.miclip_core.rosetta.multipartite import neighbours_of, r_of, random_zoo, shuffled, star_tuples, zoo
 
 
 def three_models() -> ZooGraph:
@@ -69,8 +69,8 @@ def test_tuples_are_those_of_sorted_lists():
 def test_tuples_of_one_other_member_are_the_buddies_themselves():
     graph = random_zoo(4)
     found = star_tuples(graph, 0, [1], full=True)
-    mine, theirs, _ = graph.between(0, 1)
-    assert sorted(listed(found)) == list(zip(mine.tolist(), theirs.tolist())) and len(found) > 3
+    of_both = (graph.member[graph.edges] == [0, 1]).all(1)
+    assert sorted(listed(found)) == list(map(tuple, graph.edges[of_both].tolist())) and len(found) > 3
 
 
 def test_the_order_of_edges_decides_nothing_even_what_is_left_out():
@@ -119,9 +119,17 @@ def test_tuples_around_two_anchors_are_compared_as_sets():
     )
     first, second, third = (star_tuples(graph, m, [n for n in range(3) if n != m]) for m in range(3))
     assert listed(first) == [(0, 2, 4), (1, 3, 5)] and listed(third) == [(4, 0, 2), (5, 0, 3)]
-    assert jaccard(first, second) == 1.0 == jaccard(second, first)
-    assert jaccard(first, third) == 1 / 3 == jaccard(third, first)
+    assert jaccard(first.sets, second.sets) == 1.0 == jaccard(second.sets, first.sets)
+    assert jaccard(first.sets, third.sets) == 1 / 3 == jaccard(third.sets, first.sets)
     fewer = star_tuples(graph, 0, [1])
-    assert jaccard(first, fewer) == 0.0
+    assert jaccard(first.sets, fewer.sets) == 0.0
     none = star_tuples(zoo([1, 1, 1], {}), 0, [1, 2])
-    assert jaccard(first, none) == 0.0 and math.isnan(jaccard(none, none))
+    assert jaccard(first.sets, none.sets) == 0.0 and math.isnan(jaccard(none.sets, none.sets))
+
+
+def test_some_units_of_a_member_are_an_anchor_and_all_of_theirs_with_a_tuple_are_known_however_few_are_listed():
+    graph = three_models()
+    assert Star(graph, np.array([2, 1, 0]), [1, 2]).units.tolist() == [0, 2]
+    star = Star(graph, np.array([0, 1]), [1, 2])
+    assert star.units.tolist() == [0] and listed(star.best_tuples()) == [(0, 4, 6)]
+    assert len(star.all_tuples(most=1)) == 1 and star.all_tuples(most=1).truncated
