@@ -99,8 +99,8 @@ def make_pairs(a: Of, b: Of, units: int, number: int, shares_training: bool | No
     return [
         {**_one(a, "_a"), **_one(b, "_b"), "k": k, "rule": "pairwise_max", "units_a": units, "units_b": units + 6, "images": 24,
          "buddies": units * (3 if k > 1 else 1), "buddies_null": units, "above_null": units * 2 if k > 1 else units // 2,
-         "share_a": 0.9, "share_b": 0.7, "r_p50": r if k > 1 else r + 0.1, "r_p90": r + 0.15, "null_q999": 0.31, "null_best_p50": 0.1, "null_best_q999": 0.32,
-         "null_best_max": 0.33, "inexact": 0, "shares_training": shares_training}
+         "share_a": 0.9, "share_b": 0.7, "r_p50": r if k > 1 else r + 0.1, "r_p90": r + 0.15, "null_q999": 0.31, "null_p50": 0.1,
+         "null_max": 0.33, "inexact": 0, "shares_training": shares_training}
         for k in KS
     ]  # fmt: skip
 

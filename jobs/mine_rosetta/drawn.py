@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jobs.mine_rosetta.members import Member
 from jobs.mine_rosetta.scratch import BadImage
-from jobs.mine_rosetta.taps import Of, Range
+from jobs.mine_rosetta.taps import Blame, Of, Range
 from jobs.models import open_generator
 from jobs.protocol import ImageBytes, Inputs
 from jobs.rows import SetAside, pick, stop_for
@@ -35,8 +35,9 @@ def draws_images(model: str) -> bool:
 class GeneratorTaps:
     """A generator, opened when the first map is asked for; it draws each image again from the latent of its number."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, blame: Blame) -> None:
         self._device = device
+        self._blame = blame
         self._generator: Generator | None = None
         self.notes: list[str] = []
 
@@ -60,7 +61,8 @@ class GeneratorTaps:
                 some = images[start : start + at_once]
                 rows = self._draw(inputs, members, some, at_once)
                 for sink, member in zip(sinks, members, strict=True):
-                    _give(sink, member, some, rows)
+                    with self._blame(member):
+                        _give(sink, member, some, rows)
             yield sinks
 
     def _draw(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from jobs.mine_rosetta.drawn import GeneratorTaps, draws_images
 from jobs.mine_rosetta.members import Member
 from jobs.mine_rosetta.scratch import BLOCK_ROWS, BadImage, BlockFile, Raw, Scratch
-from jobs.mine_rosetta.taps import InMemory, ModelTaps, Range, numbers_of
+from jobs.mine_rosetta.taps import Blame, InMemory, ModelTaps, Range, numbers_of
 from jobs.protocol import Inputs, Setting
 from jobs.sae_files import WEIGHTS
 from miclip_core.sae.sae import Sae
@@ -44,8 +44,9 @@ class Maps:
 class MapReader:
     """Maps of any members; models and SAEs are opened when they are first needed, and none if all is kept on disk."""
 
-    def __init__(self, setting: Setting, cache_gb: float) -> None:
+    def __init__(self, setting: Setting, cache_gb: float, blame: Blame = lambda _: nullcontext()) -> None:
         self._setting = setting
+        self._blame = blame
         self._scratch = Scratch(cache_gb * 2**30)
         self._taps: dict[str, ModelTaps | GeneratorTaps] = {}
         self._saes: dict[str, Sae] = {}
@@ -61,13 +62,18 @@ class MapReader:
         Raises:
             NonFiniteActivation, ImageChanged: where the forward says to stop. OutOfMemory: one image is too much.
         """
-        if members[0].cached:
-            streams = [self._kept(inputs, member, ranges, at_once) for member in members]
+        if any(member.cached for member in members):
+            streams = [self._alone(inputs, member, ranges, at_once) for member in members]
             raws: Iterator[list[Raw]] = ([next(stream) for stream in streams] for _ in ranges)
         else:
             raws = self._computed(inputs, members, ranges, at_once)
         for found in raws:
             yield [self._maps(inputs, member, found.pop(0)) for member in members]
+
+    def _alone(self, inputs: Inputs, member: Member, ranges: Sequence[Range], at_once: int) -> Iterator[Raw]:
+        if member.cached:
+            return self._kept(inputs, member, ranges, at_once)
+        return (raw for (raw,) in self._computed(inputs, [member], ranges, at_once))
 
     def width(self, inputs: Inputs, member: Member) -> int:
         """Units of a member; those of an SAE are known when it is read."""
@@ -77,6 +83,10 @@ class MapReader:
 
     def _maps(self, inputs: Inputs, member: Member, raw: Raw) -> Maps:
         """Views of the numbers, but for the latents of an SAE."""
+        with self._blame(member):
+            return self._made(inputs, member, raw)
+
+    def _made(self, inputs: Inputs, member: Member, raw: Raw) -> Maps:
         values_BM, groups, first = raw.values.to(self._setting.device), [], 0
         for group in member.groups:
             channels = sum(site.channels for site in group.sites)
@@ -115,9 +125,9 @@ class MapReader:
         if of not in self._taps:
             setting = self._setting
             self._taps[of] = (
-                GeneratorTaps(setting.device)
+                GeneratorTaps(setting.device, self._blame)
                 if draws_images(member.model)
-                else ModelTaps(setting.device, setting.resources.decode_threads)
+                else ModelTaps(setting.device, setting.resources.decode_threads, self._blame)
             )
             self._taps[of].notes = self.notes
         return self._taps[of]
@@ -209,4 +219,5 @@ def _joined(pieces: Sequence[Raw]) -> Raw:
     if len(pieces) == 1:
         return pieces[0]
     images, problems = ([one for piece in pieces for one in getattr(piece, name)] for name in ("images", "problems"))
-    return Raw(tuple(images), torch.cat([piece.values for piece in pieces]), tuple(problems))
+    # some come from the disk, and some from the device, where a file was damaged
+    return Raw(tuple(images), torch.cat([piece.values.cpu() for piece in pieces]), tuple(problems))

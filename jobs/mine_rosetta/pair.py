@@ -51,6 +51,12 @@ class Pair:
         return self.plan.stage.inputs["a"] == self.plan.stage.inputs["b"]
 
     @property
+    def k(self) -> tuple[int, int]:
+        """Neighbours that count in either direction: as many both ways of a member with itself."""
+        k_a, k_b = self.params["k"]
+        return (max(k_a, k_b),) * 2 if self.same else (k_a, k_b)
+
+    @property
     def absolute(self) -> bool:
         """Whether r counts without its sign."""
         return bool(self.params["rank_by"] == "abs_r")

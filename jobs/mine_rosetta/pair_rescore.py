@@ -10,11 +10,11 @@ import numpy as np
 from jobs.between import pack, unpack_all
 from jobs.mine_rosetta.maps import MapReader, Maps
 from jobs.mine_rosetta.pair import Pair, ranges_of, select
-from jobs.mine_rosetta.plan import COUNTED, RESCORE, TILES
+from jobs.mine_rosetta.plan import RESCORE, TILES
 from jobs.protocol import Artifact, Inputs
-from miclip_core.rosetta.chance import Counted
 from miclip_core.rosetta.neighbours import Neighbours, pairs_of
-from miclip_core.rosetta.rescore import Rescorer
+from miclip_core.rosetta.rescore import NONE, Rescorer
+from miclip_core.rosetta.standardise import TOLERANCES
 from miclip_core.zoo.reducers import State
 from schemas.plans import Shard
 
@@ -43,29 +43,42 @@ def load_lists(pair: Pair, inputs: Inputs, name: str) -> Found:
     return Found(merged["ab"], merged.get("ba", merged["ab"]))
 
 
-def load_chance(pair: Pair, inputs: Inputs, pairs: np.ndarray) -> tuple[np.ndarray, Counted]:
-    """float64 [N]: what these pairs of units, ascending, have where images do not belong together; and all pairs, counted."""
-    r, counted = np.full(len(pairs), np.nan), Counted()
+def load_null(pair: Pair, inputs: Inputs, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [N]: what place explains of these pairs of units, ascending; and the most that each unit that is compared has
+    above place where images do not belong together."""
+    by_place, best = np.full(len(pairs), np.nan), [np.full(len(units), -np.inf) for units in (pair.a, pair.b)]
     keys = pairs[:, 0].astype(np.int64) << 32 | pairs[:, 1]
     for state in unpack_all(inputs, pair.plan, 0, TILES):
-        counted.merge(state[COUNTED])
-        for side in ("ab",) if pair.same else ("ab", "ba"):
-            ids, chance = state[f"true.{side}.ids"], state[f"chance.{side}"]
-            unit, place = np.nonzero(ids >= 0)
-            two = unit.astype(np.int64), ids[unit, place].astype(np.int64)
-            a, b = (np.minimum(*two), np.maximum(*two)) if pair.same else two if side == "ab" else two[::-1]
+        for side, most in zip("ab", best, strict=True):
+            np.maximum(most, state[f"best.{side}"], out=most)
+        for way in ("ab",) if pair.same else ("ab", "ba"):
+            ids, of = state[f"true.{way}.ids"], state[f"place.{way}"]
+            unit, at = np.nonzero(ids >= 0)
+            two = unit.astype(np.int64), ids[unit, at].astype(np.int64)
+            a, b = (np.minimum(*two), np.maximum(*two)) if pair.same else two if way == "ab" else two[::-1]
             asked = a << 32 | b
             there = np.isin(asked, keys)  # a longer list of other tiles may have pushed it out
-            # of two units of one member the larger of both draws
-            np.fmax.at(r, np.searchsorted(keys, asked[there]), chance[unit, place][there])
-    return r, counted
+            by_place[np.searchsorted(keys, asked[there])] = of[unit, at][there]
+    together = np.concatenate(best)
+    return by_place, together[together > -np.inf]
+
+
+def within_reach(pair: Pair, found: Found) -> tuple[np.ndarray, np.ndarray]:
+    """Lists int32 [U, K'] of both directions, with -1 for what lies so far behind the k-th that the error of the fast pass
+    cannot have put it there: it need not be computed again."""
+    tolerance, ids = TOLERANCES[pair.params["precision"]], []
+    for lists, k in zip((found.ab, found.ba), pair.k, strict=True):
+        least = lists.values[:, k - 1 : k] - 2 * tolerance
+        ids.append(np.where(lists.values >= least, lists.ids, NONE).astype(np.int32))
+    return ids[0], ids[1]
 
 
 def candidates(pair: Pair, found: Found) -> np.ndarray:
     """int32 [N, 2], ascending: the pairs of units in any list; of a member with itself the smaller unit comes first."""
+    ab, ba = within_reach(pair, found)
     if not pair.same:
-        return pairs_of(found.ab.ids, found.ba.ids)
-    return np.unique(np.sort(pairs_of(found.ab.ids), axis=1), axis=0)
+        return pairs_of(ab, ba)
+    return np.unique(np.sort(pairs_of(ab), axis=1), axis=0)
 
 
 def both_ways(pair: Pair, pairs: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,9 +14,10 @@ from jobs.mine_rosetta.pair_rescore import (
     PairRescorer,
     both_ways,
     candidates,
-    load_chance,
     load_lists,
+    load_null,
     load_rescored,
+    within_reach,
 )
 from jobs.mine_rosetta.units import Units
 from jobs.protocol import Inputs, Part
@@ -34,20 +35,24 @@ NULL_DIGITS = 6
 class Null:
     """What there is where images do not belong together.
 
-    best: float64, the best r of each compared unit of both members. lists: the nearest of each. q999: the 99.9 % quantile of r over
-    all pairs of units. r: float64 [N] of the candidate pairs [N,2], which are ascending.
+    best: float64, the most that each compared unit of both members has above place. lists: the nearest of each unit. place: float64
+    [N], what place explains of the candidate pairs [N,2], which are ascending.
     """
 
     best: np.ndarray
     lists: Found
-    q999: float
     pairs: np.ndarray
-    r: np.ndarray
+    place: np.ndarray
+
+    @property
+    def q999(self) -> float:
+        """What 999 of 1,000 units do not exceed: as the r of a buddy, it is the largest of all units of the other."""
+        return float(np.quantile(self.best, 0.999))
 
     def of(self, found: Buddies) -> np.ndarray:
-        """float64: r of these buddies; each was found among the candidates."""
+        """float64: what place explains of these buddies; each was found among the candidates."""
         keys = self.pairs[:, 0].astype(np.int64) << 32 | self.pairs[:, 1]
-        return self.r[np.searchsorted(keys, found.a.astype(np.int64) << 32 | found.b)]
+        return self.place[np.searchsorted(keys, found.a.astype(np.int64) << 32 | found.b)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +68,7 @@ class Mined:
     @property
     def k(self) -> tuple[int, int]:
         """Neighbours that count on either side."""
-        k_a, k_b = self.pair.params["k"]
-        return (max(k_a, k_b),) * 2 if self.pair.same else (k_a, k_b)
+        return self.pair.k
 
     def buddies(self, k_a: int, k_b: int) -> Buddies:
         """Those that are among the nearest of each other and alike enough."""
@@ -79,7 +83,7 @@ class Mined:
         return int((counted & (found.a < found.b) if self.pair.same else counted).sum())  # each two units once
 
     def below_null(self, found: Buddies) -> np.ndarray:
-        """bool: buddies whose r is not above what place alone gives the same two units by more than chance gives any two."""
+        """bool: buddies whose r is above what place explains by no more than chance gives the best two."""
         strength = [_strength(self.pair, r) for r in (found.r, self.null.of(found))]
         return strength[0] - np.maximum(strength[1], 0) <= self.null.q999
 
@@ -95,21 +99,11 @@ def mine(pair: Pair, inputs: Inputs) -> Mined:
     pairs = candidates(pair, found)
     rescored = load_rescored(pair, pairs, inputs)
     known, r = both_ways(pair, pairs, rescored.correlations())
-    k_a, k_b = pair.params["k"]
-    if pair.same:
-        k_a = k_b = max(k_a, k_b)
-    ab = _nearest(pair, found.ab.ids, found.ab.values, k_a, look_up(known, r, found.ab.ids))
-    ba = ab if pair.same else _nearest(pair, found.ba.ids, found.ba.values, k_b, look_up(known, r, found.ba.ids, True))
-    best = [of.values[:, 0] for of in ((chance.ab,) if pair.same else (chance.ab, chance.ba))]
-    together = np.concatenate(best).astype(np.float64)
-    by_chance, counted = load_chance(pair, inputs, pairs)
-    null = Null(
-        np.round(together[together > -np.inf], NULL_DIGITS),
-        chance,
-        counted.quantile(0.999),
-        pairs,
-        np.round(by_chance.astype(np.float64), NULL_DIGITS),
-    )
+    (ids_ab, ids_ba), (k_a, k_b) = within_reach(pair, found), pair.k
+    ab = _nearest(pair, ids_ab, found.ab.values, k_a, look_up(known, r, ids_ab))
+    ba = ab if pair.same else _nearest(pair, ids_ba, found.ba.values, k_b, look_up(known, r, ids_ba, True))
+    place, best = (np.round(r.astype(np.float64), NULL_DIGITS) for r in load_null(pair, inputs, pairs))
+    null = Null(best, chance, pairs, place)
     return Mined(pair, ab, ba, null, rescored)
 
 
@@ -168,7 +162,7 @@ def _buddy_rows(mined: Mined) -> dict[str, Any]:
         "r": found.r,
         "rank_ab": found.rank_ab.astype(np.int32),
         "rank_ba": found.rank_ba.astype(np.int32),
-        "null_r": mined.null.of(found),
+        "place_r": mined.null.of(found),
         "null_q999": np.full(len(found), mined.null.q999),
         "is_below_null": mined.below_null(found),
     }
@@ -179,7 +173,7 @@ def _counts(mined: Mined, k_a: int, k_b: int) -> dict[str, Any]:
     compared = [pair.compared(units) for units in (pair.a, pair.b)]
     having = [np.union1d(found.a, found.b)] * 2 if pair.same else [np.unique(found.a), np.unique(found.b)]
     inexact = [int((~of.exact & alive).sum()) for of, alive in zip((mined.ab, mined.ba), compared, strict=True)]
-    grid, best = pair.params["grid"], mined.null.best
+    grid, best, strength = pair.params["grid"], mined.null.best, _strength(pair, found.r)
     return {
         **{
             f"{name}_{end}": value
@@ -196,12 +190,11 @@ def _counts(mined: Mined, k_a: int, k_b: int) -> dict[str, Any]:
         "above_null": int((~mined.below_null(found)).sum()),
         "share_a": len(having[0]) / int(compared[0].sum()),
         "share_b": len(having[1]) / int(compared[1].sum()),
-        "r_p50": float(np.quantile(found.r, 0.5)) if len(found) else None,
-        "r_p90": float(np.quantile(found.r, 0.9)) if len(found) else None,
+        "r_p50": float(np.quantile(strength, 0.5)) if len(found) else None,
+        "r_p90": float(np.quantile(strength, 0.9)) if len(found) else None,
+        "null_p50": float(np.quantile(best, 0.5)),
         "null_q999": mined.null.q999,
-        "null_best_p50": float(np.quantile(best, 0.5)),
-        "null_best_q999": float(np.quantile(best, 0.999)),
-        "null_best_max": float(best.max()),
+        "null_max": float(best.max()),
         "inexact": inexact[0] if pair.same else sum(inexact),
         "shares_training": pair.params["shares_training"],
     }

@@ -11,12 +11,12 @@ from torch import Tensor
 from jobs.between import bucket_units, pack
 from jobs.mine_rosetta.maps import MapReader, Maps
 from jobs.mine_rosetta.pair import Pair, ranges_of, select
-from jobs.mine_rosetta.plan import COUNTED, TILES, tiles_of
+from jobs.mine_rosetta.plan import TILES, tiles_of
 from jobs.mine_rosetta.tiles import Tile
 from jobs.mine_rosetta.units import Units
 from jobs.protocol import Artifact, Inputs
 from miclip_core.rosetta.accumulate import Products
-from miclip_core.rosetta.chance import Counted
+from miclip_core.rosetta.chance import Place, ShiftedProducts, above_place
 from miclip_core.rosetta.neighbours import Neighbours
 from miclip_core.rosetta.standardise import Precision, standardised
 from miclip_core.rosetta.turns import quarter_turns, turned
@@ -24,6 +24,8 @@ from schemas.errors import BadMaps
 
 LISTED = 4096
 """Units whose lists take a tile in at a time, for what they are chosen with takes memory."""
+PLACED = 512
+"""Units whose correlations are set against place at a time."""
 Z = list[Tensor | None]
 """Standardised maps [B, P, U] of each group of a member; None where no tile needs it."""
 
@@ -38,7 +40,7 @@ class TileWork:
         self.columns = slice(*bucket_units(tile.block_b, tile.blocks_b, sizes[1]))
         crossing = pair.crossings[tile.group_a, tile.group_b]
         shape = self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
-        self.true, self.null = (Products(crossing, *shape, device) for _ in range(2))
+        self.true, self.null = Products(crossing, *shape, device), ShiftedProducts(crossing, *shape, device)
         self.first_a = pair.a.firsts[tile.group_a] + self.rows.start
         self.first_b = pair.b.firsts[tile.group_b] + self.columns.start
 
@@ -53,7 +55,7 @@ class Lists:
     """The nearest of every unit of both members, in one direction each; where r is the same both ways the first says it all."""
 
     def __init__(self, pair: Pair, device: str, both: bool) -> None:
-        (k_a, k_b), margin = pair.params["k"], int(pair.params["margin"])
+        (k_a, k_b), margin = pair.k, int(pair.params["margin"])
         self.ab = Neighbours(len(pair.a), k_a + margin, device)
         self.ba = None if not both else Neighbours(len(pair.b), k_b + margin, device)
 
@@ -84,32 +86,59 @@ def run_tiles(pair: Pair, shard: int, reader: MapReader, inputs: Inputs, device:
     tiles = [TileWork(pair, tile, device) for tile in tiles_of(pair.plan, shard)]
     _stream(pair, tiles, reader, inputs)
     # Of a member with itself image i of one unit meets another image of the other: the null is not the same both ways.
-    true, null, counted = Lists(pair, device, not pair.same), Lists(pair, device, True), Counted()
-    chance: list[tuple[TileWork, Tensor]] = []
+    true, null, best = Lists(pair, device, both=not pair.same), Lists(pair, device, both=True), Best(pair, device)
+    places: list[tuple[TileWork, Place]] = []
     for tile in tiles:
         for lists, products in ((true, tile.true), (null, tile.null)):
             r_AB = products.correlations(pair.absolute)
             _mask(pair, tile, r_AB)
             lists.merge(r_AB, tile.first_a, tile.first_b)
-        chance.append((tile, r_AB))
-        counted.add(r_AB)
-    by_chance = {f"chance.{side}": _looked_up(of.ids, chance, side) for side, of in true.sides.items()}
-    yield pack(
-        pair.plan.digest, TILES, {**true.state("true"), **null.state("null"), **by_chance, COUNTED: counted.counts}
-    )
+        places.append((tile, tile.null.place()))
+        best.merge(r_AB, *places[-1], pair.absolute)
+    found = {f"place.{side}": _looked_up(of.ids, places, side) for side, of in true.sides.items()}
+    yield pack(pair.plan.digest, TILES, {**true.state("true"), **null.state("null"), **found, **best.state})
 
 
-def _looked_up(ids: np.ndarray, chance: Sequence[tuple[TileWork, Tensor]], side: str) -> np.ndarray:
-    """float32 [U, K']: what the listed pairs of units have where images do not belong together; NaN where a list has none."""
+class Best:
+    """The most that each unit has above place with any unit of the other member, where images do not belong together.
+
+    float32 [U] of either member; minus infinity for units that are not compared.
+    """
+
+    def __init__(self, pair: Pair, device: str) -> None:
+        self._a, self._b = (torch.full((len(units),), -torch.inf, device=device) for units in (pair.a, pair.b))
+
+    def merge(self, r_AB: Tensor, tile: TileWork, place: Place, absolute: bool) -> None:
+        """Take the correlations of a tile, some rows at a time."""
+        of_b = self._b[tile.first_b : tile.first_b + r_AB.shape[1]]
+        for start in range(0, r_AB.shape[0], PLACED):
+            rows = slice(start, min(start + PLACED, r_AB.shape[0]))
+            by_place = place.of_rows(rows)
+            left = above_place(r_AB[rows], by_place.abs_() if absolute else by_place)
+            of_a = self._a[tile.first_a + rows.start : tile.first_a + rows.stop]
+            of_a.copy_(torch.maximum(of_a, left.amax(1)))
+            of_b.copy_(torch.maximum(of_b, left.amax(0)))
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays of which the larger count where tiles are joined."""
+        return {"best.a": self._a.cpu().numpy(), "best.b": self._b.cpu().numpy()}
+
+
+def _looked_up(ids: np.ndarray, places: Sequence[tuple[TileWork, Place]], side: str) -> np.ndarray:
+    """float32 [U, K']: what place explains of the listed pairs of units; NaN where a list has none."""
     found = np.full(ids.shape, np.nan, np.float32)
-    for tile, r_AB in chance:
-        (first, first_other), r = (
-            ((tile.first_a, tile.first_b), r_AB) if side == "ab" else ((tile.first_b, tile.first_a), r_AB.T)
+    for tile, place in places:
+        spans = (tile.first_a, len(place.a_RP)), (tile.first_b, len(place.b_CP))
+        (first, count), (first_other, others) = spans if side == "ab" else spans[::-1]
+        here = ids[first : first + count]
+        unit, at = np.nonzero((here >= first_other) & (here < first_other + others))
+        two = (
+            torch.from_numpy(which).to(place.a_RP.device)
+            for which in (unit, (here[unit, at] - first_other).astype(np.int64))
         )
-        here = ids[first : first + r.shape[0]]
-        unit, place = np.nonzero((here >= first_other) & (here < first_other + r.shape[1]))
-        other = torch.from_numpy(here[unit, place] - first_other).long().to(r.device)
-        found[first + unit, place] = r[torch.from_numpy(unit).to(r.device), other].cpu().numpy()
+        rows, columns = two if side == "ab" else reversed(tuple(two))
+        found[first + unit, at] = place.of_pairs(rows, columns).cpu().numpy()
     return found
 
 

@@ -241,7 +241,7 @@ def _check_chance(spec: MineRosettaSpec, b: Member) -> None:
 
 
 def _check_budget(spec: MineRosettaSpec, block: int, tiles: Sequence[Sequence[Tile]], a: Member, b: Member) -> None:
-    needed = _pair_memory(a, b, tiles, block, max(spec.k) + spec.margin)
+    needed = tiling_bytes(tiles, a, b, block, max(spec.k) + spec.margin)
     if needed > spec.budget_gb * 2**30:
         raise BadSpec(
             f"budget_gb: the maps of {block} images and the lists of {a.width} and {b.width} units take "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,7 +103,8 @@ class Scratch:
             with ExitStack() as stack:
                 file = None
                 with suppress(OSError):
-                    file = stack.enter_context(open(partial, "wb"))
+                    # nothing is left to be written when it is closed, which a full disk would refuse
+                    file = stack.enter_context(open(partial, "wb", buffering=0))
                 block_file = BlockFile(file)
                 yield block_file
                 if block_file.finish() and self.room_for(key, 0):
@@ -161,7 +163,7 @@ class BlockFile:
     def add(self, images: Sequence[tuple[int, str]], values_BM: Tensor) -> None:
         """The next images."""
         self._images += images
-        self._write(values_BM.cpu().contiguous().numpy().data)
+        self._write(values_BM.cpu().contiguous().numpy().reshape(-1).view(np.uint8).data)
 
     def set_aside(self, problems: Sequence[BadImage]) -> None:
         """Images that gave nothing."""
@@ -176,9 +178,10 @@ class BlockFile:
     def _write(self, data: bytes | memoryview) -> None:
         if self._file is None or not self._is_whole:
             return
+        left = memoryview(data)
         try:
-            self._file.write(data)
-            self._file.flush()
+            while len(left):
+                left = left[self._file.write(left) :]  # less than was asked for, where a disk is nearly full
         except OSError:
             self._is_whole = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -71,9 +72,13 @@ class InMemory:
 
     def take(self, numbers: int) -> Raw:
         """All of it, which is held no longer; `numbers` are those of one image."""
-        values = self._values.pop() if len(self._values) == 1 else torch.cat([*self._values, torch.empty(0, numbers)])
+        values = torch.cat(self._values) if len(self._values) > 1 else (self._values or [torch.empty(0, numbers)])[0]
         self._values.clear()
         return Raw(tuple(self._images), values, tuple(self._problems))
+
+
+Blame = Callable[[Member], AbstractContextManager[None]]
+"""Says that an error inside is of one member, so that others of the same pass go on without it."""
 
 
 class ModelTaps:
@@ -82,9 +87,10 @@ class ModelTaps:
     So nothing outside a range decides the last bits of what it gives.
     """
 
-    def __init__(self, device: str, threads: int) -> None:
+    def __init__(self, device: str, threads: int, blame: Blame) -> None:
         self._device = device
         self._threads = threads
+        self._blame = blame
         self._model: VisionModel | None = None
         self.notes: list[str] = []
 
@@ -133,7 +139,7 @@ class ModelTaps:
         for batch in forward.run(inputs, ranges, [Site.parse(name) for name in names], apart=True):
             held = [batch]
             del batch  # what was tapped does not stay beside what is taken of it, nor that beside what is next
-            yield _forwarded(members, held.pop())
+            yield _forwarded(members, held.pop(), self._blame)
 
 
 def numbers_of(member: Member) -> int:
@@ -156,11 +162,14 @@ def _settled(sinks: list[Of], within: Range, problems: list[BadImage]) -> list[O
     return sinks
 
 
-def _forwarded(members: Sequence[Member], batch: ImageBatch) -> Forwarded:
+def _forwarded(members: Sequence[Member], batch: ImageBatch, blame: Blame) -> Forwarded:
     problems = tuple(_bad(p.image, p.reason, p.detail) for p in batch.problems)
     if batch.out is None:
         return Forwarded([], problems)
-    found = [_taken(member, batch.out, batch.images) for member in members]
+    found = []
+    for member in members:
+        with blame(member):
+            found.append(_taken(member, batch.out, batch.images))
     return Forwarded(found, problems, batch.images[0].image_index, batch.images[-1].image_index)
 
 

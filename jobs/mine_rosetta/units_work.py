@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 
 from jobs.between import pack, unpack, unpack_all
 from jobs.blame import blaming
 from jobs.mine_rosetta.maps import MapReader, Maps
-from jobs.mine_rosetta.members import LEAST_SAMPLES
+from jobs.mine_rosetta.members import LEAST_SAMPLES, Member
 from jobs.mine_rosetta.plan import ACTIVITY, MOMENTS, SCALE, unit_member_of
 from jobs.mine_rosetta.scratch import BadImage
 from jobs.mine_rosetta.units import units_batch
@@ -32,7 +33,7 @@ class UnitsWorker:
         use_cpus(setting)
         self._plans = {plan.digest: plan for plan in setting.plans}
         self._members = {plan.digest: unit_member_of(plan) for plan in setting.plans}
-        self._maps = MapReader(setting, float(str(setting.plans[0].effort["cache_gb"])))
+        self._maps = MapReader(setting, float(str(setting.plans[0].effort["cache_gb"])), self._blaming)
         self.notes = self._maps.notes
 
     def process(self, shard: Shard, stages: Sequence[str], inputs: Inputs, keep: Keep) -> Iterator[Part | Artifact]:
@@ -88,8 +89,11 @@ class UnitsWorker:
         ranges = [(first, min(first + size, shard.stop)) for first in range(shard.start, shard.stop, size)]
         for found in self._maps.read(inputs, members, ranges, size):
             for plan in plans:
-                with blaming(plan):
-                    yield plan, found.pop(0)
+                yield plan, found.pop(0)
+
+    def _blaming(self, member: Member) -> AbstractContextManager[None]:
+        """An error of one member is not of its siblings."""
+        return blaming(*(plan for plan in self._plans.values() if self._members[plan.digest] == member))
 
 
 def _add(reducers: Sequence[Reducer], maps: Maps) -> None:

@@ -84,6 +84,10 @@ class Products:
         a_NU, b_NU = _moved(side_a, a_BPU, self.sums_a), _moved(side_b, b_BPU, self.sums_b)
         _multiply_into(self._products_AB, a_NU, b_NU)
         self._chunks += 1
+        self._saw(len(a_BPU), a_NU, b_NU)
+
+    def _saw(self, images: int, a_NU: Tensor, b_NU: Tensor) -> None:
+        """Whoever needs more of the maps than their products takes it here."""
 
     def correlations(self, absolute: bool = False) -> Tensor:
         """r fp32 [rows, cols], or |r|; minus infinity for units that are constant. Ends this accumulator: the result is

@@ -1,38 +1,78 @@
-"""How correlations of all pairs of units are distributed where images do not belong together: counted, so that tiles add up."""
+"""What correlations are where images do not belong together: what place alone explains, and what is left for chance."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-BINS = 1 << 13
-"""Of equal width over -1 to 1: a quantile is known to a quarter of a thousandth."""
-
-AT_ONCE = 1 << 20
-"""Correlations that are counted at a time: float32 counts to 2^24 without a gap, and they are copied."""
+from miclip_core.rosetta.accumulate import Products
+from miclip_core.rosetta.crossing import Crossing
 
 
-class Counted:
-    """How many correlations lie in each bin: int64 [BINS]."""
+@dataclass(frozen=True, eq=False)
+class Place:
+    """The correlations that two members owe to place: those of the mean maps of their units over all images.
 
-    def __init__(self, counts: np.ndarray | None = None) -> None:
-        self.counts = np.zeros(BINS, np.int64) if counts is None else counts.astype(np.int64)
+    Units that answer to a place whatever is shown have them also where images do not belong together. a_RP, b_CP: sums over
+    images by position, fp32, on the grid where products are taken. first_R, first_C: sums of all, of the second over n.
+    scale_R, scale_C: one over the root of the spread, 0 for constant units.
+    """
 
-    def add(self, r_AB: Tensor) -> None:
-        """Take the correlations of a tile in; minus infinity and NaN, of units that are not compared, count for nothing."""
-        for rows in r_AB.split(max(1, AT_ONCE // max(1, r_AB.shape[1]))):
-            inside = rows.clamp(-1, 1).masked_fill_(~torch.isfinite(rows), -2)  # beyond the bins
-            self.counts += torch.histc(inside, BINS, -1, 1).long().cpu().numpy()
+    a_RP: Tensor
+    b_CP: Tensor
+    first_R: Tensor
+    first_C: Tensor
+    scale_R: Tensor
+    scale_C: Tensor
 
-    def merge(self, counts: np.ndarray) -> None:
-        """Join what other tiles had."""
-        self.counts += counts
+    def of_rows(self, rows: slice) -> Tensor:
+        """r fp32 [rows, C]."""
+        r_RC = self.a_RP[rows] @ self.b_CP.T
+        r_RC.addr_(self.first_R[rows], self.first_C, alpha=-1)
+        return r_RC.mul_(self.scale_R[rows, None]).mul_(self.scale_C)
 
-    def quantile(self, q: float) -> float:
-        """The upper edge of the bin in which the q-quantile lies. Raises ValueError: nothing was counted."""
-        total = int(self.counts.sum())
-        if not total:
-            raise ValueError("no correlation was counted; there is no quantile of nothing")
-        place = int(np.searchsorted(self.counts.cumsum(), q * total))
-        return 2 * (min(place, BINS - 1) + 1) / BINS - 1
+    def of_pairs(self, rows_N: Tensor, columns_N: Tensor) -> Tensor:
+        """r fp32 [N]."""
+        r_N = torch.empty(len(rows_N), device=self.a_RP.device)
+        for some in torch.arange(len(rows_N), device=r_N.device).split(1 << 16):
+            i, j = rows_N[some], columns_N[some]
+            r_N[some] = (self.a_RP[i] * self.b_CP[j]).sum(1) - self.first_R[i] * self.first_C[j]
+            r_N[some] *= self.scale_R[i] * self.scale_C[j]
+        return r_N
+
+
+class ShiftedProducts(Products):
+    """Products of images that do not belong together; knows besides what each unit has at each position on the mean."""
+
+    def __init__(self, crossing: Crossing, rows: int, cols: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(crossing, rows, cols, device)
+        places = crossing.at[0] * crossing.at[1]
+        self._places_a = torch.zeros(places, rows, dtype=torch.float64, device=device)
+        self._places_b = torch.zeros(places, cols, dtype=torch.float64, device=device)
+        self._images = 0
+
+    def _saw(self, images: int, a_NU: Tensor, b_NU: Tensor) -> None:
+        self._images += images
+        for places_PU, moved_NU in ((self._places_a, a_NU), (self._places_b, b_NU)):
+            places_PU += moved_NU.unflatten(0, (images, -1)).sum(0, dtype=torch.float32)
+
+    def place(self) -> Place:
+        """What place alone explains of the correlations. Raises ValueError: no image was taken."""
+        if not self._images:
+            raise ValueError("no image was taken, so nothing is known of places")
+        a, b = self.sums_a, self.sums_b
+        scales = [torch.where(of.dead, 0, of.spread.rsqrt()).float() for of in (a, b)]
+        return Place(
+            self._places_a.T.float().contiguous(),
+            (self._places_b.T / self._images).float().contiguous(),
+            a.first_U.float(),
+            (b.first_U / b.n).float(),
+            *scales,
+        )
+
+
+def above_place(r: Tensor, place: Tensor) -> Tensor:
+    """How far correlations are above what place explains of them; place that speaks against them adds nothing."""
+    return r - place.clamp_min(0)

@@ -146,7 +146,7 @@ def _kurtosis(units: Shared, k: int) -> Html:
     known = units.only(np.isfinite(units.kurtosis))
     if not len(known.k):
         return empty_chart(title, "No unit varies.")
-    x = make_scale("kurtosis (3 of a normal distribution)", known.kurtosis + 3.0, log=True)
+    x = make_scale("kurtosis + 3 (3 of a normal distribution)", known.kurtosis + 3.0, log=True)
     edges = np.geomspace(x.low, x.high, KURTOSIS_BINS + 1)
     lines = []
     for number, (name, of) in enumerate(_groups(known).items()):
@@ -157,7 +157,7 @@ def _kurtosis(units: Shared, k: int) -> Html:
                 edges[:-1],
                 found,
                 number,
-                f"{len(of.k):,}, median {short_number(float(np.median(of.kurtosis + 3.0)))}",
+                f"{len(of.k):,}, median kurtosis {short_number(float(np.median(of.kurtosis)))}",
             )
         )
     note = "Of each group the share of its units. A unit that responds to few things is silent most of the time and then strong: large kurtosis."
@@ -181,13 +181,13 @@ def _by_member(units: Shared, zoo: Zoo, labels: Mapping[Member, str], ks: Sequen
         Column("shared", True, "share of units with a buddy above chance in some other model"),
         Column("universal", True, "share of units with one in every other model"),
         Column("mean degree", True, "other models that share a unit, mean over units"),
-        Column("kurtosis, shared", True, "median over shared units; 3 of a normal distribution"), Column("others", True, "median over the others"),
+        Column("kurtosis, shared", True, "median over shared units; 0 of a normal distribution"), Column("others", True, "median over the others"),
         Column("active, shared", True, "share of positions where they are active, median over shared units"), Column("others", True, "median over the others"),
     ]  # fmt: skip
     rows = [
         [labels[zoo.members[i]], k, Cell(count(len(of.k)), len(of.k)),
          *(bar_cell(Bar(value), span, colour, percent(value)) for value, span, colour in zip(shares[i, k], spans, (0, 2))),
-         Cell(short_number(float(of.degree.mean())), float(of.degree.mean())), *_apart(of.kurtosis + 3.0, of.degree > 0, short_number),
+         Cell(short_number(float(of.degree.mean())), float(of.degree.mean())), *_apart(of.kurtosis, of.degree > 0, short_number),
          *_apart(of.active, of.degree > 0, percent)]
         for (i, k), of in parts.items()
     ]  # fmt: skip

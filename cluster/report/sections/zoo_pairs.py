@@ -24,8 +24,8 @@ def render(data: ReportData) -> Html:
     """Matrices of every zoo, and a table of all pairs."""
     zoos, names = load_zoos(data), MemberNames(data)
     lead = tag("p", "Two units are buddies if each is among the k units of the other model that go along with it best: Pearson's r of their "
-               "maps over images and positions. They are above chance if r exceeds what place alone gives the same two units by more than "
-               "99.9 % of all pairs of units have where images do not belong together. With one neighbour a unit has at most one buddy in a "
+               "maps over images and positions. They are above chance if r exceeds what place alone explains of the two by more than 999 of 1,000 "
+               "units reach with any unit of the other model where images do not belong together. With one neighbour a unit has at most one buddy in a "
                "model; with more, models share more pairs, also by chance.")  # fmt: skip
     shown = [_figures(zoo, names, several=len(zoos) > 1) for zoo in zoos[:MOST_ZOOS]]
     left = len(zoos) - len(shown)
@@ -51,7 +51,7 @@ def _figures(zoo: Zoo, names: MemberNames, several: bool) -> Html:
         ),
         heatmap(
             "How alike buddies are", [_matrix(zoo, labels, k, _likeness, marked) for k in zoo.ks], controls,
-            "Above the diagonal the median r of buddies; below it what 99.9 % of all pairs of units stay below where images do not belong together.",
+            "Above the diagonal the median r of buddies; below it what r has to be above place to count: 999 of 1,000 units have less where images do not belong together.",
         ),
     ]  # fmt: skip
     beside = _targets(zoo, marked)
@@ -119,8 +119,8 @@ def _words(row: Mapping[str, Any]) -> str:
         f"{a} with {b}, k = {row['k']}",
         f"{count(row['above_null'])} buddies above chance{per}; {count(row['buddies'])} in all, {count(row['buddies_null'])} by chance",
         f"with a buddy: {percent(row['share_a'])} of {count(row['units_a'])} and {percent(row['share_b'])} of {count(row['units_b'])} units",
-        f"median r {short_number(row['r_p50'])}; of any two units by chance below {short_number(row['null_q999'])}, "
-        f"of a unit's best {short_number(row['null_best_p50'])}",
+        f"median r {short_number(row['r_p50'])}; by chance a unit's best is {short_number(row['null_p50'])} above place, and below "
+        f"{short_number(row['null_q999'])} for 999 of 1,000",
     ]
     if row["shares_training"] is not False:
         lines.append(
@@ -140,7 +140,7 @@ def _table(zoos: Sequence[Zoo], names: MemberNames) -> Html:
         Column("units a", True, "that were compared"), Column("units b", True, "that were compared"),
         Column("shared a", True, "share of its units that have a buddy"), Column("shared b", True, "share of its units that have a buddy"),
         Column("median r", True), Column("90 % r", True, "90 % quantile of r over buddies"),
-        Column("chance 99.9 %", True, "what r of 99.9 % of all pairs of units stays below where images do not belong together"),
+        Column("chance 99.9 %", True, "what the best of 999 of 1,000 units stays below, above place, where images do not belong together"),
         Column("best by chance", True, "median over units of the best r that a unit has there"),
         Column("images", True), Column("same targets", False, "whether both were trained on the same targets"),
         Column("uncertain", True, "units whose last neighbours are not certain; a larger margin settles them"),
@@ -161,7 +161,7 @@ def _rows(zoo: Zoo, names: MemberNames, several: bool) -> list[list[Any]]:
         counts = [row[name] for name in ("above_null", "buddies", "buddies_null", "units_a", "units_b")]
         shares = [TableCell(percent(row[name]), row[name]) for name in ("share_a", "share_b")]
         numbers = [
-            TableCell(short_number(row[name]), row[name]) for name in ("r_p50", "r_p90", "null_q999", "null_best_p50")
+            TableCell(short_number(row[name]), row[name]) for name in ("r_p50", "r_p90", "null_q999", "null_p50")
         ]
         cells = [labels[a], "itself" if a == b else labels[b], *([zoo.title] if several else []), row["k"],
                  *(TableCell(count(n), n) for n in counts), *shares, *numbers, TableCell(count(row["images"]), row["images"]),

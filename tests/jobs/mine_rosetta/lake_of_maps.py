@@ -86,6 +86,16 @@ def correlations(
         return np.corrcoef(x, y)[: len(x), len(x) :]
 
 
+def by_place(maps: dict[tuple[str, str], Tensor], a: tuple[str, str], b: tuple[str, str]) -> np.ndarray:
+    """numpy's r [U_a, U_b] of maps of which every image has the mean over all images, with the spread of the maps as they are."""
+    target = tuple(max(x, y) for x, y in zip(GRIDS[a[1]], GRIDS[b[1]]))
+    x, y = (interpolated(maps[one], GRIDS[one[1]], target) for one in (a, b))  # type: ignore[arg-type]
+    sums = [z.reshape(len(z), -1, target[0] * target[1]).mean(1) for z in (x, y)]
+    covariance = sums[0] @ sums[1].T / sums[0].shape[1] - np.outer(x.mean(1), y.mean(1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return covariance / np.outer(x.std(1), y.std(1))
+
+
 def alive(lake: Lake, report: RunReport, model: str) -> dict[str, np.ndarray]:
     """site -> bool [U]: units that are compared."""
     rows = lake.table(report, "rosetta_units", model=model)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.mine_rosetta.scratch import BadImage, Scratch
+from jobs.mine_rosetta.scratch import BadImage, BlockFile, Scratch
+from jobs.mine_rosetta.taps import InMemory
 
 KEY, NUMBERS = "key", 5
 IMAGES = [(64, "a"), (65, "b"), (67, "c"), (68, "d")]
@@ -124,3 +125,20 @@ def test_a_disk_that_cannot_be_written_keeps_nothing_and_says_so(tmp_path: Path)
     with scratch.writing(KEY, 1) as file:
         file.add(IMAGES, VALUES)
     assert scratch.read(KEY, 1, NUMBERS, (64, 69)) is None
+
+
+@pytest.mark.parametrize("numbers", [0, 3, 100_000])
+def test_a_full_disk_keeps_nothing_and_raises_nothing(numbers: int) -> None:
+    with open("/dev/full", "wb", buffering=0) as full:
+        file = BlockFile(full)
+        file.add([(0, "a")], torch.zeros(1, numbers))
+        assert not file.finish()
+
+
+def test_what_several_passes_gave_stays_on_their_device() -> None:
+    held = InMemory()
+    for start in (0, 2):
+        held.add([(start, "a"), (start + 1, "b")], torch.empty(2, 5, device="meta"))
+    raw = held.take(5)
+    assert raw.values.shape == (4, 5) and raw.values.device.type == "meta" and len(raw.images) == 4
+    assert InMemory().take(5).values.shape == (0, 5)
