@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+import miclip
 from schemas.specs import PipelineSpec
 from tests.faults import victim
+from tests.faults.conftest import Place
 from tests.faults.test_models import WEIGHTS, copy_model
 from tests.faults.test_sameness import ShuffledExecutor
 from tests.lakes import Lake
@@ -182,6 +184,15 @@ def _cut(path: Path) -> None:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     except FileNotFoundError:
         return
+
+
+def test_a_zoo_in_a_bucket_is_the_zoo_in_a_folder_and_sql_reads_it_there(quiet: dict[str, str], bucket: Place) -> None:
+    """Keys of pairs have both models in them, joined by a plus."""
+    lake = Lake(bucket.store("lake"))
+    assert lake.run(make_spec()).exit_code == 0
+    assert lake.files() == quiet
+    pairs = miclip.open(bucket.store("lake")).sql("SELECT DISTINCT model_a, model_b FROM rosetta_pairs")
+    assert pairs.num_rows == 6
 
 
 def test_three_ray_workers_give_the_tables_of_one(quiet: dict[str, str], tmp_path: Path) -> None:
