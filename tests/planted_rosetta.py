@@ -102,14 +102,14 @@ def mine(folder: Path, name: str, setting: Setting) -> None:
 
 
 class Edges(NamedTuple):
-    """Buddies of two members, one row each: numbers of units, r, ranks from 0, what place alone gives, and whether that is enough."""
+    """Buddies of two members, one row each: numbers of units, r, ranks from 0, what place alone explains, whether chance gives the rest."""
 
     a: np.ndarray
     b: np.ndarray
     r: np.ndarray
     rank_ab: np.ndarray
     rank_ba: np.ndarray
-    null_r: np.ndarray
+    place_r: np.ndarray
     below: np.ndarray
 
     def where(self, chosen: np.ndarray) -> Edges:
@@ -184,7 +184,7 @@ class Mined:
         return self._edges[a, b]
 
     def _read(self, a: str, b: str) -> Edges:
-        query = "SELECT a, b, r, rank_ab, rank_ba, null_r, is_below_null FROM buddies WHERE first = ? AND second = ? ORDER BY 1, 2"
+        query = "SELECT a, b, r, rank_ab, rank_ba, place_r, is_below_null FROM buddies WHERE first = ? AND second = ? ORDER BY 1, 2"
         found = Edges(*self.sql.execute(query, [a, b]).fetchnumpy().values())
         if len(found.a) or a == b:
             return found

@@ -74,7 +74,7 @@ def title(member: str) -> str:
 
 
 def above(edges: Edges) -> Edges:
-    """Edges that place alone does not explain."""
+    """Edges that place and chance do not explain."""
     return edges.where(~edges.below.astype(bool))
 
 
@@ -282,7 +282,7 @@ def _by_category(run: Run, cliques: Sequence[np.ndarray]) -> str:
 
 def place_table(run: Run, rotated: Run | None) -> Iterator[str]:
     """Whether the null tells pairs of units that answer to a place from others, over four models."""
-    yield head("place explains of both at least | buddies | median r | median null_r | its 90 % | below the null | rotated: median null_r | below the null | same value: above the null | below")  # fmt: skip
+    yield head("place explains of both at least | buddies | median r | median place_r | its 90 % | below the null | rotated: median place_r | below the null | same value: above the null | below")  # fmt: skip
     pairs = [pair for pair in run.mined.pairs() if set(pair) <= set(FOUR)]
     for low, high in ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 1.0)):
 
@@ -293,9 +293,9 @@ def place_table(run: Run, rotated: Run | None) -> Iterator[str]:
 
             return here.together(pairs, inside)
 
-        null_r, below, right = of(lambda e: e.null_r), of(lambda e: e.below.astype(float)), of(run.same)
-        turned = [f"{np.median(of(lambda e: e.null_r, rotated)):.2f}", share(of(lambda e: e.below.astype(float), rotated))] if rotated else ["", ""]  # fmt: skip
-        yield row(f"{low} to {high}", len(below), f"{np.median(of(lambda e: e.r)):.2f}", f"{np.median(null_r):.2f}", f"{np.quantile(null_r, 0.9):.2f}", share(below), *turned, share(right[below == 0]), share(right[below > 0], True))  # fmt: skip
+        place_r, below, right = of(lambda e: e.place_r), of(lambda e: e.below.astype(float)), of(run.same)
+        turned = [f"{np.median(of(lambda e: e.place_r, rotated)):.2f}", share(of(lambda e: e.below.astype(float), rotated))] if rotated else ["", ""]  # fmt: skip
+        yield row(f"{low} to {high}", len(below), f"{np.median(of(lambda e: e.r)):.2f}", f"{np.median(place_r):.2f}", f"{np.quantile(place_r, 0.9):.2f}", share(below), *turned, share(right[below == 0]), share(right[below > 0], True))  # fmt: skip
 
 
 def features_table(run: Run) -> Iterator[str]:
