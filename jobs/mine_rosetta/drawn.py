@@ -16,9 +16,9 @@ from jobs.protocol import ImageBytes, Inputs
 from jobs.rows import SetAside, pick, stop_for
 from miclip_core.generate.files import find_generator
 from miclip_core.generate.generator import Generator
-from miclip_core.generate.location import parse_generated
+from miclip_core.generate.location import parse_image
 from schemas.errors import NoGenerator, UnknownModel
-from schemas.refs import ImageSetRef, ModelRef
+from schemas.refs import ModelRef
 
 _COLUMNS = ("image_index", "image_id", "uri", "duplicate_of")
 
@@ -71,10 +71,9 @@ class GeneratorTaps:
         """Rows [B, P, U] of every site; a short batch is filled with its last image, so that all run in one shape."""
         if self._generator is None:
             self._generator = open_generator(members[0].forward, inputs, self._device)
-        source, _, _ = images[0].uri.rpartition("#")
-        seed = parse_generated(ImageSetRef.parse(source)).seed
-        numbers = [int(image.uri.rpartition("#")[2]) for image in images]
-        latents = self._generator.latents(seed, numbers + numbers[-1:] * (at_once - len(numbers)))
+        drawn = [parse_image(image.uri) for image in images]
+        numbers = [number for _, number in drawn]
+        latents = self._generator.latents(drawn[0][0].seed, numbers + numbers[-1:] * (at_once - len(numbers)))
         sites = dict.fromkeys(site.site for member in members for site in member.sites)
         with torch.no_grad():
             _, rows = self._generator.run(latents, list(sites))
