@@ -28,8 +28,13 @@ def open_tables(store: Store, plans: Sequence[Plan], tables: Sequence[str]) -> L
     return connection
 
 
+def block(page: str, about: str) -> str:
+    """The one SQL block of a page with this text in it."""
+    blocks = re.findall(r"^```sql\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
+    (query,) = [found for found in blocks if about in found]
+    return str(query)
+
+
 def ask(lake: Lake, page: str, about: str) -> list[dict[str, Any]]:
     """The answer to the one SQL block of a page with this text in it."""
-    blocks = re.findall(r"^```sql\n(.*?)^```", (DOCS / page).read_text(), re.M | re.S)
-    (query,) = [block for block in blocks if about in block]
-    return lake.sql(query).to_arrow_table().to_pylist()
+    return lake.sql(block(page, about)).to_arrow_table().to_pylist()

@@ -63,7 +63,7 @@ class MadeUp:
             if a != b and not row["is_below_null"] and max(row["rank_ab"], row["rank_ba"]) < k
         }
 
-    def publish(self, store: Store, **changes: Any) -> Plan:
+    def publish(self, store: Store, name: str = "made_up", /, **changes: Any) -> Plan:
         """The plan of the zoo, over published units and pairs; changes: fields of the spec."""
         spec = MineRosettaSpec.model_validate({"k": 3, **changes}, strict=False)
         sides = [Side.of(spec, member) for member in self.members]
@@ -72,7 +72,7 @@ class MadeUp:
         for a, b in [*compared(self.members), *((m, m) for m in range(len(self.members)))]:
             stage = pair_stage(spec, sides[a], sides[b])
             publish_rows(store, stage, {"rosetta_buddies": list(self.buddies.get((a, b), []))})
-        stage = zoo_stage(spec, "made_up", self.members)
+        stage = zoo_stage(spec, name, self.members)
         effort: Any = {"members": [member.model_dump(mode="json") for member in self.members]}
         return Plan(stage=stage, rounds=(Round(name=GRAPH, rows=1, shard_rows=1),), worker="zoo", effort=effort)
 
