@@ -14,8 +14,11 @@ from miclip_core.zoo.reducers import Moments
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 2e-4, "bf16": 1e-3}
-"""How far a correlation of rounded maps can be from the exact one; several times what heavy-tailed maps show."""
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-5, "fp16": 4e-4, "bf16": 4e-3}
+"""How far a correlation of rounded maps can be from the exact one: twice what units show that are active in the same 20 places.
+
+Rarer ones, which are usually left out, come up to it. Nothing is further off than two and a half times as far, both
+factors being half an ulp off."""
 
 CLAMP = 6e4
 """Just below the largest float16. n samples standardised by their own sd are within sqrt(n), so only a scale that was

@@ -11,7 +11,7 @@ from miclip_core.rosetta import accumulate
 from miclip_core.rosetta.accumulate import Products
 from miclip_core.rosetta.crossing import Crossing
 from miclip_core.rosetta.grids import Grid
-from miclip_core.rosetta.standardise import Precision, Scale, standardised
+from miclip_core.rosetta.standardise import TOLERANCES, Precision, Scale, standardised
 from miclip_core.zoo.reducers import Moments
 from tests.interpolated_maps import GRIDS, make_maps, pearson
 
@@ -50,6 +50,26 @@ def test_rounding_to_half_keeps_heavy_tails_within_the_stated_tolerance() -> Non
     exact = pearson(x, (7, 7), y, (14, 14), (14, 14))
     np.testing.assert_allclose(correlate(x, (7, 7), y, (14, 14), (14, 14), "fp16", 50), exact, atol=1e-4)
     assert np.abs(correlate(x, (7, 7), y, (14, 14), (14, 14), "fp16", 50) - exact).max() > 1e-7  # it did round
+
+
+def sparse_maps(places: int, seed: int) -> Tensor:
+    """Of 40 images on 7 x 7: 100 units that are active in the same few places, each as it likes."""
+    maps = torch.zeros(40 * 49, 100)
+    maps[torch.arange(places) * (40 * 49 // places)] = 1 + 3 * torch.rand(
+        places, 100, generator=torch.Generator().manual_seed(seed)
+    )
+    return maps.unflatten(0, (40, 49))
+
+
+@pytest.mark.parametrize("places", [5, 20])
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_rounding_keeps_units_that_are_seldom_active_within_the_stated_tolerance(
+    precision: Precision, places: int
+) -> None:
+    # a few values make all of r, so that their rounding does not average out
+    x, y, finer = sparse_maps(places, 1), sparse_maps(places, 2), (14, 14)
+    error = np.abs(correlate(x, (7, 7), y, (7, 7), finer, precision) - pearson(x, (7, 7), y, (7, 7), finer)).max()
+    assert error < TOLERANCES[precision] and (precision == "fp32" or error > TOLERANCES[precision] / 8)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
