@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -14,13 +14,17 @@ from miclip_core.rosetta.graph import ZooGraph, cores, ranges
 _WORD = 64
 _CELLS = 2**24  # bytes of one table
 
+LOOKED_AT = 10
+"""Cliques that are looked for at most, as a multiple of those that are asked for; what is given are the best of them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cliques:
     """Maximal cliques, the largest first, of equal ones that of the largest mean r, then by their vertices.
 
     vertices int32 [N, members]: the vertex of each member, NONE of those that are not in it; so a clique has one form only.
-    size int32 [N]. min_r, mean_r float64 [N]: over all pairs in it. truncated: whether there are more than were asked for.
+    size int32 [N]. min_r, mean_r float64 [N]: over all pairs in it. truncated: whether there are more than were asked for; these
+    are then the first of all, or, of more than LOOKED_AT times as many, the first of those that were found until then.
     """
 
     vertices: np.ndarray
@@ -56,16 +60,23 @@ def maximal_cliques(graph: ZooGraph, at_least: int = 3, most: int = 10_000_000) 
     """
     if at_least < 2 or most < 1:
         raise ValueError(f"at_least is {at_least} and most {most}; expected at least 2 and 1")
-    blocks, found = [np.zeros((0, graph.members), np.int32)], 0
+    blocks, found, waiting = [np.zeros((0, graph.members), np.int32)], 0, 0
     for block in _enumerate(graph.restrict(cores(graph) >= at_least - 1), at_least):
         blocks.append(block)
-        found += len(block)
-        if found > most:
+        found, waiting = found + len(block), waiting + len(block)
+        if waiting > 2 * most:  # so few are sorted often, and few are held
+            blocks = [_best(graph, np.concatenate(blocks), most).vertices]
+            waiting = most
+        if found > LOOKED_AT * most:
             break
-    vertices = np.concatenate(blocks)[:most]
+    return replace(_best(graph, np.concatenate(blocks), most), truncated=found > most)
+
+
+def _best(graph: ZooGraph, vertices: np.ndarray, most: int) -> Cliques:
+    """The first `most` of some cliques [N, members]."""
     size, min_r, mean_r = _strengths(graph, vertices)
-    order = np.lexsort((*vertices.T[::-1], -np.round(mean_r, DIGITS), -size))
-    return Cliques(vertices[order], size[order], min_r[order], mean_r[order], found > most)
+    order = np.lexsort((*vertices.T[::-1], -np.round(mean_r, DIGITS), -size))[:most]
+    return Cliques(vertices[order], size[order], min_r[order], mean_r[order], len(vertices) > most)
 
 
 def _enumerate(graph: ZooGraph, at_least: int) -> Iterator[np.ndarray]:

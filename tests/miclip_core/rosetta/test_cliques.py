@@ -7,6 +7,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
+from miclip_core.rosetta import cliques
 from miclip_core.rosetta.buddies import NONE
 from miclip_core.rosetta.cliques import Cliques, maximal_cliques
 from miclip_core.rosetta.graph import ZooGraph
@@ -121,6 +122,17 @@ def test_with_more_cliques_than_asked_for_so_many_are_given_and_it_is_said():
     assert len(everything.size) == 81 and not everything.truncated
     some = maximal_cliques(graph, most=80)
     assert len(set(sets(some))) == 80 and some.truncated and set(sets(some)) < set(sets(everything))
+
+
+@pytest.mark.parametrize("most", [1, 7, 50])
+def test_what_is_left_out_is_smaller_or_weaker_than_all_that_is_given(most: int):
+    graph = random_zoo(3, most_members=6, most_units=12, most_buddies=6)
+    everything = maximal_cliques(graph)
+    assert most < len(everything.size) <= cliques.LOOKED_AT * 50
+    some = maximal_cliques(graph, most=most)
+    if len(everything.size) <= cliques.LOOKED_AT * most:
+        assert np.array_equal(some.vertices, everything.vertices[:most])
+    assert some.truncated and len(some.size) == most and set(sets(some)) <= set(sets(everything))
 
 
 def test_where_there_are_none():
