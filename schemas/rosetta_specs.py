@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from schemas.base import EFFORT, RESULT
 from schemas.cells import LISTED, OverZoo, as_listed, as_tuple
@@ -17,6 +17,12 @@ def _both(value: object) -> object:
     """One number of neighbours holds in both directions."""
     found = as_tuple(value)
     return found * 2 if isinstance(found, tuple) and len(found) == 1 else found
+
+
+def _all_none_or_models(value: object) -> object:
+    """One model is a list of one, and all of them if the list is empty."""
+    found = value if value in ("all", "none") else as_tuple(value)
+    return "all" if found == () else found
 
 
 class MineRosettaSpec(OverZoo):
@@ -52,8 +58,8 @@ class MineRosettaSpec(OverZoo):
     """Units that are active on too few images or positions, which can agree by chance."""
     min_active_images: Annotated[int, Field(ge=1), RESULT] = 5
     min_active_positions: Annotated[int, Field(ge=1), RESULT] = 20
-    anchors: Annotated[tuple[str, ...], LISTED, RESULT] = ()
-    """Models around which tuples and clusters are made; every one if left out."""
+    anchors: Annotated[Literal["all", "none"] | tuple[str, ...], BeforeValidator(_all_none_or_models), RESULT] = "all"
+    """Models around which tuples and clusters are made, each of which is for that also compared with itself."""
     tuples: Annotated[Literal["best", "full"], RESULT] = "best"
     """One tuple per unit of an anchor, with the best buddy in each other model; or all combinations."""
     min_clique: Annotated[int, Field(ge=2), RESULT] = 3
@@ -97,6 +103,15 @@ class MineRosettaSpec(OverZoo):
             if site.is_module:
                 raise ValueError(f"{text}: a plain module is of one model, and sites are for all; name a site")
         return value
+
+    @model_validator(mode="after")
+    def _clusters_have_anchors(self) -> MineRosettaSpec:
+        if self.anchors == "none" and self.entries and self.entries_from == "clusters":
+            raise ValueError(
+                "entries_from: clusters takes the clusters of anchors, and anchors: none leaves none; take entries_from: cliques, "
+                "or name anchors"
+            )
+        return self
 
     def needs_images(self, kinds_read: Collection[str]) -> bool:
         """The images that all of them see."""

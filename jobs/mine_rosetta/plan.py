@@ -89,7 +89,7 @@ def _check_some(cell: Cell, members: Sequence[Member]) -> None:
 
 
 def _is_anchor(spec: MineRosettaSpec, member: Member) -> bool:
-    return not spec.anchors or member.model in spec.anchors
+    return spec.anchors == "all" or member.model in spec.anchors
 
 
 # ---------------------------------------------------------------- one member
@@ -303,8 +303,9 @@ def _check_zoo(cell: Cell, known: Known) -> None:
     assert isinstance(spec, MineRosettaSpec)
     if len(cell.zoo) < 2:
         raise BadSpec(f"model: {cell.zoo[0]} alone shares units with nobody; give at least two models")
-    if strange := [anchor for anchor in spec.anchors if anchor not in cell.zoo]:
-        raise BadSpec(f"anchors: {strange[0]} is not among the models; there are {', '.join(cell.zoo)}")
+    named = () if isinstance(spec.anchors, str) else spec.anchors
+    if strange := [anchor for anchor in named if anchor not in cell.zoo]:
+        raise BadSpec(f"anchors: {strange[0]} is not among the models; there are {', '.join(cell.zoo)}, all and none")
     for text in spec.sites:
         if not any(True for model in cell.zoo for _ in matching(known.models[model], text)):
             raise BadSpec(f"sites: {text}: no model of the zoo has a map there; `miclip sites MODEL` lists what it has")

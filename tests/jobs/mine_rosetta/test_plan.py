@@ -109,6 +109,15 @@ def test_anchors_alone_are_compared_with_themselves(lake: Lake) -> None:
     assert [p.stage.subject for p in by_output(found, "pair") if " + " not in p.stage.subject] == ["demo:clip-rn"]
 
 
+def test_without_anchors_no_model_is_compared_with_itself(lake: Lake) -> None:
+    found = planned(lake, anchors="none")
+    assert {p.stage.subject for p in by_output(found, "pair") if " + " not in p.stage.subject} == set()
+    (zoo,) = by_output(found, "zoo")
+    assert zoo.stage.params["anchors"] == [] and len(zoo.stage.inputs) == 3 + 3
+    assert {p.digest for p in by_output(found, "pair")} < {p.digest for p in by_output(planned(lake), "pair")}
+    assert plans(planned(lake, anchors="all")) == plans(planned(lake, anchors=[])) == plans(planned(lake))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -150,6 +159,7 @@ def test_one_model_shares_units_with_nobody(lake: Lake) -> None:
         ({"grid": [1, 4]}, "nothing can be interpolated to it"),
         ({"k": 0}, "expected 1 to 1000 neighbours"),
         ({"k": [1, 2, 3]}, "k"),
+        ({"anchors": "none", "entries_from": "clusters"}, "anchors: none leaves none; take entries_from: cliques"),
     ],
 )
 def test_a_spec_that_no_model_could_meet_is_no_spec(fields: dict[str, Any], words: str) -> None:

@@ -369,6 +369,12 @@ def test_anchors_alone_have_tuples(store: Store) -> None:
     assert {row["anchor_model"] for row in found["tuples"]} == {"demo:clip-rn"} and found["anchors"] == []
 
 
+def test_without_anchors_there_are_cliques_and_entries_of_them_and_no_tuples(store: Store) -> None:
+    found = mine(store, THREE.publish(store, anchors="none"))
+    assert found["tuples"] == found["anchors"] == found["clusters"] == []
+    assert found["cliques"] and {row["origin"] for row in found["entries"]} == {"clique"}
+
+
 def test_neighbours_by_size_of_r_count_what_falls_as_alike(store: Store) -> None:
     members = (A, B)
     a, b = key(A, "stage.1@map", 0), key(B, "mlp_act.0@patch", 5)
