@@ -20,6 +20,7 @@ from jobs.mine_rosetta.tiles import (
 )
 from jobs.protocol import Cell, Estimate, Known
 from miclip_core.rosetta.grids import Rule
+from miclip_core.rosetta.memory import zoo_bytes
 from miclip_core.zoo.shipped import share_targets
 from schemas.base import canonical_json, digest
 from schemas.errors import BadSpec, NotInspected
@@ -406,10 +407,22 @@ def estimate(plan: Plan, known: Known) -> Estimate:
             note=_note_on_maps(member, facts.flops),
         )
     members = members_of(plan)
-    rows = members[0].forward.rows if plan.stage.output == "dictionary" else 0
+    if plan.stage.output == "zoo":
+        return Estimate(worker_memory=LIBRARY_BYTES + _zoo_memory(plan, members))
+    rows = members[0].forward.rows
     largest = max(8 * known.models[m.model].params + 12 * _batch(m) * m.map_numbers for m in members)
     flops = sum(known.models[m.model].flops for m in members if not m.cached)
-    return Estimate(images=rows, flops=rows * flops, worker_memory=LIBRARY_BYTES + (largest if rows else 0))
+    return Estimate(images=rows, flops=rows * flops, worker_memory=LIBRARY_BYTES + largest)
+
+
+def _zoo_memory(plan: Plan, members: Sequence[Member]) -> int:
+    """What the graph takes if every unit has as many buddies in each other member as it may have."""
+    params: Any = plan.stage.params
+    k_a, k_b = params["k"]
+    units = [member.width for member in members]
+    edges = sum(min(k_a * units[a], k_b * units[b]) for a, b in compared(members))
+    tuples = [params["most"] if params["tuples"] == "full" else units[m] for m in params["anchors"]]
+    return zoo_bytes(sum(units), edges, len({member.model for member in members}), tuples)
 
 
 def _estimate_pair(plan: Plan, known: Known) -> Estimate:

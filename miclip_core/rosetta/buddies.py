@@ -37,7 +37,8 @@ class Buddies:
 
     def within(self, k_a: int, k_b: int) -> Buddies:
         """The best buddies under fewer neighbours, which are among those under more."""
-        return self.keep((self.rank_ab < k_a) & (self.rank_ba < k_b))
+        kept = (self.rank_ab < k_a) & (self.rank_ba < k_b)
+        return self if kept.all() else self.keep(kept)
 
 
 def best_buddies(

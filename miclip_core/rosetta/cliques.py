@@ -12,7 +12,8 @@ from miclip_core.rosetta.buddies import DIGITS, NONE
 from miclip_core.rosetta.graph import ZooGraph, cores, ranges
 
 _WORD = 64
-_CELLS = 2**24  # bytes of one table
+_CELLS = 2**22  # bytes of one table of how neighbours are joined
+_PLACES = 2**24  # vertices times roots whose neighbours are numbered at once
 
 LOOKED_AT = 10
 """Cliques that are looked for at most, as a multiple of those that are asked for; what is given are the best of them."""
@@ -93,7 +94,7 @@ def _enumerate(graph: ZooGraph, at_least: int) -> Iterator[np.ndarray]:
     words = -(-degree[roots] // _WORD)
     for width in np.unique(words):
         of_width = roots[words == width]
-        rows = max(1, min(_CELLS // (width * _WORD) ** 2, _CELLS // len(order)))
+        rows = max(1, min(_CELLS // (width * _WORD) ** 2, _PLACES // len(order)))
         place = np.full((min(rows, len(of_width)), len(order)), NONE, np.int32)
         for first in range(0, len(of_width), rows):
             yield from _Block(graph, of_width[first : first + rows], int(width), turn, place).cliques(at_least)

@@ -105,14 +105,16 @@ def join_buddies(
         ValueError: a pair inside one member or in both orders, or a unit that its part does not have.
     """
     first = np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
-    edges, r = [np.zeros((0, 2), np.int32)], [np.zeros(0)]
+    edges = np.empty((sum(map(len, pairs.values())), 2), np.int32)  # no second copy while they are joined
+    r, stop = np.empty(len(edges)), 0
     for (a, b), buddies in sorted(pairs.items()):
         if buddies.a.max(initial=-1) >= sizes[a] or buddies.b.max(initial=-1) >= sizes[b]:
             raise ValueError(f"buddies of parts {a} and {b} are of units beyond their {sizes[a]} and {sizes[b]}")
-        edges.append(np.stack((first[a] + buddies.a, first[b] + buddies.b), 1).astype(np.int32))
-        r.append(buddies.r)
+        start, stop = stop, stop + len(buddies)
+        edges[start:stop, 0], edges[start:stop, 1] = first[a] + buddies.a, first[b] + buddies.b
+        r[start:stop] = buddies.r
     of = np.arange(len(sizes)) if member is None else np.asarray(member)
-    return ZooGraph(np.repeat(of, sizes), np.concatenate(edges), np.concatenate(r))
+    return ZooGraph(np.repeat(of, sizes), edges, r)
 
 
 def universality(graph: ZooGraph) -> np.ndarray:

@@ -1,6 +1,8 @@
-"""What memory tiles of correlations and rescoring take, for whoever plans; loads no torch."""
+"""What memory tiles of correlations, rescoring and the graph of a zoo take, for whoever plans; loads no torch."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 CHUNKS = 4096
 """Chunks whose fp32 sums are added in a row. Rounding grows with the root of their number, to at most 4e-6 of r here; then
@@ -26,3 +28,12 @@ def rescoring_bytes(pairs: int, numbers_a: int, numbers_b: int) -> int:
     Four times SLICE numbers of fp64, or those of one image if these are more; 48 for each pair.
     """
     return 8 * 4 * max(SLICE, numbers_a, numbers_b) + 48 * pairs
+
+
+def zoo_bytes(units: int, edges: int, members: int, tuples: Sequence[int]) -> int:
+    """Memory that the graph of a zoo takes with all that is found in it, in bytes; tuples: how many each anchor has at most.
+
+    96 MB for what is looked for and written at a time; 110 for each edge while edges are sorted and counted; 200 for each unit;
+    4 for each vertex of a tuple, and 44 more for those of the anchor at hand.
+    """
+    return (96 << 20) + 110 * edges + 200 * units + members * (4 * sum(tuples) + 44 * max(tuples, default=0))
