@@ -16,6 +16,9 @@ MAX_ATTEMPTS = 3
 MAX_FAILED_SHARDS = 10
 """After so many application errors in one work the rest would fail alike; what is running still finishes."""
 
+SEVERAL = frozenset({"mine_rosetta"})
+"""Kinds whose works do different things with one subject: the units of a model, and the model with itself."""
+
 
 class Need(Protocol):
     """What a place is asked to hold: a work, or a cell of which nothing is known yet but this."""
@@ -54,8 +57,12 @@ class Work:
 
     @property
     def title(self) -> str:
-        """For people: kind and subject."""
-        return f"{self.kind} {self.plans[0].stage.subject}"
+        """For people: kind and subject, and of what does several things with one subject which of them."""
+        words = [self.kind, self.plans[0].stage.subject]
+        if self.kind in SEVERAL:
+            details = dict.fromkeys(plan.stage.detail for plan in self.plans if plan.stage.detail)
+            words += [self.plans[0].stage.output, ", ".join(details)]
+        return " ".join(words).rstrip()
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,9 @@ class PipelineRun:
         self._executor, self._log, self._stop = executor, log, stop
         self._started = time.monotonic()
         self._errors: dict[str, str] = {}
+        self._waits: dict[str, str] = {}
+        """Stage -> one of its inputs that is not published."""
+        self._names: dict[str, str] = {}
         self._published: set[str] = set()
         self._planned = planned
 
@@ -189,7 +192,7 @@ class PipelineRun:
         for cell in cells:
             for plan in cell.plans:
                 if absent := missing & set(plan.stage.inputs.values()):
-                    self._errors[plan.digest] = f"{WAITS} {min(absent)} is not published"
+                    self._waits[plan.digest] = min(absent)
                 else:
                     yield plan, cell.cell.resources
 
@@ -201,7 +204,7 @@ class PipelineRun:
                 self._errors.setdefault(stage, f"{where}: {outcome.error}: {outcome.message}")
         for plan in board.incomplete():
             if absent := board.missing_inputs(plan):
-                self._errors.setdefault(plan.digest, f"{WAITS} {min(absent)} is not published")
+                self._waits.setdefault(plan.digest, min(absent))
 
     def _finish(self) -> RunReport:
         state = self._state("DONE")
@@ -262,7 +265,24 @@ class PipelineRun:
     def _stage_state(self, planned: tuple[str, Plan, Resources]) -> StageState:
         cell, plan, _ = planned
         known = plan.digest in self._published
-        return stage_state(self._store, cell, plan, self._errors.get(plan.digest, ""), published=known)
+        return stage_state(self._store, cell, plan, self._why(plan.digest), published=known)
+
+    def _why(self, digest: str) -> str:
+        """Why a stage is not published; one that waits names the stage that failed, however far behind it that is."""
+        cause = digest
+        while cause in self._waits and cause not in self._errors:
+            cause = self._waits[cause]
+        if cause == digest:
+            return self._errors.get(digest, "")
+        if cause not in self._names:
+            self._names[cause] = self._name_of(cause)
+        return f"{WAITS} {self._names[cause]} is not published"
+
+    def _name_of(self, digest: str) -> str:
+        """What people call a stage of this run; its digest if the run does not plan it."""
+        planned = self._planned.plans() if self._planned else ()
+        stages = ((cell, plan.stage) for cell, plan, _ in planned if plan.digest == digest)
+        return next((f"{cell} {stage.output} {stage.detail}".rstrip() for cell, stage in stages), digest)
 
     def _save(self, status: RunStatus, message: str = "") -> None:
         save_state(self._store, self._state(status, message))

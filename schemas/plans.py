@@ -39,7 +39,7 @@ class StageSpec(Frozen):
         """What tells it from its siblings, for people: site, variant, units, seed, and what a sweep of SAEs or encoders varies."""
         params = self.params
         words: list[Any] = [params.get("site"), params.get("variant"), params.get("format")]
-        words += [str(params.get("sha256", ""))[:8], *self._units(), *_settings(params, ("seed",))]
+        words += [str(params.get("sha256", ""))[:8], *self._units(), self._between(), *_settings(params, ("seed",))]
         if isinstance(sae := params.get("sae"), dict):
             words += [sae["arch"], f"{sae['latents']} latents", *_settings(sae, ("k", "l1", "lr", "seed"))]
         if isinstance(align := params.get("align"), dict):
@@ -57,6 +57,11 @@ class StageSpec(Frozen):
             yield f"at {at}"
         if kind == "features" and (error := self.params.get("error")) is not None:
             yield f"error {error}"
+
+    def _between(self) -> str:
+        """Whose units are compared, where two members of a zoo are, or one with itself."""
+        between = str(self.params.get("between", ""))
+        return f"{between} with itself" if between and self.inputs.get("a") == self.inputs.get("b") else between
 
     @property
     def slug(self) -> str:

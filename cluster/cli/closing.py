@@ -96,8 +96,9 @@ def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8
         return
     console = errors()
     # what waits for an input that failed says nothing new
-    causes = [failure for failure in report.failures if WAITS not in failure] or report.failures
-    waiting = len(report.failures) - len(causes)
+    causes = [failure for failure in report.failures if WAITS not in failure]
+    waiting = Counter(failure.partition(WAITS)[2].strip() for failure in report.failures if WAITS in failure and causes)
+    causes = causes or report.failures
     # nor do the stages that failed for the same reason, such as all that need a model that cannot be opened
     alike = Counter(map(_reason, causes))
     first = {_reason(failure): failure for failure in reversed(causes)}
@@ -107,8 +108,15 @@ def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8
         console.print(Text.assemble(("  ✗ ", "red"), failure, (more, "dim")), soft_wrap=True)
     if len(alike) > most:
         console.print(f"  and {len(alike) - most} more")
+    for cause, number in list(waiting.items())[:most]:
+        wait = "waits" if number == 1 else "wait"
+        console.print(f"  {some(number, 'stage')} {wait}: {WAITS} {cause}", soft_wrap=True)
     if waiting:
-        console.print(f"  {some(waiting, 'stage')} not begun, because inputs of theirs are missing")
+        rest = sum(list(waiting.values())[most:])
+        more = f"{some(rest, 'stage')} more wait for others; " if rest else ""
+        console.print(
+            f"  {more}mend what failed and retry, or take it out of the spec: what can do without it is made then"
+        )
     run = report.state.run
     console.print(Text(f"tracebacks: miclip logs {run} --failed --store {store.uri}", "dim"), soft_wrap=True)
     console.print(Text(f"what workers printed: {log_file}", "dim"), soft_wrap=True)

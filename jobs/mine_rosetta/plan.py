@@ -198,7 +198,7 @@ def pair_stage(spec: MineRosettaSpec, side_a: Side, side_b: Side) -> StageSpec:
         subject=a.model if same else f"{a.model}{PAIR}{b.model}",
         output="pair",
         params={
-            "between": a.unit_kind if same else f"{_of(a)} and {_of(b)}",
+            "between": _of(a) if same else f"{_of(a)} and {_of(b)}",
             "grid": spec.grid if isinstance(spec.grid, str) else list(spec.grid),
             "k": list(spec.k),
             "rank_by": spec.rank_by,

@@ -108,13 +108,15 @@ def test_a_stage_runs_after_those_it_reads(lake):
 
 
 def test_a_failed_stage_stops_only_what_reads_it(lake):
-    spec = pipeline({"bad": {"error_shards": [1]}, "after": {"reads": "bad"}, "beside": {}})
+    spec = pipeline({"bad": {"error_shards": [1]}, "after": {"reads": "bad"}, "last": {"reads": "after"}, "beside": {}})
     report = lake.run(spec)
     assert report.exit_code == 1
-    assert states(lake) == {"bad": "failed", "after": "failed", "beside": "published"}
-    assert [f.split(":")[0] for f in report.failures] == ["bad rows", "after rows"]
+    assert states(lake) == {"bad": "failed", "after": "failed", "last": "failed", "beside": "published"}
+    assert [f.split(":")[0] for f in report.failures] == ["bad rows", "after rows", "last rows"]
     assert "shard 1: ValueError: shard 1 was told to fail" in report.failures[0]
-    assert "is not published" in report.failures[1]
+    assert [f.partition(": ")[2] for f in report.failures[1:]] == [
+        "its input stage bad rows a seed 0 is not published"
+    ] * 2
     lake.run(spec)
     assert (lake.count("shard_done"), lake.count("shard_failed")) == (0, 1)  # only the failed shard is tried again
 

@@ -27,6 +27,12 @@ ALIGN = {"w_out": 1.0, "w_in": 0.0, "logit_scale": "learned", "lr": 1e-3, "seed"
         ),
         ({**UNITS, "at": "resid_post.3@patch", "error": "keep"}, {}, "resid_post.3@patch miclip in+out neurons seed 1"),
         ({**FEATURES, "error": "drop"}, {}, "resid_post.3@patch auroc features error drop"),
+        (
+            {"between": "neurons and features of sae:01234567"},
+            {"a": "1", "b": "2"},
+            "neurons and features of sae:01234567",
+        ),
+        ({"between": "neurons"}, {"a": "1", "b": "1"}, "neurons with itself"),
         ({"site": "pooled", "align": ALIGN}, {}, "pooled w_out 1 w_in 0 logit_scale learned lr 0.001 seed 2"),
     ],
 )

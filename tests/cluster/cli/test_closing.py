@@ -22,10 +22,23 @@ def test_a_sweep_that_failed_names_its_causes_and_counts_what_waited(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     diverged = [f"sae/{model} sae: shard 0: seed {seed} of {model} diverged" for model in "ab" for seed in range(4)]
-    waiting = [f"sae/{model} summary: {WAITS} 0{seed} is not published" for model in "ab" for seed in range(4)]
-    lines = last_words(diverged[:4] + waiting[:4] + diverged[4:] + waiting[4:], tmp_path, capsys)
+    waiting = [f"sae/{model} summary: {WAITS} sae/{model} sae is not published" for model in "ab" for _ in range(4)]
+    lines = last_words([*diverged[:4], *waiting[:5], *diverged[4:]], tmp_path, capsys)
     assert lines[:8] == [f"  ✗ {failure}" for failure in diverged]
-    assert lines[8] == "  8 stages not begun, because inputs of theirs are missing"
+    assert lines[8:11] == [
+        "  4 stages wait: its input stage sae/a sae is not published",
+        "  1 stage waits: its input stage sae/b sae is not published",
+        "  mend what failed and retry, or take it out of the spec: what can do without it is made then",
+    ]
+
+
+def test_of_many_causes_some_are_named_and_the_rest_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = [f"t summary: {WAITS} s{n} sae is not published" for n in range(10)]
+    lines = last_words(["s sae: shard 0: diverged", *waiting, waiting[-1]], tmp_path, capsys)
+    assert lines[8] == "  1 stage waits: its input stage s7 sae is not published"
+    assert lines[9].startswith("  3 stages more wait for others; mend what failed")
 
 
 def test_where_all_wait_each_says_for_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

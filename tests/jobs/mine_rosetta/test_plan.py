@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from cluster.board import Work
 from cluster.pipeline import PlannedPipeline, plan_pipeline, title
 from jobs.kinds import get_kind
 from schemas.errors import BadSpec, TooFewImages
-from schemas.plans import Plan
+from schemas.plans import Plan, Resources
 from schemas.specs import PipelineSpec
 from tests.lakes import Lake
 
@@ -66,6 +67,19 @@ def test_three_models_are_three_stages_of_units_six_pairs_with_themselves_a_zoo_
     (zoo,) = by_output(found, "zoo")
     assert len(zoo.stage.inputs) == 3 + 3 + 3 and set(zoo.stage.inputs.values()) <= set(everything)
     assert by_output(found, "dictionary")[0].stage.inputs["zoo"] == zoo.digest
+
+
+def test_every_work_of_a_zoo_has_a_title_of_its_own(lake: Lake) -> None:
+    titles = [Work((plan,), Resources()).title for plan in plans(planned(lake, ZOO[:2])).values()]
+    assert titles == [
+        "mine_rosetta demo:clip-p8 units neurons",
+        "mine_rosetta demo:clip-p8 pair neurons with itself",
+        "mine_rosetta demo:clip-rn units neurons",
+        "mine_rosetta demo:clip-rn pair neurons with itself",
+        "mine_rosetta demo:clip-p8 + demo:clip-rn pair neurons and neurons",
+        "mine_rosetta zoo-shared zoo",
+        "mine_rosetta zoo-shared dictionary",
+    ]
 
 
 def test_adding_a_model_to_a_zoo_of_three_plans_three_new_pairs_and_nothing_else_but_its_own(lake: Lake) -> None:
