@@ -19,6 +19,14 @@ def _both(value: object) -> object:
     return found * 2 if isinstance(found, tuple) and len(found) == 1 else found
 
 
+def _rows_and_columns(value: object) -> object:
+    """A grid is named or two numbers; the message names both, which that of a union does not."""
+    found = as_listed(value)
+    if found != "pairwise_max" and not (isinstance(found, tuple) and len(found) == 2):
+        raise ValueError(f"grid {value}: expected pairwise_max, or rows and columns such as [7, 7]")
+    return found
+
+
 def _all_none_or_models(value: object) -> object:
     """One model is a list of one, and all of them if the list is empty."""
     found = value if value in ("all", "none") else as_tuple(value)
@@ -38,7 +46,9 @@ class MineRosettaSpec(OverZoo):
     """`square` is one centre-square view for all; `model` is allowed where every model's own transform cuts nothing off."""
     units: Annotated[tuple[UnitKind, ...], LISTED, Field(min_length=1), RESULT] = ("neurons", "features")
     """Neurons of the models, features of the SAEs that are read, or both."""
-    grid: Annotated[Literal["pairwise_max"] | tuple[int, int], BeforeValidator(as_listed), RESULT] = "pairwise_max"
+    grid: Annotated[Literal["pairwise_max"] | tuple[int, int], BeforeValidator(_rows_and_columns), RESULT] = (
+        "pairwise_max"
+    )
     """Where maps are compared: at the finer of two grids, or all at one grid of rows and columns."""
     k: Annotated[tuple[int, int], BeforeValidator(_both), RESULT] = (5, 5)
     """Neighbours that count for a unit of the earlier and of the later model of a pair; one number for both."""

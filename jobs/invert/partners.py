@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from jobs.activations import Forward
@@ -65,9 +66,21 @@ def find_partners(cell: Cell, images: ImageFacts) -> tuple[Forward, tuple[Partne
             f"generator: {spec.generator} was compared with no other model in {', '.join(spec.reads)}, whose models are "
             f"{', '.join(models) or 'none'}; read a mine_rosetta stage whose zoo has it"
         )
+    _check_k(spec, [plan for plan, _ in found.values()])
     partners = [_partner(cell, images, plan, side) for plan, side in found.values()]
     plan, side = next(iter(found.values()))
     return _over(cell, images, _forward(plan, side)), _chosen(spec, partners)
+
+
+def _check_k(spec: InvertSpec, pairs: Sequence[Plan]) -> None:
+    """Buddies beyond those that were mined are not there. Raises BadSpec."""
+    given: Any = [plan.stage.params["k"] for plan in pairs]
+    mined = max(max(both) for both in given)
+    if spec.k > mined:
+        raise BadSpec(
+            f"k: the {spec.k} nearest, of which {', '.join(spec.reads)} mines {mined}; expected at most {mined}; give a smaller k here or "
+            "a larger one there"
+        )
 
 
 def _pairs(cell: Cell) -> list[Plan]:

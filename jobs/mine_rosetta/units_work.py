@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
+import pyarrow as pa
 
 from jobs.between import pack, unpack, unpack_all
 from jobs.blame import blaming
@@ -24,6 +25,8 @@ from schemas.plans import Plan, Shard
 
 AT_ONCE = 1 << 22
 """Numbers that are turned to float64 at a time."""
+MANY_RARE = 1 / 3
+"""Above this share of rare units people are told: what is compared is no longer the model."""
 
 
 class UnitsWorker:
@@ -80,7 +83,9 @@ class UnitsWorker:
             for statistics, of, part in zip(found, moments, _parted(state), strict=True):
                 statistics.merge(UnitStatistics.from_state(part, of))
         check_units(member.name, moments, found)
-        return Part(plan.digest, "rosetta_units", units_batch(plan, member, moments, found))
+        rows = units_batch(plan, member, moments, found)
+        self.notes.extend(notes_on_rare(plan, member.name, rows))
+        return Part(plan.digest, "rosetta_units", rows)
 
     def _read(self, plans: Sequence[Plan], shard: Shard, inputs: Inputs) -> Iterator[tuple[Plan, Maps]]:
         """The maps of a shard, some images after another."""
@@ -117,6 +122,19 @@ def check_units(name: str, moments: Sequence[Moments], found: Sequence[UnitStati
             f"{name}: none of {sum(len(of.low) for of in found)} units varies over {images} images; expected maps that differ; "
             "check that the images are not all alike, and the weights of the model"
         )
+
+
+def notes_on_rare(plan: Plan, name: str, rows: pa.RecordBatch) -> list[str]:
+    """What people should know where many units that vary are active too rarely; rows of rosetta_units: all of a member."""
+    dead, rare = (rows[column].to_numpy(zero_copy_only=False) for column in ("is_dead", "is_rare"))
+    number, alive, params = int((rare & ~dead).sum()), int((~dead).sum()), plan.stage.params
+    if number <= MANY_RARE * alive:
+        return []
+    return [
+        f"{name}: {number:,} of {alive:,} units that vary are active on fewer than {params['min_active_images']} images or "
+        f"{params['min_active_positions']} positions; pairs leave them out unless rare: keep; give more images, or a smaller "
+        "min_active_images"
+    ]
 
 
 def _bad_inputs(plan: Plan, problems: Sequence[BadImage]) -> Iterator[Part]:

@@ -313,6 +313,7 @@ def test_the_memory_that_a_plan_states_has_the_maps_of_the_members_that_guide(wo
         ({"generator": "demo:vit-dense"}, "generator: demo:vit-dense was compared with no other model in mine"),
         ({"members": ["demo:siglip-p8"]}, f"members: demo:siglip-p8 was not compared with {GENERATOR}; there are {VIT}, {RESNET}"),
         ({"units": "features"}, "units: no features of .* were compared"),
+        ({"k": 6}, "k: the 6 nearest, of which mine mines 5; expected at most 5"),
         ({"edit": "zoom"}, "did not draw these images.*found 0 inversions.*read an invert stage with edit: none"),
         ({"edit": "remove", "chosen": [{"site": "act.0", "unit": 999}]}, r"chosen: unit 999 of act.0@map, which has"),
         ({"edit": "remove", "chosen": [{"site": "act.99", "unit": 0}]}, "chosen: act.99 is not one site of"),

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from cluster.inputs import StoreInputs
 from jobs.mine_rosetta import maps as maps_module
-from jobs.mine_rosetta.units_work import check_units
+from jobs.mine_rosetta.plan import units_stage
+from jobs.mine_rosetta.units_work import check_units, notes_on_rare
 from jobs.sae_files import WEIGHTS
 from miclip_core.rosetta.statistics import UnitStatistics
 from miclip_core.sae.weights import load_sae
 from miclip_core.zoo.reducers import Moments
 from schemas.errors import BadMaps
+from schemas.plans import Plan
+from schemas.rosetta_specs import MineRosettaSpec
 from schemas.specs import PipelineSpec
 from tests.interpolated_maps import pearson
 from tests.jobs.mine_rosetta.lake_of_maps import (
@@ -32,6 +36,7 @@ from tests.jobs.mine_rosetta.lake_of_maps import (
     neighbours,
     run,
 )
+from tests.jobs.mine_rosetta.made_up_zoo import make_member
 from tests.jobs.mine_rosetta.test_pair import rows_of
 from tests.lakes import Lake, export
 
@@ -176,3 +181,15 @@ def test_maps_that_do_not_vary_or_are_too_few_are_refused_in_words(
     statistics.add(rows, np.arange(positions), ())
     with pytest.raises(BadMaps, match=words):
         check_units("demo:x", [moments], [statistics])
+
+
+@pytest.mark.parametrize(("rare", "told"), [(2, False), (3, True)])
+def test_people_are_told_if_more_than_a_third_of_the_units_that_vary_are_rare(rare: int, told: bool) -> None:
+    dead = [True] * 4 + [False] * 6
+    marked = [True] * (4 + rare) + [False] * (6 - rare)  # what never varies is not counted as rare
+    rows = pa.RecordBatch.from_pydict({"is_dead": dead, "is_rare": marked})
+    stage = units_stage(MineRosettaSpec(), make_member("demo:clip-rn", {"stage.1@map": 10}))
+    notes = notes_on_rare(Plan(stage=stage, rounds=(), worker="w"), "demo:clip-rn", rows)
+    assert len(notes) == told
+    if told:
+        assert "demo:clip-rn: 3 of 6 units that vary are active on fewer than 5 images or 20 positions" in notes[0]

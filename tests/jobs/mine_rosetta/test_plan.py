@@ -170,6 +170,7 @@ def test_one_model_shares_units_with_nobody(lake: Lake) -> None:
         ({"sites": ["resid_post.1@cls"]}, "resid_post.1@cls is no map; write resid_post.1@patch"),
         ({"sites": ["stage.1:mean"]}, "is no map"),
         ({"sites": ["module:visual.conv1"]}, "a plain module is of one model"),
+        ({"grid": 7}, r"grid 7: expected pairwise_max, or rows and columns such as \[7, 7\]"),
         ({"grid": [1, 4]}, "nothing can be interpolated to it"),
         ({"k": 0}, "expected 1 to 1000 neighbours"),
         ({"k": [1, 2, 3]}, "k"),
