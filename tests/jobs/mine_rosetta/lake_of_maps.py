@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +45,25 @@ def run(folder: Path, *args: Any, **fields: Any) -> tuple[Lake, RunReport]:
     return lake, report
 
 
-def extract(lake: Lake, images: str = WORLD, models: Sequence[str] = (VIT, RESNET)) -> dict[tuple[str, str], Tensor]:
+USUAL_SITES = {VIT: ("mlp_act.-1@patch",), RESNET: ("stage.2@map", "stage.3@map")}
+
+
+def extract(
+    lake: Lake,
+    images: str = WORLD,
+    models: Sequence[str] = (VIT, RESNET),
+    sites_of: Mapping[str, Sequence[str]] = USUAL_SITES,
+) -> dict[tuple[str, str], Tensor]:
     """(model, canonical site) -> maps fp32 [B, P, U] as extraction stores them."""
     stage = {"kind": "extract", "geometry": "square", "batch_size": 16, "round_to": "fp32", "outputs": ["activations"]}
     found = {}
     for model in models:
-        sites = ["mlp_act.-1@patch"] if model == VIT else ["stage.2@map", "stage.3@map"]
         data = {
             "kind": "pipeline",
             "name": "e",
             "images": {"ref": images},
             "matrix": {"model": [model]},
-            "stages": {"acts": {**stage, "sites": sites}},
+            "stages": {"acts": {**stage, "sites": list(sites_of[model])}},
         }
         report = lake.run(PipelineSpec.model_validate(data, strict=False))
         assert report.exit_code == 0, report.failures
@@ -66,8 +73,9 @@ def extract(lake: Lake, images: str = WORLD, models: Sequence[str] = (VIT, RESNE
                 [("image_index", "ascending"), ("token", "ascending")]
             )
             values = of["act"].combine_chunks().flatten().to_numpy().reshape(len(of), -1)
-            positions = int(np.prod(GRIDS[site]))
-            found[model, site] = torch.from_numpy(values.copy()).unflatten(0, (-1, positions))
+            found[model, site] = torch.from_numpy(values.copy()).unflatten(
+                0, (len(set(of["image_index"].to_pylist())), -1)
+            )
     return found
 
 
