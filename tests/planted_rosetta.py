@@ -76,10 +76,10 @@ SETTINGS = {
     "four-rotated": Setting(changes={**ONE_ANCHOR, "chance": "shifted_rotated"}),
     "four-fp16": Setting(changes={**ONE_ANCHOR, "precision": "fp16"}),
     "four-200": Setting(images=200, changes=ONE_ANCHOR),
-    "four-200_again": Setting(seed=2, images=200, changes=ONE_ANCHOR),
+    "four-200-again": Setting(seed=2, images=200, changes=ONE_ANCHOR),
     "four-grid": Setting(changes={**ONE_ANCHOR, "grid": [4, 4]}),
     "four-1600": Setting(images=1600, changes=ONE_ANCHOR),
-    "four-1600_again": Setting(seed=2, images=1600, changes=ONE_ANCHOR),
+    "four-1600-again": Setting(seed=2, images=1600, changes=ONE_ANCHOR),
 }
 """Runs by the name of their pipeline."""
 
