@@ -21,6 +21,7 @@ from miclip_core.world.card import read_card
 from miclip_core.world.recipes import RECIPES
 from miclip_core.zoo.load import inspect_model
 from schemas import specs
+from schemas.cells import Cell, OverZoo
 from schemas.models import site_names
 from schemas.refs import ModelRef
 from tests.lakes import Lake, export
@@ -287,6 +288,16 @@ def test_the_figures_of_the_generator_are_what_its_card_says():
     assert rows == generator_rows()
     assert f"{card['measured']['psnr']['mean']:.1f} dB" in section and f"{card['cpu_seconds']} CPU seconds" in section
     assert f"more than {card['measured']['psnr']['worst_5_percent']:.1f} dB" in section
+
+
+# -- rosetta.md
+
+
+@pytest.mark.parametrize(("spec", "others"), [(specs.MineRosettaSpec, OverZoo), (specs.InvertSpec, Cell)])
+def test_the_page_of_shared_units_has_every_field_of_its_own(spec, others):
+    page = (ROOT / "docs" / "rosetta.md").read_text()
+    own = set(spec.model_fields) - set(others.model_fields) - {"kind"}
+    assert {name for name in own if not re.search(rf"^\|[^|]*`{name}`", page, re.M)} == set()
 
 
 if __name__ == "__main__":
