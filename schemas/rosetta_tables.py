@@ -85,8 +85,16 @@ ROSETTA: tuple[Table, ...] = (
             _R,
             ("rank_ab", pa.int32(), "place of unit_b among the nearest of unit_a, 0-based"),
             ("rank_ba", pa.int32(), "place of unit_a among the nearest of unit_b, 0-based"),
-            ("place_r", pa.float64(), "what place alone explains of r: the correlation of the mean maps of the two units"),
-            ("null_q999", pa.float64(), "r above place that 999 of 1,000 units do not reach where images do not belong together"),
+            (
+                "place_r",
+                pa.float64(),
+                "what place alone explains of r: the correlation of the mean maps of the two units",
+            ),
+            (
+                "null_q999",
+                pa.float64(),
+                "r above place that 999 of 1,000 units do not reach where images do not belong together",
+            ),
             ("is_below_null", pa.bool_(), "whether r is above place_r (if positive) by no more than null_q999"),
         ),
     ),
