@@ -58,14 +58,15 @@ class DictionaryWorker:
         of_models = groupby((one for one in shown if len(one)), key=lambda one: one.member.forward)
         for of_model in (list(group) for _, group in of_models):
             there = np.unique(np.concatenate([one.entry for one in of_model]))
-            total[:, there] += self._peaks(of_model, shard, inputs, entries)[:, there]
+            at_once: Any = plan.effort["images_at_once"]
+            peaks = self._peaks(of_model, shard, inputs, entries, at_once[of_model[0].member.model])
+            total[:, there] += peaks[:, there]
             models[there] += 1
         return total / np.maximum(models, 1)
 
-    def _peaks(self, shown: Sequence[Shown], shard: Shard, inputs: Inputs, entries: int) -> np.ndarray:
+    def _peaks(self, shown: Sequence[Shown], shard: Shard, inputs: Inputs, entries: int, at_once: int) -> np.ndarray:
         """float32 [rows, entries]: the largest z that any unit of an entry in one model reaches; NaN for unusable images."""
         peaks = np.full((shard.stop - shard.start, entries), np.nan, np.float32)
-        at_once = int(str(shown[0].member.forward.effort["batch_size"]))
         ranges = [(start, min(start + at_once, shard.stop)) for start in range(shard.start, shard.stop, at_once)]
         reader = self._reader_of(shown[0].member.forward)
         for found in reader.read(inputs, [one.member for one in shown], ranges, at_once):

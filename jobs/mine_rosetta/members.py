@@ -81,6 +81,13 @@ class Member(Frozen):
         """Units in all; of an SAE that is not read yet, what is assumed."""
         return sum(site.width for site in self.sites)
 
+    def of_width(self, latents: int) -> Member:
+        """The same with the latents that its SAE has, once these are known."""
+        site = self.sites[0].model_copy(update={"width": latents})
+        return Member(
+            forward=self.forward, sites=(site,), sae=self.sae, cached=self.cached
+        )  # a copy would keep the old sums
+
     @cached_property
     def map_numbers(self) -> int:
         """Numbers in the maps of one image."""
@@ -119,7 +126,7 @@ def find_members(cell: Cell, known: Known, model: str) -> tuple[Member, ...]:
     assert isinstance(spec, MineRosettaSpec)
     cell = replace(cell, model=model)
     facts = get_facts(cell, known)
-    _check_view(cell, facts)
+    _check_view(cell, facts, known)
     forward = make_forward(cell, known)
     found = []
     if "neurons" in spec.units:
@@ -133,7 +140,7 @@ def find_members(cell: Cell, known: Known, model: str) -> tuple[Member, ...]:
     return tuple(member.model_copy(update={"cached": _is_cached(cell, facts, member)}) for member in found)
 
 
-def _check_view(cell: Cell, facts: ModelFacts) -> None:
+def _check_view(cell: Cell, facts: ModelFacts, known: Known) -> None:
     spec, ref = cell.spec, ImageSetRef.parse(cell.images.ref) if cell.images else None
     assert isinstance(spec, MineRosettaSpec) and ref is not None
     if facts.family == GENERATOR:
@@ -147,6 +154,18 @@ def _check_view(cell: Cell, facts: ModelFacts) -> None:
             f"geometry: model: {facts.model} cuts off what others see, so their maps are shifted against each other; use "
             "geometry: square"
         )
+    elif spec.geometry == "model":
+        _check_one_resize(facts, [known.models[model] for model in cell.zoo if model in known.models])
+
+
+def _check_one_resize(facts: ModelFacts, others: Sequence[ModelFacts]) -> None:
+    """Nothing, if models that cut nothing off a square see the same part of any other image. Raises BadSpec."""
+    for other in others:
+        if GENERATOR not in (facts.family, other.family) and other.geometry.resize != facts.geometry.resize:
+            raise BadSpec(
+                f"geometry: model: {facts.model} resizes by {facts.geometry.resize}, {other.model} by {other.geometry.resize}, so of "
+                "images that are not square they see different parts; use geometry: square"
+            )
 
 
 def _neurons(cell: Cell, facts: ModelFacts) -> list[MemberSite]:

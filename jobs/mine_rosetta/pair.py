@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.mine_rosetta.plan import member_of, rule_of
+from jobs.mine_rosetta.plan import member_of, rule_of, tiles_of
 from jobs.mine_rosetta.taps import Range
+from jobs.mine_rosetta.tiles import tiling_bytes, whole_bytes
 from jobs.mine_rosetta.units import Units, load_units
 from jobs.protocol import Inputs
 from miclip_core.rosetta.crossing import Crossing
 from miclip_core.rosetta.grids import common_grid
-from schemas.errors import BadMaps
+from schemas.errors import BadMaps, BadSpec
 from schemas.plans import Plan
 
 
@@ -38,7 +40,29 @@ class Pair:
                     f"{of.member.name}: none of its {len(of)} units can be compared: {int(of.dead.sum())} do not vary, the others are "
                     "active on too few images or positions; use more images, or rare: keep"
                 )
+        pair._check_widths()
         return pair
+
+    def _check_widths(self) -> None:
+        """Nothing, if SAEs of which the width was assumed are cut small enough. Raises BadSpec."""
+        if len(self.a) <= self.a.member.width and len(self.b) <= self.b.member.width:
+            return
+        a, b = (of.member if of.member.sae is None else of.member.of_width(len(of)) for of in (self.a, self.b))
+        effort: Any = self.plan.effort
+        budget, block, neighbours = (
+            effort["budget_bytes"],
+            effort["images_at_once"],
+            max(self.k) + self.params["margin"],
+        )
+        tiles = [tiles_of(self.plan, shard) for shard in range(self.plan.rounds[0].rows)]
+        if (needed := tiling_bytes(tiles, a, b, block, neighbours)) > budget:
+            batch = int(str(a.forward.effort["batch_size"]))
+            wide = self.a if len(self.a) > self.a.member.width else self.b
+            raise BadSpec(
+                f"budget_gb: {wide.member.name} has {len(wide)} latents, and {wide.member.width} were assumed when tiles were cut, so "
+                f"they take {needed / 2**30:.2f} GiB; expected at most {budget / 2**30:.2f}; give budget_gb: "
+                f"{math.ceil(whole_bytes(a, b, batch, neighbours) / 2**30 * 100) / 100:g}, or do not read this SAE"
+            )
 
     @property
     def params(self) -> dict[str, Any]:

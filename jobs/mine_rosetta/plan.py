@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from pydantic import JsonValue
 
@@ -14,6 +16,8 @@ from jobs.mine_rosetta.tiles import (
     Tile,
     again_bytes,
     images_at_once,
+    images_together,
+    numbers_alone,
     pair_flops,
     plan_tiles,
     tiling_bytes,
@@ -77,7 +81,7 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
         members = find_members(cell, known, cell.model)
         _check_some(cell, members)
         anchors = [Side.of(spec, member) for member in members if _is_anchor(spec, member)]
-        return (*(_units_plan(cell, m) for m in members), *(_pair_plan(cell, known, m, m) for m in anchors))
+        return (*_units_plans(cell, members), *(_pair_plan(cell, known, m, m) for m in anchors))
     return tuple(_zoo_plans(cell, known))
 
 
@@ -96,9 +100,15 @@ def _is_anchor(spec: MineRosettaSpec, member: Member) -> bool:
 # ---------------------------------------------------------------- one member
 
 
-def _units_plan(cell: Cell, member: Member) -> Plan:
+def _units_plans(cell: Cell, members: Sequence[Member]) -> Iterator[Plan]:
+    """Of the members of one model, which see as many images at once as all of them have room for."""
     spec = cell.spec
     assert isinstance(spec, MineRosettaSpec)
+    block = images_together(members, spec.batch_size, spec.budget_gb * 2**30)
+    yield from (_units_plan(spec, member, block) for member in members)
+
+
+def _units_plan(spec: MineRosettaSpec, member: Member, block: int) -> Plan:
     forward = member.forward
     rounds = (
         Round(name=MOMENTS, rows=forward.rows, shard_rows=spec.shard_rows),
@@ -111,7 +121,7 @@ def _units_plan(cell: Cell, member: Member) -> Plan:
         rounds=rounds,
         # neurons and the latents of SAEs of one model see its images in one pass
         worker=f"mine_rosetta units {member.model} {digest([forward.inputs, forward.params])}",
-        effort={"forward": forward.model_dump(mode="json"), "cache_gb": spec.cache_gb, "cached": member.cached},
+        effort={"member": member.model_dump(mode="json"), "images_at_once": block, "cache_gb": spec.cache_gb},
     )
 
 
@@ -142,6 +152,10 @@ def _known_sites(member: Member) -> list[Any]:
 # ---------------------------------------------------------------- two members
 
 
+Cut: TypeAlias = tuple[int, tuple[tuple[Tile, ...], ...]]
+"""Images of a block, and the tiles of each shard."""
+
+
 class Side(NamedTuple):
     """A member to be compared, with what all of its pairs say of it: the digest of the stage of its units, and itself as JSON."""
 
@@ -161,12 +175,10 @@ def _pair_plan(cell: Cell, known: Known, side_a: Side, side_b: Side) -> Plan:
     _check_generators(known, a, b)
     _check_chance(spec, b)
     budget = spec.budget_gb * 2**30
-    block = images_at_once(a, b, spec.batch_size, budget)
     least = SHARD_OVER_MAPS * sum(_map_flops(known, member) for member in (a, b, b))
     pairs = len(cell.zoo) * (len(cell.zoo) + 1) // 2
-    shards, chunks = -(-SHARDS_PER_WORKER * cell.resources.workers // pairs), -(-a.forward.rows // block) + 1
-    tiles = plan_tiles(a, b, spec.grid, budget, least, shards, chunks)
-    _check_budget(spec, block, tiles, a, b)
+    shards = -(-SHARDS_PER_WORKER * cell.resources.workers // pairs)
+    block, tiles = _fitting(spec, a, b, partial(_cut, spec, a, b, least, shards))
     stage = pair_stage(spec, side_a, side_b)
     rounds = (
         Round(name=TILES, rows=len(tiles), shard_rows=1),
@@ -241,14 +253,30 @@ def _check_chance(spec: MineRosettaSpec, b: Member) -> None:
         )
 
 
-def _check_budget(spec: MineRosettaSpec, block: int, tiles: Sequence[Sequence[Tile]], a: Member, b: Member) -> None:
-    needed = tiling_bytes(tiles, a, b, block, max(spec.k) + spec.margin)
-    if needed > spec.budget_gb * 2**30:
-        raise BadSpec(
-            f"budget_gb: the maps of {block} images and the lists of {a.width} and {b.width} units take "
-            f"{needed / 2**30:.2f} GiB; expected at most budget_gb: {spec.budget_gb:g}; give a larger budget_gb, fewer sites, or a smaller k "
-            "and margin"
-        )
+def _cut(spec: MineRosettaSpec, a: Member, b: Member, least: float, shards: int, budget: float) -> Cut:
+    """Images of a block, and the tiles of each shard, under a budget in bytes."""
+    block = images_at_once(a, b, spec.batch_size, budget)
+    return block, plan_tiles(a, b, spec.grid, budget, least, shards, -(-a.forward.rows // block) + 1)
+
+
+def _fitting(spec: MineRosettaSpec, a: Member, b: Member, cut: Callable[[float], Cut]) -> Cut:
+    """How a pair is cut under the budget of a spec. Raises BadSpec: it does not fit; the message says what would do."""
+
+    def needed(found: Cut) -> int:
+        return tiling_bytes(found[1], a, b, found[0], max(spec.k) + spec.margin)
+
+    budget = spec.budget_gb * 2**30
+    found = cut(budget)
+    if needed(found) <= budget:
+        return found
+    enough = budget
+    while needed(cut(enough)) > enough:
+        enough *= 1.1
+    raise BadSpec(
+        f"budget_gb: the maps of {found[0]} images and the lists of {a.width} and {b.width} units take "
+        f"{needed(found) / 2**30:.2f} GiB; expected at most budget_gb: {spec.budget_gb:g}; give budget_gb: "
+        f"{math.ceil(enough / 2**30 * 100) / 100:g}, fewer sites, or a smaller k and margin"
+    )
 
 
 def _pair_memory(
@@ -295,8 +323,14 @@ def _zoo_plans(cell: Cell, known: Known) -> Iterator[Plan]:
                 Round(name=MAPS, rows=len(members), shard_rows=1),
             ),
             worker=f"mine_rosetta dictionary {stage.digest}",
-            effort={**described, "cache_gb": spec.cache_gb},
+            effort={**described, "images_at_once": _blocks(spec, members), "cache_gb": spec.cache_gb},
         )
+
+
+def _blocks(spec: MineRosettaSpec, members: Sequence[Member]) -> dict[str, JsonValue]:
+    """Images that the members of each model have their maps of together."""
+    of_models = {m.model: [one for one in members if one.model == m.model] for m in members}
+    return {model: images_together(of, spec.batch_size, spec.budget_gb * 2**30) for model, of in of_models.items()}
 
 
 def _check_zoo(cell: Cell, known: Known) -> None:
@@ -353,7 +387,7 @@ def compared(members: Sequence[Member]) -> list[tuple[int, int]]:
 
 
 def member_of(plan: Plan, side: str = "a") -> Member:
-    """A member of a pair, from its plan."""
+    """A member that a plan holds: a or b of a pair."""
     return load_json(Member, canonical_json(plan.effort[side]))
 
 
@@ -364,15 +398,8 @@ def members_of(plan: Plan) -> tuple[Member, ...]:
 
 
 def unit_member_of(plan: Plan) -> Member:
-    """The member of a plan of units; the width of an SAE is not in it."""
-    params: Any = plan.stage.params
-    data = {
-        "forward": plan.effort["forward"],
-        "sites": params["sites"],
-        "sae": plan.stage.inputs.get("sae"),
-        "cached": plan.effort["cached"],
-    }
-    return load_json(Member, canonical_json(data))
+    """The member of a plan of units."""
+    return member_of(plan, "member")
 
 
 def tiles_of(plan: Plan, shard: int) -> tuple[Tile, ...]:
@@ -402,15 +429,19 @@ def estimate(plan: Plan, known: Known) -> Estimate:
             images=rows,
             shared_flops=passes * rows * facts.flops,
             bytes=100 * member.width,
-            memory=80 * member.width,
-            worker_memory=LIBRARY_BYTES + 8 * facts.params + 12 * _batch(member) * member.map_numbers,
+            memory=80 * member.width + 4 * int(str(plan.effort["images_at_once"])) * numbers_alone(member),
+            worker_memory=LIBRARY_BYTES + 8 * facts.params,
             note=_note_on_maps(member, facts.flops),
         )
     members = members_of(plan)
     if plan.stage.output == "zoo":
         return Estimate(worker_memory=LIBRARY_BYTES + _zoo_memory(plan, members))
     rows = members[0].forward.rows
-    largest = max(8 * known.models[m.model].params + 12 * _batch(m) * m.map_numbers for m in members)
+    blocks: Any = plan.effort["images_at_once"]
+    largest = max(
+        8 * known.models[model].params + 4 * blocks[model] * sum(numbers_alone(m) for m in members if m.model == model)
+        for model in blocks
+    )
     flops = sum(known.models[m.model].flops for m in members if not m.cached)
     return Estimate(images=rows, flops=rows * flops, worker_memory=LIBRARY_BYTES + largest)
 
@@ -443,10 +474,6 @@ def _estimate_pair(plan: Plan, known: Known) -> Estimate:
         worker_memory=LIBRARY_BYTES + sum(weights.values()) + held,
         note=f"{shards} shards of tiles, {effort['images_at_once']} images at once" if shards > 1 else "",
     )
-
-
-def _batch(member: Member) -> int:
-    return int(str(member.forward.effort["batch_size"]))
 
 
 def _note_on_maps(member: Member, flops: int) -> str:

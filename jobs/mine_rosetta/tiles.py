@@ -59,8 +59,21 @@ def numbers_at_once(a: Member, b: Member) -> int:
 
 def images_at_once(a: Member, b: Member, batch_size: int, budget_bytes: float) -> int:
     """Images of a block: as many as a forward pass takes, halved until their maps fit."""
-    images = batch_size
-    while images > 1 and images * 4 * numbers_at_once(a, b) > BLOCK_SHARE * budget_bytes:
+    return _halved(batch_size, numbers_at_once(a, b), budget_bytes)
+
+
+def numbers_alone(member: Member) -> int:
+    """Numbers of float32 that are there at most for each image, where maps of members are used as they come in."""
+    return 3 * member.map_numbers
+
+
+def images_together(members: Sequence[Member], batch_size: int, budget_bytes: float) -> int:
+    """Images of a block of which the members of one model have their maps together."""
+    return _halved(batch_size, sum(map(numbers_alone, members)), budget_bytes)
+
+
+def _halved(images: int, numbers: int, budget_bytes: float) -> int:
+    while images > 1 and images * 4 * numbers > BLOCK_SHARE * budget_bytes:
         images //= 2
     return images
 
@@ -137,6 +150,13 @@ def tiling_bytes(shards: Sequence[Sequence[Tile]], a: Member, b: Member, images:
     chunks = -(-a.forward.rows // images) + 1
     lists = LIST_BYTES * (a.width + b.width) * neighbours
     return accumulator_bytes(shards, a, b, chunks) + max(4 * images * numbers_at_once(a, b), 2 * lists)
+
+
+def whole_bytes(a: Member, b: Member, batch_size: int, neighbours: int) -> int:
+    """What it would hold if nothing were cut."""
+    groups = [(i, j) for i in range(len(a.groups)) for j in range(len(b.groups))]
+    tiles = [Tile(group_a=i, block_a=0, blocks_a=1, group_b=j, block_b=0, blocks_b=1) for i, j in groups]
+    return tiling_bytes([tiles], a, b, batch_size, neighbours)
 
 
 def again_bytes(a: Member, b: Member, images: int, neighbours: int) -> int:

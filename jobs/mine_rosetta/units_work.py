@@ -90,7 +90,7 @@ class UnitsWorker:
     def _read(self, plans: Sequence[Plan], shard: Shard, inputs: Inputs) -> Iterator[tuple[Plan, Maps]]:
         """The maps of a shard, some images after another."""
         members = [self._members[plan.digest] for plan in plans]
-        size = int(str(members[0].forward.effort["batch_size"]))
+        size = min(int(str(plan.effort["images_at_once"])) for plan in plans)
         ranges = [(first, min(first + size, shard.stop)) for first in range(shard.start, shard.stop, size)]
         for found in self._maps.read(inputs, members, ranges, size):
             for plan in plans:

@@ -62,7 +62,7 @@ class Made:
     members: tuple[Member, ...]
 
     def plan(self, store: Store, entries: Sequence[Sequence[Unit]] = ENTRIES, **changes: Any) -> Plan:
-        """The plan of a dictionary over published units and entries; changes: shard_rows, cached, cache_gb."""
+        """The plan of a dictionary over published units and entries; changes: shard_rows, cached, cache_gb, images_at_once."""
         spec = MineRosettaSpec(exemplars=3)
         members = [m.model_copy(update={"cached": changes.get("cached", False)}) for m in self.members]
         zoo = zoo_stage(spec, "made_up", members)
@@ -81,6 +81,7 @@ class Made:
         )
         effort: Any = {
             "members": [m.model_dump(mode="json") for m in members],
+            "images_at_once": dict.fromkeys((member.model for member in members), changes.get("images_at_once", 4)),
             "cache_gb": changes.get("cache_gb", 1.0),
         }
         return Plan(stage=stage, rounds=rounds, worker="dictionary", effort=effort)
