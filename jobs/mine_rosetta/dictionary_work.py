@@ -16,7 +16,6 @@ from jobs.mine_rosetta.maps import MapReader
 from jobs.mine_rosetta.plan import CHOOSE, PEAKS, members_of
 from jobs.mine_rosetta.shown import Shown, read_shown
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
-from jobs.threads import use_cpus
 from schemas.plans import Plan, Shard
 
 CHOSEN = "chosen"
@@ -28,7 +27,6 @@ class DictionaryWorker:
     """Serves dictionaries; `notes` says what people should know of a shard."""
 
     def __init__(self, setting: Setting) -> None:
-        use_cpus(setting)
         self._setting = setting
         self._plans = {plan.digest: plan for plan in setting.plans}
         self._reader: MapReader | None = None

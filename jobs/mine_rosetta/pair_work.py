@@ -10,7 +10,6 @@ from jobs.mine_rosetta.pair_rescore import run_rescore
 from jobs.mine_rosetta.pair_tables import pair_parts
 from jobs.mine_rosetta.pair_tiles import run_tiles
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
-from jobs.threads import use_cpus
 from schemas.plans import Shard
 
 
@@ -18,7 +17,6 @@ class PairWorker:
     """Serves one pair; `notes` says what people should know, such as a batch that was halved."""
 
     def __init__(self, setting: Setting, inputs: Inputs) -> None:
-        use_cpus(setting)
         (plan,) = setting.plans
         self._device = setting.device
         self._pair = Pair.of(plan, inputs)

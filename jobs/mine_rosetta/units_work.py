@@ -17,7 +17,6 @@ from jobs.mine_rosetta.scratch import BadImage
 from jobs.mine_rosetta.units import units_batch
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.rows import make_batch
-from jobs.threads import use_cpus
 from miclip_core.rosetta.statistics import UnitStatistics
 from miclip_core.zoo.reducers import Moments, Reducer, State
 from schemas.errors import BadMaps
@@ -33,7 +32,6 @@ class UnitsWorker:
     """Serves the members of one model, which see its images in one pass; `notes` says what people should know."""
 
     def __init__(self, setting: Setting) -> None:
-        use_cpus(setting)
         self._plans = {plan.digest: plan for plan in setting.plans}
         self._members = {plan.digest: unit_member_of(plan) for plan in setting.plans}
         self._maps = MapReader(setting, float(str(setting.plans[0].effort["cache_gb"])), self._blaming)

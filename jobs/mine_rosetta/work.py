@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import cast
 
 from jobs.protocol import Inputs, Setting, Worker
+from jobs.threads import use_cpus
 
 _MODULES = {
     "units": "jobs.mine_rosetta.units_work",
@@ -17,5 +18,6 @@ _MODULES = {
 
 def open_worker(setting: Setting, inputs: Inputs) -> Worker:
     """The worker of the output that all plans of a setting share."""
+    use_cpus(setting)
     module = import_module(_MODULES[setting.plans[0].stage.output])
     return cast(Worker, module.open_worker(setting, inputs))
