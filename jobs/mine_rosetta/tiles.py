@@ -16,6 +16,8 @@ ACCUMULATOR_SHARE = 0.55
 BLOCK_SHARE = 0.3
 """Of it for the maps of one block of images."""
 
+PLACE_BYTES = 12
+"""Per unit and position: the sum over images in float64, and in float32 once it is looked at."""
 LIST_BYTES = 40
 """Per unit and neighbour: lists of the pair and of the null, in two places while they are merged or packed."""
 PAIR_BYTES = 100
@@ -146,10 +148,22 @@ def _bytes(rows: int, columns: int, chunks: int) -> int:
 
 
 def tiling_bytes(shards: Sequence[Sequence[Tile]], a: Member, b: Member, images: int, neighbours: int) -> int:
-    """What a worker holds at most while tiles are worked off: products, maps of a block of images, and lists."""
+    """What a worker holds at most while tiles are worked off: products, sums by place, maps of a block of images, and lists."""
     chunks = -(-a.forward.rows // images) + 1
     lists = LIST_BYTES * (a.width + b.width) * neighbours
-    return accumulator_bytes(shards, a, b, chunks) + max(4 * images * numbers_at_once(a, b), 2 * lists)
+    held = accumulator_bytes(shards, a, b, chunks) + _place_bytes(shards, a, b)
+    return held + max(4 * images * numbers_at_once(a, b), 2 * lists)
+
+
+def _place_bytes(shards: Sequence[Sequence[Tile]], a: Member, b: Member) -> int:
+    """Of the mean maps of the units of any shard, on the coarser grid of the two at most."""
+    return max((sum(_place_numbers(tile, a, b) for tile in tiles) for tiles in shards), default=0) * PLACE_BYTES
+
+
+def _place_numbers(tile: Tile, a: Member, b: Member) -> int:
+    x, y = a.groups[tile.group_a], b.groups[tile.group_b]
+    units = math.ceil(x.width / tile.blocks_a) + math.ceil(y.width / tile.blocks_b)
+    return min(x.positions, y.positions) * units
 
 
 def whole_bytes(a: Member, b: Member, batch_size: int, neighbours: int) -> int:
