@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import miclip_core
@@ -39,4 +40,10 @@ def share_targets(models: Iterable[str]) -> bool | None:
         return True
     if any(ref.source != "demo" for ref in refs.values()):
         return None
-    return all(bool(json.loads((find_folder(ref) / "card.json").read_text())["patch_targets"]) for ref in refs.values())
+    return all(_learnt_from_patches(ref) for ref in refs.values())
+
+
+@cache
+def _learnt_from_patches(ref: ModelRef) -> bool:
+    """What the card of a shipped model says; a zoo asks it for every pair."""
+    return bool(json.loads((find_folder(ref) / "card.json").read_text())["patch_targets"])
