@@ -75,10 +75,6 @@ class MapReader:
             return self._kept(inputs, member, ranges, at_once)
         return (raw for (raw,) in self._computed(inputs, [member], ranges, at_once))
 
-    def width(self, inputs: Inputs, member: Member) -> int:
-        """Units of a member; those of an SAE are known when it is read."""
-        return member.width if member.sae is None else self._sae(inputs, member.sae).config.latents
-
     # -------------------------------------------------------------- from numbers to maps
 
     def _maps(self, inputs: Inputs, member: Member, raw: Raw) -> Maps:
