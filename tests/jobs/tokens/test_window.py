@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 import numpy as np
 import pytest
@@ -152,22 +153,23 @@ def test_an_error_of_the_source_arrives_where_the_batches_are_used() -> None:
 
 
 def test_the_next_window_is_read_while_one_is_used_and_no_more_than_that() -> None:
+    blocks = count(1)
     read = threading.Event()
-    windows = []
 
     class Watched(Memory):
         def read(self, ranges: Sequence[tuple[int, int]], sites: Sequence[str]) -> Iterator[dict[str, TokenRows]]:
-            if windows:
-                read.set()
-            yield from super().read(ranges, sites)
+            for found in super().read(ranges, sites):
+                if next(blocks) == 8:  # a window of 40 rows takes four blocks of 3 images, 4 rows each
+                    read.set()
+                yield found
 
     source = Watched(site=PATCH)
     steps = batches(source, ORDER, {"site": 40})
-    windows.append(next(steps).windows["site"])
-    assert read.wait(10)
-    for _ in range(windows[0].batches - 1):
+    window = next(steps).windows["site"]
+    assert read.wait(60)
+    for _ in range(window.batches - 1):
         step = next(steps)
-        assert step.windows["site"] is windows[0]
+        assert step.windows["site"] is window
     rows_asked = sum(stop - start for ranges, _ in source.asked for start, stop in ranges)
     assert rows_asked * 4 < 3 * 40 + 4 * 3 * 4  # two windows of 40 rows, and blocks that are asked for a little early
     steps.close()
