@@ -122,6 +122,11 @@ class Cell(Frozen):
         return False
 
     @property
+    def beside(self) -> tuple[str, ...]:
+        """Refs of models that it needs beside those that it is about."""
+        return ()
+
+    @property
     def folders(self) -> tuple[str, ...]:
         """Where the models lie that it needs and that are no checkpoints; their files name what is made with them."""
         return ()

@@ -12,6 +12,7 @@ from schemas.base import EFFORT, RESULT, Frozen
 from schemas.cells import LISTED, Cell, Classes, ClipRef, ForwardCell, Images, Name, OfAClip, OverModels, as_value_error
 from schemas.concept_specs import DescribeSpec
 from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
+from schemas.explain_specs import ExplainSpec, MapExplanationsSpec, ScoreExplanationsSpec
 from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
 from schemas.invert_specs import InvertSpec
 from schemas.plans import Resources
@@ -97,6 +98,9 @@ JobSpec = (
     | EvaluateSpec
     | MineRosettaSpec
     | InvertSpec
+    | ExplainSpec
+    | ScoreExplanationsSpec
+    | MapExplanationsSpec
     | SelftestSpec
 )
 READS: dict[str, set[str]] = {
@@ -114,6 +118,9 @@ READS: dict[str, set[str]] = {
     "evaluate": {"describe", "intervene"},
     "mine_rosetta": {"train_sae", "import_sae"},
     "invert": {"mine_rosetta", "invert"},
+    "explain": {"sae_features"},
+    "score_explanations": {"explain", "sae_features"},
+    "map_explanations": {"score_explanations", "explain"},
 }
 """Kind -> the kinds of stages that it knows what to do with; a selftest reads anything."""
 

@@ -25,6 +25,7 @@ from schemas.columns import (
     columns,
 )
 from schemas.errors import UnknownTable
+from schemas.explain_tables import EXPLANATIONS
 from schemas.rosetta_tables import ROSETTA
 
 ROW_GROUP_BYTES = 16 << 20
@@ -779,6 +780,7 @@ TABLES: dict[str, Table] = {
             ),
         ),
         *ROSETTA,
+        *EXPLANATIONS,
         Table(
             "selftest",
             "one deterministic row",

@@ -12,6 +12,7 @@ from schemas.align_specs import AlignSpec
 from schemas.base import canonical_json, digest
 from schemas.concept_specs import DescribeSpec
 from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
+from schemas.explain_specs import ExplainSpec, MapExplanationsSpec, ScoreExplanationsSpec
 from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
 from schemas.invert_specs import InvertSpec
 from schemas.probe_specs import ProbeSpec
@@ -109,6 +110,29 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
             "chosen",
         },
         "effort": {"resources", "batch_size", "samples_at_once", "shard_rows"},
+    },
+    ExplainSpec: {
+        "result": {
+            "kind", "reads", "model", "vlm", "methods", "masking", "direction", "alpha", "alpha_grid", "alpha_unit", "validation",
+            "steered", "informed", "operation", "blank", "k", "features", "most", "steering_prompt", "masks_prompt", "heatmaps_prompt",
+            "max_new_tokens", "decoding", "temperature", "top_p", "top_k", "sequences", "seed", "dtype", "segmenter", "masks_scored",
+        },
+        "effort": {"resources", "batch_features", "shard_features"},
+    },
+    ScoreExplanationsSpec: {
+        "result": {
+            "kind", "reads", "model", "clip", "metrics", "top", "scored", "segmenter", "masks_scored", "clip_view", "maker",
+            "maker_prefix", "maker_images", "maker_steps", "maker_guidance", "maker_size", "activation", "least_auroc",
+            "naming_level", "min_iou", "min_synthetic", "min_synthetic_percentile", "sentences", "agreement", "labels", "seed", "dtype",
+        },
+        "effort": {"resources", "batch_size", "shard_features"},
+    },
+    MapExplanationsSpec: {
+        "result": {
+            "kind", "reads", "model", "clip", "texts", "sentences", "clusters", "restarts", "layout", "neighbours", "min_dist",
+            "topics", "seed", "dtype",
+        },
+        "effort": {"resources"},
     },
     SelftestSpec: {
         "result": {"kind", "reads", "subject", "rows", "seed", "nan_rows", "variants"},
