@@ -80,6 +80,10 @@ class UnsafeName(UsageError):
     """A name taken from data or a spec would leave the store or cannot be a key."""
 
 
+class EditNotRead(UsageError):
+    """Steering at a block whose output the language model does not read; take an earlier one."""
+
+
 class UnsafeCheckpoint(UsageError):
     """A checkpoint would run code when loaded; convert it to safetensors."""
 
@@ -206,6 +210,10 @@ class BadUnits(WorkFailed):
 
 class BadMaps(WorkFailed):
     """Maps that cannot be compared: no unit varies, too few values, or no image that both models can use."""
+
+
+class BadPrompt(WorkFailed):
+    """A question that cannot be put to a vision-language model: no chat template, or other places for images than it shows."""
 
 
 class NoTruth(WorkFailed):
