@@ -233,6 +233,8 @@ class SaeFeaturesSpec(TokensCell):
     ] = ("codes", "features", "top_images", "selectivity")
     top_k: Annotated[int, Field(ge=1, le=1000), RESULT] = 20
     """Top images per feature."""
+    rank_by: Annotated[Literal["max", "mean"], RESULT] = "max"
+    """Which images are a feature's top ones: those with its largest code, or with the largest mean over all positions."""
     concepts_per_feature: Annotated[int, Field(ge=1), RESULT] = 5
     features_per_concept: Annotated[int, Field(ge=1), RESULT] = 10
     max_values: Annotated[int, Field(ge=2), RESULT] = 200

@@ -315,7 +315,7 @@ TABLES: dict[str, Table] = {
         ),
         Table(
             "sae_top_images",
-            "one of the images in which a latent's largest code is highest; images where it is not active are left out",
+            "one of the images in which a latent's largest code (rank_by: max) or mean code is highest, of those where it is active",
             columns(
                 STAGE,
                 MODEL,

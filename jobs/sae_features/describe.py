@@ -23,8 +23,9 @@ from jobs.sae_features.concepts import (
     read_labels,
     read_truth,
 )
+from jobs.sae_features.plan import rank_by
 from jobs.sae_features.rows import Images, code_parts, make_parts, top_parts
-from miclip_core.sae.features.codes import FeatureCodes, ImageCodes, by_image, join_codes
+from miclip_core.sae.features.codes import FeatureCodes, ImageCodes, by_image, join_codes, means
 from miclip_core.sae.features.decoder import describe_weights
 from miclip_core.sae.features.describe import QUANTILES, Description, describe
 from miclip_core.sae.features.embeddings import PairCosine, RandomPairs, in_blocks
@@ -85,7 +86,9 @@ class Bucket:
         if self._makes("codes"):
             yield from code_parts(self._plan, codes, self._images)
         images = by_image(codes, self._params["positions"])
-        top = top_images(images, self._images.id_order, self._params["top_k"])
+        is_mean = rank_by(self._plan) == "mean"
+        strength = means(images, self._params["positions"]) if is_mean else images.largest
+        top = top_images(images, strength, self._images.id_order, self._params["top_k"])
         if self._makes("top_images"):
             yield from top_parts(self._plan, codes, images, top, self._images)
         if self._makes("features"):

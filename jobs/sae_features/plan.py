@@ -116,6 +116,8 @@ def _plan(cell: Cell, facts: ModelFacts, tokens: SiteTokens, sae: StageSpec, sha
             "rows": forward.rows,
             "tables": [*sorted(spec.tables)],
             "top_k": spec.top_k,
+            # left out where it is the default, so that stages from before this field keep their digests
+            **({} if spec.rank_by == "max" else {"rank_by": spec.rank_by}),
             "concepts_per_feature": spec.concepts_per_feature,
             "features_per_concept": spec.features_per_concept,
             "max_values": spec.max_values,
@@ -138,6 +140,11 @@ def _plan(cell: Cell, facts: ModelFacts, tokens: SiteTokens, sae: StageSpec, sha
     }
     worker = f"sae_features {facts.model} {digest([forward.inputs, forward.params, tokens.round_to, tokens.source])}"
     return Plan(stage=stage, rounds=tuple(rounds), worker=worker, effort=effort)
+
+
+def rank_by(plan: Plan) -> str:
+    """What the top images of a plan go by: `max` or `mean` of an image's codes."""
+    return str(plan.stage.params.get("rank_by", "max"))
 
 
 def _find_embeddings(cell: Cell, facts: ModelFacts, tokens: SiteTokens) -> StageSpec | None:

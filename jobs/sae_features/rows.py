@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from jobs.protocol import Part
 from jobs.rows import make_batch
-from miclip_core.sae.features.codes import FeatureCodes, ImageCodes
+from miclip_core.sae.features.codes import FeatureCodes, ImageCodes, means
 from miclip_core.sae.features.top import TopImages, code_maps
 from schemas.plans import Plan
 from schemas.tables import TABLES
@@ -94,7 +94,7 @@ def top_parts(plan: Plan, codes: FeatureCodes, by_image: ImageCodes, top: TopIma
         "uri": images.uris(place),
         "value": by_image.largest[top.entry],
         "token": by_image.token[top.entry],
-        "image_mean": by_image.total[top.entry] / params["positions"],
+        "image_mean": means(by_image, params["positions"])[top.entry],
         "map": pa.nulls(n, TABLES["sae_top_images"].schema.field("map").type),
         "grid_h": pa.nulls(n, pa.int32()),
         "grid_w": pa.nulls(n, pa.int32()),

@@ -55,7 +55,9 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
     },
     ImportSaeSpec: {"result": MEASURED | {"saes"}, "effort": {"resources", "batch_size"}},
     SaeFeaturesSpec: {
-        "result": FORWARD | {"saes", "tables", "top_k", "concepts_per_feature", "features_per_concept", "max_values", "min_positives"},
+        "result": FORWARD | {
+            "saes", "tables", "top_k", "rank_by", "concepts_per_feature", "features_per_concept", "max_values", "min_positives",
+        },
         "effort": {"resources", "batch_size", "shard_rows"},
     },
     ProbeSpec: {

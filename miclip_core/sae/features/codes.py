@@ -151,6 +151,11 @@ def by_image(codes: FeatureCodes, positions: int) -> ImageCodes:
     )
 
 
+def means(images: ImageCodes, positions: int) -> np.ndarray:
+    """Mean code of every entry over the `positions` of its image: float32 [entries]."""
+    return (images.total / positions).astype(np.float32)
+
+
 def reduce_segments(operation: np.ufunc, values: np.ndarray, offsets: np.ndarray, empty: float) -> np.ndarray:
     """`operation` over values[offsets[i]:offsets[i+1]] for each i, `empty` where there is none."""
     out = np.full(len(offsets) - 1, empty, dtype=values.dtype)

@@ -21,18 +21,19 @@ class TopImages:
     entry: np.ndarray
 
 
-def top_images(images: ImageCodes, id_order: np.ndarray, k: int) -> TopImages:
-    """The k images with the largest code; of equal codes the image with the lower id.
+def top_images(images: ImageCodes, strength: np.ndarray, id_order: np.ndarray, k: int) -> TopImages:
+    """The k images with the highest strength; of equal ones the image with the lower id.
 
+    strength float32 [entries]: what the entries of `images` are compared by, such as their largest codes.
     id_order int [images]: place of each image when they are sorted by id.
     """
     active = np.flatnonzero(images.largest > 0)
-    feature, value = images.feature[active], images.largest[active]
+    feature, value = images.feature[active], strength[active]
     offsets = np.searchsorted(feature, np.arange(images.width + 1))
     ascending = value[order_by_value(feature, value)]
     least = ascending[np.maximum(offsets[1:] - k, offsets[:-1])[feature]] if len(value) else value
     active = active[value >= least]  # the k largest and what ties with the last of them
-    feature, value = images.feature[active], images.largest[active]
+    feature, value = images.feature[active], strength[active]
     order = np.lexsort((id_order[images.image[active]], -value, feature))
     feature = feature[order]
     rank = np.arange(len(feature)) - np.searchsorted(feature, feature)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.protocol import Cell, ImageFacts, Known
-from jobs.sae_features.plan import BUCKET_CODES, READ_IMAGES, SHARD_CODES, estimate, make_plans
+from jobs.sae_features.plan import BUCKET_CODES, READ_IMAGES, SHARD_CODES, estimate, make_plans, rank_by
 from jobs.sae_tokens import tokens_of
 from schemas.cells import Images
 from schemas.errors import BadSpec, NotInspected
@@ -114,6 +114,12 @@ def test_buckets_and_shards_hold_what_they_are_meant_for_and_siblings_are_cut_al
 def test_without_selectivity_nothing_is_ranked():
     ((plan,), _) = plans_of(sae_stage(), tables=("codes", "features"))
     assert [r.name for r in plan.rounds] == ["map", "merge"]
+
+
+def test_what_top_images_go_by_decides_a_digest_and_its_default_keeps_those_from_before_it():
+    ((by_max,), _), ((by_mean,), _) = plans_of(sae_stage(), rank_by="max"), plans_of(sae_stage(), rank_by="mean")
+    assert "rank_by" not in by_max.stage.params and by_mean.stage.params["rank_by"] == "mean"
+    assert by_max.digest != by_mean.digest and (rank_by(by_max), rank_by(by_mean)) == ("max", "mean")
 
 
 def test_memory_is_bounded_whatever_the_number_of_images():

@@ -115,6 +115,20 @@ def test_top_images_have_the_largest_codes_and_maps_show_where(stored, dense):
             assert row["map"] == pytest.approx(f[i, :, feature].tolist(), rel=1e-4, abs=1e-4)
 
 
+def test_top_images_may_go_by_their_mean_code(tmp_path, dense):
+    lake, report, (ref,) = run(tmp_path, [(make_sae(), CANONICAL)], rank_by="mean", tables=["top_images"])
+    top, (f, _, ids) = tables(lake, report, ref)["sae_top_images"], dense
+    order = []
+    for feature in range(LATENTS):
+        rows = top.filter(pa.compute.equal(top["feature"], feature)).to_pylist()
+        found = f[..., feature].mean(1)
+        expected = sorted((i for i in range(len(f)) if f[i, :, feature].max() > 0), key=lambda i: -found[i])[:4]
+        assert [row["image_id"] for row in rows] == [ids[i] for i in expected]
+        assert [row["image_mean"] for row in rows] == pytest.approx(found[expected].tolist(), rel=1e-4)
+        order.append(sorted(expected, key=lambda i: -f[i, :, feature].max()) != expected)
+    assert any(order)
+
+
 def test_clarity_and_monosemanticity_equal_loops_over_pairs_of_embeddings(stored, dense):
     f, index, _ = dense
     embeddings = dict(

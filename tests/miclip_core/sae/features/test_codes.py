@@ -9,6 +9,7 @@ from miclip_core.sae.features.codes import (
     FeatureCodes,
     by_image,
     join_codes,
+    means,
     order_by_value,
     reduce_segments,
     sort_codes,
@@ -104,7 +105,11 @@ def test_images_hold_the_largest_code_and_its_first_position_and_the_sum(signed:
 
 def test_no_codes_at_all_give_empty_summaries():
     images = by_image(from_dense(np.zeros((3, POSITIONS, 4), np.float32)), POSITIONS)
-    assert images.width == 4 and len(images.image) == 0 and len(top_images(images, np.arange(3), 2).entry) == 0
+    assert (
+        images.width == 4
+        and len(images.image) == 0
+        and len(top_images(images, images.largest, np.arange(3), 2).entry) == 0
+    )
 
 
 def test_segments_without_values_get_the_stated_one():
@@ -118,7 +123,7 @@ def test_top_images_go_by_value_then_id_and_leave_out_idle_images():
     codes = from_dense(dense)
     images = by_image(codes, POSITIONS)
     id_order = np.argsort(np.argsort(ids))
-    top = top_images(images, id_order, 4)
+    top = top_images(images, images.largest, id_order, 4)
     maps = code_maps(codes, images, top, range(1, POSITIONS))
     for feature in range(WIDTH):
         largest = dense[..., feature].max(1)
@@ -128,6 +133,21 @@ def test_top_images_go_by_value_then_id_and_leave_out_idle_images():
         assert top.rank[rows].tolist() == list(range(len(expected)))
         for row, image in zip(rows, expected, strict=True):
             assert np.array_equal(maps[row], dense[image, 1:, feature])
+
+
+def test_top_images_by_mean_prefer_what_is_active_all_over_and_leave_out_idle_images_too():
+    dense = make_dense(4, signed=True)
+    images = by_image(from_dense(dense), POSITIONS)
+    id_order = np.arange(IMAGES)[::-1]
+    top = top_images(images, means(images, POSITIONS), id_order, 3)
+    differ = False
+    for feature in range(WIDTH):
+        mean, largest = dense[..., feature].mean(1, dtype=np.float64).astype(np.float32), dense[..., feature].max(1)
+        active = [i for i in range(IMAGES) if largest[i] > 0]
+        expected = sorted(active, key=lambda i: (-mean[i], -i))[:3]
+        assert images.image[top.entry[top.feature == feature]].tolist() == expected
+        differ |= expected != sorted(active, key=lambda i: (-largest[i], -i))[:3]
+    assert differ
 
 
 def test_values_of_any_sign_are_ordered_inside_their_feature():
