@@ -216,6 +216,10 @@ class BadPrompt(WorkFailed):
     """A question that cannot be put to a vision-language model: no chat template, or other places for images than it shows."""
 
 
+class NoAlpha(WorkFailed):
+    """No strength of steering gave texts that could be scored, so that none can be chosen."""
+
+
 class NoTruth(WorkFailed):
     """Nothing says well enough what units stand for, so no description of them can be judged."""
 
