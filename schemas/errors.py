@@ -44,6 +44,10 @@ class NoGenerator(UsageError):
     """The model reads images and draws none, where one that draws them is needed."""
 
 
+class NoLanguageModel(UsageError):
+    """The model reads images but writes no text, where a vision-language model is needed."""
+
+
 class UnknownSite(UsageError):
     """The site, selector or block does not exist in this model."""
 
@@ -222,6 +226,14 @@ class NoAlpha(WorkFailed):
 
 class NoTruth(WorkFailed):
     """Nothing says well enough what units stand for, so no description of them can be judged."""
+
+
+class ImagesShared(WorkFailed):
+    """Explanations would be scored on images that they were made from."""
+
+
+class NothingToScore(WorkFailed):
+    """No feature is left whose explanations can be compared: none has a row of every method, or all chose alphas."""
 
 
 class GangLost(WorkFailed, ConnectionError):
