@@ -48,6 +48,10 @@ class NoLanguageModel(UsageError):
     """The model reads images but writes no text, where a vision-language model is needed."""
 
 
+class NotTheTower(UsageError):
+    """Another vision tower than the one that features were found in reads images for the language model."""
+
+
 class UnknownSite(UsageError):
     """The site, selector or block does not exist in this model."""
 
