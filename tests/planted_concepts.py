@@ -30,6 +30,7 @@ from miclip_core.dissect.netdissect import Overlaps, maps_above
 from miclip_core.dissect.patches import TopPatches
 from miclip_core.dissect.thresholds import find_thresholds
 from miclip_core.dissect.v_interp import caption_patches, embed_captions, unit_embeddings
+from miclip_core.evaluate.auroc import aurocs
 from miclip_core.evaluate.localisation import precision_at
 from miclip_core.intervene.edits import Features, Neurons, UnitKind
 from miclip_core.intervene.sweep import Counts, Sweep
@@ -37,7 +38,7 @@ from miclip_core.sae.sae import Sae
 from miclip_core.sae.train import SaeTrainer
 from miclip_core.world.captions import full_claims, sentences
 from miclip_core.world.evaluate import held_out
-from miclip_core.world.planted import VALUES, aurocs
+from miclip_core.world.planted import VALUES
 from miclip_core.world.render import render_scenes
 from miclip_core.world.scene import HELD_OUT_INDICES, PLANTED, SHAPES, Scenes, World, attributes
 from miclip_core.zoo.edits import rows_of

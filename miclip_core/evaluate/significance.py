@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -118,8 +118,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Where the mean of values [U] lies when units are drawn again with replacement: the middle `level` of so many draws.
 
-    The percentile interval of Efron (1979). A pure function of its arguments: numpy promises the raw bits of a generator
-    for good, but not the integers that it makes of them.
+    The percentile interval of Efron (1979). A pure function of its arguments.
 
     Raises:
         ValueError: no values, or one that is not finite.
@@ -127,14 +126,21 @@ def bootstrap_interval(
     values = np.asarray(values_U, np.float64)
     if not len(values) or not np.isfinite(values).all():
         raise ValueError(f"{len(values)} values, {int((~np.isfinite(values)).sum())} not finite; leave those out first")
-    bits, n = np.random.PCG64(seed), len(values)
-    means = []
-    for first in range(0, samples, step := max(1, _CELLS // n)):
-        raw = bits.random_raw(min(step, samples - first) * n)
-        drawn = ((raw >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)
-        means.append(values[drawn].reshape(-1, n).mean(1))
+    means = [values[drawn].mean(1) for drawn in draw_again(len(values), samples, seed)]
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def draw_again(n: int, samples: int = SAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
+    """Which of n units each of so many samples draws with replacement: numbers uint64 [S, n], some samples at a time.
+
+    A pure function of its arguments: numpy promises the raw bits of a generator for good, but not the integers that it
+    makes of them.
+    """
+    bits = np.random.PCG64(seed)
+    for first in range(0, samples, step := max(1, _CELLS // n)):
+        raw = bits.random_raw(min(step, samples - first) * n)
+        yield (((raw >> np.uint64(32)) * np.uint64(n)) >> np.uint64(32)).reshape(-1, n)
 
 
 def correct_by_holm(p_values: Sequence[float | None]) -> list[float | None]:
