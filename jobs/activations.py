@@ -130,5 +130,6 @@ def checkpoint(facts: ModelFacts) -> dict[str, JsonValue]:
 
 
 def model_digest(facts: ModelFacts) -> str:
-    """What of a model decides its activations: weights, structure and preprocessing, not where it was found."""
-    return digest(facts.model_dump(mode="json", exclude={"model", "revision", "library_versions", "flops", "sites"}))
+    """What of a model decides its activations: weights, structure and preprocessing, not where it was found or who reads it."""
+    left_out = {"model", "revision", "library_versions", "flops", "sites", "language"}
+    return digest(facts.model_dump(mode="json", exclude=left_out))

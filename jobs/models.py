@@ -1,4 +1,4 @@
-"""The model or generator of a plan on a device, if it is still the one that was inspected."""
+"""The model, vision-language model or generator of a plan on a device, if it is still the one that was inspected."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from jobs.activations import Forward
 from jobs.locate import locate_through
 from jobs.protocol import Inputs
+from miclip_core.explain.vlm import Vlm, load_vlm
 from miclip_core.generate.generator import Generator
 from miclip_core.generate.load import load_generator
 from miclip_core.zoo.load import load_model
@@ -38,6 +39,19 @@ def open_model(forward: Forward, inputs: Inputs, device: str, sites: Sequence[st
     )
     _check_files(forward, model.facts)
     return model
+
+
+def open_vlm(forward: Forward, inputs: Inputs, device: str) -> Vlm:
+    """The vision-language model of a forward pass, whole, in the pass's precision.
+
+    Raises:
+        WeightsMissing: the checkpoint changed since. NoLanguageModel: the model writes no text.
+    """
+    if device == "cuda":
+        _compute_exactly()
+    vlm = load_vlm(_ref(forward), locate_through(inputs), device, DTYPES[str(forward.params["dtype"])])
+    _check_files(forward, vlm.tower.facts)
+    return vlm
 
 
 def open_generator(forward: Forward, inputs: Inputs, device: str) -> Generator:

@@ -60,14 +60,33 @@ class Geometry(Frozen):
     fill: int = 0
 
 
+class LanguageFacts(Frozen):
+    """The language model that reads a vision tower, as part of the tower's facts.
+
+    model_type: what the library calls the whole. reads_block: the last block whose output reaches the language model;
+    edits of later ones change no word. reads: the site whose tokens the projection gets, `resid_post.L` or `lnf_out`.
+    image_tokens: tokens that one image takes in the language model, of width `width`. layers: its own blocks.
+    params: parameters of everything but the tower.
+    """
+
+    model_type: str
+    reads_block: int
+    reads: str
+    image_tokens: int
+    width: int
+    layers: int
+    params: int
+
+
 class ModelFacts(Frozen):
     """The static facts of one model; a number that the family does not have is None.
 
     `sites` are in the order in which one forward produces them. `flops` counts multiply and add as two, for one image,
     the vision tower alone. `weights_sha256` tells weights apart and is the same under any configuration; `files_sha256`
     covers weights, configuration and tokeniser, all that decides what the model gives. `classes` are the names of a
-    classifier head, `embed_dim` the width of `embedding`. Of a generator, `input_hw` is the size of the images that it
-    draws, `embed_dim` the length of its latent, and `flops` what one image costs.
+    classifier head, `embed_dim` the width of `embedding`, None where there is none. Of a vision-language model, `language`
+    says what reads its tower, both digests cover the whole, and all else is of the tower alone. Of a generator, `input_hw`
+    is the size of the images that it draws, `embed_dim` the length of its latent, and `flops` what one image costs.
     """
 
     model: str
@@ -81,7 +100,7 @@ class ModelFacts(Frozen):
     head_dim: int | None = None
     width: int
     mlp_width: int | None = None
-    embed_dim: int
+    embed_dim: int | None
     n_prefix: int = 0
     has_cls: bool = False
     grid: tuple[int, int]
@@ -100,6 +119,7 @@ class ModelFacts(Frozen):
     params: int
     flops: int
     sites: tuple[SiteFacts, ...]
+    language: LanguageFacts | None = None
 
     @property
     def mean(self) -> tuple[float, float, float]:
@@ -127,6 +147,19 @@ class ModelFacts(Frozen):
                 f"{self.model} is a generator: it draws images and reads none; use it in mine_rosetta or invert, or let "
                 f"other models read its images: 'generated:{self.model},seed=0,n=1600'"
             )
+
+    def check_embeds(self) -> int:
+        """`embed_dim`, of a model that gives image embeddings.
+
+        Raises:
+            UnknownSite: the model pools nothing.
+        """
+        if self.embed_dim is None:
+            raise UnknownSite(
+                f"{self.model} (family {self.family}) pools nothing, so it has no image embedding: a language model reads "
+                "its tokens; take activations of a site such as resid_post.-1@patch:mean, or another model"
+            )
+        return self.embed_dim
 
     def sees_whole(self, geometry: str) -> bool:
         """Whether a model sees all of a square image: in the `square` view, or where its own transform cuts nothing off."""

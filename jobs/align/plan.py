@@ -85,7 +85,7 @@ def _plan(
             "tokens": tokens.model_dump(mode="json"),
             "per_image": tokens.per_image(facts),
             "width": tokens.width(facts),
-            "dim": clip.embed_dim,
+            "dim": clip.check_embeds(),
             "clip": clip_forward(tokens.forward, clip).model_dump(mode="json"),
             "keep_every": spec.keep_every,
         },

@@ -81,6 +81,7 @@ def _products(spec: ExtractSpec, facts: ModelFacts, outputs: Sequence[str]) -> I
             for site in resolve_sites(facts, spec.sites):
                 yield output, {"site": str(site), **_site_params(spec, output)}
         elif output == "embeddings":
+            facts.check_embeds()
             yield output, {"round_to": spec.round_to}
         elif output == "predictions":
             yield output, {"k": spec.predictions_k, **_classes(spec, facts)}
@@ -125,7 +126,7 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     if facts is None or plan.stage.output == "text_embeddings":
         return Estimate()
     params: dict[str, Any] = plan.stage.params
-    rows, width, per_image = int(params["rows"]), facts.embed_dim, 1
+    rows, width, per_image = int(params["rows"]), facts.embed_dim or 0, 1
     if "site" in params:
         site = Site.parse(params["site"])
         width, per_image = site_width(facts, site), rows_per_image(facts, site)

@@ -66,7 +66,7 @@ class Generator:
     @property
     def latent_dim(self) -> int:
         """Numbers d in a latent."""
-        return self.facts.embed_dim
+        return self.facts.check_embeds()
 
     def latents(self, seed: int, indices: Sequence[int] | np.ndarray) -> Tensor:
         """[B, d] on the device: standard normal, image i of a set by (seed, i) alone."""

@@ -115,6 +115,25 @@ def tensor_names(path: Path) -> list[str]:
         raise WeightsMissing(f"{path}: damaged safetensors file: {error}") from error
 
 
+def read_part(path: Path, prefixes: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file whose names start with one of `prefixes`, by the rest of the name; no other is read.
+
+    Raises:
+        WeightsMissing: the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                if (prefix := next((start for start in prefixes if name.startswith(start)), None)) is not None:
+                    found[name.removeprefix(prefix)] = file.get_tensor(name)
+    except SafetensorError as error:
+        raise WeightsMissing(f"{path}: damaged safetensors file: {error}") from error
+    return found
+
+
 def fill_completely(module: nn.Module, fill: Callable[[], object], name: str) -> None:
     """Let a library's own reader `fill` set the parameters of a module, and refuse what it left unset.
 

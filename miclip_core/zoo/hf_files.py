@@ -91,18 +91,42 @@ def weight_files(name: str, get: Get) -> tuple[Path, ...]:
     raise UnknownModel(f"hf:{name}: no weights; expected one of {', '.join(_WEIGHTS)}")
 
 
+def image_processor(get: Get) -> dict[str, Any]:
+    """What the image processor's file says; newer checkpoints keep it inside that of the whole processor."""
+    if (path := optional(get, "preprocessor_config.json")) is not None:
+        return json.loads(path.read_text())
+    if (path := optional(get, "processor_config.json")) is not None:
+        return json.loads(path.read_text()).get("image_processor", {})
+    return {}
+
+
 def load_library(
     kind: Any, config: Any, weights: Sequence[Path], name: str, dtype: torch.dtype = torch.float32, **arguments: Any
 ) -> Any:
-    """A model of the library's class `kind` with all weights, or none; names of older checkpoints are translated.
+    """A model of the library's class `kind` with all weights of the files, or none; see `load_tensors`.
 
     Raises:
-        WeightsMissing: tensors that are missing, left over or of another shape.
-        UnsafeCheckpoint: a file that would run code.
+        WeightsMissing, UnsafeCheckpoint: as `load_tensors` and `read_checkpoint`.
     """
     tensors: dict[str, Tensor] = {}
     for file in weights:
         tensors |= read_checkpoint(file)
+    return load_tensors(kind, config, tensors, name, dtype, **arguments)
+
+
+def load_tensors(
+    kind: Any,
+    config: Any,
+    tensors: dict[str, Tensor],
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    **arguments: Any,
+) -> Any:
+    """A model of the library's class `kind` with all of `tensors`, or none; names of older checkpoints are translated.
+
+    Raises:
+        WeightsMissing: tensors that are missing, left over or of another shape.
+    """
     with quiet():
         loaded, info = kind.from_pretrained(
             None,

@@ -23,9 +23,13 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "vit_mae": {**_IMAGENET, "resample": 3, "margin": None},
     "dinov2": {**_IMAGENET, "resample": 3, "margin": 256 / 224},
     "resnet": {**_IMAGENET, "resample": 3, "margin": 256 / 224, "crop_pct": 224 / 256},
+    "llava": {**_OPENAI, "resample": 3, "margin": 1.0},
+    "gemma3": {**_HALF, "resample": 2, "margin": None},
+    "internvl": {**_OPENAI, "resample": 3, "margin": None},
 }
 
-_SQUASHES = {"ViT": True, "Siglip": True, "CLIP": False, "Bit": False, "ConvNext": False}
+_SQUASHES = {"ViT": True, "Siglip": True, "CLIP": False, "Bit": False, "ConvNext": False,
+             "Llava": False, "Gemma3": True, "GotOcr2": True}  # fmt: skip
 
 
 def geometry_of(model_type: str, processor: Mapping[str, Any], own_hw: tuple[int, int], fixed: bool) -> Geometry:
@@ -38,7 +42,7 @@ def geometry_of(model_type: str, processor: Mapping[str, Any], own_hw: tuple[int
     Raises:
         GeometryMismatch: the processor resamples in a way that has no equal here.
     """
-    kind = model_type.removesuffix("_vision_model").removesuffix("_with_registers")
+    kind = model_type.removesuffix("_model").removesuffix("_vision").removesuffix("_with_registers")
     said = {**_DEFAULTS[kind], **{key: value for key, value in processor.items() if value is not None}}
     resize, resize_hw, crop_hw = _sizes(said, own_hw)
     if fixed and crop_hw != own_hw:

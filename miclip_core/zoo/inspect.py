@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from miclip_core.zoo.recipe import Built
 from miclip_core.zoo.sitemap import Derived, Entry, Family, Native, argument, element, promote
 from schemas.errors import UnknownSite, UnsupportedBlock
-from schemas.models import ModelFacts, SiteFacts
+from schemas.models import LanguageFacts, ModelFacts, SiteFacts
 from schemas.refs import Tokens
 
 
@@ -27,12 +27,13 @@ def describe_model(
     revision: str | None,
     library_versions: dict[str, str],
     modules: Sequence[str] = (),
+    language: LanguageFacts | None = None,
 ) -> ModelFacts:
     """All static facts of a model whose modules are on the meta device.
 
     Raises:
         UnknownSite: one of `modules` does not exist or its output has no recognisable layout.
-        UnsupportedBlock: the model gives no image embedding.
+        UnsupportedBlock: the model gives neither image embedding nor tokens.
     """
     observed = _observe(family)
     sites = [
@@ -59,14 +60,18 @@ def describe_model(
         params=sum(parameter.numel() for parameter in built.root.parameters()),
         flops=observed.flops,
         sites=tuple(sites),
+        language=language,
         **{field: getattr(family, field) for field in fields},
     )
 
 
-def _embedding_width(name: str, family: Family, sites: Sequence[SiteFacts]) -> int:
+def _embedding_width(name: str, family: Family, sites: Sequence[SiteFacts]) -> int | None:
+    """None for a tower that pools nothing, whose tokens are what others read."""
     for site in sites:
         if site.path in ("embedding", "logits"):
             return site.width
+    if family.blocks and family.pool == "none":
+        return None
     raise UnsupportedBlock(f"{name} (family {family.name}) gave neither an embedding nor logits in a forward")
 
 

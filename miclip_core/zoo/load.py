@@ -53,7 +53,7 @@ def inspect_model(ref: ModelRef, locate: Locate = default.locate, modules: Seque
         UnsupportedBlock: no family knows this architecture.
     """
     made = recipe(ref, locate)
-    return _inspect(ref, made, modules)
+    return inspect_made(ref, made, modules)
 
 
 def load_model(
@@ -89,7 +89,7 @@ def load_built(
 ) -> tuple[ModelFacts, Family, Built]:
     """A library's model with its weights, on its device and in eval mode, its facts and its sites; see `load_model`."""
     made = recipe(ref, locate)
-    facts = _inspect(ref, made, modules)
+    facts = inspect_made(ref, made, modules)
     with torch.random.fork_rng(devices=[]):  # libraries initialise at random; nobody's stream shall move
         built = made.build()
     if ref.random_seed is None:
@@ -124,14 +124,16 @@ def find_family(name: str, built: Built) -> Family:
         raise UnsupportedBlock(f"{name}: {error}") from error
 
 
-def _inspect(ref: ModelRef, made: Recipe, modules: Sequence[str]) -> ModelFacts:
+def inspect_made(ref: ModelRef, made: Recipe, modules: Sequence[str] = ()) -> ModelFacts:
+    """The static facts of a model whose recipe is at hand; see `inspect_model`."""
     weights = _digest(ref, made)
     files = identity_sha256(weights, made.settings, made.tokeniser)
     with torch.device("meta"):
         built = made.build()
     built.root.eval().requires_grad_(False)
     family = find_family(str(ref), built)
-    return describe_model(str(ref), built, family, weights, files, made.revision, _versions(made), modules)
+    language = None if made.language is None else made.language.facts(family)
+    return describe_model(str(ref), built, family, weights, files, made.revision, _versions(made), modules, language)
 
 
 def _versions(made: Recipe) -> dict[str, str]:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from miclip_core.zoo.sitemap import Family
 from miclip_core.zoo.text import TextTower
-from schemas.models import Geometry
+from schemas.models import Geometry, LanguageFacts
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +31,27 @@ class Built:
 
 
 @dataclass(frozen=True, eq=False)
+class Language:
+    """The language model that reads a vision tower.
+
+    facts: the tower's family -> what is known of it, without its weights. load: precision -> the library's whole model
+    with its weights on the CPU, and the tower in it. processor: () -> what turns a conversation into tokens.
+    """
+
+    facts: Callable[[Family], LanguageFacts]
+    load: Callable[[torch.dtype], tuple[Any, Built]]
+    processor: Callable[[], Any]
+
+
+@dataclass(frozen=True, eq=False)
 class Recipe:
     """How to make one model.
 
     architecture: its name, part of the identity of random weights. files: the checkpoint, empty for random weights.
     libraries: distributions whose version matters. build: make the modules, on the current default device (meta for
     inspection). fill: load `files` into a model built on the CPU. settings: what the checkpoint's configuration says,
-    wherever it is kept. tokeniser: the files of its tokeniser. Both decide what the model gives, as the weights do.
+    wherever it is kept. tokeniser: the files of its tokeniser, of a vision-language model those of its processor too.
+    Both decide what the model gives, as the weights do. language: what reads the tower; None for all other models.
     """
 
     architecture: str
@@ -47,3 +62,4 @@ class Recipe:
     fill: Callable[[Built], None]
     settings: Mapping[str, Any] = field(default_factory=dict)
     tokeniser: tuple[Path, ...] = ()
+    language: Language | None = None
