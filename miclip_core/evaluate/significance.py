@@ -98,9 +98,7 @@ def signed_ranks(differences_U: ArrayLike) -> tuple[Test, float]:
     """
     from scipy.stats import rankdata, wilcoxon
 
-    differences = np.asarray(differences_U, np.float64)
-    differences = np.around(differences / (float(np.abs(differences).max(initial=0)) or 1.0), 9)
-    differences = differences[differences != 0]
+    differences = _told_apart(differences_U)
     if len(differences) > EXACT_PAIRS:
         return "wilcoxon_normal", float(wilcoxon(differences, correction=False).pvalue)
     ranks = np.rint(2 * rankdata(np.abs(differences))).astype(np.int64)  # doubled, so that mean ranks are whole
@@ -111,6 +109,21 @@ def signed_ranks(differences_U: ArrayLike) -> tuple[Test, float]:
     positive = int(ranks[differences > 0].sum())
     tail = min(ways[: positive + 1].sum(), ways[positive:].sum())
     return "wilcoxon_exact", min(1.0, 2 * float(tail) / 2 ** len(ranks))
+
+
+def rank_sum(differences_U: ArrayLike) -> float:
+    """The statistic of `signed_ranks`: the sum of the ranks of positive differences."""
+    from scipy.stats import rankdata
+
+    differences = _told_apart(differences_U)
+    return float(rankdata(np.abs(differences))[differences > 0].sum())
+
+
+def _told_apart(differences_U: ArrayLike) -> np.ndarray:
+    """Those that are not zero, in units of the largest and rounded, so that equal sizes are equal."""
+    differences = np.asarray(differences_U, np.float64)
+    differences = np.around(differences / (float(np.abs(differences).max(initial=0)) or 1.0), 9)
+    return differences[differences != 0]
 
 
 def bootstrap_interval(

@@ -32,11 +32,14 @@ class Aurocs:
 
 
 def compare_activations(
-    positive: Sequence[Sequence[float] | np.ndarray], negative: Sequence[Sequence[float] | np.ndarray], seed: int = 0
+    positive: Sequence[Sequence[float] | np.ndarray],
+    negative: Sequence[Sequence[float] | np.ndarray],
+    seed: int | None = 0,
 ) -> Aurocs:
     """How well each feature, and all together, tell images made from their texts from random images.
 
-    positive, negative: per feature its activations on these images, of any number. seed: of the interval.
+    positive, negative: per feature its activations on these images, of any number. seed: of the interval, which
+    None leaves out.
 
     Raises:
         ValueError: not the same number of features in both.
@@ -52,7 +55,7 @@ def compare_activations(
     scores, features = np.concatenate([score, other]), np.concatenate([feature, of_other])
     is_positive = np.arange(len(scores)) < len(score)
     pooled = weighted_auroc(scores, is_positive, np.ones(len(scores)))
-    low, high = _interval(scores, is_positive, features, len(known), seed)
+    low, high = (None, None) if seed is None else _interval(scores, is_positive, features, len(known), seed)
     return Aurocs(each, float(each[known].mean()), pooled, low, high, len(known))
 
 

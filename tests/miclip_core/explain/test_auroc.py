@@ -58,6 +58,8 @@ def test_the_interval_of_the_pooled_area_is_of_features_drawn_again() -> None:
     assert (found.low, found.high) == pytest.approx(np.quantile(areas, [0.025, 0.975]), abs=0.03)
     again = compare_activations(POSITIVE, NEGATIVE, seed=3)
     assert (again.low, again.high) == (found.low, found.high)
+    without = compare_activations(POSITIVE, NEGATIVE, seed=None)
+    assert (without.low, without.high, without.pooled) == (None, None, found.pooled)
 
 
 def test_lists_of_different_features_are_refused() -> None:
