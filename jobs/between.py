@@ -9,7 +9,7 @@ import numpy as np
 
 from jobs.protocol import Artifact, Inputs
 from schemas.errors import KeyMissing
-from schemas.plans import Plan
+from schemas.plans import Plan, Shard
 
 
 def pack(stage: str, name: str, arrays: Mapping[str, np.ndarray]) -> Artifact:
@@ -39,3 +39,15 @@ def unpack_all(inputs: Inputs, plan: Plan, round_number: int, name: str) -> Iter
 def bucket_units(bucket: int, buckets: int, units: int) -> tuple[int, int]:
     """Units [start, stop) of a bucket; equal up to one, and none where there are more buckets than units."""
     return bucket * units // buckets, (bucket + 1) * units // buckets
+
+
+def places_of(plan: Plan, shard: Shard, n: int) -> range:
+    """Which of n things a shard is about, where a round has as many rows as planning expected there to be.
+
+    As many as the shard has rows, for as long as there are some; all are spread over the shards if there are more.
+    """
+    rows = plan.rounds[shard.round].rows
+    start, stop = shard.start, shard.stop
+    if n > rows:
+        start, stop = start * n // rows, stop * n // rows
+    return range(min(start, n), min(stop, n))
