@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from schemas.errors import BadPrompt
 if TYPE_CHECKING:
     from miclip_core.explain.vlm import Vlm
 
+_HINT = "; the text must hold no token that stands for an image, and processor and template must be this model's"
 # What processors call cutting an image into several; all are switched off.
 _TILING = ("crop_to_patches", "do_pan_and_scan")
 
@@ -38,7 +38,7 @@ def make_question(vlm: Vlm, text: str, images: int) -> Question:
 
     Raises:
         BadPrompt: the model has no chat template, or the places for images are not `images` times
-            `vlm.language.image_tokens`; features would land on the wrong tokens.
+            `vlm.language.image_tokens`, as when the text holds one: features would land on the wrong tokens.
     """
     read = _read(vlm, text, images)
     ids_L = read["input_ids"][0]
@@ -46,8 +46,7 @@ def make_question(vlm: Vlm, text: str, images: int) -> Question:
     if places != expected:
         raise BadPrompt(
             f"the question has {places} places for image tokens, expected {expected}: {images} images of "
-            f"{vlm.language.image_tokens} each; the text must not hold the image token itself, and the processor and "
-            "chat template must be those of this model"
+            f"{vlm.language.image_tokens} each{_HINT}"
         )
     extras = {
         name: value[0]
@@ -69,7 +68,7 @@ def _read(vlm: Vlm, text: str, images: int) -> Any:
     height, width = vlm.tower.facts.input_hw
     shown = [{"type": "image", "image": Image.new("RGB", (width, height), "white")} for _ in range(images)]
     one_tile = {name: False for name in _TILING if hasattr(vlm.processor.image_processor, name)}
-    with torch.no_grad():
+    try:
         return vlm.processor.apply_chat_template(
             [{"role": "user", "content": [*shown, {"type": "text", "text": text}]}],
             add_generation_prompt=True,
@@ -78,3 +77,5 @@ def _read(vlm: Vlm, text: str, images: int) -> Any:
             return_tensors="pt",
             processor_kwargs={"images_kwargs": one_tile} if images and one_tile else {},
         )
+    except ValueError as error:
+        raise BadPrompt(f"the processor of {vlm.tower.facts.model} refuses the question: {error}{_HINT}") from error
