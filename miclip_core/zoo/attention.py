@@ -89,12 +89,17 @@ def norm_numbers(module: Any) -> Norm:
     """A LayerNorm or RMS norm module as numbers; a missing scale is one, a missing shift zero."""
     gamma, beta = getattr(module, "weight", None), getattr(module, "bias", None)
     gamma = torch.ones(tuple(module.normalized_shape)) if gamma is None else gamma
-    return Norm(gamma, torch.zeros_like(gamma) if beta is None else beta, module.eps, not is_rms(module))
+    return Norm(gamma, torch.zeros_like(gamma) if beta is None else beta, norm_eps(module), not is_rms(module))
 
 
 def is_rms(module: nn.Module) -> bool:
     """Whether a norm divides by the root mean square and subtracts nothing."""
-    return type(module).__name__.lower().startswith("rmsnorm")
+    return "rmsnorm" in type(module).__name__.lower()
+
+
+def norm_eps(module: Any) -> float:
+    """What a norm adds to the variance."""
+    return module.eps if hasattr(module, "eps") else module.variance_epsilon
 
 
 def norm_statistics(x: Tensor, eps: float, subtract_mean: bool = True) -> tuple[Tensor, Tensor]:

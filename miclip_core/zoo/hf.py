@@ -32,6 +32,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "vit_mae": ("ViTMAEModel", "ViTMAEForPreTraining"),
     "dinov2": ("Dinov2Model", "Dinov2ForImageClassification"),
     "dinov2_with_registers": ("Dinov2WithRegistersModel", "Dinov2WithRegistersForImageClassification"),
+    "internvl_vision": ("InternVLVisionModel",),
     "resnet": ("ResNetModel", "ResNetForImageClassification"),
 }
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")

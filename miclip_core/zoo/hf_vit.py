@@ -1,4 +1,4 @@
-"""The vision transformers of the transformers library: CLIP, SigLIP, ViT, MAE and DINOv2, told apart by their parts."""
+"""The vision transformers of the transformers library: CLIP, SigLIP, ViT, MAE, DINOv2 and InternVL's, told apart by their parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from miclip_core.zoo.activations import activation_kind
-from miclip_core.zoo.attention import PlainAttention, attention_sites, norm_numbers, norm_sites, row_site
+from miclip_core.zoo.attention import (
+    PlainAttention,
+    attention_sites,
+    in_own_dtype,
+    is_rms,
+    norm_eps,
+    norm_numbers,
+    norm_sites,
+    row_site,
+)
 from miclip_core.zoo.pooling import (
     QueryPool,
     first_query,
@@ -21,13 +30,13 @@ from miclip_core.zoo.pooling import (
 )
 from miclip_core.zoo.sitemap import Block, BlockWeights, Entry, Family, Native, Readout
 from schemas.errors import TokenOrderUnknown, UnsupportedBlock
-from schemas.models import ActKind
+from schemas.models import ActKind, Pool
 
 # One part has another name in every class; exactly one of the names is there.
 _NORM1 = ("layer_norm1", "layernorm_before", "norm1")
 _NORM2 = ("layer_norm2", "layernorm_after", "norm2")
 _ATTENTION = ("self_attn", "attention")
-_OUTPUT = ("out_proj", "o_proj")
+_OUTPUT = ("out_proj", "o_proj", "projection_layer")
 _FINAL = ("post_layernorm", "layernorm")
 _HEADS = ("num_heads", "num_attention_heads")
 
@@ -44,20 +53,13 @@ def describe(visual: Any) -> Family:
 
     Raises:
         TokenOrderUnknown: a masked autoencoder that would drop patches.
-        UnsupportedBlock: SigLIP without its pooling head, which has no image embedding.
     """
     tower: Any = tower_of(visual)
     blocks = _blocks(tower)
     attention = _part(blocks[0], _ATTENTION)
-    pool: Literal["map", "tok"] = "tok" if _has_cls(tower) else "map"
-    if pool == "map" and not hasattr(tower, "head"):
-        raise UnsupportedBlock(
-            f"{type(visual).__name__} has neither class token nor pooling head (vision_use_head: false), so it has no "
-            "image embedding; use a checkpoint with its head"
-        )
     heads = _part(attention, _HEADS)
     return Family(
-        name=f"hf_{visual.config.model_type.removesuffix('_vision_model')}",
+        name=f"hf_{visual.config.model_type.removesuffix('_model').removesuffix('_vision')}",
         visual=visual,
         sites=_sites(visual, tower),
         forward=_forward(visual, tower),
@@ -65,10 +67,10 @@ def describe(visual: Any) -> Family:
         width=attention.q_proj.in_features,
         grid=_grid(tower),
         input_hw=input_size(tower),
-        norm_eps=_part(blocks[0], _NORM1).eps,
+        norm_eps=norm_eps(_part(blocks[0], _NORM1)),
         act_kind=_act_kind(blocks[0].mlp),
-        pool=pool,
-        final_norm_position="after_pool" if _norm_after_pool(tower) else "before_pool",
+        pool=_pool(tower),
+        final_norm_position=_final_position(tower),
         n_prefix=_n_prefix(tower),
         has_cls=_has_cls(tower),
         n_heads=heads,
@@ -76,7 +78,7 @@ def describe(visual: Any) -> Family:
         mlp_width=_down(blocks[0].mlp).in_features,
         patch=_patch_size(tower)[0],
         has_ln_pre=hasattr(tower, "pre_layrnorm"),
-        has_layerscale=hasattr(blocks[0], "layer_scale1"),
+        has_layerscale=any(hasattr(blocks[0], name) for name in ("layer_scale1", "lambda_1")),
         blocks=tuple(
             Block(Native(block), Native(_part(block, _ATTENTION), pick=0), f"ln1_out.{layer}", _math(block))
             for layer, block in enumerate(blocks)
@@ -128,6 +130,25 @@ def _act_kind(mlp: Any) -> ActKind:
 
 def _has_cls(tower: Any) -> bool:
     return hasattr(tower.embeddings, "class_embedding") or hasattr(tower.embeddings, "cls_token")
+
+
+def _pool(tower: Any) -> Pool:
+    """A class token is pooled after a final norm, other towers by their head; `none` leave it to who reads the tokens."""
+    if _has_cls(tower) and _final(tower) is not None:
+        return "tok"
+    return "map" if hasattr(tower, "head") else "none"
+
+
+def _final(tower: Any) -> nn.Module | None:
+    """The norm after the last block; InternVL's tower has none."""
+    final = _part(tower, _FINAL)
+    return None if isinstance(final, nn.Identity) else final
+
+
+def _final_position(tower: Any) -> Literal["before_pool", "after_pool", "none"]:
+    if _final(tower) is None:
+        return "none"
+    return "after_pool" if _norm_after_pool(tower) else "before_pool"
 
 
 def _n_prefix(tower: Any) -> int:
@@ -194,13 +215,13 @@ def _sites(visual: Any, tower: Any) -> dict[str, Entry]:
     for layer in range(len(blocks)):
         sites |= _block_sites(blocks, layer)
     sites |= _final_sites(tower)
-    if _has_cls(tower):
+    if _pool(tower) == "tok":
         std = None if after_pool else "lnf_std"
         sites |= {
             f"pattern_row.{layer}": row_site(layer, partial(pooling_row, "tok", prefix=_n_prefix(tower)), std)
             for layer in range(len(blocks))
         }
-    return sites | _output_sites(visual, tower)
+    return sites if _pool(tower) == "none" else sites | _output_sites(visual, tower)
 
 
 def _embed_pick(tower: Any) -> int | None:
@@ -210,36 +231,63 @@ def _embed_pick(tower: Any) -> int | None:
 def _block_sites(blocks: Any, layer: int) -> dict[str, Entry]:
     block = blocks[layer]
     norm1, norm2, mlp = _part(block, _NORM1), _part(block, _NORM2), block.mlp
-    scaled = hasattr(block, "layer_scale1")
     # The residual between two blocks has one home, so that an edit of either name reaches both.
     sites: dict[str, Entry] = {
         f"resid_pre.{layer}": Native(block, "input") if layer == 0 else Native(blocks[layer - 1])
     }
-    sites |= norm_sites("ln1", f"resid_pre.{layer}", norm1.eps, layer)
+    sites |= norm_sites("ln1", f"resid_pre.{layer}", norm_eps(norm1), layer, not is_rms(norm1))
     sites[f"ln1_out.{layer}"] = Native(norm1)
     sites |= attention_sites(layer, _math(block), f"ln1_out.{layer}")
-    sites[f"attn_out.{layer}"] = Native(block.layer_scale1) if scaled else Native(_part(block, _ATTENTION), pick=0)
+    sites[f"attn_out.{layer}"] = _branch(block, _part(block, _ATTENTION), 0, "1")
     sites[f"resid_mid.{layer}"] = Native(norm2, "input")
-    sites |= norm_sites("ln2", f"resid_mid.{layer}", norm2.eps, layer)
+    sites |= norm_sites("ln2", f"resid_mid.{layer}", norm_eps(norm2), layer, not is_rms(norm2))
     return sites | {
         f"ln2_out.{layer}": Native(norm2),
         f"mlp_pre.{layer}": Native(mlp.gate_proj if hasattr(mlp, "gate_proj") else mlp.fc1),
         f"mlp_act.{layer}": Native(_down(mlp), "input"),
-        f"mlp_out.{layer}": Native(block.layer_scale2 if scaled else mlp),
+        f"mlp_out.{layer}": _branch(block, mlp, None, "2"),
         f"resid_post.{layer}": Native(block),
     }
 
 
+def _branch(block: Any, module: nn.Module, pick: int | None, number: str) -> Native:
+    """What a branch adds to the residual: what its module returns, after LayerScale where there is one.
+
+    InternVL's block multiplies by a parameter itself, so that no module returns the product.
+    """
+    if hasattr(block, f"layer_scale{number}"):
+        return Native(getattr(block, f"layer_scale{number}"))
+    if not hasattr(block, f"lambda_{number}"):
+        return Native(module, pick=pick)
+
+    def read(raw_BTD: Tensor) -> Tensor:
+        return _scale(block, number) * raw_BTD
+
+    def write(old_BTD: Tensor, new_BTD: Tensor) -> Tensor:
+        scale_D = _scale(block, number)
+        return torch.where(scale_D == 0, old_BTD, new_BTD / torch.where(scale_D == 0, 1, scale_D))
+
+    return Native(module, pick=pick, read=read, write=write)
+
+
 def _final_sites(tower: Any) -> dict[str, Entry]:
     """The final norm, and `pooled`: the class token after it, or what the pooling head returns."""
-    final = _part(tower, _FINAL)
+    final: Any = _final(tower)
+    if final is None:
+        return {}
     layout: Literal["vector", "tokens"] = "vector" if _norm_after_pool(tower) else "tokens"
     sites: dict[str, Entry] = {
         "lnf_in": Native(final, "input", layout),
-        **norm_sites("lnf", "lnf_in", final.eps, layout=layout),
+        **norm_sites("lnf", "lnf_in", norm_eps(final), layout=layout),
         "lnf_out": Native(final, layout=layout),
     }
-    return sites | ({"pooled": _pooled_token(tower)} if _has_cls(tower) else _head_sites(tower.head))
+    match _pool(tower):
+        case "tok":
+            return sites | {"pooled": _pooled_token(tower)}
+        case "map":
+            return sites | _head_sites(tower.head)
+        case _:
+            return sites
 
 
 def _head_sites(head: Any) -> dict[str, Entry]:
@@ -276,7 +324,19 @@ def _output_sites(visual: Any, tower: Any) -> dict[str, Entry]:
 
 
 def _math(block: Any) -> PlainAttention:
-    return PlainAttention(partial(block_weights, block))
+    attention = _part(block, _ATTENTION)
+    norms = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
+    normed = any(is_rms(norm) for norm in norms if norm is not None)
+    return PlainAttention(partial(block_weights, block), partial(_norm_qk, norms) if normed else None)
+
+
+def _norm_qk(norms: tuple[Any, Any], q_BHTX: Tensor, k_BHTX: Tensor) -> tuple[Tensor, Tensor]:
+    """InternVL's large tower norms queries and keys over all heads together."""
+    q, k = (
+        in_own_dtype(norm, x_BHTX.transpose(1, 2).flatten(2)).unflatten(2, (x_BHTX.shape[1], -1)).transpose(1, 2)
+        for norm, x_BHTX in zip(norms, (q_BHTX, k_BHTX), strict=True)
+    )
+    return q, k
 
 
 def block_weights(block: Any) -> BlockWeights:
@@ -296,8 +356,8 @@ def block_weights(block: Any) -> BlockWeights:
         b_O=output.bias,
         W_out=down.weight,
         b_out=down.bias,
-        ls1=_scale(block, "layer_scale1"),
-        ls2=_scale(block, "layer_scale2"),
+        ls1=_scale(block, "1"),
+        ls2=_scale(block, "2"),
         ln1=norm_numbers(_part(block, _NORM1)),
         ln2=norm_numbers(_part(block, _NORM2)),
     )
@@ -309,13 +369,21 @@ def _by_head(linear: nn.Linear, heads: int) -> tuple[Tensor, Tensor]:
     return linear.weight.unflatten(0, (heads, -1)), bias.unflatten(0, (heads, -1))
 
 
-def _scale(block: Any, name: str) -> Tensor:
-    return getattr(block, name).lambda1 if hasattr(block, name) else torch.ones_like(_part(block, _NORM1).weight)
+def _scale(block: Any, number: str) -> Tensor:
+    """LayerScale of the first or second branch, one where there is none."""
+    if hasattr(block, f"layer_scale{number}"):
+        return getattr(block, f"layer_scale{number}").lambda1
+    if hasattr(block, f"lambda_{number}"):
+        return getattr(block, f"lambda_{number}")
+    return torch.ones_like(_part(block, _NORM1).weight)
 
 
 def _readout(visual: Any, tower: Any) -> Callable[[], Readout] | None:
-    """None where the embedding is no linear function of the final tokens: ViT's tanh pooler, DINOv2's classifier input."""
-    if getattr(tower, "pooler", None) is not None:
+    """None where the embedding is no linear function of the final tokens: ViT's tanh pooler, DINOv2's classifier input.
+
+    Nor is there one where nothing is pooled.
+    """
+    if getattr(tower, "pooler", None) is not None or _pool(tower) == "none":
         return None
     width = _part(tower, _FINAL).weight.shape[0]
     if hasattr(visual, "classifier") and getattr(visual.classifier, "in_features", width) != width:

@@ -73,6 +73,13 @@ class Subject:
     def __post_init__(self) -> None:
         self.image_ids = [f"{i:032x}" for i in range(len(self.images))]
 
+    @property
+    def output(self) -> str:
+        """What every edit reaches: the embedding, or all last tokens of a tower that pools nothing."""
+        last = f"resid_post.{self.model.facts.n_blocks - 1}"
+        found = next(path for path in ("embedding", "lnf_out", last) if path in canonical(self.model.facts))
+        return str(self.model.sites([found])[0])
+
     def close(self, a: Tensor, b: Tensor) -> bool:
         """Equal up to the tolerance, relative to the size of b."""
         return bool((a.double() - b.double()).abs().max() <= self.tolerance * max(1.0, float(b.abs().max())))
@@ -145,8 +152,7 @@ class AnyModel:
         with torch.no_grad():
             plain = subject.forward(model.module, subject.images)
         out = model.run(subject.images, canonical(model.facts), stop="end")
-        last = "embedding" if "embedding" in canonical(model.facts) else "logits"
-        assert subject.close(out[last], plain)
+        assert subject.close(out[subject.output], plain)
 
     def test_hooks_are_gone_after_a_pass_and_after_an_exception(self, subject: Subject) -> None:
         model = subject.model
@@ -196,9 +202,7 @@ class AnyModel:
 
     def test_setting_a_site_to_its_own_value_changes_nothing(self, subject: Subject) -> None:
         model = subject.model
-        everything = canonical(model.facts)
-        last = everything[-1] if not everything[-1].startswith("module:") else "embedding"
-        last = "embedding" if "embedding" in everything else last
+        last = subject.output
         plain = model.run(subject.images, [last])
         for path in self.editable(model):
             value = model.run(subject.images, [path])[str(model.sites([path])[0])]
@@ -215,11 +219,11 @@ class AnyModel:
             assert subject.close(out[f"{key}!raw"], plain), path
 
     def test_an_edit_reaches_the_output(self, subject: Subject) -> None:
-        model = subject.model
-        plain = model.run(subject.images, ["embedding"])["embedding"]
+        model, last = subject.model, subject.output
+        plain = model.run(subject.images, [last])[last]
         for path in self.editable(model):
             site = model.facts.site(path)
-            out = model.run(subject.images, ["embedding"], [Edit(Site(path=path), "scale", 0.5)])["embedding"]
+            out = model.run(subject.images, [last], [Edit(Site(path=path), "scale", 0.5)])[last]
             moved = float((out - plain).abs().max())
             # Keys may be scaled without effect only where there is nothing to choose between.
             assert moved > 10 * subject.tolerance or site.width == 0, path
@@ -241,15 +245,15 @@ class AnyModel:
         assert all("forward" not in vars(module) for module in model.module.modules())
 
     def test_an_edited_end_of_a_pass_is_that_of_the_whole_pass_to_the_bit(self, subject: Subject) -> None:
-        model = subject.model
-        plain = model.run(subject.images, ["embedding"])["embedding"]
+        model, last = subject.model, subject.output
+        plain = model.run(subject.images, [last])[last]
         for path in self.editable(model):
-            suffix = Suffix(model, path, ["embedding"])
-            clean = suffix.begin(subject.images)["embedding"]
+            suffix = Suffix(model, path, [last.removesuffix("@all")])
+            clean = suffix.begin(subject.images)[last]
             assert torch.equal(clean, plain)
             for edit in (Edit(Site(path=path), "scale", 0.5), Edit(Site(path=path), "add", 0.1, channels=[0])):
-                whole = model.run(subject.images, ["embedding"], [edit])["embedding"]
-                assert torch.equal(suffix.edited([edit])["embedding"], whole), path
+                whole = model.run(subject.images, [last], [edit])[last]
+                assert torch.equal(suffix.edited([edit])[last], whole), path
 
     def test_an_edit_of_tokens_that_are_not_there_or_of_a_reduction_is_refused(self, subject: Subject) -> None:
         model = subject.model
@@ -258,10 +262,10 @@ class AnyModel:
         wrong = [f"{facts.path}@{name}" for name in absent] + [f"{facts.path}@{facts.selectors[0]}:mean"]
         for text in [*wrong, "embedding@all"]:
             with pytest.raises(UnknownSite):
-                model.run(subject.images, ["embedding"], [Edit(Site.parse(text), "set", 0.0)])
+                model.run(subject.images, [subject.output], [Edit(Site.parse(text), "set", 0.0)])
 
     def test_a_gradient_of_what_comes_too_late_is_refused(self, subject: Subject) -> None:
-        first, last = natives(subject.model)[0], "embedding"
+        first, last = natives(subject.model)[0], subject.output
         if first in ("pooled", last):
             pytest.skip("no named site comes before the pooled vector")
         with pytest.raises(UnknownSite, match=f"{re.escape(first)} does not depend on it"):
@@ -272,22 +276,19 @@ class AnyModel:
         if subject.images.dtype != torch.float64:
             pytest.skip("finite differences need float64")
         torch.manual_seed(0)
-        direction = torch.randn(model.facts.embed_dim, dtype=torch.float64)
+        last = subject.output
+        direction = torch.randn(model.facts.site(last.removesuffix("@all")).width, dtype=torch.float64)
 
-        def scalar(embedding: Tensor) -> Tensor:
-            return embedding @ direction
+        def scalar(output: Tensor) -> Tensor:
+            return (output @ direction).reshape(len(output), -1).sum(1)
 
         sites = self.differentiable(model)
-        found = activation_gradient(model, subject.images, sites, scalar)
+        found = activation_gradient(model, subject.images, sites, scalar, of=last)
         for path in sites:
             key = str(model.sites([path])[0])
             probe, step = torch.randn_like(found[key].value), 1e-7  # small: a ReLU may sit near its kink
             moved = [
-                scalar(
-                    model.run(subject.images, ["embedding"], [Edit(Site(path=path), "add", sign * step * probe)])[
-                        "embedding"
-                    ]
-                )
+                scalar(model.run(subject.images, [last], [Edit(Site(path=path), "add", sign * step * probe)])[last])
                 for sign in (1, -1)
             ]
             numeric = (moved[0] - moved[1]) / (2 * step)
@@ -333,17 +334,18 @@ class AnyModel:
     def test_training_mode_and_wrong_sizes_are_refused(self, subject: Subject) -> None:
         model = subject.model
         with pytest.raises(GeometryMismatch, match="expected"):
-            model.run(subject.images[..., 1:], ["embedding"])
+            model.run(subject.images[..., 1:], [subject.output])
         model.module.train()
         try:
             with pytest.raises(NotInEval):
-                model.run(subject.images, ["embedding"])
+                model.run(subject.images, [subject.output])
         finally:
             model.module.eval()
 
     def test_unknown_names_are_answered_with_what_exists(self, subject: Subject) -> None:
-        with pytest.raises(UnknownSite, match="did you mean embedding"):
-            subject.model.sites(["embeding"])
+        name = subject.output.removesuffix("@all").split(".")[0]
+        with pytest.raises(UnknownSite, match=f"did you mean {name}"):
+            subject.model.sites([name[:-2] + name[-1]])
 
     def test_the_activation_function_is_what_the_facts_say(self, subject: Subject) -> None:
         module = self.activation_module(subject.model)
@@ -482,7 +484,7 @@ class TransformerBlocks:
     def test_starting_late_equals_the_whole_pass(self, subject: Subject) -> None:
         model = subject.model
         last = model.facts.n_blocks - 1
-        wanted = ["embedding", f"resid_post.{last}@all", f"mlp_act.{last}@all"]
+        wanted = [subject.output, f"resid_post.{last}@all", f"mlp_act.{last}@all"]
         whole = model.run(subject.images, wanted)
         for layer in range(model.facts.n_blocks):
             for name in ("resid_pre", "resid_mid"):
@@ -503,9 +505,9 @@ class TransformerBlocks:
         cached = model.run(subject.images, ["resid_pre.1@all"])["resid_pre.1@all"]
         for value in (cached[:, :1], cached[0], cached[..., 1:]):
             with pytest.raises(GeometryMismatch, match=r"resid_pre\.1@all of the same images"):
-                model.run(None, ["embedding"], start=CachedBlock("resid_pre.1", value))
+                model.run(None, [subject.output], start=CachedBlock("resid_pre.1", value))
         with pytest.raises(GeometryMismatch, match="expected"):
-            model.run(subject.images, ["embedding"], start=CachedBlock("resid_pre.1", cached[:1]))
+            model.run(subject.images, [subject.output], start=CachedBlock("resid_pre.1", cached[:1]))
 
     def test_raw_head_results_show_the_edit_of_what_heads_read(self, subject: Subject) -> None:
         model, edit, name = subject.model, Edit(Site(path="z.0"), "scale", 3.0), "head_result.0"
@@ -514,16 +516,16 @@ class TransformerBlocks:
         assert subject.close(raw, edited) and not subject.close(raw, plain)
 
     def test_zeroing_a_neuron_equals_removing_its_output_column(self, subject: Subject) -> None:
-        model = subject.model
+        model, last = subject.model, subject.output
         weight = model.weights(0).W_out
-        edited = model.run(subject.images, ["embedding"], [Edit(Site(path="mlp_act.0"), "set", 0.0, channels=[1])])
+        edited = model.run(subject.images, [last], [Edit(Site(path="mlp_act.0"), "set", 0.0, channels=[1])])
         kept = weight[:, 1].clone()
         weight[:, 1] = 0
         try:
-            removed = model.run(subject.images, ["embedding"])
+            removed = model.run(subject.images, [last])
         finally:
             weight[:, 1] = kept
-        assert subject.close(edited["embedding"], removed["embedding"])
+        assert subject.close(edited[last], removed[last])
 
     def test_silencing_all_heads_leaves_the_bias(self, subject: Subject) -> None:
         w = subject.model.weights(0)

@@ -244,7 +244,8 @@ class Names:
     mlp: tuple[str, str] = ("fc1", "fc2")
     branches: tuple[str, str] | None = None
     first_norm: str | None = None
-    final: str = "layernorm"
+    final: str | None = "layernorm"
+    scales: tuple[str, str] | None = None  # parameters of the block that its branches are multiplied by
 
 
 CLIP = Names("vision_model.", "encoder.layers", ("layer_norm1", "layer_norm2"), "self_attn", "out_proj",
@@ -257,15 +258,22 @@ DINOV2 = Names(
     "", "encoder.layer", ("norm1", "norm2"), "attention", "o_proj", branches=("layer_scale1", "layer_scale2")
 )
 
+INTERNVL = Names(
+    "", "encoder.layer", ("layernorm_before", "layernorm_after"), "attention", "projection_layer",
+    final=None, scales=("lambda_1", "lambda_2"),
+)  # fmt: skip
+
 
 def hf_vit(root: Any, seen: Seen, names: Names, heads: int, layers: Iterable[int]) -> Expected:
-    """CLIP, SigLIP, ViT, MAE or DINOv2 of the transformers library; blocks `layers`."""
+    """CLIP, SigLIP, ViT, MAE, DINOv2 or InternVL's of the transformers library; blocks `layers`."""
     final, probed = f"{names.tower}{names.final}", f"{names.tower}head.attention" in seen.outputs
     sites: Expected = {"embed": seen.outputs[f"{names.tower}embeddings"]}
     for layer in layers:
         sites |= _hf_block(root, seen, names, heads, layer)
-        if not probed:
+        if not probed and names.final is not None:
             sites[f"pattern_row.{layer}"] = sites[f"pattern.{layer}"][:, :, 0]
+    if names.final is None:
+        return sites
     sites |= norm(seen, "lnf", "", root.get_submodule(final), final)
     sites |= {"lnf_in": seen.inputs[final], "embedding": seen.embedding}
     if probed:
@@ -281,7 +289,10 @@ def _hf_block(root: Any, seen: Seen, names: Names, heads: int, layer: int) -> Ex
     sites = attention(qkv, heads, root.get_submodule(f"{inner}.{names.output}"), seen.outputs[inner], end)
     branches = names.branches or (names.attention, "mlp")
     parts = (branches[0], f"mlp.{names.mlp[0]}", "mlp.activation_fn", branches[1])
-    return sites | block(root, seen, path, end, names.norms, parts)
+    sites |= block(root, seen, path, end, names.norms, parts)
+    for name, scale in zip(("attn_out", "mlp_out"), names.scales or ()):
+        sites[f"{name}{end}"] = getattr(root.get_submodule(path), scale) * sites[f"{name}{end}"]
+    return sites
 
 
 def _probed(head: Any, seen: Seen, path: str, tokens_BTD: Tensor) -> Expected:

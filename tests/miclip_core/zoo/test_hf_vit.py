@@ -27,7 +27,7 @@ from tests.miclip_core.zoo.contract import (
     hooked_output,
     tiny_model,
 )
-from tests.miclip_core.zoo.oracles import CLIP, DINOV2, SIGLIP, VIT, Names
+from tests.miclip_core.zoo.oracles import CLIP, DINOV2, INTERNVL, SIGLIP, VIT, Names
 
 Look = Callable[[nn.Module, Tensor, Forward], Tensor]
 
@@ -81,6 +81,10 @@ def image_features(root: Any, images: Tensor) -> Tensor:
     return root.get_image_features(pixel_values=images).pooler_output
 
 
+def all_tokens(root: Any, images: Tensor) -> Tensor:
+    return root(pixel_values=images).last_hidden_state
+
+
 def dinov2_features(root: Any, images: Tensor) -> Tensor:
     tokens = root.dinov2(pixel_values=images).last_hidden_state
     return torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], 1)
@@ -109,6 +113,18 @@ VARIANTS: dict[str, Variant] = {
     "SigLIP": Variant("SiglipModel", siglip_config, SIGLIP, image_features),
     "SigLIP vision": Variant(
         "SiglipVisionModel", lambda: transformers.SiglipVisionConfig(**SIZE), without_prefix(SIGLIP), pooler
+    ),
+    "SigLIP without head": Variant(
+        "SiglipVisionModel",
+        lambda: transformers.SiglipVisionConfig(**SIZE, vision_use_head=False),
+        without_prefix(SIGLIP),
+        all_tokens,
+    ),
+    "InternVL": Variant(
+        "InternVLVisionModel",
+        lambda: transformers.InternVLVisionConfig(**SIZE, attention_bias=True),
+        INTERNVL,
+        all_tokens,
     ),
     "ViT with pooler": Variant("ViTModel", lambda: transformers.ViTConfig(**SIZE), VIT, pooler),
     "ViT, oblong, no pooler, no biases": Variant(
@@ -167,7 +183,6 @@ def handwritten(names: Names, layer: int, heads: int) -> Handwritten:
     block = f"{names.tower}{names.block}.{layer}"
     attention = f"{block}.{names.attention}"
     q, k = (by_head(hooked_output(f"{attention}.{name}_proj"), heads) for name in "qk")
-    final = f"{names.tower}{names.final}"
 
     def pattern(*args: Any) -> Tensor:
         queries, keys = q(*args), k(*args)
@@ -176,7 +191,21 @@ def handwritten(names: Names, layer: int, heads: int) -> Handwritten:
     def z(*args: Any) -> Tensor:
         return hooked_input(f"{attention}.{names.output}")(*args).unflatten(-1, (heads, -1))
 
-    branches = names.branches or (names.attention, "mlp")
+    def branch(which: int) -> Look:
+        look = hooked_output(f"{block}.{(names.branches or (names.attention, 'mlp'))[which]}")
+        if names.scales is None:
+            return look
+        scale = f"{block}.{names.scales[which]}"
+        return lambda root, *rest: root.get_parameter(scale) * look(root, *rest)
+
+    final = (
+        {}
+        if names.final is None
+        else {
+            "lnf_in": hooked_input(f"{names.tower}{names.final}"),
+            "lnf_out": hooked_output(f"{names.tower}{names.final}"),
+        }
+    )
     return {
         "embed": hooked_input(f"{names.tower}{names.first_norm}")
         if names.first_norm
@@ -192,12 +221,11 @@ def handwritten(names: Names, layer: int, heads: int) -> Handwritten:
         f"v.{layer}": by_head(hooked_output(f"{attention}.v_proj"), heads),
         f"pattern.{layer}": pattern,
         f"z.{layer}": z,
-        f"attn_out.{layer}": hooked_output(f"{block}.{branches[0]}"),
+        f"attn_out.{layer}": branch(0),
         f"mlp_pre.{layer}": hooked_output(f"{block}.mlp.{names.mlp[0]}"),
         f"mlp_act.{layer}": hooked_input(f"{block}.mlp.{names.mlp[1]}"),
-        f"mlp_out.{layer}": hooked_output(f"{block}.{branches[1]}"),
-        "lnf_in": hooked_input(final),
-        "lnf_out": hooked_output(final),
+        f"mlp_out.{layer}": branch(1),
+        **final,
     }
 
 
@@ -235,9 +263,8 @@ class HfViT:
 
     def test_the_embedding_is_bit_for_bit_what_the_library_returns(self, subject: Subject) -> None:
         with torch.no_grad():
-            assert torch.equal(
-                subject.model.embed_images(subject.images), subject.forward(subject.model.module, subject.images)
-            )
+            ours = subject.model.run(subject.images, [subject.output])[subject.output]
+            assert torch.equal(ours, subject.forward(subject.model.module, subject.images))
 
     def test_hidden_states_of_the_library_are_the_residuals(self, subject: Subject) -> None:
         root: Any = subject.model.module
@@ -352,11 +379,14 @@ def test_a_masked_autoencoder_for_pretraining_is_read_through_its_encoder() -> N
     assert torch.equal(model.run(images, ["lnf_out@all"])["lnf_out@all"], expected) and not ran
 
 
-def test_siglip_without_its_head_is_refused() -> None:
-    config = transformers.SiglipVisionConfig(**SIZE, vision_use_head=False)
-    built = Blueprint("headless", transformers.SiglipVisionModel, config).build()
-    with pytest.raises(UnsupportedBlock, match="vision_use_head"):
-        find_family("headless", built)
+@pytest.mark.parametrize("name", ["SigLIP without head", "InternVL"])
+def test_a_tower_that_pools_nothing_has_tokens_and_no_embedding(name: str) -> None:
+    model = tiny_model(VARIANTS[name].build)
+    assert model.facts.pool == "none" and model.facts.embed_dim is None and model.family.readout is None
+    with pytest.raises(UnknownSite, match="has no site embedding"):
+        model.embed_images(torch.zeros(1, 3, 12, 12, dtype=torch.float64))
+    with pytest.raises(UnknownSite, match="pools nothing"):
+        model.facts.check_embeds()
 
 
 # ---------------------------------------------------------------- real size
@@ -373,6 +403,7 @@ REAL = {
     ),
     "dinov2": VARIANTS["DINOv2"],
     "dinov2_with_registers": VARIANTS["DINOv2 with registers"],
+    "internvl_vision": VARIANTS["InternVL"],
 }
 FAST = ("clip",)
 REAL_ORACLES = ("embed", "q", "z", "attn_out", "resid_mid", "mlp_act", "mlp_out", "lnf_out")  # a forward each
@@ -384,7 +415,13 @@ FACTS = {
     "vit_mae": (12, 12, 64, 768, 3072, 768, 1, (14, 14), "gelu", 1e-12, 85_798_656),
     "dinov2": (12, 12, 64, 768, 3072, 768, 1, (16, 16), "gelu", 1e-6, 85_725_696),
     "dinov2_with_registers": (12, 12, 64, 768, 3072, 768, 5, (14, 14), "gelu", 1e-6, 85_820_928),
+    "internvl_vision": (24, 16, 64, 1024, 4096, None, 1, (32, 32), "gelu", 1e-6, 303_885_312),
 }
+
+
+def kind_of(subject: Subject) -> str:
+    root: Any = subject.model.module
+    return root.config.model_type
 
 
 class TestRealSize(HfViT):
@@ -398,10 +435,12 @@ class TestRealSize(HfViT):
         model = load_model(ModelRef.parse(f"hf:{request.param}/random(0)"))
         names = REAL[request.param].names
         oracles = {
-            path: look for path, look in handwritten(names, 11, 12).items() if path.split(".")[0] in REAL_ORACLES
+            path: look
+            for path, look in handwritten(names, 11, model.facts.n_heads or 0).items()
+            if path.split(".")[0] in REAL_ORACLES
         }
         oracles["pattern.11"] = library_pattern(f"{names.tower}{names.block}.11.{names.attention}")
-        return Subject(model, torch.randn(1, 3, 224, 224), REAL[request.param].embed, oracles, 1e-5)
+        return Subject(model, torch.randn(1, 3, *model.facts.input_hw), REAL[request.param].embed, oracles, 1e-5)
 
     test_taps = AnyModel.test_taps_equal_hooks_written_by_hand_on_the_library_model
     test_noop = AnyModel.test_tapping_everything_leaves_the_embedding_as_it_was
@@ -413,14 +452,16 @@ class TestRealSize(HfViT):
     all_blocks = TransformerBlocks.all_blocks
 
     def test_every_site_of_three_blocks_equals_hooks_and_formulas(self, subject: Subject) -> None:
-        root, names = subject.model.module, REAL[subject.model.facts.family.removeprefix("hf_")].names
+        root, names = subject.model.module, REAL[kind_of(subject)].names
         seen = oracles.watch(root, subject.images, subject.forward)
-        blocks = (0, 6, 11)
-        oracles.assert_every_site(subject.model, subject.images, oracles.hf_vit(root, seen, names, 12, blocks), blocks)
+        blocks, heads = (0, 6, subject.model.facts.n_blocks - 1), subject.model.facts.n_heads or 0
+        oracles.assert_every_site(
+            subject.model, subject.images, oracles.hf_vit(root, seen, names, heads, blocks), blocks
+        )
 
     def test_facts_are_those_of_the_published_architecture(self, subject: Subject) -> None:
         facts = subject.model.facts
-        assert FACTS[facts.family.removeprefix("hf_")] == (
+        assert FACTS[kind_of(subject)] == (
             facts.n_blocks, facts.n_heads, facts.head_dim, facts.width, facts.mlp_width, facts.embed_dim,
             facts.n_prefix, facts.grid, facts.act_kind, facts.norm_eps, facts.params,
         )  # fmt: skip
