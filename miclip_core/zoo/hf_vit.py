@@ -9,16 +9,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from miclip_core.zoo.activations import activation_kind
-from miclip_core.zoo.attention import (
-    PlainAttention,
-    attention_sites,
-    in_own_dtype,
-    is_rms,
-    norm_eps,
-    norm_numbers,
-    norm_sites,
-    row_site,
+from miclip_core.zoo.attention import norm_eps, norm_numbers, norm_sites, row_site
+from miclip_core.zoo.hf_blocks import (
+    ATTENTION,
+    HEADS,
+    NORM1,
+    act_kind,
+    block_math,
+    block_sites,
+    block_weights,
+    down,
+    part,
 )
 from miclip_core.zoo.pooling import (
     QueryPool,
@@ -28,24 +29,18 @@ from miclip_core.zoo.pooling import (
     query_pool_sites,
     torch_pool_weights,
 )
-from miclip_core.zoo.sitemap import Block, BlockWeights, Entry, Family, Native, Readout
-from schemas.errors import TokenOrderUnknown, UnsupportedBlock
-from schemas.models import ActKind, Pool
+from miclip_core.zoo.sitemap import Block, Entry, Family, Native, Readout
+from schemas.errors import TokenOrderUnknown
+from schemas.models import Pool
 
-# One part has another name in every class; exactly one of the names is there.
-_NORM1 = ("layer_norm1", "layernorm_before", "norm1")
-_NORM2 = ("layer_norm2", "layernorm_after", "norm2")
-_ATTENTION = ("self_attn", "attention")
-_OUTPUT = ("out_proj", "o_proj", "projection_layer")
 _FINAL = ("post_layernorm", "layernorm")
-_HEADS = ("num_heads", "num_attention_heads")
 
 
 def matches(visual: nn.Module) -> bool:
     """A model whose image side has embeddings and pre-norm blocks with separate query, key and value matrices."""
     tower = tower_of(visual)
     blocks = _blocks(tower)
-    return hasattr(tower, "embeddings") and bool(blocks) and hasattr(_part(blocks[0], _ATTENTION), "q_proj")
+    return hasattr(tower, "embeddings") and bool(blocks) and hasattr(part(blocks[0], ATTENTION), "q_proj")
 
 
 def describe(visual: Any) -> Family:
@@ -56,8 +51,8 @@ def describe(visual: Any) -> Family:
     """
     tower: Any = tower_of(visual)
     blocks = _blocks(tower)
-    attention = _part(blocks[0], _ATTENTION)
-    heads = _part(attention, _HEADS)
+    attention = part(blocks[0], ATTENTION)
+    heads = part(attention, HEADS)
     return Family(
         name=f"hf_{visual.config.model_type.removesuffix('_model').removesuffix('_vision')}",
         visual=visual,
@@ -67,20 +62,20 @@ def describe(visual: Any) -> Family:
         width=attention.q_proj.in_features,
         grid=_grid(tower),
         input_hw=input_size(tower),
-        norm_eps=norm_eps(_part(blocks[0], _NORM1)),
-        act_kind=_act_kind(blocks[0].mlp),
+        norm_eps=norm_eps(part(blocks[0], NORM1)),
+        act_kind=act_kind(blocks[0].mlp),
         pool=_pool(tower),
         final_norm_position=_final_position(tower),
         n_prefix=_n_prefix(tower),
         has_cls=_has_cls(tower),
         n_heads=heads,
         head_dim=attention.q_proj.out_features // heads,
-        mlp_width=_down(blocks[0].mlp).in_features,
+        mlp_width=down(blocks[0].mlp).in_features,
         patch=_patch_size(tower)[0],
         has_ln_pre=hasattr(tower, "pre_layrnorm"),
         has_layerscale=any(hasattr(blocks[0], name) for name in ("layer_scale1", "lambda_1")),
         blocks=tuple(
-            Block(Native(block), Native(_part(block, _ATTENTION), pick=0), f"ln1_out.{layer}", _math(block))
+            Block(Native(block), Native(part(block, ATTENTION), pick=0), f"ln1_out.{layer}", block_math(block))
             for layer, block in enumerate(blocks)
         ),
         sums={f"resid_mid.{layer}": (f"resid_pre.{layer}", f"attn_out.{layer}") for layer in range(len(blocks))},
@@ -110,24 +105,6 @@ def _blocks(tower: nn.Module) -> Any:
     return blocks if isinstance(blocks, nn.ModuleList) else None
 
 
-def _part(module: Any, names: tuple[str, ...]) -> Any:
-    return next((getattr(module, name) for name in names if hasattr(module, name)), None)
-
-
-def _down(mlp: Any) -> Any:
-    """The matrix that the neurons are multiplied by."""
-    return mlp.down_proj if hasattr(mlp, "down_proj") else mlp.fc2
-
-
-def _act_kind(mlp: Any) -> ActKind:
-    if not hasattr(mlp, "gate_proj"):
-        return activation_kind(mlp.activation_fn)
-    kind = activation_kind(mlp.act_fn)
-    if kind != "silu":
-        raise UnsupportedBlock(f"a gated MLP with {kind} has no name yet; known is silu")
-    return "silu_gate"
-
-
 def _has_cls(tower: Any) -> bool:
     return hasattr(tower.embeddings, "class_embedding") or hasattr(tower.embeddings, "cls_token")
 
@@ -141,7 +118,7 @@ def _pool(tower: Any) -> Pool:
 
 def _final(tower: Any) -> nn.Module | None:
     """The norm after the last block; InternVL's tower has none."""
-    final = _part(tower, _FINAL)
+    final = part(tower, _FINAL)
     return None if isinstance(final, nn.Identity) else final
 
 
@@ -213,7 +190,7 @@ def _sites(visual: Any, tower: Any) -> dict[str, Entry]:
     embed = Native(tower.pre_layrnorm, "input") if after_pool else Native(tower.embeddings, pick=_embed_pick(tower))
     sites: dict[str, Entry] = {"embed": embed}
     for layer in range(len(blocks)):
-        sites |= _block_sites(blocks, layer)
+        sites |= block_sites(blocks, layer)
     sites |= _final_sites(tower)
     if _pool(tower) == "tok":
         std = None if after_pool else "lnf_std"
@@ -226,48 +203,6 @@ def _sites(visual: Any, tower: Any) -> dict[str, Entry]:
 
 def _embed_pick(tower: Any) -> int | None:
     return 0 if _masks(tower) else None
-
-
-def _block_sites(blocks: Any, layer: int) -> dict[str, Entry]:
-    block = blocks[layer]
-    norm1, norm2, mlp = _part(block, _NORM1), _part(block, _NORM2), block.mlp
-    # The residual between two blocks has one home, so that an edit of either name reaches both.
-    sites: dict[str, Entry] = {
-        f"resid_pre.{layer}": Native(block, "input") if layer == 0 else Native(blocks[layer - 1])
-    }
-    sites |= norm_sites("ln1", f"resid_pre.{layer}", norm_eps(norm1), layer, not is_rms(norm1))
-    sites[f"ln1_out.{layer}"] = Native(norm1)
-    sites |= attention_sites(layer, _math(block), f"ln1_out.{layer}")
-    sites[f"attn_out.{layer}"] = _branch(block, _part(block, _ATTENTION), 0, "1")
-    sites[f"resid_mid.{layer}"] = Native(norm2, "input")
-    sites |= norm_sites("ln2", f"resid_mid.{layer}", norm_eps(norm2), layer, not is_rms(norm2))
-    return sites | {
-        f"ln2_out.{layer}": Native(norm2),
-        f"mlp_pre.{layer}": Native(mlp.gate_proj if hasattr(mlp, "gate_proj") else mlp.fc1),
-        f"mlp_act.{layer}": Native(_down(mlp), "input"),
-        f"mlp_out.{layer}": _branch(block, mlp, None, "2"),
-        f"resid_post.{layer}": Native(block),
-    }
-
-
-def _branch(block: Any, module: nn.Module, pick: int | None, number: str) -> Native:
-    """What a branch adds to the residual: what its module returns, after LayerScale where there is one.
-
-    InternVL's block multiplies by a parameter itself, so that no module returns the product.
-    """
-    if hasattr(block, f"layer_scale{number}"):
-        return Native(getattr(block, f"layer_scale{number}"))
-    if not hasattr(block, f"lambda_{number}"):
-        return Native(module, pick=pick)
-
-    def read(raw_BTD: Tensor) -> Tensor:
-        return _scale(block, number) * raw_BTD
-
-    def write(old_BTD: Tensor, new_BTD: Tensor) -> Tensor:
-        scale_D = _scale(block, number)
-        return torch.where(scale_D == 0, old_BTD, new_BTD / torch.where(scale_D == 0, 1, scale_D))
-
-    return Native(module, pick=pick, read=read, write=write)
 
 
 def _final_sites(tower: Any) -> dict[str, Entry]:
@@ -300,7 +235,7 @@ def _head_sites(head: Any) -> dict[str, Entry]:
 
 
 def _pooled_token(tower: Any) -> Native:
-    final = _part(tower, _FINAL)
+    final = part(tower, _FINAL)
     if _norm_after_pool(tower):
         return Native(final, layout="vector")
     return Native(final, layout="vector", read=first_query, write=put_first_query)
@@ -323,61 +258,6 @@ def _output_sites(visual: Any, tower: Any) -> dict[str, Entry]:
 # ---------------------------------------------------------------- weights
 
 
-def _math(block: Any) -> PlainAttention:
-    attention = _part(block, _ATTENTION)
-    norms = (getattr(attention, "q_norm", None), getattr(attention, "k_norm", None))
-    normed = any(is_rms(norm) for norm in norms if norm is not None)
-    return PlainAttention(partial(block_weights, block), partial(_norm_qk, norms) if normed else None)
-
-
-def _norm_qk(norms: tuple[Any, Any], q_BHTX: Tensor, k_BHTX: Tensor) -> tuple[Tensor, Tensor]:
-    """InternVL's large tower norms queries and keys over all heads together."""
-    q, k = (
-        in_own_dtype(norm, x_BHTX.transpose(1, 2).flatten(2)).unflatten(2, (x_BHTX.shape[1], -1)).transpose(1, 2)
-        for norm, x_BHTX in zip(norms, (q_BHTX, k_BHTX), strict=True)
-    )
-    return q, k
-
-
-def block_weights(block: Any) -> BlockWeights:
-    """The weights of one block by head; views of the model's own parameters."""
-    attention, mlp = _part(block, _ATTENTION), block.mlp
-    heads, output, down = _part(attention, _HEADS), _part(attention, _OUTPUT), _down(mlp)
-    split = [_by_head(linear, heads) for linear in (attention.q_proj, attention.k_proj, attention.v_proj)]
-    (W_Q, b_Q), (W_K, b_K), (W_V, b_V) = split
-    return BlockWeights(
-        W_Q=W_Q,
-        W_K=W_K,
-        W_V=W_V,
-        b_Q=b_Q,
-        b_K=b_K,
-        b_V=b_V,
-        W_O=output.weight.unflatten(1, (heads, -1)).movedim(1, 0),
-        b_O=output.bias,
-        W_out=down.weight,
-        b_out=down.bias,
-        ls1=_scale(block, "1"),
-        ls2=_scale(block, "2"),
-        ln1=norm_numbers(_part(block, _NORM1)),
-        ln2=norm_numbers(_part(block, _NORM2)),
-    )
-
-
-def _by_head(linear: nn.Linear, heads: int) -> tuple[Tensor, Tensor]:
-    """Weight [H, X, D] and bias [H, X], zero where the checkpoint has none."""
-    bias = torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias
-    return linear.weight.unflatten(0, (heads, -1)), bias.unflatten(0, (heads, -1))
-
-
-def _scale(block: Any, number: str) -> Tensor:
-    """LayerScale of the first or second branch, one where there is none."""
-    if hasattr(block, f"layer_scale{number}"):
-        return getattr(block, f"layer_scale{number}").lambda1
-    if hasattr(block, f"lambda_{number}"):
-        return getattr(block, f"lambda_{number}")
-    return torch.ones_like(_part(block, _NORM1).weight)
-
-
 def _readout(visual: Any, tower: Any) -> Callable[[], Readout] | None:
     """None where the embedding is no linear function of the final tokens: ViT's tanh pooler, DINOv2's classifier input.
 
@@ -385,7 +265,7 @@ def _readout(visual: Any, tower: Any) -> Callable[[], Readout] | None:
     """
     if getattr(tower, "pooler", None) is not None or _pool(tower) == "none":
         return None
-    width = _part(tower, _FINAL).weight.shape[0]
+    width = part(tower, _FINAL).weight.shape[0]
     if hasattr(visual, "classifier") and getattr(visual.classifier, "in_features", width) != width:
         return None
 
@@ -393,7 +273,7 @@ def _readout(visual: Any, tower: Any) -> Callable[[], Readout] | None:
         rows, columns = _grid(tower)
         projection = visual.visual_projection.weight.T if hasattr(visual, "visual_projection") else None
         return Readout(
-            norm=norm_numbers(_part(tower, _FINAL)),
+            norm=norm_numbers(part(tower, _FINAL)),
             rho=pooling_row("tok", _n_prefix(tower) + rows * columns, _n_prefix(tower)) if _has_cls(tower) else None,
             position="after_pool" if _norm_after_pool(tower) else "before_pool",
             projection=projection,

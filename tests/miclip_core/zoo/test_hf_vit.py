@@ -389,6 +389,21 @@ def test_a_tower_that_pools_nothing_has_tokens_and_no_embedding(name: str) -> No
         model.facts.check_embeds()
 
 
+def test_internvls_large_tower_norms_queries_and_keys_over_all_heads() -> None:
+    config = transformers.InternVLVisionConfig(**SIZE, norm_type="rms_norm", use_qk_norm=True, use_mean_pooling=False)
+    build = Blueprint("large", transformers.InternVLVisionModel, config).build
+    model = tiny_model(build, torch.float32)  # its norms compute in fp32 whatever comes in
+    subject = Subject(model, torch.randn(2, 3, 12, 12), all_tokens, {}, 1e-5)
+    sums = TransformerBlocks()
+    sums.test_branches_add_up_to_the_residual(subject)
+    sums.test_norm_statistics_rebuild_the_norms(subject)
+    sums.test_head_results_and_the_bias_give_the_attention_output(subject)
+    expected = library_pattern("encoder.layer.1.attention")(model.module, subject.images, all_tokens)
+    pattern = model.run(subject.images, ["pattern.1@all"])["pattern.1@all"]
+    assert torch.allclose(pattern, expected, atol=1e-6)
+    assert model.facts.pool == "tok" and model.facts.final_norm_position == "before_pool"
+
+
 # ---------------------------------------------------------------- real size
 
 REAL = {
