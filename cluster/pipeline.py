@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from cluster.board import Board
@@ -81,11 +81,19 @@ def _plan_cell(planned: PlannedPipeline, cell: Cell, earlier: dict[str, list[Cel
     if unplanned := [title(other) for other in read if not other.plans]:
         return CellPlans(cell, error=f"{READS} {unplanned[0]}, which cannot be planned")
     try:
-        return CellPlans(cell, get_kind(cell.spec.kind).make_plans(with_reads(cell, earlier), planned.known))
+        known = _with_saes(planned.known, earlier)
+        return CellPlans(cell, get_kind(cell.spec.kind).make_plans(with_reads(cell, earlier), known))
     except NotInspected as error:
         return CellPlans(cell, error=str(error))
     except UsageError as error:
         raise type(error)(_about(cell, str(error))) from error
+
+
+def _with_saes(known: Known, earlier: dict[str, list[CellPlans]]) -> Known:
+    """What is known, and the SAEs that the cells before will make: how many latents they have, only they say."""
+    plans = (plan for cells in earlier.values() for cell in cells for plan in cell.plans)
+    saes = {f"sae:{plan.digest}": plan.stage for plan in plans if plan.stage.output == "sae"}
+    return replace(known, stages={**saes, **known.stages})
 
 
 def _about(cell: Cell, refusal: str) -> str:

@@ -28,6 +28,8 @@ KINDS: dict[str, str] = {
     "attention_maps": "jobs.attention_maps",
     "mine_rosetta": "jobs.mine_rosetta",
     "invert": "jobs.invert",
+    "explain": "jobs.explain",
+    "map_explanations": "jobs.map_explanations",
 }
 
 

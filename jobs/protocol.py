@@ -182,8 +182,8 @@ class ImageFacts:
 @dataclass(frozen=True)
 class Known:
     """Facts that are there before planning: published by inspect per model ref and by index_images per image set; the
-    sha256 of files that a spec names, by location; published stages that it names, by ref; and what is written in lists of
-    concepts that it names, by location."""
+    sha256 of files that a spec names, by location; published stages that it names and SAEs that stages before this one make,
+    by ref; and what is written in lists of concepts that it names, by location."""
 
     models: Mapping[str, ModelFacts]
     images: Mapping[str, ImageFacts]

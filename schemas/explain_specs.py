@@ -164,8 +164,12 @@ class ExplainSpec(OverModels):
     @property
     def folders(self) -> tuple[str, ...]:
         """Where the segmenter lies."""
-        steers = self.alpha == "auto" and set(self.methods) & set(STEERS)
-        return _folders(self.segmenter) if steers else ()
+        return _folders(self.segmenter) if self.chooses_alpha else ()
+
+    @property
+    def chooses_alpha(self) -> bool:
+        """Whether alphas are compared, for which top images are segmented."""
+        return self.alpha == "auto" and bool(set(self.methods) & set(STEERS))
 
 
 class ScoreExplanationsSpec(OfAClip, OverModels):

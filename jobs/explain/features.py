@@ -1,0 +1,118 @@
+"""The features that a stage explains, and batches of them whose top images can still be read."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jobs.explain.asked import Asked
+from jobs.protocol import Inputs
+from jobs.top_images import TopImage, read_top_images, read_views
+from schemas.errors import BadUnits
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One latent: p90 of its active codes, None if it has none, and the length of its decoder row."""
+
+    number: int
+    is_active: bool
+    p90: float | None
+    decoder_norm: float
+
+
+def read_features(inputs: Inputs, stage: str) -> list[Feature]:
+    """All latents of an SAE, by number."""
+    columns = ("feature", "images_active", "p90", "decoder_norm")
+    rows = [row for batch in inputs.table(stage, "sae_features", columns) for row in batch.to_pylist()]
+    found = (Feature(row["feature"], row["images_active"] > 0, row["p90"], row["decoder_norm"]) for row in rows)
+    return sorted(found, key=lambda feature: feature.number)
+
+
+def choose(features: Sequence[Feature], wanted: Sequence[int], most: int | None) -> list[Feature]:
+    """Those that are wanted, dead ones too, else all that are active; the first `most` of them.
+
+    Raises:
+        BadUnits: one is wanted that there is not.
+    """
+    if beyond := [number for number in wanted if number >= len(features)]:
+        raise BadUnits(f"features: {beyond[0]}, but this SAE has {len(features)}: 0 to {len(features) - 1}")
+    found = [features[number] for number in wanted] if wanted else [one for one in features if one.is_active]
+    return found[:most]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Features that are put to the model together, all with equally many images.
+
+    shown: of each feature its K images, K may be 0. pixels: uint8 [features, K, 3, h, w], as the model sees them. maps:
+    where the feature is active in them, fp32 [features, K, gh, gw].
+    """
+
+    features: Sequence[Feature]
+    shown: Sequence[Sequence[TopImage]]
+    pixels_FKCIJ: Tensor
+    maps_FKPQ: Tensor
+
+    @property
+    def k(self) -> int:
+        """Images per feature."""
+        return int(self.pixels_FKCIJ.shape[1])
+
+
+class Images:
+    """The top images of features, read as they are needed; `notes` says how many could not be."""
+
+    def __init__(self, inputs: Inputs, asked: Asked, k: int, threads: int) -> None:
+        """k: images of a feature at most; with 0 none is read."""
+        self._inputs, self._forward, self._stage = inputs, asked.forward, asked.plan.stage.inputs["features"]
+        self._geometry, self._k, self._threads = asked.geometry, k, threads
+        self._problems: Counter[str] = Counter()
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know of the images so far."""
+        return [f"{count} images left out: {reason}" for reason, count in sorted(self._problems.items())]
+
+    def batches(self, features: Sequence[Feature], size: int) -> Iterator[Batch]:
+        """Features in batches of at most `size` that have equally many images; few are left over of each number.
+
+        Raises:
+            ImageChanged: see `read_views`.
+        """
+        waiting: dict[int, list[tuple[Feature, list[TopImage], list[Tensor]]]] = defaultdict(list)
+        for start in range(0, len(features), size):
+            for item in self._read(features[start : start + size]):
+                alike = waiting[len(item[1])]
+                alike.append(item)
+                if len(alike) == size:
+                    yield self._batch(waiting.pop(len(item[1])))
+        for k in sorted(waiting):
+            yield self._batch(waiting[k])
+
+    def _read(self, features: Sequence[Feature]) -> Iterator[tuple[Feature, list[TopImage], list[Tensor]]]:
+        numbers = sorted(feature.number for feature in features)
+        top = read_top_images(self._inputs, self._stage, numbers, self._k) if self._k else {}
+        wanted = [image.image_index for images in top.values() for image in images]
+        views, problems = read_views(self._inputs, self._forward, self._geometry, wanted, self._threads)
+        self._problems.update(problem.reason for problem in problems)
+        for feature in features:
+            shown = [image for image in top.get(feature.number, []) if image.image_index in views]
+            yield feature, shown, [views[image.image_index] for image in shown]
+
+    def _batch(self, items: Sequence[tuple[Feature, list[TopImage], list[Tensor]]]) -> Batch:
+        features, shown, views = zip(*items)
+        if not views[0]:
+            return Batch(
+                features,
+                shown,
+                torch.zeros(len(items), 0, 3, 1, 1, dtype=torch.uint8),
+                torch.zeros(len(items), 0, 1, 1),
+            )
+        pixels = torch.stack([torch.stack(own) for own in views])
+        maps = torch.stack([torch.stack([image.map_IJ for image in own]) for own in shown])
+        return Batch(features, shown, pixels, maps)
