@@ -1,0 +1,1 @@
+"""Texts about features as points: embeddings, clusters with topics, and two coordinates to draw them at."""

@@ -1,0 +1,178 @@
+"""Maps of made-up texts: which texts, that embeddings are the encoder's own, clusters and topics, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cluster.stores.base import Store, make_store
+from jobs.map_explanations.plan import estimate, make_plans
+from jobs.protocol import Cell, Known
+from miclip_core.zoo.load import inspect_model, load_model
+from schemas.errors import BadSpec, MissingPackage, NoLanguageModel, NotInspected, WeightsMissing
+from schemas.explain_specs import MapExplanationsSpec
+from schemas.models import ModelFacts
+from schemas.plans import Plan
+from schemas.refs import ModelRef
+from tests.made_up_descriptions import rows_of, run_plans
+from tests.made_up_explanations import MODEL, RANDOM, SAE, SITE, STEERING, TOPK, publish_summary, publish_texts
+
+CLIP = "demo:clip-p8-b"
+SHAPES = {0: "a circle", 1: "a circle", 2: "a square", 3: "a circle", 4: "a square", 5: None}
+COLOURS = {0: "a red object", 1: "a red object", 2: "a blue object", 7: "a red object"}
+
+
+@cache
+def facts(model: str) -> ModelFacts:
+    return inspect_model(ModelRef.parse(model))
+
+
+def known(*models: str) -> Known:
+    return Known({model: facts(model) for model in (MODEL, CLIP, *models)}, {})
+
+
+def plans(read: Sequence[Plan], facts_known: Known | None = None, **spec: Any) -> tuple[Plan, ...]:
+    """The plans of a map stage that reads one stage, or several in this order."""
+    reads = {f"stage{n}": (one,) for n, one in enumerate(read)}
+    cell = Cell("map", MapExplanationsSpec(reads=tuple(reads), **spec), MODEL, clip=CLIP, reads=reads)
+    return make_plans(cell, facts_known or known())
+
+
+def run(store: Store, plan: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    ran = run_plans(store, [plan])
+    assert not ran.board.failed, list(ran.board.failed.values())
+    return rows_of(store, plan, "explanation_map"), rows_of(store, plan, "explanation_clusters")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(str(tmp_path_factory.mktemp("maps")))
+
+
+@pytest.fixture(scope="module")
+def explained(store: Store) -> tuple[Plan, Plan]:
+    return publish_texts(store, STEERING, SHAPES), publish_texts(store, TOPK, COLOURS)
+
+
+@pytest.fixture(scope="module")
+def summary(store: Store, explained: tuple[Plan, Plan]) -> Plan:
+    chosen = [
+        (0, STEERING, "masks", "a circle", 0.5), (0, STEERING, "heatmaps", "a circle", 0.5),
+        (1, STEERING, "masks", "a circle", 0.4), (1, TOPK, "heatmaps", "a red object", 0.3),
+        (2, TOPK, "masks", "a blue object", None),
+    ]  # fmt: skip
+    return publish_summary(store, explained, chosen)
+
+
+@pytest.fixture(scope="module")
+def mapped(store: Store, explained: tuple[Plan, Plan]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The map of all texts, in three clusters."""
+    (plan,) = plans(explained, texts="all", clusters=3)
+    return run(store, plan)
+
+
+def test_every_text_is_one_point_of_unit_length_where_the_encoder_puts_it(mapped):
+    rows, _ = mapped
+    assert [(row["feature"], row["method"], row["text"]) for row in rows] == [
+        (feature, method, text)
+        for feature in range(8)
+        for method, texts in (("steering", SHAPES), ("topk", COLOURS))
+        if (text := texts.get(feature)) is not None
+    ]
+    assert {(row["model"], row["site"], row["sae"], row["encoder"]) for row in rows} == {
+        (MODEL, SITE, f"sae:{SAE}", CLIP)
+    }
+    expected = load_model(ModelRef.parse(CLIP)).embed_text([row["text"] for row in rows])
+    expected = torch.nn.functional.normalize(expected, dim=-1).numpy()
+    found = np.array([row["embedding"] for row in rows])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    centred = found - found.mean(0)
+    places = np.array([(row["x"], row["y"]) for row in rows])
+    _, strength, _ = np.linalg.svd(centred)
+    np.testing.assert_allclose((places**2).sum(0), strength[:2] ** 2, rtol=1e-4)
+
+
+def test_equal_texts_share_a_cluster_that_its_words_name(mapped):
+    rows, clusters = mapped
+    members = [[row for row in rows if row["cluster"] == one["cluster"]] for one in clusters]
+    assert [one["cluster"] for one in clusters] == [0, 1, 2]
+    assert (
+        [one["size"] for one in clusters] == [len(some) for some in members] == sorted(map(len, members), reverse=True)
+    )
+    cluster_of = {row["text"]: row["cluster"] for row in rows}
+    assert all(row["cluster"] == cluster_of[row["text"]] for row in rows)
+    for one, some in zip(clusters, members, strict=True):
+        assert one["sample"] == [row["feature"] for row in some] and one["sample_texts"] == [
+            row["text"] for row in some
+        ]
+        assert set(one["topic"].split(", ")) & {word for row in some for word in row["text"].split()}
+
+
+def test_of_selected_texts_those_of_two_votes_are_one_point_if_they_are_the_same(store, summary):
+    (plan,) = plans([summary], clusters=30)
+    rows, clusters = run(store, plan)
+    assert [(row["feature"], row["method"], row["text"]) for row in rows] == [
+        (0, "steering", "a circle"), (1, "steering", "a circle"), (1, "topk", "a red object"), (2, "topk", "a blue object"),
+    ]  # fmt: skip
+    assert len(clusters) == 3  # as many as there are different texts
+
+
+def test_what_is_mapped_and_how_decides_a_digest_and_the_order_of_reading_does_not(explained, summary):
+    first, second = explained
+    (plan,), (again,) = plans([first, second], texts="all"), plans([second, first], texts="all")
+    assert plan.digest == again.digest
+    pca = plans([first], texts="all", neighbours=5)[0]
+    assert pca.digest == plans([first], texts="all")[0].digest != plan.digest
+    umap = [plans([first], texts="all", layout="umap", neighbours=n)[0].digest for n in (5, 15)]
+    assert len({*umap, pca.digest}) == 3
+    assert plans([summary], seed=1)[0].digest != plans([summary])[0].digest
+
+
+def test_every_sae_has_a_map_of_its_own_and_all_share_a_worker(store, explained):
+    other = publish_texts(store, STEERING, SHAPES, sae="0" * 20, site="resid_post.1@patch")
+    found = plans([*explained, other], texts="all")
+    assert [(plan.stage.params["site"], plan.stage.inputs["sae"]) for plan in found] == [
+        ("resid_post.1@patch", "0" * 20), (SITE, SAE),
+    ]  # fmt: skip
+    assert len({plan.worker for plan in found}) == 1
+    assert estimate(found[0], known()).worker_memory > 4 * facts(CLIP).params
+
+
+def test_without_any_text_the_map_is_empty_and_says_so(store):
+    silent = publish_texts(store, RANDOM, {3: None})
+    (plan,) = plans([silent], texts="all")
+    ran = run_plans(store, [plan])
+    assert not ran.board.failed and rows_of(store, plan, "explanation_map") == []
+    assert any("has a text, so its map is empty" in str(event) for event in ran.events)
+
+
+def test_what_cannot_be_mapped_is_refused(store, explained, summary, monkeypatch):
+    with pytest.raises(BadSpec, match="no score_explanations stage, which selects"):
+        plans(explained)
+    with pytest.raises(BadSpec, match="no explain stage, whose texts"):
+        plans([summary], texts="all")
+    with pytest.raises(NoLanguageModel, match="writes no text"):
+        plans([summary], topics=f"vlm:{CLIP}")
+    with pytest.raises(NotInspected):
+        plans([summary], topics="vlm:demo:somebody")
+    blind = facts(CLIP).model_copy(update={"has_text": False})
+    with pytest.raises(BadSpec, match="has no text tower"):
+        plans([summary], Known({MODEL: facts(MODEL), CLIP: blind}, {}))
+    changed = facts(CLIP).model_copy(update={"files_sha256": "0" * 64})
+    (plan,) = plans([summary], Known({MODEL: facts(MODEL), CLIP: changed}, {}))
+    (outcome,) = run_plans(store, [plan]).board.failed.values()
+    assert outcome.error == WeightsMissing.__name__
+
+
+def test_umap_is_asked_for_before_any_text_is_embedded(store, summary, monkeypatch):
+    import miclip_core.explain.layout as layout
+
+    monkeypatch.setattr(layout, "find_spec", lambda name: None)
+    (plan,) = plans([summary], layout="umap")
+    (outcome,) = run_plans(store, [plan]).board.failed.values()
+    assert outcome.error == MissingPackage.__name__ and "miclip[map]" in outcome.message
