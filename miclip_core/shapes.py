@@ -19,6 +19,7 @@ LEGEND: dict[str, str] = {
     "J": "width of a map (columns)",
     "L": "layers, or tokens of a text",
     "G": "groups of units",
+    "A": "methods that are compared",
     "S": "samples at random, or templates of a text",
     "Q": "items of a list: pairs of an image and a unit or concept, patches, captions",
     "Z": "bins of a histogram",

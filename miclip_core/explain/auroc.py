@@ -16,9 +16,9 @@ POOLED_SAMPLES = 1000
 
 @dataclass(frozen=True, eq=False)
 class Aurocs:
-    """Areas under the ROC curve of F features; ties count one half.
+    """Areas under the ROC curve of U features; ties count one half.
 
-    each: fp64 [F], NaN for a feature without a positive or without a negative. macro: mean of these. pooled: area of all
+    each: fp64 [U], NaN for a feature without a positive or without a negative. macro: mean of these. pooled: area of all
     activations of those features together, whatever their scales, with low and high, its 95 % interval from drawing
     features again. n: features that have one. None without any; no interval with fewer than six features.
     """

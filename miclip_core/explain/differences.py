@@ -36,15 +36,15 @@ class MethodTest:
     p_holm: float | None = None
 
 
-def compare_methods(scores_FA: np.ndarray, methods: Sequence[str]) -> list[MethodTest]:
+def compare_methods(scores_UA: np.ndarray, methods: Sequence[str]) -> list[MethodTest]:
     """All tests of one measure: normality of each method, each ordered pair unpaired, and each pair once on common features.
 
-    scores: fp64 [F, A], NaN where a feature has none.
+    scores: fp64 [U, A], NaN where a feature has none.
 
     Raises:
         ValueError: not one column of scores per method.
     """
-    scores = np.asarray(scores_FA, np.float64)
+    scores = np.asarray(scores_UA, np.float64)
     if scores.ndim != 2 or scores.shape[1] != len(methods):
         raise ValueError(f"found scores {scores.shape} for {len(methods)} methods; expected [features, methods]")
     of = dict(zip(methods, scores.T, strict=True))

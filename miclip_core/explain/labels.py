@@ -46,7 +46,7 @@ def find_contextual_bias(
 ) -> ContextualBias:
     """Whether shown images make a method describe what tends to be around the feature in place of the feature.
 
-    iou: fp64 [F] of `steering` and `topk`, NaN where unknown. contexts: by method a label for each feature, None without
+    iou: fp64 [U] of `steering` and `topk`, NaN where unknown. contexts: by method a label for each feature, None without
     one. Taken are the features labelled background by steering with the largest IoU of steering less that of topk, at
     most so many; of equal ones the first.
     """

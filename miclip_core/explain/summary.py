@@ -24,16 +24,16 @@ class Summary:
     high: float | None = None
 
 
-def summarise(values_F: ArrayLike, seed: int = 0) -> Summary:
-    """Of scores [F], of which NaN are left out: the interval is bootstrapped over features, and there from six on."""
-    known = _known(values_F)
+def summarise(values_U: ArrayLike, seed: int = 0) -> Summary:
+    """Of scores [U], of which NaN are left out: the interval is bootstrapped over features, and there from six on."""
+    known = _known(values_U)
     interval = bootstrap_interval(known, seed) if len(known) >= LEAST_PAIRS else (None, None)
     return Summary(len(known), *_moments(known), *interval)
 
 
-def summarise_share(hits_F: ArrayLike) -> Summary:
-    """Of hits (1) and misses (0) [F], of which NaN are left out: Wilson's interval (1927), which stays within 0 and 1."""
-    known = _known(hits_F)
+def summarise_share(hits_U: ArrayLike) -> Summary:
+    """Of hits (1) and misses (0) [U], of which NaN are left out: Wilson's interval (1927), which stays within 0 and 1."""
+    known = _known(hits_U)
     n = len(known)
     if not n:
         return Summary(0)

@@ -16,10 +16,10 @@ _VOTE_SEED = 12
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """The choice for F features among A methods.
+    """The choice for U features among A methods.
 
-    chosen: int64 [F], -1 where no method has a score. mean_rank: fp64 [F, A], mean over measures, 1 is best; NaN without a
-    score. is_tie: bool [F], whether others had the same mean and it was drawn. n_methods: int64 [F], those with a score.
+    chosen: int64 [U], -1 where no method has a score. mean_rank: fp64 [U, A], mean over measures, 1 is best; NaN without a
+    score. is_tie: bool [U], whether others had the same mean and it was drawn. n_methods: int64 [U], those with a score.
     """
 
     chosen: np.ndarray
@@ -28,12 +28,12 @@ class Votes:
     n_methods: np.ndarray
 
 
-def rank_methods(scores_FA: np.ndarray) -> np.ndarray:
-    """Ranks fp64 [F, A] of methods by one measure, for each feature: 1 is the largest score, equal ones share their mean.
+def rank_methods(scores_UA: np.ndarray) -> np.ndarray:
+    """Ranks fp64 [U, A] of methods by one measure, for each feature: 1 is the largest score, equal ones share their mean.
 
     A method without a score (NaN) has no rank (NaN) and pushes none down.
     """
-    scores = np.asarray(scores_FA, np.float64)
+    scores = np.asarray(scores_UA, np.float64)
     one, other = scores[:, :, None], scores[:, None, :]
     ranks = (other > one).sum(2) + ((other == one).sum(2) + 1) / 2
     return np.where(np.isnan(scores), np.nan, ranks)
@@ -42,11 +42,11 @@ def rank_methods(scores_FA: np.ndarray) -> np.ndarray:
 def vote(scores: Mapping[str, np.ndarray], features: Sequence[int], methods: Sequence[str]) -> Votes:
     """The method of each feature with the lowest mean rank over the measures that it has.
 
-    scores: by measure, fp64 [F, A], NaN where there is none. Of equals one is drawn as a pure function of the feature's
+    scores: by measure, fp64 [U, A], NaN where there is none. Of equals one is drawn as a pure function of the feature's
     number and the names of the methods, so that the order in which they are given is no advantage.
 
     Raises:
-        ValueError: no measure, or one whose scores are not [F, A].
+        ValueError: no measure, or one whose scores are not [U, A].
     """
     shape = (len(features), len(methods))
     found = {metric: np.shape(values) for metric, values in scores.items()}
@@ -69,13 +69,13 @@ def _draw(tied: np.ndarray, feature: int, methods: Sequence[str]) -> int:
 
 
 def passing(
-    iou_F: np.ndarray | None,
-    synthetic_F: np.ndarray | None,
+    iou_U: np.ndarray | None,
+    synthetic_U: np.ndarray | None,
     min_iou: float = 0.2,
     min_synthetic: float | None = None,
     percentile: float = 20.0,
 ) -> np.ndarray:
-    """Whether the chosen texts of F features are good enough, bool [F]: by overlap, and by activation on made images.
+    """Whether the chosen texts of U features are good enough, bool [U]: by overlap, and by activation on made images.
 
     A measure that was not taken (None) is not asked for; a text without a score (NaN) of one that was does not pass.
     min_synthetic is in units of the feature's codes; None takes the percentile of all known activations in its place, as a
@@ -84,11 +84,11 @@ def passing(
     Raises:
         ValueError: both measures are None.
     """
-    asked = [(iou_F, min_iou)] if iou_F is not None else []
-    if synthetic_F is not None:
-        known = synthetic_F[~np.isnan(synthetic_F)]
+    asked = [(iou_U, min_iou)] if iou_U is not None else []
+    if synthetic_U is not None:
+        known = synthetic_U[~np.isnan(synthetic_U)]
         least = min_synthetic if min_synthetic is not None else np.percentile(known, percentile) if len(known) else 0.0
-        asked.append((synthetic_F, float(least)))
+        asked.append((synthetic_U, float(least)))
     if not asked:
         raise ValueError("found neither overlaps nor activations; expected at least one of them to filter by")
     return np.logical_and.reduce([np.asarray(values) >= least for values, least in asked])
