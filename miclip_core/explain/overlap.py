@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from miclip_core.explain.render import resize_nearest
@@ -49,15 +48,3 @@ def measure_overlap(map_IJ: Tensor, mask_IJ: Tensor) -> Overlap:
     both, either = (active & found).sum(-1), (active | found).sum(-1)
     iou, precision, recall = (both.double() / of.clamp(min=1) for of in (either, found.sum(-1), active.sum(-1)))
     return Overlap(iou, precision, recall)
-
-
-def mean_overlap(overlaps: Overlap) -> tuple[float, float, float]:
-    """Mean IoU, precision and recall over the images of one feature (fp64 [B] each).
-
-    Raises:
-        ValueError: no image.
-    """
-    if not overlaps.iou.numel():
-        raise ValueError("found no image; leave out features without one")
-    iou, precision, recall = (float(torch.mean(values)) for values in overlaps)
-    return iou, precision, recall

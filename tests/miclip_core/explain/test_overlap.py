@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score, precision_score, recall_score
 
-from miclip_core.explain.overlap import Overlap, join_masks, mean_overlap, measure_overlap
+from miclip_core.explain.overlap import Overlap, join_masks, measure_overlap
 
 RNG = np.random.default_rng(0)
 
@@ -67,7 +67,6 @@ def test_many_images_are_measured_as_one_by_one() -> None:
     together = measure_overlap(maps, masks)
     alone = [numbers(measure_overlap(maps[b], masks[b])) for b in range(3)]
     assert torch.stack(together, 1).tolist() == [list(one) for one in alone]
-    assert mean_overlap(together) == pytest.approx(np.mean(alone, 0))
 
 
 def test_of_several_masks_the_first_or_all_together_count() -> None:
@@ -78,8 +77,6 @@ def test_of_several_masks_the_first_or_all_together_count() -> None:
         assert join_masks(masks[:0], mode).shape == (8, 8) and not join_masks(masks[:0], mode).any()
 
 
-def test_maps_without_masks_and_features_without_images_are_refused() -> None:
+def test_maps_without_masks_are_refused() -> None:
     with pytest.raises(ValueError, match=r"found maps \(2, 4, 4\)"):
         measure_overlap(torch.zeros(2, 4, 4), torch.zeros(8, 8))
-    with pytest.raises(ValueError, match="no image"):
-        mean_overlap(measure_overlap(torch.zeros(0, 4, 4), torch.zeros(0, 8, 8)))
