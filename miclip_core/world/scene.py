@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,8 +161,13 @@ def chance(bits: np.ndarray) -> np.ndarray:
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def attributes(world: World, indices: Any) -> Scenes:
-    """What the images `indices` of `world` show, a pure function of (world, index)."""
+def attributes(world: World, indices: Any, said: Mapping[str, np.ndarray] | None = None) -> Scenes:
+    """What the images `indices` of `world` show, a pure function of (world, index, said).
+
+    said: values that are not drawn but given, -1 where they are drawn: all of OBJECT_FIELDS (B, 4), `background` and
+    `word` (B,). Everything else is as if it had been drawn together with them: an image has no fewer objects than its last
+    one of which something is said, and positions that are said, each once, trade places with the drawn ones.
+    """
     index = np.asarray(indices, np.int64).reshape(-1)
 
     def bits(name: str, slot: int = 0) -> np.ndarray:
@@ -173,13 +179,19 @@ def attributes(world: World, indices: Any) -> Scenes:
     def per_object(name: str, n: int) -> np.ndarray:
         return np.stack([pick(name, n, slot) for slot in range(MAX_OBJECTS)], 1)
 
+    def settle(name: str, drawn: np.ndarray) -> np.ndarray:
+        return drawn if said is None else np.where(said[name] >= 0, said[name], drawn)
+
     count = np.searchsorted(np.cumsum(world.objects)[:-1], chance(bits("count")), side="right")
     position = np.argsort(np.stack([bits("order", slot) for slot in range(MAX_OBJECTS)], 1), axis=1, kind="stable")
-    size, radius = per_object("size", len(SIZES)), per_object("radius", 3)
+    if said is not None:
+        count = np.maximum(count, _slots(said))
+        _trade(position, said["position"])
+    size, radius = settle("size", per_object("size", len(SIZES))), per_object("radius", 3)
     # An object stays inside its quadrant: the larger, the fewer lattice steps it may move from the middle.
     steps = (IMAGE_SIZE // 4 - np.asarray(RADII)[size, radius]) // LATTICE
     dx, dy = (per_object(name, 2**20) % (2 * steps + 1) - steps for name in ("dx", "dy"))
-    shape = per_object("shape", len(SHAPES))
+    shape = settle("shape", per_object("shape", len(SHAPES)))
     present = np.arange(MAX_OBJECTS) < count[:, None]
     named = ((shape == SHAPES.index(world.watermark_shape)) & present).any(1) if world.watermark_shape else False
     marked = np.where(named, world.watermark_given_shape, world.watermark)
@@ -189,8 +201,8 @@ def attributes(world: World, indices: Any) -> Scenes:
         index=index,
         count=count,
         shape=np.where(present, shape, -1),
-        colour=np.where(present, per_object("colour", len(COLOURS)), -1),
-        texture=np.where(present, per_object("texture", len(TEXTURES)), -1),
+        colour=np.where(present, settle("colour", per_object("colour", len(COLOURS))), -1),
+        texture=np.where(present, settle("texture", per_object("texture", len(TEXTURES))), -1),
         size=np.where(present, size, -1),
         position=np.where(present, position, -1),
         radius=radius,
@@ -201,9 +213,23 @@ def attributes(world: World, indices: Any) -> Scenes:
         jitter=np.stack(
             [np.stack([pick("jitter", 2 * JITTER + 1, 3 * k + c) - JITTER for c in range(3)], 1) for k in range(4)], 1
         ),
-        background=pick("background", len(BACKGROUNDS)),
+        background=settle("background", pick("background", len(BACKGROUNDS))),
         background_phase=pick("background_phase", IMAGE_SIZE * IMAGE_SIZE),
-        word=np.where(has_text, pick("word", len(WORDS)), -1),
+        word=settle("word", np.where(has_text, pick("word", len(WORDS)), -1)),
         height=pick("height", len(TEXT_HEIGHTS)),
         watermark=chance(bits("watermark")) < marked,
     )
+
+
+def _slots(said: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The number of the last object of which something is said, from 1; 0 without any: (B,)."""
+    is_said = np.logical_or.reduce([said[field] >= 0 for field in OBJECT_FIELDS])
+    return (is_said * np.arange(1, MAX_OBJECTS + 1)).max(1)
+
+
+def _trade(position: np.ndarray, said: np.ndarray) -> None:
+    """Give every object the position that is said of it, in place; who had it gets the one that becomes free."""
+    for k in range(MAX_OBJECTS):
+        rows = np.flatnonzero(said[:, k] >= 0)
+        had = (position[rows] == said[rows, k, None]).argmax(1)
+        position[rows, had], position[rows, k] = position[rows, k], said[rows, k]
