@@ -1,0 +1,86 @@
+"""Who says what kind of thing a text is about: the demo world's own words, or a vision-language model asked without images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
+
+from miclip_core.explain.answers import Generation, answer
+from miclip_core.explain.labels import Abstraction, Context, parse_abstraction, parse_context
+from miclip_core.explain.prompts import abstraction_prompt, context_prompt, topic_prompt
+from miclip_core.explain.question import make_question
+from miclip_core.world.reading import read
+
+if TYPE_CHECKING:
+    from miclip_core.explain.vlm import Vlm
+
+_THINGS = frozenset(("shape", "word"))
+_ANSWERS_KEPT = 65_536
+
+
+class Labeller(Protocol):
+    """Labels texts by abstraction and by context."""
+
+    def abstraction(self, texts: Sequence[str]) -> list[Abstraction]:
+        """For each text whether it is about a low-level or a high-level visual feature, or something else."""
+        ...
+
+    def context(self, texts: Sequence[str]) -> list[Context]:
+        """For each text whether it is about an animal, a background or something else."""
+        ...
+
+
+class WorldLabels:
+    """What the demo world's words are: shapes and written words are things, all other values are how things look."""
+
+    def abstraction(self, texts: Sequence[str]) -> list[Abstraction]:
+        """High-level where a thing is named, low-level where only looks are, other where neither is."""
+        return [_abstraction({category for category, _ in read(text).named}) for text in texts]
+
+    def context(self, texts: Sequence[str]) -> list[Context]:
+        """Background where nothing but a background is said, else other; the world has no animals."""
+        readings = [read(text) for text in texts]
+        return [
+            "background" if one.background is not None and not one.objects and one.word is None else "other"
+            for one in readings
+        ]
+
+
+def _abstraction(categories: set[str]) -> Abstraction:
+    if not categories:
+        return "other"
+    return "high-level visual feature" if categories & _THINGS else "low-level visual feature"
+
+
+class AskedLabels:
+    """A vision-language model that is asked about texts, one at a time and each distinct one once, without any image.
+
+    generation: how it answers; greedily with at most 20 tokens if left out. A drawn answer depends on generation.seed and
+    the text alone.
+    """
+
+    def __init__(self, vlm: Vlm, generation: Generation | None = None) -> None:
+        self._vlm, self._generation = vlm, generation or Generation(max_new_tokens=20)
+        self._answer = lru_cache(_ANSWERS_KEPT)(self._ask)
+
+    def abstraction(self, texts: Sequence[str]) -> list[Abstraction]:
+        """As in `Labeller`, by the paper's question.
+
+        Raises:
+            BadPrompt: as `make_question`, when a text holds a token that stands for an image.
+        """
+        return [parse_abstraction(self._answer(abstraction_prompt(text))) for text in texts]
+
+    def context(self, texts: Sequence[str]) -> list[Context]:
+        """As in `Labeller`, by the paper's question. Raises BadPrompt as `abstraction` does."""
+        return [parse_context(self._answer(context_prompt(text))) for text in texts]
+
+    def topic(self, texts: Sequence[str]) -> str:
+        """What a group of texts has in common, the first line of the answer; empty if the model says nothing."""
+        lines = [line.strip() for line in self._answer(topic_prompt(texts)).splitlines()]
+        return next((line for line in lines if line), "")
+
+    def _ask(self, prompt: str) -> str:
+        (said,) = answer(self._vlm, make_question(self._vlm, prompt, 0), None, self._generation)
+        return said.raw
