@@ -189,6 +189,7 @@ class Whole:
         """
         with quiet(), no_init_weights(), torch.device("meta"):
             module = self.kind(in_precision(self.config, torch.float32))
+            module.tie_weights()  # else one matrix for words in and words out would count twice
         positions = tower.n_prefix + tower.grid[0] * tower.grid[1]
         tokens_RTD = torch.empty(1, positions, tower.width, device="meta")
         features_RTD, place = project(module, tokens_RTD, tower.n_blocks)

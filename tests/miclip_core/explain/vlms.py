@@ -112,6 +112,7 @@ def make_module(
     ids = vocabulary(kind)
     text = {**text, "vocab_size": len(ids), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     patches = vision["image_size"] // vision["patch_size"]
+    config: Any
     match kind:
         case "llava":
             config = transformers.LlavaConfig(

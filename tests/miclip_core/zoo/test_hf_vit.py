@@ -167,7 +167,14 @@ VARIANTS: dict[str, Variant] = {
     ),
 }
 # Classes that share all of their code with another variant.
-SLOW = ("CLIP vision", "CLIP vision with projection", "SigLIP vision", "DINOv2", "DINOv2 classifier")
+SLOW = (
+    "SigLIP without head",
+    "CLIP vision",
+    "CLIP vision with projection",
+    "SigLIP vision",
+    "DINOv2",
+    "DINOv2 classifier",
+)
 
 
 # ---------------------------------------------------------------- oracles by hand
