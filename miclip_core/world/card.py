@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from miclip_core.world.recipes import GeneratorRecipe, Recipe
+from miclip_core.world.recipes import GeneratorRecipe, Recipe, VlmRecipe
 
 
 def read_card(directory: Path) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def weights_digest(directory: Path) -> str:
 
 def write_card(
     directory: Path,
-    recipe: Recipe | GeneratorRecipe,
+    recipe: Recipe | GeneratorRecipe | VlmRecipe,
     cpu_seconds: float,
     training: dict[str, float],
     measured: dict[str, Any],

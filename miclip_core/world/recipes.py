@@ -185,3 +185,53 @@ GENERATOR = GeneratorRecipe(
     shrunk=0.25,
     sharpness=12.0,
 )
+
+
+@dataclass(frozen=True)
+class VlmStage:
+    """AdamW under a cosine learning rate; each of `steps` steps asks for captions of `captions` images and of
+    `collages` collages of their patches, and for what `common` groups of rendered images have in common.
+    """
+
+    steps: int
+    rate: float
+    captions: int
+    collages: int = 0
+    common: int = 0
+
+
+@dataclass(frozen=True)
+class VlmRecipe:
+    """How the vision-language model is made: a language model learns to read the tokens of a shipped tower, which stays as it is.
+
+    reads: which of the tower's hidden states, by its library's count: -2 is the last but one.
+    """
+
+    name: str
+    seed: int
+    tower: str
+    reads: int
+    architecture: dict[str, Any]
+    world: World
+    stages: tuple[VlmStage, ...]
+
+    library = "transformers"
+    patch_targets = True  # its tower's
+    title = "vision-language model, LLaVA on the tower of demo:clip-p8"
+
+
+VLM = VlmRecipe(
+    name="llava-p8",
+    seed=10,
+    tower="clip-p8",
+    reads=-2,
+    architecture={
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+    },
+    world=World(objects=(0.08, 0.47, 0.30, 0.08, 0.07), text=0.15, watermark=0.05),
+    stages=(VlmStage(600, 2e-3, captions=64),),
+)

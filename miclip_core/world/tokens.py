@@ -19,15 +19,15 @@ _NAMES = {
 }
 # The end token is the highest id because the text tower pools at the position of the largest one.
 VOCABULARY = ("<pad>", "<bos>", "<unk>", *sorted({*_GRAMMAR, *_NAMES}), "<eos>")
-_IDS = {word: number for number, word in enumerate(VOCABULARY)}
-PAD, BOS, UNKNOWN, EOS = (_IDS[word] for word in ("<pad>", "<bos>", "<unk>", "<eos>"))
+IDS = {word: number for number, word in enumerate(VOCABULARY)}
+PAD, BOS, UNKNOWN, EOS = (IDS[word] for word in ("<pad>", "<bos>", "<unk>", "<eos>"))
 
 
 def encode(texts: list[str]) -> np.ndarray:
     """Token ids (N, CONTEXT) int64: begin, words, end, padding; a text too long loses words before the end token."""
     ids = np.full((len(texts), CONTEXT), PAD, np.int64)
     for row, text in zip(ids, texts, strict=True):
-        words = [_IDS.get(word, UNKNOWN) for word in text.lower().split()][: CONTEXT - 2]
+        words = [IDS.get(word, UNKNOWN) for word in text.lower().split()][: CONTEXT - 2]
         row[: len(words) + 2] = [BOS, *words, EOS]
     return ids
 
@@ -37,7 +37,7 @@ def save_tokenizer(directory: Path) -> None:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordLevel(_IDS, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel(IDS, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(

@@ -21,7 +21,7 @@ from miclip_core.world.evaluate import (
 )
 from miclip_core.world.evaluate_generator import measure_generator
 from miclip_core.world.export import export_world
-from miclip_core.world.recipes import GENERATOR, RECIPES
+from miclip_core.world.recipes import GENERATOR, RECIPES, VLM
 from miclip_core.world.towers import load_model
 from miclip_core.zoo import load as zoo
 from miclip_core.zoo.shipped import FOLDER, names
@@ -45,9 +45,10 @@ def _below(found, floors):
 
 
 def test_every_member_ships_with_its_card():
-    assert names() == sorted([*MEMBERS, GENERATOR.name])
-    assert read_card(FOLDER / GENERATOR.name)["recipe"] == json.loads(json.dumps(asdict(GENERATOR)))
-    assert read_card(FOLDER / GENERATOR.name)["weights_sha256"] == weights_digest(FOLDER / GENERATOR.name)
+    assert names() == sorted([*MEMBERS, GENERATOR.name, VLM.name])
+    for other in (GENERATOR, VLM):
+        assert read_card(FOLDER / other.name)["recipe"] == json.loads(json.dumps(asdict(other)))
+        assert read_card(FOLDER / other.name)["weights_sha256"] == weights_digest(FOLDER / other.name)
     assert read_config(FOLDER / GENERATOR.name) == json.loads(json.dumps(GENERATOR.architecture))
     for name in MEMBERS:
         card = read_card(FOLDER / name)
