@@ -78,4 +78,5 @@ def _read(vlm: Vlm, text: str, images: int) -> Any:
             processor_kwargs={"images_kwargs": one_tile} if images and one_tile else {},
         )
     except ValueError as error:
-        raise BadPrompt(f"the processor of {vlm.tower.facts.model} refuses the question: {error}{_HINT}") from error
+        reason = str(error).strip().rstrip(".")
+        raise BadPrompt(f"the processor of {vlm.tower.facts.model} refuses the question: {reason}{_HINT}") from error
