@@ -13,6 +13,9 @@ import torch
 from cluster.stores.base import Store, make_store
 from jobs.map_explanations.plan import estimate, make_plans
 from jobs.protocol import Cell, Known
+from miclip_core.explain.prompts import topic_prompt
+from miclip_core.explain.texts import clean
+from miclip_core.explain.vlm import load_vlm
 from miclip_core.zoo.load import inspect_model, load_model
 from schemas.errors import BadSpec, MissingPackage, NoLanguageModel, NotInspected, WeightsMissing
 from schemas.explain_specs import MapExplanationsSpec
@@ -21,6 +24,7 @@ from schemas.plans import Plan
 from schemas.refs import ModelRef
 from tests.made_up_descriptions import rows_of, run_plans
 from tests.made_up_explanations import MODEL, RANDOM, SAE, SITE, STEERING, TOPK, publish_summary, publish_texts
+from tests.miclip_core.explain import vlms
 
 CLIP = "demo:clip-p8-b"
 SHAPES = {0: "a circle", 1: "a circle", 2: "a square", 3: "a circle", 4: "a square", 5: None}
@@ -149,6 +153,25 @@ def test_without_any_text_the_map_is_empty_and_says_so(store):
     ran = run_plans(store, [plan])
     assert not ran.board.failed and rows_of(store, plan, "explanation_map") == []
     assert any("has a text, so its map is empty" in str(event) for event in ran.events)
+
+
+def test_a_language_model_names_the_topics_of_what_it_is_shown(store, summary, tmp_path):
+    ref = vlms.save("internvl", tmp_path, seed=2)  # one that does not fall silent at once
+
+    (plan,) = plans([summary], known(str(ref)), topics=f"vlm:{ref}")
+    assert plan.digest != plans([summary])[0].digest and plan.stage.inputs["asked"]
+    _, clusters = run(store, plan)
+    vlm = load_vlm(ref)
+    for one in clusters:
+        turn = [{"role": "user", "content": [{"type": "text", "text": topic_prompt(one["sample_texts"])}]}]
+        ids = vlm.processor.apply_chat_template(
+            turn, add_generation_prompt=True, tokenize=True, return_tensors="pt", return_dict=True
+        )
+        written = vlm.module.generate(**ids, max_new_tokens=16, do_sample=False)[0, ids["input_ids"].shape[1] :]
+        said = vlm.processor.tokenizer.decode(written, skip_special_tokens=True)
+        assert one["topic"] == clean(said) and one["topic"]
+    (words,) = plans([summary])
+    assert [one["topic"] for one in clusters] != [one["topic"] for one in run(store, words)[1]]
 
 
 def test_what_cannot_be_mapped_is_refused(store, explained, summary, monkeypatch):
