@@ -68,7 +68,7 @@ class _Planner:
                 for direction in dict.fromkeys(spec.direction) if method in STEERS else ("sae",):
                     for alpha in self._asked_alphas(method):
                         stage = self._explanations(source, method, masking, direction, alpha, auto)
-                        rows = min(len(spec.features) or latents, spec.most or latents)
+                        rows = min(len(spec.features) or latents, latents, spec.most or latents)
                         yield self._plan(source, stage, [(EXPLAIN, rows, spec.shard_features)])
 
     def _is_auto(self, method: ExplainMethod) -> bool:

@@ -19,7 +19,7 @@ from schemas.specs import PipelineSpec
 from tests.lakes import Lake
 from tests.miclip_core.explain.vlms import save
 
-SITE, WIDTH, LATENTS, K = "resid_post.1@patch", 32, 12, 3
+SITE, WIDTH, LATENTS, K = "resid_post.0@patch", 32, 12, 3
 DEAD = LATENTS - 1
 """The one latent that never fires."""
 WORLD = "world:seed=0,n=40"
@@ -57,18 +57,21 @@ def publish_sae(lake: Lake, model: str, sae: Sae, site: str = SITE) -> str:
 
 
 def make_spec(
-    model: str, sae: str, features: Mapping[str, Any] = {}, images: str = WORLD, **explain: Any
+    model: str, sae: str, described: Mapping[str, Any] = {}, images: str = WORLD, **explain: Any
 ) -> PipelineSpec:
-    """Features of an SAE of the lake, live on the demo world, then texts about them; few tokens, small batches."""
-    described = {
+    """Features of an SAE of the lake, live on the demo world, then texts about them; few tokens, small batches.
+
+    described: fields of the stage of features; explain: of that of texts.
+    """
+    of_features = {
         "kind": "sae_features", "saes": [sae], "tables": ["features", "top_images"], "top_k": 4, "rank_by": "mean",
         "round_to": "fp32", "batch_size": 8, "resources": {"workers": 1},
     }  # fmt: skip
-    explained = {
+    of_texts = {
         "kind": "explain", "reads": "features", "alpha": 1, "k": 3, "max_new_tokens": 4, "batch_features": 4,
         "shard_features": 8, "resources": {"workers": 1},
     }  # fmt: skip
-    stages = {"features": {**described, **features}, "texts": {**explained, **explain}}
+    stages = {"features": {**of_features, **described}, "texts": {**of_texts, **explain}}
     data = {
         "kind": "pipeline", "name": "t", "images": {"ref": images}, "matrix": {"model": [model]}, "stages": stages
     }  # fmt: skip
