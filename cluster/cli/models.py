@@ -23,7 +23,7 @@ from cluster.cli.common import (
 
 if TYPE_CHECKING:
     from cluster.stores import Store
-    from schemas.models import ModelFacts
+    from schemas.models import LanguageFacts, ModelFacts
 
 VERBS = Verbs("Models")
 HOW_TO_NAME = """\
@@ -103,7 +103,12 @@ def sites(
             facts = _facts(model, make_store(folder))
     if as_json:
         print_json(
-            {"model": facts.model, "family": facts.family, "sites": [s.model_dump(mode="json") for s in facts.sites]}
+            {
+                "model": facts.model,
+                "family": facts.family,
+                "language": facts.language and facts.language.model_dump(mode="json"),
+                "sites": [s.model_dump(mode="json") for s in facts.sites],
+            }
         )
         return
     table = make_table("site", "one position", "positions", "tokens", right=("positions",))
@@ -116,9 +121,20 @@ def sites(
     console.print(
         f"[bold]{facts.model}[/bold]  {facts.family}, {facts.n_blocks} blocks, input {facts.input_hw[0]}x{facts.input_hw[1]}"
     )
+    if facts.language is not None:
+        console.print(_reader(facts.language))
     console.print(table)
     console.print(
         "[dim]write name[.block][@tokens][:reduce]; block -1 is the last, * all; reduce is mean, max or sample(n,seed)[/dim]"
+    )
+
+
+def _reader(language: LanguageFacts) -> str:
+    """Who reads the tower, and what of it."""
+    return (
+        f"the vision tower of a {language.model_type}, whose language model ({language.layers} blocks, "
+        f"{short(language.params)} parameters) reads {language.reads} as {language.image_tokens} tokens an image: edits up to "
+        f"block {language.reads_block} reach its words"
     )
 
 
