@@ -56,7 +56,7 @@ def load_vlm(
         )
     facts = inspect_made(ref, made)
     module, built = made.language.load(dtype)
-    module.to(device=device, dtype=dtype)
+    module.to(device=device)  # not to `dtype` once more: what turns positions into angles stays in fp32
     tower = VisionModel(
         facts=facts,
         family=find_family(str(ref), built),
