@@ -26,18 +26,13 @@ _POSITION = OBJECT_FIELDS.index("position")
 class ImageMaker(Protocol):
     """Makes one image from each text."""
 
-    @property
-    def flagged(self) -> int:
-        """How many of the images it made so far are black, as safety filters return them."""
-        ...
-
     def make(self, texts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-        """uint8 RGB [n,3,h,w] on the CPU; an image depends on its own text and seed alone."""
+        """uint8 RGB [n,3,h,w] on the CPU; an image depends on its own text and seed alone. It may be black (`is_black`)."""
         ...
 
 
 def is_black(pixels_BCIJ: Tensor) -> Tensor:
-    """Which images have no light at all: bool [B]."""
+    """Which images have no light at all, as safety filters return them: bool [B]."""
     return (pixels_BCIJ == 0).flatten(1).all(1)
 
 
@@ -48,8 +43,6 @@ class WorldMaker:
     everything about objects have the world's own chances. An object that is said to be where an earlier one is goes to
     another place.
     """
-
-    flagged = 0
 
     def make(self, texts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """As in `ImageMaker`.
@@ -110,7 +103,6 @@ class DiffusionMaker:
         self._pipeline.set_progress_bar_config(disable=True)
         self._asked = {"num_inference_steps": steps, "guidance_scale": guidance, "height": size, "width": size}
         self._prefix, self._size, self._batch_size = prefix, size, batch_size
-        self.flagged = 0
 
     def make(self, texts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """As in `ImageMaker`.
@@ -122,9 +114,7 @@ class DiffusionMaker:
         prompts = [self._prefix + text.lower() for text in texts]
         batches = [self._draw(prompts[i : i + self._batch_size], seeds[i : i + self._batch_size])
                    for i in range(0, len(prompts), self._batch_size)]  # fmt: skip
-        images = torch.cat(batches) if batches else torch.empty(0, 3, self._size, self._size, dtype=torch.uint8)
-        self.flagged += int(is_black(images).sum())
-        return images
+        return torch.cat(batches) if batches else torch.empty(0, 3, self._size, self._size, dtype=torch.uint8)
 
     @torch.no_grad()
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from miclip_core.explain.makers import DiffusionMaker, ImageMaker
+from miclip_core.explain.makers import DiffusionMaker, ImageMaker, is_black
 from miclip_core.explain.pipelines import load_pipeline
 from schemas.errors import (
     BadSpec,
@@ -56,7 +56,7 @@ def by_the_library(folder: Path, prompt: str, seed: int) -> torch.Tensor:
 def test_images_are_the_librarys_of_the_prefixed_text_in_lower_case(folder: Path) -> None:
     maker: ImageMaker = DiffusionMaker(folder, **SETTINGS)
     images = maker.make(TEXTS, SEEDS)
-    assert images.dtype == torch.uint8 and images.shape == (3, 3, 32, 32) and maker.flagged == 0
+    assert images.dtype == torch.uint8 and images.shape == (3, 3, 32, 32)
     for image, text, seed in zip(images, TEXTS, SEEDS, strict=True):
         assert torch.equal(image, by_the_library(folder, "A realistic image of " + text.lower(), seed))
     assert not torch.equal(images[0], images[2]) and images.float().std() > 10
@@ -77,17 +77,15 @@ def test_an_image_does_not_depend_on_how_many_are_asked_for(folder: Path) -> Non
 
 
 @needs_diffusers
-def test_black_images_of_a_safety_filter_are_counted(tmp_path: Path) -> None:
+def test_black_images_of_a_safety_filter_are_known(tmp_path: Path) -> None:
     diffusion.stable_diffusion(tmp_path, safety=True)
     maker = DiffusionMaker(tmp_path, **SETTINGS)
-    assert maker.make(TEXTS[:1], SEEDS[:1]).any() and maker.flagged == 0
+    assert not is_black(maker.make(TEXTS, SEEDS)).any()
     weights = load_file(tmp_path / "safety_checker/model.safetensors")
     weights["concept_embeds_weights"].fill_(-2.0)  # a cosine from which on an image is refused
     save_file(weights, tmp_path / "safety_checker/model.safetensors", {"format": "pt"})
     strict = DiffusionMaker(tmp_path, **SETTINGS)
-    assert not strict.make(TEXTS, SEEDS).any() and strict.flagged == 3
-    strict.make(TEXTS[:1], SEEDS[:1])
-    assert strict.flagged == 4
+    assert is_black(strict.make(TEXTS, SEEDS)).all()
 
 
 def broken(folder: Path, to: Path, change: Callable[[dict[str, Any]], None]) -> Path:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miclip_core.world.captions import ANY, CaptionMix, full_claims, nothing, sample_claims, sentences, value_claims
@@ -90,6 +90,7 @@ def test_more_objects_than_an_image_holds_are_read_and_the_first_four_claimed():
     assert reading.claims().objects[0, :, 0].tolist() == [0, 1, 6, 4]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(VOCABULARY), max_size=25).map(" ".join))
 def test_any_text_is_read_and_its_claims_say_again_what_was_read(text: str):
     reading = read(text)
@@ -105,6 +106,7 @@ def test_any_text_is_read_and_its_claims_say_again_what_was_read(text: str):
     assert again.objects == reading.objects[:4]
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_no_text_is_refused(text: str):
     assert isinstance(read(text), Reading)
