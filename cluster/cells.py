@@ -90,9 +90,9 @@ def find_needs(spec: PipelineSpec) -> Needs:
                 modules = models.setdefault(model, [])
                 sites = [Site.parse(text) for text in cell.spec.sites] if isinstance(cell.spec, ForwardCell) else []
                 modules += [site.path for site in sites if site.is_module]
-            for model in (cell.clip, *cell.spec.beside):
-                if model is not None:
-                    models.setdefault(model, [])
+            for other in (cell.clip, *cell.spec.beside):
+                if other is not None:
+                    models.setdefault(other, [])
             reads_images = cell.spec.needs_images(spec.kinds_read(name))
             if reads_images and cell.images is not None and cell.images not in images:
                 images.append(cell.images)
