@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "mine_rosetta": "jobs.mine_rosetta",
     "invert": "jobs.invert",
     "explain": "jobs.explain",
+    "score_explanations": "jobs.score_explanations",
     "map_explanations": "jobs.map_explanations",
 }
 

@@ -1,0 +1,283 @@
+"""Every number of the summary, counted again by plain loops over the rows of each measure."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import mannwhitneyu, shapiro, wilcoxon
+
+from miclip_core.zoo.load import load_model
+from schemas.refs import ModelRef
+from tests.jobs.score_explanations.conftest import RANDOM, WEAK, World
+from tests.jobs.score_explanations.lake_of_texts import CLIP, HEAT, INFORMED, STEERING, TOPK
+from tests.made_up_descriptions import Row
+
+VARIANT = ("vlm", "method", "masking", "direction", "positions", "alpha_asked", "alpha_unit")
+FEATURES = list(range(1, 11))
+"""Without 0, on which an alpha was chosen, and 11, of which one way to explain has no row."""
+EXPLAINED = (TOPK, HEAT, STEERING, WEAK, RANDOM, INFORMED)
+TABLES = {
+    "iou": "explanation_iou",
+    "precision": "explanation_iou",
+    "recall": "explanation_iou",
+    "clip": "explanation_clip",
+}
+COLUMNS = {"clip": "cosine"}
+
+
+def variant_of(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in VARIANT)
+
+
+@pytest.fixture(scope="module")
+def rows(world: World) -> dict[str, dict[tuple[Any, ...], list[Row]]]:
+    """Table -> (variant, feature, sequence) -> rows."""
+    found: dict[str, dict[tuple[Any, ...], list[Row]]] = {}
+    for table in ("explanation_iou", "explanation_clip", "explanation_synthetic", "explanation_naming"):
+        for row in world.rows(table):
+            key = (variant_of(row), row["feature"], row["sequence"])
+            found.setdefault(table, {}).setdefault(key, []).append(row)
+    return found
+
+
+Rows = dict[str, dict[tuple[Any, ...], list[Row]]]
+
+
+def score(rows: Rows, metric: str, variant: tuple[Any, ...], feature: int, sequence: int) -> float | None:
+    """One text by one measure: the mean over its images."""
+    key = (variant, feature, sequence)
+    if metric == "synthetic":
+        values = [row["mean"] for row in rows["explanation_synthetic"].get(key, [])]
+    elif metric in ("named", "share_named"):
+        values = [float(row[metric]) for row in rows["explanation_naming"].get(key, [])]
+    else:
+        values = [row[COLUMNS.get(metric, metric)] for row in rows[TABLES[metric]].get(key, [])]
+    return fmean(values) if values else None
+
+
+def per_feature(rows: Rows, metric: str, variant: tuple[Any, ...]) -> dict[int, float]:
+    """The mean over the texts of a feature, of features that have one."""
+    found = {}
+    for feature in FEATURES:
+        values = [score(rows, metric, variant, feature, sequence) for sequence in (0, 1)]
+        known = [value for value in values if value is not None]
+        if known:
+            found[feature] = fmean(known)
+    return found
+
+
+def made(rows: Rows, variant: tuple[Any, ...], feature: int) -> list[float]:
+    return [r["mean"] for s in (0, 1) for r in rows["explanation_synthetic"].get((variant, feature, s), [])]
+
+
+def unmade(rows: Rows, feature: int) -> list[float]:
+    return [row["mean"] for row in rows["explanation_synthetic"][((None,) * 7, feature, None)]]
+
+
+def area(positive: list[float], negative: list[float]) -> float:
+    pairs = [(a > b) + (a == b) / 2 for a in positive for b in negative]
+    return sum(pairs) / len(pairs)
+
+
+def test_the_same_features_count_for_every_way_to_explain(world: World) -> None:
+    found = world.rows("explanation_scores")
+    assert sorted({row["feature"] for row in found}) == FEATURES
+    for variant in EXPLAINED:
+        texts = 2 if variant == INFORMED else 1
+        assert sum(variant_of(row) == variant for row in found) == texts * len(FEATURES)
+    for row in world.rows("explanation_summary"):
+        assert row["n"] + row["n_empty"] <= len(FEATURES)
+
+
+def test_scores_of_texts_are_means_over_images(world: World, rows: Rows) -> None:
+    texts = {(variant_of(row), row["feature"], row["sequence"]): row for row in world.texts()}
+    for row in world.rows("explanation_scores"):
+        variant, feature, sequence = variant_of(row), row["feature"], row["sequence"]
+        said = texts[variant, feature, sequence]
+        assert (row["status"], row["text"], row["alpha"]) == (said["status"], said["text"], said["alpha"])
+        for metric in ("iou", "clip", "synthetic"):
+            assert row[metric] == pytest.approx(score(rows, metric, variant, feature, sequence)), (metric, variant)
+            assert (row[metric] is None) == (said["status"] != "ok")
+        positive = [r["mean"] for r in rows["explanation_synthetic"].get((variant, feature, sequence), [])]
+        assert row["auroc"] == (pytest.approx(area(positive, unmade(rows, feature))) if positive else None)
+        assert row["named"] == score(rows, "named", variant, feature, sequence)
+
+
+def test_means_deviations_and_counts_are_those_of_plain_loops(world: World, rows: Rows) -> None:
+    found = {(variant_of(row), row["metric"]): row for row in world.rows("explanation_summary")}
+    metrics = ("iou", "precision", "recall", "clip", "synthetic", "named", "share_named")
+    assert len(found) == len(EXPLAINED) * (len(metrics) + 2)
+    for variant in EXPLAINED:
+        for metric in metrics:
+            values, row = list(per_feature(rows, metric, variant).values()), found[variant, metric]
+            assert row["n"] == len(values) and row["value"] == pytest.approx(fmean(values))
+            assert row["sd"] == pytest.approx(stdev(values)) and row["low"] <= row["value"] <= row["high"]
+        refused = {TOPK: 1, INFORMED: 2}.get(variant, 0)
+        assert {row["n_empty"] for (v, _), row in found.items() if v == variant} == {refused}
+
+
+def test_a_share_has_the_interval_of_wilson(world: World) -> None:
+    for row in world.rows("explanation_summary"):
+        if row["metric"] == "named" and row["sd"] is not None:
+            n, p, z = row["n"], row["value"], 1.96
+            middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+            half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+            assert (row["low"], row["high"]) == pytest.approx((middle - half, middle + half), abs=1e-3)
+
+
+def test_areas_are_counted_over_pairs_of_images(world: World, rows: Rows) -> None:
+    found = {(variant_of(row), row["metric"]): row for row in world.rows("explanation_summary")}
+    for variant in EXPLAINED:
+        there = [feature for feature in FEATURES if made(rows, variant, feature)]
+        each = [area(made(rows, variant, feature), unmade(rows, feature)) for feature in there]
+        macro, pooled = found[variant, "auroc_macro"], found[variant, "auroc_pooled"]
+        assert macro["value"] == pytest.approx(fmean(each)) and macro["n"] == pooled["n"] == len(there)
+        positive = [value for feature in there for value in made(rows, variant, feature)]
+        negative = [value for feature in there for value in unmade(rows, feature)]
+        assert pooled["value"] == pytest.approx(area(positive, negative))
+        assert pooled["low"] <= pooled["value"] <= pooled["high"]
+
+
+def test_of_two_alphas_the_one_with_the_better_overlap_is_the_candidate_and_controls_are_none(
+    world: World, rows: Rows
+) -> None:
+    candidates = {variant_of(row) for row in world.rows("explanation_summary") if row["is_candidate"]}
+    means = {v: fmean(per_feature(rows, "iou", v).values()) for v in (STEERING, WEAK)}
+    assert candidates == {TOPK, HEAT, INFORMED, max(means, key=lambda v: (means[v], v == WEAK))}
+
+
+def candidate(world: World) -> tuple[Any, ...]:
+    (found,) = {
+        variant_of(r) for r in world.rows("explanation_summary") if r["is_candidate"] and r["method"] == "steering"
+    }
+    return found
+
+
+def groups(world: World) -> dict[str, dict[str, tuple[Any, ...]]]:
+    steering = candidate(world)
+    return {
+        "masks": {"topk": TOPK, "steering": steering, "informed": INFORMED},
+        "heatmaps": {"topk": HEAT, "steering": steering},
+    }
+
+
+def test_tests_between_methods_are_those_of_scipy_on_the_features_that_both_have(world: World, rows: Rows) -> None:
+    found = {
+        (r["masking"], r["metric"], r["test"], r["method_a"], r["method_b"]): r for r in world.rows("explanation_tests")
+    }
+    expected = 0
+    for masking, group in groups(world).items():
+        for metric in ("iou", "clip", "synthetic"):
+            values = {method: per_feature(rows, metric, variant) for method, variant in group.items()}
+            for a in group:
+                row = found[masking, metric, "shapiro", a, ""]
+                assert row["n"] == len(values[a])
+                assert row["p"] == pytest.approx(shapiro(sorted(values[a].values())).pvalue, rel=1e-3)
+                for b in group:
+                    if a != b:
+                        row = found[masking, metric, "mann_whitney", a, b]
+                        one, other = list(values[a].values()), list(values[b].values())
+                        assert row["p"] == pytest.approx(mannwhitneyu(one, other, alternative="greater").pvalue)
+            for a, b in combinations(group, 2):
+                row = found[masking, metric, "wilcoxon", a, b]
+                both = sorted(values[a].keys() & values[b].keys())
+                assert row["n"] == len(both)
+                differences = np.around([values[a][f] - values[b][f] for f in both], 12)
+                if np.any(differences):
+                    exact = wilcoxon(differences[differences != 0], method="auto").pvalue
+                    assert row["p"] == pytest.approx(exact, abs=0.05)
+            expected += len(group) + len(group) * (len(group) - 1) * 3 // 2
+    assert len(found) == expected
+    unequal = [r for r in found.values() if r["test"] == "wilcoxon" and r["method_b"] == "informed"]
+    assert {r["n"] for r in unequal} == {8}  # informed has no text about two features
+
+
+def test_p_values_are_corrected_over_all_tests_of_their_kind(world: World) -> None:
+    for kind in ("shapiro", "mann_whitney", "wilcoxon"):
+        some = sorted((r for r in world.rows("explanation_tests") if r["test"] == kind), key=lambda r: r["p"])
+        largest = 0.0
+        for place, row in enumerate(some):
+            largest = max(largest, min(1.0, (len(some) - place) * row["p"]))
+            assert row["p_holm"] == pytest.approx(largest)
+
+
+def test_agreement_is_of_features_whose_first_texts_have_that_cosine(world: World, rows: Rows) -> None:
+    texts = {(variant_of(r), r["feature"]): r["text"] for r in world.texts() if r["sequence"] == 0}
+    distinct = sorted({text for text in texts.values() if text is not None})
+    with torch.no_grad():
+        embedded = dict(zip(distinct, load_model(ModelRef.parse(CLIP)).embed_text(distinct), strict=True))
+    found = world.rows("explanation_agreement")
+    assert len(found) == (3 + 2) * 5 * 2
+    for row in found:
+        group = groups(world)[row["masking"]]
+        variant, kept = group[row["method"]], []
+        for feature in FEATURES:
+            pair = texts[group["topk"], feature], texts[group["steering"], feature]
+            if None not in pair:
+                a, b = (embedded[str(text)] for text in pair)
+                if float(torch.cosine_similarity(a, b, dim=0)) >= row["threshold"]:
+                    kept.append(feature)
+        if row["metric"].startswith("auroc"):
+            kept = [feature for feature in kept if made(rows, variant, feature)]
+            pairs = [(made(rows, variant, feature), unmade(rows, feature)) for feature in kept]
+            flat = [[value for pair in pairs for value in pair[side]] for side in (0, 1)]
+            value = fmean(area(*pair) for pair in pairs) if row["metric"] == "auroc_macro" else area(*flat)
+        else:
+            known = per_feature(rows, row["metric"], variant)
+            kept = [feature for feature in kept if feature in known]
+            value = fmean(known[feature] for feature in kept)
+        assert row["n"] == len(kept) and row["value"] == pytest.approx(value)
+    assert len({row["n"] for row in found if row["metric"] == "clip" and row["method"] == "topk"}) > 1
+
+
+def test_the_chosen_text_has_the_best_ranks_and_says_whether_it_passes(world: World, rows: Rows) -> None:
+    found = {(row["vote"], row["feature"]): row for row in world.rows("selected_explanations")}
+    texts = {(variant_of(row), row["feature"], row["sequence"]): row for row in world.rows("explanation_scores")}
+    for vote, group in groups(world).items():
+        chosen = []
+        for feature in FEATURES:
+            candidates = [
+                texts[variant, feature, sequence]
+                for variant in group.values()
+                for sequence in (0, 1)
+                if (variant, feature, sequence) in texts
+            ]
+            there = [text for text in candidates if text["status"] == "ok"]
+            ranks = []
+            for text in there:
+                of_each = [
+                    fmean([1 + sum(o[m] > text[m] for o in there), sum(o[m] >= text[m] for o in there)])
+                    for m in ("iou", "clip", "synthetic")
+                ]
+                ranks.append(fmean(of_each))
+            row = found[vote, feature]
+            best = [text for text, rank in zip(there, ranks, strict=True) if rank == pytest.approx(min(ranks))]
+            assert row["rank_sum"] == pytest.approx(min(ranks)) and row["is_tie"] == (len(best) > 1)
+            (own,) = [t for t in there if (variant_of(t), t["sequence"]) == (variant_of(row), row["sequence"])]
+            assert own in best and all(
+                row[name] == own[name] for name in ("text", "iou", "clip", "synthetic", "context")
+            )
+            assert row["n_methods"] == len({text["method"] for text in there})
+            chosen.append(row)
+        least = np.percentile([row["synthetic"] for row in chosen], 20)
+        for row in chosen:
+            assert row["passed"] == (row["iou"] >= 0.2 and row["synthetic"] >= least)
+    assert len(found) == 2 * len(FEATURES)
+
+
+def test_texts_are_labelled_by_the_words_of_the_demo_world(world: World) -> None:
+    for row in world.rows("explanation_scores"):
+        if row["status"] != "ok":
+            assert row["abstraction"] is None and row["context"] is None
+        elif row["text"].endswith("background"):
+            assert (row["abstraction"], row["context"]) == ("low-level visual feature", "background")
+        else:
+            thing = any(word in row["text"].split() for word in ("circle", "star"))
+            assert row["abstraction"] == f"{'high' if thing else 'low'}-level visual feature"
+            assert row["context"] == "other"
