@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from cluster.catalog import open_catalog
 from cluster.cli.app import app
@@ -67,3 +69,23 @@ def test_features_of_an_example_can_say_how_alike_their_images_are(name: str) ->
     for stage in stages.values():
         read = [stages[other] for other in stage.reads] if stage.kind == "sae_features" else []
         assert all("embeddings" in other.outputs for other in read if isinstance(other, ExtractSpec))
+
+
+def test_explaining_two_published_models_differs_by_the_model_and_where_it_is_kept() -> None:
+    gemma, llava = (read_spec_file(EXAMPLES / f"explain-{name}.yaml").pipeline for name in ("gemma", "llava"))
+    differing = {name for name in type(gemma).model_fields if getattr(gemma, name) != getattr(llava, name)}
+    assert differing == {"name", "store", "matrix"}
+    demo = read_spec_file(EXAMPLES / "explain.yaml").pipeline
+    assert {name: stage.kind for name, stage in demo.stages.items()} == {n: s.kind for n, s in gemma.stages.items()}
+
+
+@pytest.mark.slow
+def test_explaining_the_demo_world_can_be_planned_to_its_end(tmp_path: Path) -> None:
+    few = [
+        f"--set={field}=world:seed={seed},n=130" for seed, field in enumerate(("images.ref", "stages.others.images.ref"))
+    ]
+    words = ["plan", str(EXAMPLES / "explain.yaml"), "--store", str(tmp_path), "--inspect", "--json", *few]
+    found = json.loads(CliRunner().invoke(app, words).stdout)
+    assert not found["not_planned"]
+    kinds = {"train_sae", "sae_features", "explain", "score_explanations", "map_explanations"}
+    assert kinds <= {stage["kind"] for stage in found["stages"]}
