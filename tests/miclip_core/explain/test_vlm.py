@@ -69,23 +69,34 @@ def read_tokens(vlm: Vlm, images: Tensor | None, edits: tuple[Edit, ...] = (), *
     return vlm.tower.run(images, [site], edits, **how)[site]
 
 
-def assert_speaks_as_the_library(vlm: Vlm) -> None:
-    """As a model that the library loaded by itself: two images in one question, the same words and scores to the bit."""
+def assert_speaks_as_the_library(vlm: Vlm, images_shown: int = 2) -> None:
+    """As a model that the library loaded by itself: images in one question, the same words and scores to the bit."""
     folder = str(ModelRef.parse(vlm.tower.facts.model).location).removeprefix("file:")
     module = type(vlm.module).from_pretrained(folder, dtype=vlm.dtype).eval()
     library = replace(vlm, module=module)
     stir(library)
     module.lm_head.to(vlm.dtype)
-    asked, images = question(vlm, 2), vlms.images(vlm, 2)
+    asked, images = question(vlm, images_shown), vlms.images(vlm, images_shown)
     expected = say(library, asked, pixel_values=images)
     ours = say(vlm, asked, **from_tokens(vlm, read_tokens(vlm, images)))
     assert torch.equal(ours.words, expected.words) and torch.equal(ours.scores, expected.scores)
-    turned = say(vlm, asked, **from_tokens(vlm, read_tokens(vlm, images.flip(0))))
-    assert float((turned.scores - expected.scores).abs().max()) > 1e-3
+    other = say(vlm, asked, **from_tokens(vlm, read_tokens(vlm, images.flip(3))))
+    assert float((other.scores - expected.scores).abs().max()) > 1e-3
 
 
 def test_our_tower_and_the_librarys_projection_say_what_the_library_says(vlm: Vlm) -> None:
     assert_speaks_as_the_library(vlm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "positions", "shown"), [("llava", 577, 576), ("gemma3", 4096, 256), ("internvl", 1025, 256)]
+)
+def test_at_the_widths_of_published_models(kind: vlms.Kind, positions: int, shown: int, tmp_path: Path) -> None:
+    vlm = vlms.tiny_vlm(kind, tmp_path, **vlms.WIDE[kind])
+    stir(vlm)
+    assert (vlm.tower.facts.site("embed").positions, vlm.language.image_tokens) == (positions, shown)
+    assert_speaks_as_the_library(vlm, images_shown=1)
 
 
 def test_a_pass_that_starts_late_says_the_same(vlm: Vlm) -> None:

@@ -73,6 +73,27 @@ TEXT: dict[str, Any] = {
 }
 
 
+WIDE: dict[Kind, dict[str, Any]] = {
+    "llava": {
+        "vision": {"hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 16, "intermediate_size": 4096,
+                   "image_size": 336, "patch_size": 14},
+        "text": {**TEXT, "num_hidden_layers": 1, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128},
+    },
+    "gemma3": {
+        "vision": {"hidden_size": 1152, "num_hidden_layers": 2, "num_attention_heads": 16, "intermediate_size": 4304,
+                   "image_size": 896, "patch_size": 14},
+        "text": {**TEXT, "num_hidden_layers": 1, "hidden_size": 2560, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
+        "mm_tokens_per_image": 256,
+    },
+    "internvl": {
+        "vision": {"hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 16, "intermediate_size": 4096,
+                   "image_size": 448, "patch_size": 14},
+        "text": {**TEXT, "num_hidden_layers": 1, "hidden_size": 896, "num_attention_heads": 14, "num_key_value_heads": 2},
+    },
+}  # fmt: skip
+"""Options of `make_module`: towers and widths of llava-1.5-7b, gemma-3-4b and InternVL3-1B, with few blocks."""
+
+
 def vocabulary(kind: Kind) -> dict[str, int]:
     """Token -> id."""
     return {word: i for i, word in enumerate((*BASIC, *SPECIAL[kind].values(), *WORDS))}
@@ -127,11 +148,10 @@ def make_module(
             config = transformers.Gemma3Config(
                 vision_config=transformers.SiglipVisionConfig(**vision, vision_use_head=False),
                 text_config=transformers.Gemma3TextConfig(**text, query_pre_attn_scalar=16, sliding_window=512),
-                mm_tokens_per_image=(patches // 2) ** 2,
                 image_token_index=ids["<image_soft_token>"],
                 boi_token_index=ids["<start_of_image>"],
                 eoi_token_index=ids["<end_of_image>"],
-                **more,
+                **{"mm_tokens_per_image": (patches // 2) ** 2, **more},
             )
         case "internvl":
             config = transformers.InternVLConfig(
