@@ -108,10 +108,10 @@ class TextLake:
         rounds = (Round(name="explain", rows=rows, shard_rows=8),)
         return plan.model_copy(update={"rounds": rounds, "effort": {"forward": self.shown.effort["forward"]}})
 
-    def cell(self, explained: Sequence[Plan], scored: Plan | None = None, **spec: Any) -> Cell:
+    def cell(self, explained: Sequence[Plan], features: Plan | None = None, **spec: Any) -> Cell:
         """A stage that reads these texts and the features to score on."""
         reads = {f"texts{n}": (plan,) for n, plan in enumerate(explained)}
-        reads["features"] = (scored or self.scored,)
+        reads["features"] = (features or self.scored,)
         made = ScoreExplanationsSpec.model_validate(
             {"kind": "score_explanations", "reads": [*reads], **SPEC, **spec}, strict=False
         )
@@ -121,9 +121,9 @@ class TextLake:
         """What planning knows."""
         return Known({model: facts(model) for model in (MODEL, CLIP, *models)}, self.images, files)
 
-    def plans(self, explained: Sequence[Plan], scored: Plan | None = None, **spec: Any) -> tuple[Plan, ...]:
+    def plans(self, explained: Sequence[Plan], features: Plan | None = None, **spec: Any) -> tuple[Plan, ...]:
         """All plans of such a stage."""
-        return make_plans(self.cell(explained, scored, **spec), self.known())
+        return make_plans(self.cell(explained, features, **spec), self.known())
 
     def score(self, plans: Sequence[Plan]) -> Ran:
         """Run them in this process, the measures before the summary."""
