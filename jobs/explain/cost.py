@@ -43,7 +43,7 @@ def estimate(plan: Plan, known: Known) -> Estimate:
         bytes=features * sequences * ROW_BYTES,
         memory=plan.rounds[0].shard_rows * sequences * ROW_BYTES,
         worker_memory=LIBRARY_BYTES + _held(asked, vlm, vlm.language, images, tokens),
-        note=_note(asked, features * tries * sequences, written),
+        note=_note(asked, features * tries * sequences),
     )
 
 
@@ -71,10 +71,10 @@ def _held(asked: Asked, vlm: ModelFacts, language: LanguageFacts, images: int, t
     return each * (2 * (vlm.params + language.params) + numbers)
 
 
-def _note(asked: Asked, texts: int, flops: int) -> str:
-    each = f"{texts} texts of {flops:.2g} FLOP"
+def _note(asked: Asked, texts: int) -> str:
     if asked.sees_images:
         return (
-            f"{each}; images are rendered, and run up to the edited block, once for all methods, directions and alphas"
+            f"{texts} texts per stage; images are rendered, and run up to the edited block, once for all methods, directions and "
+            "alphas"
         )
-    return f"{each}; the blank image is run up to the edited block once"
+    return f"{texts} texts per stage; the blank image is run up to the edited block once"
