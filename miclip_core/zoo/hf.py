@@ -66,6 +66,11 @@ def from_path(name: str, path: Path) -> Recipe:
 
 def _random(model_type: str) -> Recipe:
     """The library's default configuration of a model type."""
+    if model_type in hf_vlm.WHOLES:
+        raise UnknownModel(
+            f"hf:{model_type}/random: a vision-language model is read from a checkpoint; of untrained towers there are "
+            f"{', '.join(f'hf:{tower}/random(0)' for tower in hf_vlm.TOWERS)}"
+        )
     _check_type(f"hf:{model_type}/random", model_type)
     kind = getattr(transformers, CLASSES[model_type][0])
     with quiet():

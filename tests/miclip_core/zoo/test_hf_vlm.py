@@ -20,7 +20,7 @@ from miclip_core.zoo import demo, shipped
 from miclip_core.zoo.hf import transformers
 from miclip_core.zoo.load import inspect_model, load_model
 from miclip_core.zoo.locate import HubFile
-from schemas.errors import RemoteCodeRefused, UnsafeCheckpoint, UnsupportedBlock, WeightsMissing
+from schemas.errors import RemoteCodeRefused, UnknownModel, UnsafeCheckpoint, UnsupportedBlock, WeightsMissing
 from schemas.models import ModelFacts
 from schemas.refs import ModelRef
 from tests.miclip_core.explain import vlms
@@ -223,6 +223,11 @@ def test_types_that_are_not_known_are_answered_with_those_that_are(llava: Path) 
         vlms.edit_json(llava / "config.json", **{**config, **changes})
         with pytest.raises(UnsupportedBlock, match=message):
             inspect_model(ref(llava))
+
+
+def test_a_whole_has_no_random_weights() -> None:
+    with pytest.raises(UnknownModel, match=r"read from a checkpoint; .* hf:clip_vision_model/random\(0\)"):
+        inspect_model(ModelRef.parse("hf:gemma3/random(0)"))
 
 
 @pytest.mark.parametrize(
