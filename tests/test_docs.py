@@ -21,7 +21,8 @@ from miclip_core.world.card import read_card
 from miclip_core.world.recipes import RECIPES
 from miclip_core.zoo.load import inspect_model
 from schemas import specs
-from schemas.cells import Cell, OverZoo
+from schemas.cells import Cell, OverModels, OverZoo
+from schemas.explain_tables import EXPLANATIONS
 from schemas.models import site_names
 from schemas.refs import ModelRef
 from tests.lakes import Lake, export
@@ -126,6 +127,27 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "min_clique": 2,
             "entries": 4,
         },
+        "shown": {"kind": "sae_features", "reads": "sae", "images": {"ref": "world:seed=0,n=24"}, "rank_by": "mean"},
+        "others": {"kind": "sae_features", "reads": "sae", "images": {"ref": "world:seed=1,n=24"}, "rank_by": "mean"},
+        "texts": {
+            "kind": "explain",
+            "reads": "shown",
+            "vlm": "demo:llava-p8",
+            "alpha_grid": [1, 2],
+            "alpha_unit": "p90",
+            "validation": 2,
+            "k": 2,
+            "most": 4,
+            "max_new_tokens": 8,
+        },
+        "scores": {
+            "kind": "score_explanations",
+            "reads": ["texts", "others"],
+            "scored": "all",
+            "labels": "world",
+            "top": 2,
+        },
+        "meanings": {"kind": "map_explanations", "reads": ["texts"], "texts": "all", "clusters": 2},
     }
     spec = {
         "kind": "pipeline",
@@ -298,6 +320,21 @@ def test_the_page_of_shared_units_has_every_field_of_its_own(spec, others):
     page = (ROOT / "docs" / "rosetta.md").read_text()
     own = set(spec.model_fields) - set(others.model_fields) - {"kind"}
     assert {name for name in own if not re.search(rf"^\|[^|]*`{name}`", page, re.M)} == set()
+
+
+# -- explain.md
+
+
+@pytest.mark.parametrize("spec", [specs.ExplainSpec, specs.ScoreExplanationsSpec, specs.MapExplanationsSpec])
+def test_the_page_of_explanations_has_every_field_of_its_own(spec):
+    page = (ROOT / "docs" / "explain.md").read_text()
+    own = set(spec.model_fields) - set(OverModels.model_fields) - {"kind", "clip"}
+    assert {name for name in own if not re.search(rf"^\|[^|]*`{name}`", page, re.M)} == set()
+
+
+def test_the_page_of_explanations_has_every_table():
+    page = (ROOT / "docs" / "explain.md").read_text()
+    assert {table.name for table in EXPLANATIONS if f"`{table.name}`" not in page} == set()
 
 
 if __name__ == "__main__":
