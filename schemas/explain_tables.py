@@ -203,7 +203,7 @@ EXPLANATIONS: tuple[Table, ...] = (
             _MASKING,
             ("metric", pa.string(), "iou, clip or synthetic"),
             ("method_a", pa.string(), "the one that may be better"),
-            ("method_b", pa.string(), "the other"),
+            ("method_b", pa.string(), "the other; empty for shapiro"),
             (
                 "test",
                 pa.string(),
@@ -236,7 +236,7 @@ EXPLANATIONS: tuple[Table, ...] = (
             *_OF,
             FEATURE,
             *_EXPLANATION,
-            ("vote", pa.string(), "masks or heatmaps: among topk and informed with it, and steering"),
+            ("vote", pa.string(), "masks or heatmaps: among topk and informed with it, and steering; none if there is no other"),
             _TEXT,
             ("rank_sum", pa.float32(), "mean over measures of its rank, 1 is best"),
             ("is_tie", pa.bool_(), "whether others had the same and it was drawn"),

@@ -60,7 +60,7 @@ def texts_of(
 class TextLake:
     """Features on the images that were shown and on those to score on, published once."""
 
-    def __init__(self, folder: Path, scored: str = SCORED, **features: Any) -> None:
+    def __init__(self, folder: Path, scored: str = SCORED, labels: str = "none", **features: Any) -> None:
         self.lake = Lake(folder)
         self.store = self.lake.store
         sae = publish_sae(self.lake, make_sae(SAE_SEED, LATENTS))
@@ -68,7 +68,10 @@ class TextLake:
             "kind": "sae_features", "saes": [sae], "top_k": 5, "rank_by": "mean", "round_to": "fp32", "batch_size": 8,
             "min_positives": 3, "resources": {"workers": 1}, **features,
         }  # fmt: skip
-        stages = {"shown": {**each, "images": {"ref": SHOWN}}, "scored": {**each, "images": {"ref": scored}}}
+        stages = {
+            "shown": {**each, "images": {"ref": SHOWN}},
+            "scored": {**each, "images": {"ref": scored, "labels": labels}},
+        }
         data = {"kind": "pipeline", "name": "t", "matrix": {"model": [MODEL]}, "stages": stages}
         spec = PipelineSpec.model_validate(data, strict=False)
         report = self.lake.run(spec)
@@ -121,9 +124,11 @@ class TextLake:
         """What planning knows."""
         return Known({model: facts(model) for model in (MODEL, CLIP, *models)}, self.images, files)
 
-    def plans(self, explained: Sequence[Plan], features: Plan | None = None, **spec: Any) -> tuple[Plan, ...]:
-        """All plans of such a stage."""
-        return make_plans(self.cell(explained, features, **spec), self.known())
+    def plans(
+        self, explained: Sequence[Plan], features: Plan | None = None, files: Mapping[str, str] = {}, **spec: Any
+    ) -> tuple[Plan, ...]:
+        """All plans of such a stage. files: sha256 of the folders that the spec names."""
+        return make_plans(self.cell(explained, features, **spec), self.known(VLM, files=files))
 
     def score(self, plans: Sequence[Plan]) -> Ran:
         """Run them in this process, the measures before the summary."""
