@@ -16,7 +16,7 @@ from cluster.read import LakeTable
 from jobs.explained import Variant
 from jobs.files import hash_tree
 from jobs.text_encoders import TextEncoder, encoder_of
-from schemas.errors import UnknownTable, UsageError
+from schemas.errors import UnknownModel, UnknownTable, UsageError
 from schemas.plans import Published
 
 MAP, SCORES, CLUSTERS = "explanation_map", "explanation_scores", "explanation_clusters"
@@ -67,7 +67,12 @@ def search(
     from jobs.text_search import find_nearest  # loads torch
 
     texts, ids = rows["text"].to_pylist(), rows["row"].to_pylist()
-    nearest = find_nearest(opened, query, embeddings, texts, ids, StoreInputs(catalog.store), top)
+    try:
+        nearest = find_nearest(opened, query, embeddings, texts, ids, StoreInputs(catalog.store), top)
+    except UnknownModel as error:
+        raise UnknownModel(
+            f"{error}\nthe texts were embedded by it; if it lies elsewhere now, name its folder with --encoder"
+        ) from error
     hits = rows.take([hit.place for hit in nearest]).drop_columns(["row"]).to_pylist()
     topics = _read_topics(chosen)
     found = [

@@ -24,7 +24,7 @@ from tests.published import SPEC, publish_numbers, run_spec
 
 VERBS = [
     ["demo"], ["run"], ["retry"], ["validate"], ["plan"], ["schema"], ["status"], ["logs"], ["tables"], ["sql"], ["views"],
-    ["verify"], ["report"], ["saes"], ["export"], ["models"], ["sites"], ["world", "export"], ["doctor"],
+    ["verify"], ["search"], ["report"], ["saes"], ["export"], ["models"], ["sites"], ["world", "export"], ["doctor"],
 ]  # fmt: skip
 
 

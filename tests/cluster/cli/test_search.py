@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from cluster.cli.app import app
 from cluster.stores.base import Store, make_store
+from jobs.files import hash_tree
 from jobs.map_explanations.plan import make_plans
 from jobs.protocol import Cell, Known
 from miclip_core.zoo.load import inspect_model
@@ -21,6 +23,7 @@ from schemas.refs import ModelRef
 from tests.made_up_descriptions import run_plans
 from tests.made_up_explanations import MODEL, RANDOM, SAE, SITE, STEERING, TOPK, VLM, publish_summary, publish_texts
 from tests.made_up_saes import save_run
+from tests.miclip_core.evaluate.tiny_sentences import make_sentence_encoder
 from tests.published import publish_numbers
 
 CLIP, OTHER = "demo:clip-p8", "demo:clip-p8-b"
@@ -38,10 +41,10 @@ def _no_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MICLIP_STORE", raising=False)
 
 
-def make_map(store: Store, read: list[Plan], clip: str = CLIP, **spec: Any) -> Plan:
-    """The only map of a stage that reads these, published."""
+def make_map(store: Store, read: list[Plan], clip: str = CLIP, files: Mapping[str, str] = {}, **spec: Any) -> Plan:
+    """The only map of a stage that reads these, published. files: folder -> sha256, if the spec names one."""
     reads = {f"stage{n}": (one,) for n, one in enumerate(read)}
-    known = Known({model: inspect_model(ModelRef.parse(model)) for model in (MODEL, clip)}, {})
+    known = Known({model: inspect_model(ModelRef.parse(model)) for model in (MODEL, clip)}, {}, files)
     cell = Cell("map", MapExplanationsSpec(reads=tuple(reads), **spec), MODEL, clip=clip, reads=reads)
     (plan,) = make_plans(cell, known)
     assert not run_plans(store, [plan]).board.failed
@@ -158,3 +161,25 @@ def test_maps_of_two_encoders_are_searched_one_at_a_time(lake: Path, tmp_path: P
     assert (hit["text"], hit["iou"]) == ("a cross", None) and hit["score"] == pytest.approx(1, abs=1e-5)
     assert len(hits(tmp_path / "lake", "a cross", "--pipeline", "demo", "--top", 100)) == 9
     assert "no run in scope has scored" in refusal(tmp_path / "lake", "a cross", "--encoder", OTHER, "--min-iou", 0)
+
+
+def test_a_folder_that_embedded_the_texts_may_have_moved(tmp_path: Path) -> None:
+    folder = make_sentence_encoder(tmp_path)
+    store, location = make_store(str(tmp_path / "lake")), f"file:{folder}"
+    read, sha256 = [publish_texts(store, STEERING, {0: "red circle", 1: "blue star"})], hash_tree(folder)
+    made = make_map(store, read, files={str(folder): sha256}, sentences=location, texts="all")
+    save_run(store, "demo-00001", [made.stage])
+    assert hits(tmp_path / "lake", "blue star")[0]["text"] == "blue star"
+    moved = folder.rename(tmp_path / "moved")
+    assert (
+        f"{location}: nothing at" in (said := refusal(tmp_path / "lake", "red"))
+        and "name its folder with --encoder" in said
+    )
+    first, second = hits(tmp_path / "lake", "red circle", "--encoder", moved)
+    assert (first["text"], second["text"]) == ("red circle", "blue star") and first["score"] == pytest.approx(
+        1, abs=1e-5
+    )
+    (moved / "modules.json").write_text("[]")
+    assert f"its files are those of no encoder of a map; there are {location}" in refusal(
+        tmp_path / "lake", "red", "--encoder", moved
+    )
