@@ -82,7 +82,8 @@ def test_explaining_two_published_models_differs_by_the_model_and_where_it_is_ke
 @pytest.mark.slow
 def test_explaining_the_demo_world_can_be_planned_to_its_end(tmp_path: Path) -> None:
     few = [
-        f"--set={field}=world:seed={seed},n=130" for seed, field in enumerate(("images.ref", "stages.others.images.ref"))
+        f"--set={field}=world:seed={seed},n=130"
+        for seed, field in enumerate(("images.ref", "stages.others.images.ref"))
     ]
     words = ["plan", str(EXAMPLES / "explain.yaml"), "--store", str(tmp_path), "--inspect", "--json", *few]
     found = json.loads(CliRunner().invoke(app, words).stdout)
