@@ -72,6 +72,8 @@ class WorkView:
 
 _TEXTS = "texts"
 """The round of those stages of extract that embed texts and look at no image, and what its rows are."""
+_SAID = {_TEXTS: _TEXTS, "try": "alphas"}
+"""First round -> what a title says beside kind and subject, where stages of one kind do different things."""
 _WAITING = "waiting for a worker"
 _UNITS = {
     "extract": "images",
@@ -250,7 +252,7 @@ def _cut(title: str) -> str:
 
 def _title(event: Event) -> str:
     title = str(event["title"]).replace("index_images", "index", 1)
-    return f"{title} {_TEXTS}" if event.get("first_round") == _TEXTS else title
+    return f"{title} {_SAID.get(str(event.get('first_round')), '')}".rstrip()
 
 
 def _first_line(event: Event) -> str:

@@ -27,6 +27,7 @@ from miclip_core.sae.weights import save_sae
 from schemas.errors import BadSae, BadUnits, ImageChanged, UsageError
 from schemas.plans import Plan, Resources
 from schemas.refs import ModelRef
+from schemas.specs import PipelineSpec
 from tests.jobs.explain.lake_of_texts import DEAD, LATENTS, SITE, make_model, make_sae, make_spec, publish_sae
 from tests.jobs.explain.one_by_one import Said, adding, ids_of, layers_of, say
 from tests.lakes import Lake, export
@@ -404,6 +405,15 @@ def test_images_that_are_gone_are_left_out_or_stop_the_shard(files: tuple[World,
 
 
 # ---------------------------------------------------------------- towers
+
+
+def test_how_many_features_there_are_is_known_before_the_sae_is_trained(world: World, all_ways: list[Row]) -> None:
+    data = make_spec(world.model, world.sae).model_dump(mode="json")
+    training = {"kind": "train_sae", "sites": [SITE], "latents": 20, "k": 2, "steps": 1, "block_images": 8}
+    data["stages"] |= {"sae": training, "features": {**data["stages"]["features"], "reads": ["sae"], "saes": []}}
+    planned = plan_pipeline(PipelineSpec.model_validate(data, strict=False), world.lake.store)
+    rounds = {plan.rounds for _, plan, _ in planned.plans() if plan.stage.kind == "explain"}
+    assert [(name.name, name.rows, name.shard_rows) for (name,) in rounds] == [("explain", 20, 8)]
 
 
 def with_other_weights(model: str, folder: Path, part: str) -> str:
