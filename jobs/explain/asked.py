@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jobs.activations import Forward, forward_effort
+from jobs.between import places_of
 from schemas.base import canonical_json
 from schemas.explain_specs import SEES_IMAGES, STEERS
 from schemas.models import Geometry
@@ -139,13 +140,5 @@ class Asked:
         return {"stage": stage.digest, "model": stage.subject, "sae": f"sae:{stage.inputs['sae']}", **same}
 
     def places(self, shard: Shard, n: int) -> range:
-        """Which of n features a shard is about.
-
-        As many as it has rows, for as long as there are some; all are spread over the shards where there are more features
-        than planning knew of.
-        """
-        rows = self.plan.rounds[shard.round].rows
-        start, stop = shard.start, shard.stop
-        if n > rows:
-            start, stop = start * n // rows, stop * n // rows
-        return range(min(start, n), min(stop, n))
+        """Which of n features a shard is about."""
+        return places_of(self.plan, shard, n)

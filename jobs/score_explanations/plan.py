@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
-from jobs.activations import Forward, checkpoint, get_facts, images_ref, model_digest
+from jobs.activations import Forward, checkpoint, get_facts, model_digest
 from jobs.explained import Explained
-from jobs.memory import LIBRARY_BYTES
-from jobs.protocol import Cell, Estimate, Known
+from jobs.protocol import Cell, Known
+from jobs.score_explanations.checks import check_scored, find_clip, find_labeller
+from jobs.score_explanations.cost import estimate
 from jobs.score_explanations.scored import Scored, find_scored
 from jobs.text_encoders import find_encoder
 from schemas.base import digest
-from schemas.errors import BadSpec, NotInspected
 from schemas.explain_specs import ScoreExplanationsSpec
 from schemas.models import ModelFacts
 from schemas.plans import Plan, Round, StageSpec
-from schemas.refs import ImageSetRef
+
+__all__ = ["ARTIFACTS", "TABLES", "estimate", "make_plans"]
 
 METHOD = 1
 TABLES = {
@@ -39,9 +40,6 @@ TABLES = {
     },
 }
 ARTIFACTS: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
-
-LABEL_TOKENS = 150
-"""Of a question about one text, and of its answer."""
 
 
 class _Measure(NamedTuple):
@@ -70,16 +68,14 @@ class _Planner:
         assert isinstance(cell.spec, ScoreExplanationsSpec)
         self.cell, self.spec, self.known = cell, cell.spec, known
         self.facts = get_facts(cell, known)
-        self.clip = self._inspected(cell.clip) if cell.clip is not None else None
-        self.labeller = self._inspected(self.spec.beside[0]) if self.spec.beside else None
+        self.clip, self.labeller = find_clip(cell, known), find_labeller(cell, known)
 
     def plans(self) -> tuple[Plan, ...]:
         """Of each SAE."""
-        self._check_models()
         return tuple(plan for scored in find_scored(self.cell) for plan in self._of_sae(scored))
 
     def _of_sae(self, scored: Scored) -> list[Plan]:
-        self._check(scored)
+        check_scored(self.cell, self.known, self.facts, scored)
         by_metric: dict[str, list[Plan]] = {
             metric: self._of_metric(metric, scored) for metric in dict.fromkeys(self.spec.metrics)
         }
@@ -89,61 +85,6 @@ class _Planner:
             for vlm in dict.fromkeys(one.variant.vlm for one in scored.explained)
         ]
         return [*(plan for plans in by_metric.values() for plan in plans), *random.values(), *summaries]
-
-    # ---------------------------------------------------------------- what is refused
-
-    def _refuse(self, field: str, what: str) -> BadSpec:
-        return BadSpec(f"stages.{self.cell.name}.{field}: {what}")
-
-    def _inspected(self, model: str) -> ModelFacts:
-        facts = self.known.models.get(model)
-        if facts is None:
-            raise NotInspected(f"{model} is not inspected yet")
-        return facts
-
-    def _check_models(self) -> None:
-        if self.clip is not None and not self.clip.has_text:
-            raise self._refuse("clip", f"{self.clip.model} has no text tower, so no text is in its space; name a CLIP")
-        if self.labeller is not None and self.labeller.language is None:
-            raise self._refuse(
-                "labels", f"{self.labeller.model} writes no text; name a vision-language model, or world"
-            )
-
-    def _check(self, scored: Scored) -> None:
-        """Whether the sae_features stage has what the measures ask of it."""
-        params, metrics = scored.params, set(self.spec.metrics)
-        on_images = metrics & {"iou", "clip"}
-        wanted = {"top_images": on_images, "selectivity": metrics & {"naming"}}
-        for table, by in wanted.items():
-            if by and table not in params["tables"]:
-                raise self._refuse(
-                    "reads",
-                    f"{scored.name} has no table {table}, which {', '.join(sorted(by))} asks for; add it to its tables",
-                )
-        if on_images and params["grid"] is None:
-            raise self._refuse(
-                "metrics",
-                f"features at {scored.site} have no place in an image; leave out {', '.join(sorted(on_images))}",
-            )
-        if on_images and params["top_k"] < self.spec.top:
-            raise self._refuse(
-                "top", f"{self.spec.top} images per feature, but {scored.name} has {params['top_k']}; raise its top_k"
-            )
-        if "iou" in metrics and self.spec.segmenter == "truth":
-            self._check_truth(scored)
-
-    def _check_truth(self, scored: Scored) -> None:
-        ref = images_ref(self.known, scored.index)
-        if ref is not None and ImageSetRef.parse(ref).source != "world":
-            raise self._refuse(
-                "segmenter",
-                f"truth knows the images of world:... alone, found {ref}; give file:/folder of a CLIPSeg model",
-            )
-        if not scored.params["whole_view"]:
-            raise self._refuse(
-                "segmenter",
-                f"truth is of whole images, and {self.facts.model} sees a part of each; set geometry: square in {scored.name}",
-            )
 
     # ---------------------------------------------------------------- measures
 
@@ -334,31 +275,3 @@ def _pick(things: Sequence[Any], chosen: Sequence[bool]) -> list[Any]:
 def _numbered(name: str, digests: Iterable[str]) -> dict[str, str]:
     """`name.0`, `name.1` ...: explained stages have an order of their own, so that of `reads` does not matter."""
     return {f"{name}.{number}": value for number, value in enumerate(digests)}
-
-
-def estimate(plan: Plan, known: Known) -> Estimate:
-    """Images that are looked at or made, FLOPs of the models that see them, and the memory that models take.
-
-    What a segmenter or a maker from a folder computes is not known, and left out.
-    """
-    facts = known.models.get(plan.stage.subject)
-    if facts is None:
-        return Estimate()
-    params: Any = plan.stage.params
-    features = plan.rounds[0].rows
-    match plan.stage.output:
-        case "iou" | "clip" as output:
-            images, model = features * params["top"], known.models.get(params.get("clip", ""))
-            note = "" if output == "clip" or params["segmenter"] == "truth" else "without what the segmenter computes"
-        case "synthetic" | "random":
-            images, model = features * params["maker_images"], facts
-            note = "without what the maker computes" if "maker_steps" in params else ""
-        case "summary" if plan.effort["labeller"] is not None:
-            model = known.models.get(params["labels"].removeprefix("vlm:"))
-            texts = features * len(plan.effort["variants"])  # type: ignore[arg-type]
-            weights = model.params + (model.language.params if model.language else 0) if model else 0
-            return Estimate(flops=4 * weights * LABEL_TOKENS * texts, worker_memory=LIBRARY_BYTES + 4 * weights)
-        case _:
-            return Estimate(worker_memory=LIBRARY_BYTES)
-    flops, weights = (images * model.flops, 4 * model.params) if model else (0, 0)
-    return Estimate(images=images, flops=flops, worker_memory=LIBRARY_BYTES + weights, note=note)

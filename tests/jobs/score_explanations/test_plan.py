@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from jobs.explained import Variant
+from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, ImageFacts, Known
+from jobs.score_explanations.cost import LABEL_TOKENS
 from jobs.score_explanations.plan import estimate, make_plans
 from schemas.cells import Images
 from schemas.errors import BadSpec, NotInspected
@@ -208,5 +210,15 @@ def test_estimates_count_images_by_the_features_that_may_be_there() -> None:
     sizes = {plan.stage.output: estimate(plan, known()) for plan in found}
     assert sizes["iou"].images == sizes["clip"].images == 300
     assert sizes["synthetic"].images == sizes["random"].images == 400
-    assert sizes["clip"].flops == 300 * facts(CLIP).flops and sizes["random"].flops == 400 * facts(MODEL).flops
+    assert sizes["clip"].shared_flops == 300 * facts(CLIP).flops and sizes["random"].flops == 400 * facts(MODEL).flops
     assert all(size.worker_memory > 0 for size in sizes.values())
+
+
+def test_labels_cost_two_questions_about_every_text() -> None:
+    asked = known(VLM)
+    (summary,) = of(usual(labels=f"vlm:{VLM}", dtype="bf16", known_facts=asked), "summary")
+    language = facts(VLM).language
+    assert language is not None and [r.name for r in summary.rounds] == ["label", "summarise"]
+    cost = estimate(summary, asked)
+    assert cost.flops == 2 * 2 * language.params * LABEL_TOKENS * 100 * len(ALL)
+    assert cost.worker_memory == LIBRARY_BYTES + 2 * (language.params + facts(VLM).params)
