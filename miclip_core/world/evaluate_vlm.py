@@ -20,7 +20,8 @@ from miclip_core.world.vlm_lessons import SHARES, as_input, captions_of, draw_wi
 _BATCH = 100  # images
 _GROUPS = 20
 _LONGEST = 40  # words of an answer
-CATEGORIES = (*OBJECT_FIELDS, "background", "word")
+CATEGORIES = (*OBJECT_FIELDS, "background")
+FEW_OBJECTS = World(seed=1, objects=(0.05, 0.57, 0.38))
 AN_OBJECT = World(seed=1, objects=(0, 0.5, 0.3, 0.1, 0.1))
 
 
@@ -63,7 +64,7 @@ def said(text: str, category: str) -> list[str]:
     return [said_word for said_word in before.split() if said_word in CONCEPTS[category]]
 
 
-def caption_accuracies(vlm: Any, n: int = 1800, world: World | None = None) -> dict[str, float]:
+def caption_accuracies(vlm: Any, n: int = 1000, world: World | None = None) -> dict[str, float]:
     """The share of n held-out images whose caption is right: in all words, in how many objects, and per category in all values."""
     scenes = held_out(n, world or World(seed=1))
     truths, answers = captions_of(scenes), caption(vlm, scenes)
@@ -99,7 +100,7 @@ def naming_accuracies(
 
 
 def measure_vlm(vlm: Any) -> dict[str, dict[str, float]]:
-    """Every figure, rounded for the card: captions of whole images, and what five images have in common."""
-    found = {"captions": caption_accuracies(vlm)}
+    """Every figure, rounded for the card: captions of whole images, all and those of two objects at most, and what five images have in common."""
+    found = {"captions": caption_accuracies(vlm), "captions_few_objects": caption_accuracies(vlm, world=FEW_OBJECTS)}
     found |= {rendering: naming_accuracies(vlm, rendering) for rendering in ("masks", "heatmaps")}
     return {group: {name: round(value, 4) for name, value in figures.items()} for group, figures in found.items()}

@@ -189,15 +189,21 @@ GENERATOR = GeneratorRecipe(
 
 @dataclass(frozen=True)
 class VlmStage:
-    """AdamW under a cosine learning rate; each of `steps` steps asks for captions of `captions` images and of
-    `collages` collages of their patches, and for what `common` groups of rendered images have in common.
+    """AdamW under a cosine learning rate: `steps` steps with captions of `captions` fresh images from `world`, from index `first` on.
+
+    collages: how many are made of their patches, with values that are added at `strengths`. common: how many groups of rendered images share a value that
+    is to be named. words: whether captions also say the rendered word.
     """
 
+    world: World
     steps: int
     rate: float
+    first: int
     captions: int
     collages: int = 0
+    strengths: tuple[float, float] = (0.75, 2.5)
     common: int = 0
+    words: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,12 +218,15 @@ class VlmRecipe:
     tower: str
     reads: int
     architecture: dict[str, Any]
-    world: World
     stages: tuple[VlmStage, ...]
 
     library = "transformers"
     patch_targets = True  # its tower's
     title = "vision-language model, LLaVA on the tower of demo:clip-p8"
+
+
+def _mixed(none: float, one: float) -> World:
+    return World(objects=(none, one, 0.30, 0.08, 0.07), text=0.15, watermark=0.05)
 
 
 VLM = VlmRecipe(
@@ -232,6 +241,10 @@ VLM = VlmRecipe(
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
     },
-    world=World(objects=(0.08, 0.47, 0.30, 0.08, 0.07), text=0.15, watermark=0.05),
-    stages=(VlmStage(600, 2e-3, captions=64),),
+    stages=(
+        # The words turned out to be unreadable: the tower was never taught them.
+        VlmStage(_mixed(0.08, 0.47), 600, 2e-3, 0, captions=64, words=True),
+        VlmStage(_mixed(0.10, 0.45), 160, 1.5e-3, 25_600, captions=40, collages=24, common=20),
+        VlmStage(_mixed(0.10, 0.45), 150, 1e-3, 40_000, captions=40, collages=24, strengths=(0.35, 2.0), common=20),
+    ),
 )

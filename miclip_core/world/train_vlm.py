@@ -26,7 +26,7 @@ _AN_OBJECT = (0.0, 0.5, 0.3, 0.1, 0.1)
 
 
 def train_vlm(recipe: VlmRecipe) -> tuple[Any, dict[str, float]]:
-    """The trained model and its last running figures; bit-exact for one recipe, machine and thread count. No image is seen twice."""
+    """The trained model and its last running figures; bit-exact for one recipe, machine and thread count."""
     vlm = make_vlm(recipe).train()
     figures: dict[str, float] = {}
     for number in range(len(recipe.stages)):
@@ -37,24 +37,24 @@ def train_vlm(recipe: VlmRecipe) -> tuple[Any, dict[str, float]]:
 
 
 def train_stage(vlm: Any, recipe: VlmRecipe, number: int) -> dict[str, float]:
-    """Go through one stage of the recipe, with images of its own; gives the last running figures."""
-    stage, before = recipe.stages[number], recipe.stages[:number]
+    """Go through one stage of the recipe; gives the last running figures."""
+    stage = recipe.stages[number]
     optimiser = Optimiser([p for p in vlm.parameters() if p.requires_grad], stage.rate, stage.steps)
     figures = Running(f"stage_{number + 1}")
-    seen = sum(earlier.steps * earlier.captions for earlier in before)
-    grouped = _GROUPS_FIRST + MOST_IMAGES * sum(earlier.steps * earlier.common for earlier in before)
+    grouped = _GROUPS_FIRST + MOST_IMAGES * sum(earlier.steps * earlier.common for earlier in recipe.stages[:number])
     for step in range(stage.steps):
-        rng = np.random.default_rng([recipe.seed, number, step])
-        scenes = _scenes(recipe, recipe.world, seen + step * stage.captions, stage.captions)
-        lesson, labels = caption_lesson(vlm, scenes)
+        one, other = (np.random.default_rng([recipe.seed, number, step, part]) for part in range(2))
+        scenes = _scenes(recipe, stage.world, stage.first + step * stage.captions, stage.captions)
+        lesson, labels = caption_lesson(vlm, scenes, stage.words)
         losses = {"caption": lesson.loss(vlm)}
         if stage.collages:
-            losses["collage"] = collage_lesson(lesson.tokens, scenes, labels, stage.collages, rng).loss(vlm)
+            collages = collage_lesson(lesson.tokens, scenes, labels, stage.collages, one, stage.strengths)
+            losses["collage"] = collages.loss(vlm)
         if stage.common:
             images = 2 + step % (MOST_IMAGES - 1)
-            world = replace(recipe.world, objects=_AN_OBJECT)
+            world = replace(stage.world, objects=_AN_OBJECT)
             group = _scenes(recipe, world, grouped + step * stage.common * MOST_IMAGES, stage.common * images)
-            losses["common"] = common_lesson(vlm, group, images, rng).loss(vlm)
+            losses["common"] = common_lesson(vlm, group, images, other).loss(vlm)
         optimiser.step(torch.stack([*losses.values()]).sum())
         figures.add(**losses)
     return figures.latest

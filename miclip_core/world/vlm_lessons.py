@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from miclip_core.explain.render import heat_image, mask_image
-from miclip_core.world.captions import full_claims, sentences, value_claims
+from miclip_core.world.captions import ANY, full_claims, sentences, value_claims
 from miclip_core.world.recipes import MEAN, STD
 from miclip_core.world.render import normalise, render_scenes
 from miclip_core.world.scene import CONCEPTS, IMAGE_SIZE, OBJECT_FIELDS, Scenes
@@ -20,10 +20,11 @@ from miclip_core.world.truth import patch_classes
 from miclip_core.world.vlm import IMAGE, image_tokens, project
 
 # How often a group of images has a value of the category in common, and how often a collage shows one.
-SHARES = {"shape": 0.3, "colour": 0.22, "texture": 0.16, "size": 0.07, "background": 0.15, "word": 0.1}
+SHARES = {"shape": 0.3, "colour": 0.24, "texture": 0.16, "size": 0.07, "background": 0.18, "word": 0.05}
 MOST_IMAGES = 5
 PATCH = 8  # pixels on a side, of the tower
 _MOST_DROPPED, _MOST_FALSE = 0.5, 0.05  # shares of patches at which a map may be wrong, drawn for each image
+_COLLAGES, _NOISE = 1 / 3, 1 / 6  # of the lessons about one value
 _HALF = IMAGE_SIZE // 2
 _SPREAD = 0.4  # of the logarithm of an active patch's value
 
@@ -47,45 +48,71 @@ class Lesson:
         return vlm(input_ids=torch.cat([images, words], 1), mm_encoder_outputs=shown, labels=labels).loss
 
 
-def captions_of(scenes: Scenes) -> list[str]:
-    """The full caption of each scene, its objects in the order in which one reads: from the top left to the bottom right."""
+def captions_of(scenes: Scenes, words: bool = False) -> list[str]:
+    """The full caption of each scene, its objects in the order in which one reads: from the top left to the bottom right.
+
+    Rendered words are left out unless they are asked for.
+    """
     order = np.argsort(np.where(scenes.position < 0, len(CONCEPTS["position"]), scenes.position), axis=1, kind="stable")
     fields = {field: np.take_along_axis(getattr(scenes, field), order, 1) for field in OBJECT_FIELDS}
+    fields["word"] = scenes.word if words else np.full_like(scenes.word, ANY)
     return sentences(full_claims(replace(scenes, **fields)))
 
 
-def caption_lesson(vlm: Any, scenes: Scenes) -> tuple[Lesson, np.ndarray]:
+def caption_lesson(vlm: Any, scenes: Scenes, words: bool = False) -> tuple[Lesson, np.ndarray]:
     """One whole image and its full caption per scene; and the label maps of the images."""
     images, labels = render_scenes(scenes)
     tokens = image_tokens(vlm, torch.from_numpy(normalise(images, MEAN, STD)))
-    return Lesson(tokens, captions_of(scenes)), labels
+    return Lesson(tokens, captions_of(scenes, words)), labels
 
 
-def collage_lesson(tokens_BPD: Tensor, scenes: Scenes, labels: np.ndarray, n: int, rng: np.random.Generator) -> Lesson:
-    """Patches that show one value, taken from all images and strewn over one: "a red object".
+def collage_lesson(
+    tokens_BPD: Tensor,
+    scenes: Scenes,
+    labels: np.ndarray,
+    n: int,
+    rng: np.random.Generator,
+    strengths: tuple[float, float],
+) -> Lesson:
+    """Tokens in which nothing but one value stands out, made from those of whole images, and that value: "a red object".
 
-    Half of the collages consist of nothing else. The others lie on the image of a scene without objects, whose
-    background is then said as well. They teach what to say where nothing but one value can be seen.
+    A third are collages of patches that show the value, taken from all images; half have added to the tokens of a scene
+    without objects, as often as not to all of them, how patches with the value differ from others; the rest have a
+    random direction of that length added, which says nothing, so that the scene alone is to be described. `strengths`:
+    least and most of what is added, as a multiple of that difference.
     """
     classes = patch_classes(scenes, labels, PATCH)
-    empty = np.flatnonzero((scenes.count == 0) & (scenes.word < 0) & ~scenes.watermark)
     share = np.array([how_often * (classes[name] >= 0).any() for name, how_often in SHARES.items()])
+    empty = np.flatnonzero((scenes.count == 0) & (scenes.word < 0) & ~scenes.watermark)
     collages, answers = [], []
     for category in rng.choice([*SHARES], n, p=share / share.sum()):
         shown = np.argwhere(classes[category] >= 0)
-        value = classes[category][tuple(shown[rng.integers(len(shown))])]
-        image, place = np.nonzero(classes[category] == value)
-        some = rng.integers(len(image), size=tokens_BPD.shape[1])
-        collage = tokens_BPD[image[some], place[some]]
-        answer = value_sentence(category, int(value))
-        if category not in ("background", "word") and len(empty) and rng.random() < 0.5:
-            below = int(rng.choice(empty))
+        value = int(classes[category][tuple(shown[rng.integers(len(shown))])])
+        fits = tokens_BPD[torch.from_numpy(classes[category] == value)]
+        kind, answer = rng.random(), value_sentence(category, value)
+        below = int(rng.choice(empty)) if len(empty) else 0
+        if kind < _COLLAGES or not len(empty):
+            collage = _draw(fits, tokens_BPD.shape[1], rng)
+        else:
+            others = tokens_BPD if rng.random() < 0.5 else tokens_BPD[torch.from_numpy(classes[category] >= 0)]
+            added = _draw(fits, int(2 ** rng.integers(4)), rng).mean(0) - others.flatten(0, -2).mean(0)
+            if kind > 1 - _NOISE:
+                noise = torch.from_numpy(rng.standard_normal(len(added))).float()
+                added = noise * (added.norm() / noise.norm())
+                answer = value_sentence("background", int(scenes.background[below]))
+            collage = tokens_BPD[below] + rng.uniform(*strengths) * added
+        if kind <= 1 - _NOISE and category in OBJECT_FIELDS and len(empty) and rng.random() < 0.5:
             seen = torch.from_numpy(rng.random(len(collage)) < rng.uniform(0.1, 0.9))
             collage = torch.where(seen[:, None], collage, tokens_BPD[below])
             answer += f" on {value_sentence('background', int(scenes.background[below]))}"
         collages.append(collage)
         answers.append(answer)
     return Lesson(torch.stack(collages), answers)
+
+
+def _draw(tokens_ND: Tensor, n: int, rng: np.random.Generator) -> Tensor:
+    """Some of the tokens, with replacement: [n, d]."""
+    return tokens_ND[torch.from_numpy(rng.integers(len(tokens_ND), size=n))]
 
 
 def value_sentence(category: str, value: int) -> str:

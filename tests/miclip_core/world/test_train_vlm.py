@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from miclip_core.world.recipes import VLM, VlmStage
+from miclip_core.world.scene import World
 from miclip_core.world.train_vlm import train_vlm
 
 SMALL = replace(
     VLM,
     architecture={**VLM.architecture, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
-    stages=(VlmStage(20, 1e-2, captions=6), VlmStage(100, 1e-2, captions=6, collages=2, common=2)),
+    stages=(
+        VlmStage(World(), 20, 1e-2, 0, captions=6),
+        VlmStage(World(), 100, 1e-2, 120, captions=6, collages=2, common=2),
+    ),
 )
 SHORT = replace(SMALL, stages=tuple(replace(stage, steps=2) for stage in SMALL.stages))
 
@@ -30,4 +34,4 @@ def test_training_is_reproducible_leaves_the_tower_alone_and_learns():
 
 def test_a_recipe_that_reads_past_the_training_images_is_refused():
     with pytest.raises(ValueError, match="past the training images"):
-        train_vlm(replace(SMALL, stages=(VlmStage(1, 1e-2, captions=2_000_000),)))
+        train_vlm(replace(SMALL, stages=(VlmStage(World(), 1, 1e-2, 999_999, captions=2),)))

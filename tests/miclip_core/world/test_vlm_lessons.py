@@ -57,26 +57,58 @@ def test_the_loss_is_the_cross_entropy_of_the_words_after_the_begin(vlm):
     assert float(lesson.loss(vlm)) == pytest.approx(total / count, rel=1e-5)
 
 
-def test_a_collage_says_the_one_value_that_all_of_its_patches_show(vlm):
+@pytest.fixture(scope="module")
+def collages(vlm):
     scenes = held_out(60, World(seed=1, objects=(0.2, 0.8), text=0.3))
     lesson, labels = caption_lesson(vlm, scenes)
-    collages = collage_lesson(lesson.tokens, scenes, labels, 40, np.random.default_rng(0))
+    return (
+        scenes,
+        lesson.tokens,
+        collage_lesson(lesson.tokens, scenes, labels, 120, np.random.default_rng(0), (0.5, 1.0)),
+    )
+
+
+def _meant(answer):
+    """What an answer says, as (category, value), and the background that it says beside it, or None."""
+    whole, _, below = answer.partition(" on ")
+    ((category, value),) = [(c, v) for c in SHARES for v in range(len(CONCEPTS[c])) if value_sentence(c, v) == whole]
+    return category, value, [value_sentence("background", v) for v in range(6)].index(below) if below else None
+
+
+def test_the_patches_of_a_collage_all_show_the_one_value_that_is_said(collages):
+    scenes, tokens, lesson = collages
+    place_of = {token.tobytes(): at for at, token in enumerate(tokens.flatten(0, 1).numpy())}
     classes = patch_truth(scenes, PATCH)
-    place_of = {token.tobytes(): at for at, token in enumerate(lesson.tokens.flatten(0, 1).numpy())}
-    mixed = 0
-    for collage, answer in zip(collages.tokens, collages.answers, strict=True):
-        places = np.array([place_of[token.tobytes()] for token in collage.numpy()])
-        whole, _, below = answer.partition(" on ")
-        mixed += bool(below)
-        ((category, value),) = [
-            (c, v) for c in SHARES for v in range(len(CONCEPTS[c])) if value_sentence(c, v) == whole
-        ]
+    seen = 0
+    for collage, answer in zip(lesson.tokens, lesson.answers, strict=True):
+        found = [place_of.get(token.tobytes()) for token in collage.numpy()]
+        if None in found:
+            continue  # something was added to its tokens
+        category, value, below = _meant(answer)
+        places = np.array(found)
         fits = classes[category].reshape(-1)[places] == value
-        if below:
-            background = [value_sentence("background", v) for v in range(6)].index(below)
-            fits |= (scenes.background[places // 64] == background) & (scenes.count[places // 64] == 0)
+        if below is not None:
+            fits |= (scenes.background[places // 64] == below) & (scenes.count[places // 64] == 0)
         assert fits.all(), answer
-    assert 5 < mixed < 35
+        seen += 1
+    assert 25 < seen < 55
+
+
+def test_what_is_added_to_tokens_is_one_vector_and_the_scene_below_is_said_where_it_is_seen(collages):
+    scenes, tokens, lesson = collages
+    empty = np.flatnonzero((scenes.count == 0) & (scenes.word < 0) & ~scenes.watermark)
+    everywhere = partly = 0
+    for collage, answer in zip(lesson.tokens, lesson.answers, strict=True):
+        for image in empty:
+            added = collage - tokens[image]
+            touched = added.norm(dim=1) > 1e-3
+            if not touched.any() or added[touched].std(0).max() > 1e-4:
+                continue
+            category, _, below = _meant(answer)
+            assert touched.all() or below == scenes.background[image], answer
+            assert category in ("background", "word") or below is None or below == scenes.background[image]
+            everywhere, partly = everywhere + bool(touched.all()), partly + (not touched.all())
+    assert everywhere > 30 and partly > 10
 
 
 def test_changed_scenes_show_their_value_and_a_map_without_errors_is_the_truth():
