@@ -12,7 +12,7 @@ ASSETS = ("browse.css", "browse.js")
 
 
 class Filter(NamedTuple):
-    """A choice that keeps the cards whose `data-<field>` has the chosen value.
+    """A choice that keeps the cards whose `data-<field>` is the chosen value, or has it among its words.
 
     options: (value, word); the empty value keeps all. first: the second option is chosen when the page opens.
     """

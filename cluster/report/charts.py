@@ -35,13 +35,14 @@ GRID_COLUMNS, GRID_ROWS = 44, 26
 
 
 class Line(NamedTuple):
-    """One line: x ascending; `colour` numbers the series."""
+    """One line: x ascending; `colour` numbers the series. stressed: places x of points that have a dot."""
 
     name: str
     x: np.ndarray
     y: np.ndarray
     colour: int
     remark: str = ""
+    stressed: tuple[float, ...] = ()
 
 
 class Point(NamedTuple):
@@ -65,22 +66,24 @@ def line_chart(
     note: str = "",
     at: Sequence[tuple[float, str]] = (),
     from_zero: bool = True,
+    steps: bool = True,
+    log_x: bool = False,
 ) -> Html:
     """Lines over a common axis; `smooth` draws a running mean, and each step behind it faintly; `counts` begin at 0.
 
-    at: (x, word) of places along the axis that are marked. from_zero: the axis of x begins at 0.
+    at: (x, word) of places along the axis that are marked. from_zero: the axis of x begins at 0. steps: x are whole numbers.
     """
     lines = [line for line in lines if np.isfinite(line.y).any()]
     if not lines:
         return empty_chart(title, "No values were logged.")
-    x = make_scale(x_title, np.concatenate([line.x for line in lines]), zero=from_zero, whole=True)
+    x = make_scale(x_title, np.concatenate([line.x for line in lines]), log=log_x, zero=from_zero, whole=steps)
     y = make_scale(y_title, np.concatenate([line.y for line in lines]), log=log_y, zero=counts, whole=counts)
     marks, told = [], []
     for number, line in enumerate(lines):
         drawn = thin(line.x, running_mean(line.y) if smooth else line.y)
         raw = _path(x, y, *thin_extremes(line.x, line.y), class_="raw") if smooth else None
         main = _path(x, y, *drawn, class_="line", stroke_dasharray=series_dash(line.colour))
-        marks.append(series_group(number, line.colour, raw, main))
+        marks.append(series_group(number, line.colour, raw, main, _stressed(x, y, line)))
         told.append({"name": line.name, "x": _listed(plot_x(x, drawn[0])), "at": _words(drawn[0]),
                      "y": _listed(plot_y(y, drawn[1])), "value": _words(drawn[1])})  # fmt: skip
     series = [Series(line.name, line.colour, line.remark) for line in lines]
@@ -172,6 +175,12 @@ def _path(x: Scale, y: Scale, xs: np.ndarray, ys: np.ndarray, **attributes: obje
         parts.append(f"{pen}{px(at_x)} {px(at_y)}")
         pen = "L"
     return tag("path", d="".join(parts), **attributes)
+
+
+def _stressed(x: Scale, y: Scale, line: Line) -> list[Html]:
+    """Dots on a line; none where its value is missing."""
+    found = [(a, b) for a, b in zip(line.x.tolist(), line.y.tolist()) if a in line.stressed and math.isfinite(b)]
+    return [tag("circle", cx=px(float(plot_x(x, a))), cy=px(float(plot_y(y, b))), r=5) for a, b in found]
 
 
 def _flags(x: Scale, at: Sequence[tuple[float, str]]) -> list[Html]:

@@ -16,7 +16,7 @@ const browsers = $$(".browser").map((root) => {
   function arrange() {
     const wanted = words(), field = within?.value || "words", [by, up] = [order.value.replace("+", ""), order.value.endsWith("+")];
     const says = (card, word) => (word.startsWith("#") ? (card.dataset.numbers ?? card.dataset.number ?? "").split(" ").includes(word.slice(1)) : holds(card.dataset[field] ?? "", word));
-    const fits = (card) => filters.every((f) => !f.value || card.dataset[f.dataset.filter] === f.value) && wanted.every((word) => says(card, word));
+    const fits = (card) => filters.every((f) => !f.value || card.dataset[f.dataset.filter] === f.value || (card.dataset[f.dataset.filter] ?? "").split(" ").includes(f.value)) && wanted.every((word) => says(card, word));
     const key = (card) => (card.dataset[by] === undefined ? Infinity : (up ? 1 : -1) * Number(card.dataset[by]));
     const ordered = all.map((card, i) => [key(card), i, card]).sort((a, b) => (a[0] - b[0] || 0) || a[1] - b[1]).map((entry) => entry[2]);
     box.append(...ordered);

@@ -27,6 +27,7 @@ async function draw(tile) {
   const [x, y, w, h] = tile.dataset.seen.split(" ").map(Number);
   const spot = { left: left + x * wide, top: top + y * high, wide: w * wide / columns, high: h * high / rows };
   tile.spot = { left: spot.left / side, top: spot.top / side, wide: spot.wide / side, high: spot.high / side, rows, columns };
+  if (tile.closest(".masked")) return cover(pen, map, spot, rows, columns, side);
   if (!overlay) return;
   for (let i = 0; i < map.length; i++) {
     if (!map[i]) continue;
@@ -37,6 +38,15 @@ async function draw(tile) {
     pen.fillRect(spot.left + column * spot.wide, spot.top + row * spot.high, spot.wide, spot.high);
   }
   pen.globalAlpha = 1;
+}
+
+// All but where the map is above zero is black, as masks show an image to a model.
+function cover(pen, map, spot, rows, columns, side) {
+  const hole = new Path2D();
+  hole.rect(0, 0, side, side);
+  for (let i = 0; i < map.length; i++) if (map[i]) hole.rect(spot.left + (i % columns) * spot.wide, spot.top + Math.floor(i / columns) * spot.high, spot.wide, spot.high);
+  pen.fillStyle = "#000";
+  pen.fill(hole, "evenodd");
 }
 
 const drawn = new Set();
