@@ -72,7 +72,8 @@ class WorkView:
 
 _TEXTS = "texts"
 """The round of those stages of extract that embed texts and look at no image, and what its rows are."""
-_SAID = {_TEXTS: _TEXTS, "try": "alphas"}
+_SAID = {name: name for name in (_TEXTS, "iou", "clip", "synthetic", "naming", "random")}
+_SAID |= {"try": "alphas", "label": "summary", "summarise": "summary"}
 """First round -> what a title says beside kind and subject, where stages of one kind do different things."""
 _WAITING = "waiting for a worker"
 _UNITS = {

@@ -23,11 +23,11 @@ __all__ = ["ARTIFACTS", "TABLES", "estimate", "make_plans"]
 
 METHOD = 1
 TABLES = {
-    "iou": {"score": ("explanation_iou",)},
-    "clip": {"score": ("explanation_clip",)},
-    "synthetic": {"score": ("explanation_synthetic",)},
-    "naming": {"score": ("explanation_naming",)},
-    "random": {"score": ("explanation_synthetic",)},
+    "iou": {"iou": ("explanation_iou",)},
+    "clip": {"clip": ("explanation_clip",)},
+    "synthetic": {"synthetic": ("explanation_synthetic",)},
+    "naming": {"naming": ("explanation_naming",)},
+    "random": {"random": ("explanation_synthetic",)},
     "summary": {
         "label": (),
         "summarise": (
@@ -39,6 +39,7 @@ TABLES = {
         ),
     },
 }
+"""A measure's round has its name, so that people see which one is at work."""
 ARTIFACTS: dict[str, tuple[str, ...]] = dict.fromkeys(TABLES, ())
 
 
@@ -100,7 +101,7 @@ class _Planner:
                 {**one.variant._asdict(), "variant": str(one.variant), "shown_rows": [one.rows], **params},
                 {"explanations.0": one.digest, "shown.0": one.index, **inputs},
                 effort,
-                (self._buckets("score", [one]),),
+                (self._buckets(metric, [one]),),
                 shares=[scored.features.digest, one.index, one.rows, params],
             )
             for one in scored.explained
@@ -143,7 +144,7 @@ class _Planner:
 
     def _random(self, scored: Scored) -> Plan:
         """Random images for the features of all ways to explain."""
-        rounds = (self._buckets("score", scored.explained),)
+        rounds = (self._buckets("random", scored.explained),)
         params: dict[str, JsonValue] = {
             "shown_rows": [one.rows for one in scored.explained],
             **self._codes(scored),

@@ -89,7 +89,7 @@ def test_there_is_a_stage_per_measure_and_way_to_explain_whose_features_are_look
         some = of(found, output)
         assert len({plan.worker for plan in some}) == 1 and all(plan.effort == some[0].effort for plan in some)
         assert {Variant(*(str(p.stage.params[n]) for n in Variant._fields)) for p in some} == set(ALL)
-        assert all((r.rows, r.n_shards) == (100, 2) for plan in some for r in plan.rounds)
+        assert all((r.name, r.rows, r.n_shards) == (output, 100, 2) for plan in some for r in plan.rounds)
     assert len({plan.digest for plan in found}) == len(found)
     (summary,) = of(found, "summary")
     inputs = set(summary.stage.inputs.values())
