@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -38,11 +39,10 @@ def read_top_images(inputs: Inputs, stage: str, features: Sequence[int], first: 
     """
     found: dict[int, dict[int, TopImage]] = {}
     for batch in inputs.table(stage, "sae_top_images", _COLUMNS, ("feature", as_ranges(list(features)))):
-        for row in batch.to_pylist():
-            if row["rank"] < first:
-                map_IJ = torch.from_numpy(np.array(row["map"], np.float32).reshape(row["grid_h"], row["grid_w"]))
-                top = TopImage(row["image_id"], row["image_index"], row["uri"], map_IJ)
-                found.setdefault(row["feature"], {})[row["rank"]] = top
+        for row in batch.filter(pa.array(batch["rank"].to_numpy() < first)).to_pylist():
+            map_IJ = torch.from_numpy(np.array(row["map"], np.float32).reshape(row["grid_h"], row["grid_w"]))
+            top = TopImage(row["image_id"], row["image_index"], row["uri"], map_IJ)
+            found.setdefault(row["feature"], {})[row["rank"]] = top
     return {feature: [ranks[rank] for rank in sorted(ranks)] for feature, ranks in found.items()}
 
 

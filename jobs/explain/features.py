@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,9 +84,11 @@ class Images:
         Raises:
             ImageChanged: see `read_views`.
         """
+        numbers = sorted(feature.number for feature in features)
+        top = read_top_images(self._inputs, self._stage, numbers, self._k) if self._k else {}
         waiting: dict[int, list[tuple[Feature, list[TopImage], list[Tensor]]]] = defaultdict(list)
         for start in range(0, len(features), size):
-            for item in self._read(features[start : start + size]):
+            for item in self._read(features[start : start + size], top):
                 alike = waiting[len(item[1])]
                 alike.append(item)
                 if len(alike) == size:
@@ -94,10 +96,11 @@ class Images:
         for k in sorted(waiting):
             yield self._batch(waiting[k])
 
-    def _read(self, features: Sequence[Feature]) -> Iterator[tuple[Feature, list[TopImage], list[Tensor]]]:
-        numbers = sorted(feature.number for feature in features)
-        top = read_top_images(self._inputs, self._stage, numbers, self._k) if self._k else {}
-        wanted = [image.image_index for images in top.values() for image in images]
+    def _read(
+        self, features: Sequence[Feature], top: Mapping[int, list[TopImage]]
+    ) -> Iterator[tuple[Feature, list[TopImage], list[Tensor]]]:
+        """Features with those of their images that can be read, and these."""
+        wanted = [image.image_index for feature in features for image in top.get(feature.number, [])]
         views, problems = read_views(self._inputs, self._forward, self._geometry, wanted, self._threads)
         self._problems.update(problem.reason for problem in problems)
         for feature in features:
