@@ -21,6 +21,8 @@ from cluster.report.tiles import Views, make_tile
 
 SHORT = {"iou": "IoU", "clip": "CLIP", "synthetic": "synthetic", "auroc": "AUROC"}
 WHY = {"empty": "no text: empty", "refused": "no text: refused", "no_images": "no text: it is active on no image"}
+MOST_CONTROLS = 2
+"""Texts of controls that a card shows unasked."""
 BINS, BIN_WIDTH, HIGH = 30, 6, 26
 
 
@@ -100,13 +102,15 @@ def make_text_card(cards: TextCards, feature: int, look: Look) -> Html:
         tag("h3", tag("a", f"#{feature}", href=f"#{text_card_id(one, feature)}")),
         None if passed is None else tag("span", "passed" if passed else "did not pass", class_=f"state {'good' if passed else 'warm'}"),
         tag("span", topic, class_="state topic") if topic else None,
+        _unscored(texts),
         tag("span", one.title, class_="which") if look.several else None,
     )  # fmt: skip
     ious = [c.iou for c in chosen if c.iou is not None]
     return tag(
         "article",
         head,
-        tag("ul", (_says(text, cards) for text in texts), class_="says texts"),
+        tag("ul", (_says(text, cards) for text in texts if not is_control(text.way)), class_="says texts"),
+        _controls([text for text in texts if is_control(text.way)], cards),
         _concept(cards.concepts.get(feature)),
         _tiles(cards, feature, look),
         _strips(cards, feature),
@@ -126,6 +130,18 @@ def make_text_card(cards: TextCards, feature: int, look: Look) -> Html:
         **_sorts(cards.figures.get(feature)),
         **by,
     )  # fmt: skip
+
+
+def _unscored(texts: Sequence[Text]) -> Html | None:
+    """Why a feature has no scores, if that is known."""
+    if not any(text.is_validation for text in texts) or any(text.scores for text in texts):
+        return None
+    return tag(
+        "span",
+        "alphas were chosen on it",
+        class_="state",
+        title="features on which alphas were compared are not scored",
+    )
 
 
 def _sorts(row: dict[str, Any] | None) -> dict[str, str]:
@@ -149,6 +165,16 @@ def _says(text: Text, cards: TextCards) -> Html:
         body = tag("span", tag("span", text.text, star, class_="text"), _scores(text.scores))
     kind = " ".join(filter(None, ["chosen" if text.votes else "", "control" if is_control(text.way) else ""]))
     return tag("li", tag("span", label, sample), body, class_=kind or None)
+
+
+def _controls(texts: Sequence[Text], cards: TextCards) -> Html | None:
+    """Few as they are, many behind a fold."""
+    if not texts:
+        return None
+    rows = tag("ul", (_says(text, cards) for text in texts), class_="says texts")
+    if len(texts) <= MOST_CONTROLS:
+        return rows
+    return tag("details", tag("summary", f"{len(texts)} texts of controls"), rows, class_="controls")
 
 
 def _star(votes: Sequence[str], several: bool) -> Html | None:

@@ -36,6 +36,7 @@ from cluster.report.sections.unit_images import Grids
 from cluster.report.sections.ways import METHODS, Ways
 from cluster.report.tiles import Views
 
+SCORED = ("iou", "gain")
 ORDERS = (("iou", "IoU of the chosen text"), ("gain", "what steering gains on Top-k"), ("number+", "number"), ("density", "density"), ("norm", "decoder norm"))  # fmt: skip
 INDEX_BYTES = 1_200_000
 """What the search may know of features without a card; as text."""
@@ -69,7 +70,7 @@ def render(data: ReportData) -> Html:
                "cosine of the text and what the feature is active on; synthetic: activation of the feature on images made from the text; AUROC: these images against random "
                "ones; ✓ named: it has the name of the concept that the feature tells best. ★ is the text that was chosen, with the best mean rank over the first three.")  # fmt: skip
     browser = make_browser(
-        "Search texts and features", articles, _filters(cards), ORDERS, _within(cards),
+        "Search texts and features", articles, _filters(cards), _orders(cards), _within(cards),
         extra=[overlay_button(), mask, heat_key("the feature's largest", "Each colour is a sixteenth of the feature's largest code in these images")],
         above=tag("div", class_="cardless-texts") if index else None,
         rest="Cards are a choice of features; the table explanations has all." if index else "",
@@ -134,6 +135,12 @@ def _filters(cards: Sequence[TextCards]) -> list[Filter]:
     if clusters:
         filters.append(Filter("cluster", "Cluster", [("", "all clusters"), *clusters]))
     return filters
+
+
+def _orders(cards: Sequence[TextCards]) -> list[tuple[str, str]]:
+    """Those by scores only where there are some."""
+    is_scored = any(of.chosen for of in cards)
+    return [(field, word) for field, word in ORDERS if is_scored or field not in SCORED]
 
 
 def _within(cards: Sequence[TextCards]) -> Within:

@@ -33,6 +33,8 @@ SIZES = ((400, 9.0), (2000, 6.5), (6000, 5.0))
 SMALLEST = 3.5
 MARKS = ("", "square", "ring", "square ring")
 """Shapes of the first eight clusters, of the next eight, and so on."""
+LETTER, ABOVE = 7.6, 9.0
+"""How wide a letter of a name is, and how far above the middle of a cluster its name stands."""
 SAMPLES = 4
 COLUMNS = ["cluster", "feature", "vlm", "text", "x", "y"]
 
@@ -104,10 +106,10 @@ def _plane(one: Map, budget: int) -> Html:
     size = next((size for most, size in SIZES if sum(map(len, rows.values())) <= most), SMALLEST)
     named = {row["cluster"]: row for row in one.clusters}
     groups = [_group(n, c, at_x[i], at_y[i], size) for n, (c, i) in enumerate(rows.items())]
-    labels = _labels({named[c]["topic"]: (at_x[i], at_y[i]) for c, i in rows.items() if c in named})
+    labels = _labels([(n, named[c]["topic"], at_x[i], at_y[i]) for n, (c, i) in enumerate(rows.items()) if c in named])
     told = f"Map of {some(len(xs), 'text')} in {some(len(rows), 'cluster')}: {one.title}"
     svg = tag(
-        "svg", tag("g", groups, class_="marks"), labels, tag("circle", class_="here", r=px(size), hidden=True),
+        "svg", tag("g", groups, labels, class_="marks"), tag("circle", class_="here", r=px(size), hidden=True),
         viewBox=f"0 0 {WIDE} {HIGH}", role="img", aria_label=told, tabindex="0",
     )  # fmt: skip
     note = "Places along the axes mean nothing. A name hides its cluster."
@@ -145,18 +147,22 @@ def _strokes(path: str, cluster: int, size: float) -> list[Html]:
     return drawn
 
 
-def _labels(places: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Html]:
-    """What clusters are called, over their middles, as far as there is room; the largest have first choice."""
+def _labels(clusters: Sequence[tuple[int, str, np.ndarray, np.ndarray]]) -> list[Html]:
+    """What clusters are called, above their middles, as far as there is room; the largest have first choice.
+
+    clusters: (number of the series, topic, x, y).
+    """
     taken: list[tuple[float, float, float, float]] = []
     labels = []
-    for topic, (xs, ys) in sorted(places.items(), key=lambda item: -len(item[1][0])):
-        x, y, half = float(np.median(xs)), float(np.median(ys)), 3.8 * len(topic)
-        x = min(max(x, half), WIDE - half)
-        box = (x - half, y - 12, x + half, y + 6)
+    for number, topic, xs, ys in sorted(clusters, key=lambda cluster: -len(cluster[2])):
+        half = LETTER * len(topic) / 2
+        x, y = min(max(float(np.median(xs)), half), WIDE - half), max(float(np.median(ys)) - ABOVE, ROOM)
+        box = (x - half, y - 12, x + half, y + 4)
         if any(box[0] < o[2] and o[0] < box[2] and box[1] < o[3] and o[1] < box[3] for o in taken):
             continue
         taken.append(box)
-        labels.append(tag("text", topic, x=px(x), y=px(y + 4), text_anchor="middle", class_="name"))
+        text = tag("text", topic, x=px(x), y=px(y), text_anchor="middle", class_="name")
+        labels.append(tag("g", text, data_series=number))
     return labels
 
 

@@ -28,14 +28,18 @@ SEED = 0
 
 
 class Text(NamedTuple):
-    """One text, or why there is none; votes: maskings whose vote chose it. scores: of SCORES, None where unknown."""
+    """One text, or why there is none; votes: maskings whose vote chose it. scores: of SCORES, None where unknown.
+
+    is_validation: alphas were compared on its feature.
+    """
 
     way: Variant
     sequence: int
     text: str | None
     status: str
     scores: dict[str, Any]
-    votes: tuple[str, ...] = ()
+    votes: tuple[str, ...]
+    is_validation: bool
 
 
 class Chosen(NamedTuple):
@@ -86,15 +90,15 @@ def load_texts(
     votes: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for c in chosen:
         votes[c.way, c.feature, c.sequence].append(c.vote)
-    columns = ["feature", *Variant._fields, "sequence", "text", "status"]
+    columns = ["feature", *Variant._fields, "sequence", "text", "status", "is_validation"]
     where = {"stage": list(one.stages.values()), "feature": list(features)}
     order = {way: n for n, way in enumerate(Ways(one.stages).ways)}
     found: dict[int, list[Text]] = defaultdict(list)
     for row in data.table("explanations", columns, where).to_pylist():
         way = way_of(row)
         key = (way, row["feature"], row["sequence"])
-        text = Text(way, row["sequence"], row["text"], row["status"], scores.get(key, {}), tuple(votes.get(key, ())))
-        found[row["feature"]].append(text)
+        known = scores.get(key, {}), tuple(votes.get(key, ())), row["is_validation"]
+        found[row["feature"]].append(Text(way, row["sequence"], row["text"], row["status"], *known))
     return {feature: sorted(texts, key=lambda t: (order[t.way], t.sequence)) for feature, texts in found.items()}
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cluster.report.colours import N_SERIES, series_class
-from cluster.report.frame import dot_class
 from cluster.report.html import Html, tag
 from jobs.explained import Variant
 
@@ -50,17 +49,16 @@ class Ways:
         return self._names[way]
 
     def colour(self, way: Variant) -> int:
-        """Number of its series: one for method and masking, hollow or dashed if it is a control."""
+        """Number of its series: one colour for method and masking, whose lines are told apart by dashes."""
         colour = COLOURS.get((way.method, way.masking), len(COLOURS))
         alike = [w for w in self.ways if (w.method, w.masking) == (way.method, way.masking)]
         return colour + N_SERIES * alike.index(way)
 
     def label(self, way: Variant) -> Html:
-        """A name with a spot of its colour; of a control that it is one."""
-        colour = self.colour(way)
+        """A name with a spot of its colour; of a control that it is one, by a hollow spot too."""
         more = tag("span", " control", class_="remark") if is_control(way) else None
-        spot = tag("i", class_=f"spot {dot_class(colour) or ''}".strip())
-        return tag("span", spot, tag("span", self.name(way), more), class_=f"method {series_class(colour)}")
+        spot = tag("i", class_="spot hollow" if is_control(way) else "spot")
+        return tag("span", spot, tag("span", self.name(way), more), class_=f"method {series_class(self.colour(way))}")
 
 
 def _names(ways: Iterable[Variant]) -> dict[Variant, str]:

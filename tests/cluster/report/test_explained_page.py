@@ -247,6 +247,7 @@ def test_names_say_what_sets_ways_apart_and_controls_keep_the_colour_of_their_me
     ]
     assert ways.colour(RANDOM) % 8 == ways.colour(STEERING) % 8 != ways.colour(TOPK)
     assert len({ways.colour(way) for way in ways.ways}) == 4
+    assert ["hollow" in ways.label(way) for way in ways.ways] == [False, False, False, True]
     assert is_control(STEERING._replace(alpha_asked="0")) and not is_control(TOPK)
 
 
@@ -303,9 +304,9 @@ def test_a_map_of_more_points_than_a_page_holds_is_thinned_and_says_so(
 
 
 def test_labels_over_the_map_do_not_cover_each_other() -> None:
-    xs = np.array([100.0, 101.0])
-    labels = explain_map._labels({"large": (np.tile(xs, 3), np.full(6, 50.0)), "small": (xs, np.array([52.0, 53.0])), "far": (xs, np.array([300.0, 301.0]))})  # fmt: skip
-    assert [label.partition("</text>")[0].rpartition(">")[2] for label in labels] == ["large", "far"]
+    xs, ys = np.array([100.0, 101.0]), np.array([52.0, 53.0])
+    labels = explain_map._labels([(0, "small", xs, ys), (1, "large", np.tile(xs, 3), np.full(6, 50.0)), (2, "far", xs, ys + 200)])  # fmt: skip
+    assert [re.findall(r">(\w+)</text></g>", label) for label in labels] == [["large"], ["far"]]
 
 
 def test_a_page_without_explanations_has_none_of_it(tmp_path: Path) -> None:
