@@ -102,6 +102,28 @@ Buddies are nearest to each other; r is over images and positions. Of two such u
 These models were trained on the same targets, so they share more than strangers would."""
 
 
+_WORDS = """\
+What do those features mean in a sentence? A language model is steered by one in an empty image, or shown what excites it."""
+
+_WORDS_QUERY = """\
+WITH truth AS (   -- what a feature tells best, if it tells it well
+  SELECT sae, feature, split_part(concept, '=', 1) AS kind, split_part(concept, '=', 2) AS shows
+  FROM sae_selectivity WHERE level = 'image' AND auroc >= 0.9 AND regexp_matches(concept, '^(shape|colour|texture|background)=')
+  QUALIFY row_number() OVER (PARTITION BY sae, feature ORDER BY auroc DESC) = 1
+), said AS (
+  SELECT s.*, kind, regexp_matches(lower(s.text), '\\b' || shows || '\\b') AS named
+  FROM explanation_scores s JOIN truth t ON (t.sae, t.feature) = (s.sae, s.feature)
+)
+SELECT method, if(direction = 'sae', '', direction || ' directions') AS control, count(*) AS features,
+       round(avg(named::INT), 2) AS says_it, round(avg(named::INT) FILTER (kind <> 'background'), 2) AS of_objects, round(avg(iou), 2) AS iou,
+       arg_max('feature ' || feature || ': ' || text, iou) FILTER (named AND kind <> 'background') AS example
+FROM said GROUP BY ALL ORDER BY says_it DESC"""
+
+_WORDS_READING = """\
+says_it: the sentence has the word for what the feature tells best. iou: where the sentence is true and where the feature is active, in images
+that no sentence was made from. A sentence of random directions is the control. Search by meaning: miclip search "red stripes"."""
+
+
 class Asked(NamedTuple):
     """A question, the SQL that answers it, and how to read the answer."""
 
@@ -115,6 +137,7 @@ QUESTIONS = (
     Asked(_FEATURES, _FEATURES_QUERY, _FEATURES_READING),
     Asked(_NAMES, _NAMES_QUERY, _NAMES_READING),
     Asked(_SHARED, _SHARED_QUERY, _SHARED_READING),
+    Asked(_WORDS, _WORDS_QUERY, _WORDS_READING),
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 from cluster.demo import QUESTIONS, DemoPaths, prepare
 from cluster.spec_file import read_spec_file
 
-UNITS, FEATURES, NAMES, SHARED = (asked.query for asked in QUESTIONS)
+UNITS, FEATURES, NAMES, SHARED, WORDS = (asked.query for asked in QUESTIONS)
 
 
 @pytest.fixture
@@ -117,3 +117,32 @@ def test_two_neurons_that_are_shared_are_right_if_both_are_plainly_about_the_sam
     )
     assert row["median_r"] == 0.75
     assert row["example"] in ("units 0 and 0: red", "units 0 and 0: ring")
+
+
+def test_a_sentence_says_what_a_feature_tells_if_it_has_the_word():
+    """Feature 3 tells red and 4 a ring; "red" is no word of "a cored object", and a feature that tells nothing well is not asked for."""
+    connection = duckdb.connect()
+    connection.execute(
+        """
+        CREATE TABLE sae_selectivity AS SELECT 'sae:x' AS sae, * FROM (VALUES
+          (3, 'colour=red', 'image', 0.95), (3, 'shape=star', 'image', 0.91), (4, 'shape=ring', 'image', 0.99),
+          (5, 'colour=blue', 'image', 0.7), (6, 'background=grey', 'image', 0.97)
+        ) t(feature, concept, level, auroc);
+        CREATE TABLE explanation_scores AS SELECT 'sae:x' AS sae, * FROM (VALUES
+          ('steering', 'sae', 3, 'A Red object', 0.5), ('steering', 'sae', 4, 'A small ring', 0.9),
+          ('steering', 'sae', 5, 'A blue object', 1.0), ('steering', 'sae', 6, 'A grey background', 1.0),
+          ('steering', 'random', 3, 'A cored object', 0.0), ('steering', 'random', 4, NULL, NULL), ('steering', 'random', 6, 'A star', 0.0)
+        ) t(method, direction, feature, text, iou)
+        """
+    )
+    relation = connection.sql(WORDS)
+    own, random = (dict(zip(relation.columns, values)) for values in relation.fetchall())
+    assert (own["method"], own["control"], own["features"], own["says_it"], own["of_objects"]) == (
+        "steering",
+        "",
+        3,
+        1.0,
+        1.0,
+    )
+    assert own["iou"] == 0.8 and own["example"] == "feature 4: A small ring"
+    assert (random["control"], random["says_it"], random["example"]) == ("random directions", 0.0, None)
