@@ -229,6 +229,9 @@ def _mixed(none: float, one: float) -> World:
     return World(objects=(none, one, 0.30, 0.08, 0.07), text=0.15, watermark=0.05)
 
 
+_CROWDED = World(objects=(0.08, 0.34, 0.30, 0.14, 0.14), text=0.15, watermark=0.05)
+
+
 VLM = VlmRecipe(
     name="llava-p8",
     seed=10,
@@ -246,5 +249,6 @@ VLM = VlmRecipe(
         VlmStage(_mixed(0.08, 0.47), 600, 2e-3, 0, captions=64, words=True),
         VlmStage(_mixed(0.10, 0.45), 160, 1.5e-3, 25_600, captions=40, collages=24, common=20),
         VlmStage(_mixed(0.10, 0.45), 150, 1e-3, 40_000, captions=40, collages=24, strengths=(0.35, 2.0), common=20),
+        VlmStage(_CROWDED, 170, 1.5e-3, 50_000, captions=72, collages=20, strengths=(0.35, 2.0), common=20),
     ),
 )
