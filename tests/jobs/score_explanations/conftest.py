@@ -52,13 +52,13 @@ class World:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Six ways to explain: one without feature 11, one that chose its alpha on feature 0, and one with two texts each."""
+    """Six ways to explain: one without feature 11, one that chose its alpha on feature 0, and two with two texts each."""
     lake = TextLake(tmp_path_factory.mktemp("texts") / "lake")
     explained = (
         lake.explain(TOPK, texts_of(TOPK, without=(3,))),
-        lake.explain(HEAT, texts_of(HEAT)),
+        lake.explain(HEAT, texts_of(HEAT), sequences=2),
         lake.explain(STEERING, texts_of(STEERING), validation=(0,)),
-        lake.explain(WEAK, texts_of(STEERING, features=range(11))),
+        lake.explain(WEAK, dict.fromkeys(range(11), "A thing")),
         lake.explain(RANDOM, texts_of(INFORMED)),
         lake.explain(INFORMED, texts_of(INFORMED, without=(3, 5)), sequences=2),
     )
