@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,16 @@ class Runs:
         return [one for one in self.named if all(one[name] == value for name, value in where.items())]
 
 
+def best_of_values(rows: Sequence[Row]) -> list[Row]:
+    """Of the features of each SAE that tell one value the one that tells it best."""
+    best: dict[Any, Row] = {}
+    for one in rows:
+        key = (one["sae"], one["concept"])
+        if key not in best or (-one["auroc"], one["feature"]) < (-best[key]["auroc"], best[key]["feature"]):
+            best[key] = one
+    return [*best.values()]
+
+
 def share(rows: Iterable[Row], of: str = "named") -> str:
     """A share with Wilson's interval; nothing of nothing."""
     found = summarise_share([one[of] for one in rows])
@@ -138,6 +148,29 @@ def kinds_table(folder: Path) -> Iterator[str]:
                 ]
                 if found[0]:
                     yield row(place, arch, kind, *map(counted, found))
+
+
+def groups_table(folder: Path) -> Iterator[str]:
+    """Steering, for features of objects and of backgrounds, and for the best feature of each value alone."""
+    alphas = ALPHAS[1:]
+    yield head(" | ".join(["layer", "SAE", "tokens", "of", "features", *[f"alpha {alpha:g}" for alpha in alphas]]))
+    for place in BLOCKS:
+        for arch in ARCHS:
+            runs = Runs(folder, place, arch, "named")
+            for positions in ("all", BLOCK):
+                at = [
+                    runs.some(method="steering", positions=positions, alpha_asked=f"{a:g}", direction="sae")
+                    for a in alphas
+                ]
+                groups: dict[str, Callable[[list[Row]], list[Row]]] = {
+                    "objects": lambda rows: [one for one in rows if one["kind"] != "background"],
+                    "backgrounds": lambda rows: [one for one in rows if one["kind"] == "background"],
+                    "the best of each value": best_of_values,
+                }
+                for name, chosen in groups.items():
+                    if at[0]:
+                        cells = [share(chosen(rows)) for rows in at]
+                        yield row(place, arch, positions, name, len(chosen(at[0])), *cells)
 
 
 def blanks_table(folder: Path) -> Iterator[str]:
@@ -293,7 +326,7 @@ def main() -> None:
     tables = (
         alphas_table(folder, "all", ALPHAS, "steering all positions: layer"),
         alphas_table(folder, BLOCK, ALPHAS[1:], "steering 3 x 3 patches: layer"),
-        kinds_table(folder), blanks_table(folder), shown_table(folder), scores_table(folder), chosen_table(folder),
+        kinds_table(folder), groups_table(folder), blanks_table(folder), shown_table(folder), scores_table(folder), chosen_table(folder),
         votes_table(folder), tests_table(folder),
     )  # fmt: skip
     for table in tables:

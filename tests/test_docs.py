@@ -312,6 +312,24 @@ def test_the_figures_of_the_generator_are_what_its_card_says():
     assert f"more than {card['measured']['psnr']['worst_5_percent']:.1f} dB" in section
 
 
+def test_the_figures_of_the_vision_language_model_are_what_its_card_says():
+    page = (ROOT / "docs" / "zoo.md").read_text()
+    section = page.split("## The vision-language model")[1].split("How far this goes")[0]
+    card = read_card(ZOO / "llava-p8")
+    rows = {
+        cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in section.splitlines() if "|" in line)
+    }
+    titles = {
+        "up to four objects": "captions",
+        "at most two": "captions_few_objects",
+        "masks": "masks",
+        "heatmaps": "heatmaps",
+    }
+    for title, group in titles.items():
+        assert rows[title] == [f"{100 * value:.1f}" for value in card["measured"][group].values()], title
+    assert f"{card['cpu_seconds']} CPU" in section
+
+
 # -- rosetta.md
 
 
