@@ -214,7 +214,7 @@ def test_agreement_is_of_features_whose_first_texts_have_that_cosine(world: Worl
     with torch.no_grad():
         embedded = dict(zip(distinct, load_model(ModelRef.parse(CLIP)).embed_text(distinct), strict=True))
     found = world.rows("explanation_agreement")
-    assert len(found) == (3 + 2) * 5 * 2
+    assert len(found) == (3 + 2) * 5 * 5
     for row in found:
         group = groups(world)[row["masking"]]
         variant, kept = group[row["method"]], []
@@ -228,12 +228,16 @@ def test_agreement_is_of_features_whose_first_texts_have_that_cosine(world: Worl
             kept = [feature for feature in kept if made(rows, variant, feature)]
             pairs = [(made(rows, variant, feature), unmade(rows, feature)) for feature in kept]
             flat = [[value for pair in pairs for value in pair[side]] for side in (0, 1)]
-            value = fmean(area(*pair) for pair in pairs) if row["metric"] == "auroc_macro" else area(*flat)
+            value = (
+                (fmean(area(*pair) for pair in pairs) if row["metric"] == "auroc_macro" else area(*flat))
+                if kept
+                else None
+            )
         else:
             known = per_feature(rows, row["metric"], variant)
             kept = [feature for feature in kept if feature in known]
-            value = fmean(known[feature] for feature in kept)
-        assert row["n"] == len(kept) and row["value"] == pytest.approx(value)
+            value = fmean(known[feature] for feature in kept) if kept else None
+        assert row["n"] == len(kept) and row["value"] == (None if value is None else pytest.approx(value))
     assert len({row["n"] for row in found if row["metric"] == "clip" and row["method"] == "topk"}) > 1
 
 
