@@ -184,6 +184,8 @@ class ScoreExplanationsSpec(OfAClip, OverModels):
     activation on images made from the text; whether the text names the concept that the feature tells best."""
     top: Annotated[int, Field(ge=1, le=100), RESULT] = 5
     """Top images on which a feature's texts are scored."""
+    on_shared: Annotated[Literal["stop", "leave_out"], RESULT] = "stop"
+    """What to do where an image to score on is one that explanations were made from: stop, or score on the others."""
     scored: Annotated[Literal["test", "all"], RESULT] = "test"
     """`test` leaves out the features on which alphas were chosen."""
     segmenter: Annotated[str, RESULT] = "truth"

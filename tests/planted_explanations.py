@@ -94,7 +94,13 @@ class Measure:
     def explain(self, part: Part, what: str, stages: Mapping[str, Mapping[str, Any]], **scores: Any) -> RunReport:
         """Texts by each of several explain stages, and their scores on other images."""
         explained = {name: {**TEXTS, **stage} for name, stage in stages.items()}
-        judged = {"kind": "score_explanations", "reads": [*explained, "held"], "labels": "world", **scores}
+        judged = {
+            "kind": "score_explanations",
+            "reads": [*explained, "held"],
+            "labels": "world",
+            "on_shared": "leave_out",
+            **scores,
+        }
         return self._run(part.run_name(what), {**self._features(part), **explained, "scores": judged})
 
     def selective(self, part: Part) -> list[int]:

@@ -143,6 +143,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "scores": {
             "kind": "score_explanations",
             "reads": ["texts", "others"],
+            "on_shared": "leave_out",
             "scored": "all",
             "labels": "world",
             "top": 2,

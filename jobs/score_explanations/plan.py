@@ -226,7 +226,7 @@ class _Planner:
             method=METHOD,
             subject=self.facts.model,
             output=output,
-            params={"site": scored.site, "rows": scored.forward.rows, **params},
+            params={"site": scored.site, "rows": scored.forward.rows, "on_shared": self.spec.on_shared, **params},
             inputs={**features, **inputs},
         )
         own = stage.digest if shares is None else digest([shares, [[r.rows, r.shard_rows] for r in rounds]])

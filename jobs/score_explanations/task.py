@@ -23,9 +23,6 @@ from schemas.models import Geometry
 from schemas.plans import Plan, Shard, load_json
 from schemas.tables import TABLES
 
-MOST_SHARED = 0.05
-"""Of the images to score on, that explanations may have been made from: two samples of simple images share a few."""
-
 
 class Text(NamedTuple):
     """A text about a feature that is worth scoring: neither empty nor a refusal."""
@@ -148,7 +145,7 @@ class Task:
         """That explanations were made from other images than these.
 
         Raises:
-            ImagesShared: more than MOST_SHARED of them are the same.
+            ImagesShared: some are the same, and the spec says to stop for that.
         """
         self._get_left_out()
 
@@ -174,12 +171,14 @@ class Task:
         ours = self._read_ids(*to_score)
         theirs = pa.concat_arrays([self._read_ids(*other)["image_id"] for other in others])
         shared = ours.filter(pc.is_in(ours["image_id"], value_set=theirs))
-        if len(shared) > MOST_SHARED * len(ours):
+        if len(shared) and self.params["on_shared"] == "stop":
             raise ImagesShared(
                 f"{len(shared)} of the {len(ours)} images to score on are among those that explanations were made from, the "
-                f"first are {', '.join(shared['uri'].to_pylist()[:3])}; give the sae_features stage that score_explanations "
-                "reads images of its own"
+                f"first: {', '.join(shared['uri'].to_pylist()[:3])}; give the sae_features stage that score_explanations "
+                "reads images of its own, or on_shared: leave_out to score on the others"
             )
+        if len(shared):
+            self.notes.append(f"{len(shared)} of {len(ours)} images are left out: explanations were made from them")
         return frozenset(shared["image_index"].to_pylist())
 
     def _read_ids(self, index: str, rows: int) -> pa.RecordBatch:

@@ -123,7 +123,7 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
     },
     ScoreExplanationsSpec: {
         "result": {
-            "kind", "reads", "model", "clip", "metrics", "top", "scored", "segmenter", "masks_scored", "clip_view", "maker",
+            "kind", "reads", "model", "clip", "metrics", "top", "on_shared", "scored", "segmenter", "masks_scored", "clip_view", "maker",
             "maker_prefix", "maker_images", "maker_steps", "maker_guidance", "maker_size", "activation", "least_auroc",
             "naming_level", "min_iou", "min_synthetic", "min_synthetic_percentile", "sentences", "agreement", "labels", "seed", "dtype",
         },

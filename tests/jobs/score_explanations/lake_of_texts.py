@@ -33,7 +33,7 @@ INFORMED = Variant(VLM, "informed", "masks", "sae", "active", "2", "p90")
 WORDS = ("red", "blue", "striped", "grey background", "circle", "star", "dotted", "white background")
 Texts = Mapping[int, str | None]
 SPEC: dict[str, Any] = {
-    "top": 3, "maker_images": 2, "least_auroc": 0.6, "agreement": [0.0, 0.2, 0.4, 0.6, 0.8], "batch_size": 8, "seed": 3,
+    "top": 3, "on_shared": "leave_out", "maker_images": 2, "least_auroc": 0.6, "agreement": [0.0, 0.2, 0.4, 0.6, 0.8], "batch_size": 8, "seed": 3,
     "shard_features": 64,
 }  # fmt: skip
 

@@ -117,14 +117,21 @@ def test_images_that_explanations_were_made_from_are_refused(world: World, tmp_p
         inputs = {n: plan.stage.inputs["index"] if n.startswith("shown.") else d for n, d in plan.stage.inputs.items()}
         return plan.model_copy(update={"stage": plan.stage.model_copy(update={"inputs": inputs})})
 
-    plans = [from_the_same(plan) for plan in measures(lake.plans(world.explained[:1]))]
+    plans = [from_the_same(plan) for plan in measures(lake.plans(world.explained[:1], on_shared="stop"))]
     failed = failures(lake, plans)
     assert failed.keys() == {"iou", "clip", "synthetic", "naming", "random"}
     for said in failed.values():
         assert said.startswith(
             "ImagesShared: 40 of the 48 images to score on are among those that explanations were made"
         )
-        assert "the first are world:seed=1,n=48#0, " in said and "images of its own" in said
+        assert "the first: world:seed=1,n=48#0, " in said and "images of its own, or on_shared: leave_out" in said
+
+
+def test_a_single_image_in_both_sets_stops_scoring_unless_it_may_be_left_out(world: World, tmp_path: Path) -> None:
+    lake = world.unscored.copy(tmp_path / "lake")
+    failed = failures(lake, measures(lake.plans(world.explained[:1], on_shared="stop", metrics=["iou"])))
+    assert "ImagesShared: 1 of the 48 images" in failed["iou"]
+    assert failures(lake, measures(lake.plans(world.explained[:1], on_shared="leave_out", metrics=["iou"]))) == {}
 
 
 def test_features_that_no_two_ways_explain_or_that_all_chose_an_alpha_leave_nothing_to_score(
