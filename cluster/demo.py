@@ -111,12 +111,12 @@ WITH truth AS (   -- what a feature tells best, if it tells it well
   FROM sae_selectivity WHERE level = 'image' AND auroc >= 0.9 AND regexp_matches(concept, '^(shape|colour|texture|background)=')
   QUALIFY row_number() OVER (PARTITION BY sae, feature ORDER BY auroc DESC) = 1
 ), said AS (
-  SELECT s.*, kind, regexp_matches(lower(s.text), '\\b' || shows || '\\b') AS named
+  SELECT s.*, kind, regexp_matches(lower(s.text), '\\b' || shows || '\\b') AS has_word
   FROM explanation_scores s JOIN truth t ON (t.sae, t.feature) = (s.sae, s.feature)
 )
 SELECT method, if(direction = 'sae', '', direction || ' directions') AS control, count(*) AS features,
-       round(avg(named::INT), 2) AS says_it, round(avg(named::INT) FILTER (kind <> 'background'), 2) AS of_objects, round(avg(iou), 2) AS iou,
-       arg_max('feature ' || feature || ': ' || text, iou) FILTER (named AND kind <> 'background') AS example
+       round(avg(has_word::INT), 2) AS says_it, round(avg(has_word::INT) FILTER (kind <> 'background'), 2) AS of_objects, round(avg(iou), 2) AS iou,
+       arg_max('feature ' || feature || ': ' || text, iou) FILTER (has_word AND kind <> 'background') AS example
 FROM said GROUP BY ALL ORDER BY says_it DESC"""
 
 _WORDS_READING = """\

@@ -128,7 +128,7 @@ def test_a_sentence_says_what_a_feature_tells_if_it_has_the_word():
           (3, 'colour=red', 'image', 0.95), (3, 'shape=star', 'image', 0.91), (4, 'shape=ring', 'image', 0.99),
           (5, 'colour=blue', 'image', 0.7), (6, 'background=grey', 'image', 0.97)
         ) t(feature, concept, level, auroc);
-        CREATE TABLE explanation_scores AS SELECT 'sae:x' AS sae, * FROM (VALUES
+        CREATE TABLE explanation_scores AS SELECT 'sae:x' AS sae, NULL::BOOLEAN AS named, * FROM (VALUES
           ('steering', 'sae', 3, 'A Red object', 0.5), ('steering', 'sae', 4, 'A small ring', 0.9),
           ('steering', 'sae', 5, 'A blue object', 1.0), ('steering', 'sae', 6, 'A grey background', 1.0),
           ('steering', 'random', 3, 'A cored object', 0.0), ('steering', 'random', 4, NULL, NULL), ('steering', 'random', 6, 'A star', 0.0)
