@@ -40,10 +40,15 @@ def geometry_of(model_type: str, processor: Mapping[str, Any], own_hw: tuple[int
         for another size is then scaled to it. Otherwise the processor decides.
 
     Raises:
-        GeometryMismatch: the processor resamples in a way that has no equal here.
+        GeometryMismatch: the processor resamples in a way that has no equal here, or pads images.
     """
     kind = model_type.removesuffix("_model").removesuffix("_vision").removesuffix("_with_registers")
     said = {**_DEFAULTS[kind], **{key: value for key, value in processor.items() if value is not None}}
+    if said.get("do_pad"):
+        raise GeometryMismatch(
+            "preprocessor_config.json: do_pad is true, so the model was trained on images padded to a square; known are "
+            "resizing and cropping alone, which would show it other pixels. Set do_pad: false to take them all the same"
+        )
     resize, resize_hw, crop_hw = _sizes(said, own_hw)
     if fixed and crop_hw != own_hw:
         resize_hw = (round(resize_hw[0] * own_hw[0] / crop_hw[0]), round(resize_hw[1] * own_hw[1] / crop_hw[1]))

@@ -311,6 +311,10 @@ def geometry(model_type: str, own: int = 224, fixed: bool = True, **processor: A
         (geometry("dinov2", 518, False, size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}),
          "shortest", 256, 224, "bicubic"),
         (geometry("dinov2_with_registers", 518, False), "shortest", 592, 518, "bicubic"),
+        (geometry("llava", 336), "shortest", 336, 336, "bicubic"),
+        (geometry("llava", do_pad=False), "shortest", 224, 224, "bicubic"),
+        (geometry("gemma3", 896), "squash", 896, 896, "bilinear"),
+        (geometry("internvl", 448), "squash", 448, 448, "bicubic"),
         (geometry("resnet", 224, False, size=224, crop_pct=0.875), "shortest", 256, 224, "bicubic"),
         (geometry("resnet", 224, False, size={"shortest_edge": 384}), "squash", 384, 384, "bicubic"),
         (geometry("resnet", 224, False, image_processor_type="ViTImageProcessor", size=64), "squash", 64, 64, "bicubic"),
@@ -335,6 +339,20 @@ def test_normalisation_holds_for_bytes_however_the_processor_rescales_them() -> 
     assert raw.std == pytest.approx((1 / 255,) * 3)
     with pytest.raises(GeometryMismatch, match="resample 4"):
         geometry("vit", resample=4)
+
+
+def test_a_processor_that_pads_images_to_a_square_is_refused() -> None:
+    with pytest.raises(GeometryMismatch, match=r"do_pad is true.*Set do_pad: false"):
+        geometry("llava", 336, image_processor_type="LlavaImageProcessor", do_pad=True, size={"shortest_edge": 336})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [("llava", "CLIPImageProcessor"), ("gemma3", "Gemma3ImageProcessor"), ("internvl", "GotOcr2ImageProcessor")],
+)
+def test_without_a_file_pixels_are_normalised_as_the_librarys_processor_does(model_type: str, name: str) -> None:
+    own, processor = geometry(model_type), getattr(transformers, name)
+    assert (own.mean, own.std) == (tuple(processor.image_mean), tuple(processor.image_std))
 
 
 def test_preprocessing_equals_the_librarys_image_processor(tmp_path: Path) -> None:
