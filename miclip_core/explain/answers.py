@@ -55,7 +55,7 @@ class Answer:
 
     raw: as the model wrote it, without special tokens. n_tokens: how many it wrote, the one that ends it included.
     mean_logprob: mean log-probability of these tokens under the model's own distribution, in nats per token.
-    ended: whether it came to an end before max_new_tokens.
+    ended: whether its last token ends a text, as the last that was allowed may; else it was cut off.
     """
 
     raw: str
@@ -83,16 +83,37 @@ def answer(
         NonFiniteActivation: the model's scores are NaN or infinite.
     """
     count = _count(question, soft_RTE, seeds)
+    return _write(vlm, [question] * count, soft_RTE, generation, seeds or [0] * count)
+
+
+def answer_texts(vlm: Vlm, questions: Sequence[Question], generation: Generation) -> list[Answer]:
+    """One answer to each of several questions without images, as one batch; the seed of every answer is 0.
+
+    Raises:
+        BadPrompt: a question shows images, or they are not equally many tokens: nothing is padded here.
+        NonFiniteActivation: the model's scores are NaN or infinite.
+    """
+    lengths = sorted({len(question.ids) for question in questions})
+    if len(lengths) != 1 or any(question.images for question in questions):
+        raise BadPrompt(f"questions of {lengths} tokens; give some of one length and without images")
+    return _write(vlm, questions, None, generation, [0] * len(questions))
+
+
+def _write(
+    vlm: Vlm, questions: Sequence[Question], soft_RTE: Tensor | None, generation: Generation, seeds: Sequence[int]
+) -> list[Answer]:
+    """Answers to questions of equal length, one each."""
     settings = _settings(vlm.module.generation_config, generation)
-    chooser = _Chooser(generation, list(seeds or [0] * count))
-    ids_BL = question.ids.to(vlm.device).expand(count, -1)
+    chooser = _Chooser(generation, seeds)
+    ids_BL = torch.stack([question.ids for question in questions]).to(vlm.device)
+    extras = {name: torch.stack([question.extras[name] for question in questions]) for name in questions[0].extras}
     with _settings_in_place(vlm.module, settings):
         written_BL = vlm.module.generate(
             input_ids=ids_BL,
             attention_mask=torch.ones_like(ids_BL),
             generation_config=settings,
             logits_processor=LogitsProcessorList([chooser]),
-            **{name: value.to(vlm.device).expand(count, -1) for name, value in question.extras.items()},
+            **{name: value_BL.to(vlm.device) for name, value_BL in extras.items()},
             **_images(vlm, soft_RTE),
         )
     new_BL = written_BL[:, ids_BL.shape[1] :].cpu()
@@ -167,9 +188,11 @@ class _Chooser(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores [B, V] that leave one token per row."""
         logprobs_BV = scores.float().log_softmax(-1)
-        if not bool(torch.isfinite(logprobs_BV.amax(-1)).all()):
+        is_known_B = torch.isfinite(logprobs_BV.amax(-1))
+        if not bool(is_known_B.all()):
             raise NonFiniteActivation(
-                "the language model's scores are NaN or infinite; take a smaller alpha or dtype fp32"
+                f"the language model's scores are NaN or infinite for answers {(~is_known_B).nonzero().flatten().tolist()} of "
+                f"this batch at token {len(self.logprobs)}; take a smaller alpha or dtype fp32"
             )
         chosen_B1 = self._choose(input_ids, scores)
         self.logprobs.append(logprobs_BV.gather(1, chosen_B1)[:, 0])
@@ -178,7 +201,7 @@ class _Chooser(LogitsProcessor):
     def _choose(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._warpers is None:
             return scores.argmax(-1, keepdim=True)
-        step = min(len(self.logprobs), self._draws_BL.shape[1] - 1)  # the library may run one step too many
+        step = len(self.logprobs)
         warped_BV = self._warpers(input_ids, scores).double().softmax(-1)
         sums_BV = warped_BV.cumsum(-1)
         draw_B1 = torch.from_numpy(self._draws_BL[:, step : step + 1]).to(scores.device)

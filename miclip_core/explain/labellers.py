@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
-from miclip_core.explain.answers import Generation, answer
+from miclip_core.explain.answers import Generation, answer_texts
 from miclip_core.explain.labels import Abstraction, Context, parse_abstraction, parse_context
 from miclip_core.explain.prompts import abstraction_prompt, context_prompt, topic_prompt
 from miclip_core.explain.question import make_question
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from miclip_core.explain.vlm import Vlm
 
 _THINGS = frozenset(("shape", "word"))
-_ANSWERS_KEPT = 65_536
 
 
 class Labeller(Protocol):
@@ -54,33 +53,52 @@ def _abstraction(categories: set[str]) -> Abstraction:
 
 
 class AskedLabels:
-    """A vision-language model that is asked about texts, one at a time and each distinct one once, without any image.
+    """A vision-language model that is asked about texts, each distinct one once, without any image.
 
     generation: how it answers; greedily with at most 20 tokens if left out. A drawn answer depends on generation.seed and
-    the text alone.
+    the text alone. size: how many texts are asked about at once. Those of a batch are equally many tokens, and one that is
+    not full is filled up by repetition, so that an answer does not depend on which other texts there are.
     """
 
-    def __init__(self, vlm: Vlm, generation: Generation | None = None) -> None:
-        self._vlm, self._generation = vlm, generation or Generation(max_new_tokens=20)
-        self._answer = lru_cache(_ANSWERS_KEPT)(self._ask)
+    def __init__(self, vlm: Vlm, generation: Generation | None = None, size: int = 16) -> None:
+        self._vlm, self._generation, self._size = vlm, generation or Generation(max_new_tokens=20), size
+        self._known: dict[str, str] = {}
 
     def abstraction(self, texts: Sequence[str]) -> list[Abstraction]:
         """As in `Labeller`, by the paper's question.
 
         Raises:
-            BadPrompt: as `make_question`, when a text holds a token that stands for an image.
+            BadPrompt: as `make_question`, when a text holds a token that stands for an image, or the model's template
+                leaves texts away.
         """
-        return [parse_abstraction(self._answer(abstraction_prompt(text))) for text in texts]
+        return [parse_abstraction(raw) for raw in self._ask([abstraction_prompt(text) for text in texts], self._size)]
 
     def context(self, texts: Sequence[str]) -> list[Context]:
         """As in `Labeller`, by the paper's question. Raises BadPrompt as `abstraction` does."""
-        return [parse_context(self._answer(context_prompt(text))) for text in texts]
+        return [parse_context(raw) for raw in self._ask([context_prompt(text) for text in texts], self._size)]
 
     def topic(self, texts: Sequence[str]) -> str:
-        """What a group of texts has in common, the first line of the answer; empty if the model says nothing."""
-        lines = [line.strip() for line in self._answer(topic_prompt(texts)).splitlines()]
+        """What a group of texts has in common, the first line of the answer; empty if the model says nothing.
+
+        Raises BadPrompt as `abstraction` does.
+        """
+        (raw,) = self._ask([topic_prompt(texts)], 1)
+        lines = [line.strip() for line in raw.splitlines()]
         return next((line for line in lines if line), "")
 
-    def _ask(self, prompt: str) -> str:
-        (said,) = answer(self._vlm, make_question(self._vlm, prompt, 0), None, self._generation)
-        return said.raw
+    def _ask(self, prompts: Sequence[str], size: int) -> list[str]:
+        """The answer to each prompt; those that are new are asked in batches of equal length."""
+        new = [
+            (prompt, make_question(self._vlm, prompt, 0))
+            for prompt in dict.fromkeys(prompts)
+            if prompt not in self._known
+        ]
+        new.sort(key=lambda one: len(one[1].ids))
+        for _, group in groupby(new, key=lambda one: len(one[1].ids)):
+            equal = list(group)
+            for start in range(0, len(equal), size):
+                asked, questions = zip(*equal[start : start + size], strict=True)
+                filled = [*questions, *questions[-1:] * (size - len(questions))]
+                answers = answer_texts(self._vlm, filled, self._generation)
+                self._known |= {prompt: said.raw for prompt, said in zip(asked, answers, strict=False)}
+        return [self._known[prompt] for prompt in prompts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -37,10 +38,16 @@ def make_question(vlm: Vlm, text: str, images: int) -> Question:
     images: how many images are shown, each as one tile; 0 asks about the text alone.
 
     Raises:
-        BadPrompt: the model has no chat template, or the places for images are not `images` times
-            `vlm.language.image_tokens`, as when the text holds one: features would land on the wrong tokens.
+        BadPrompt: the model has no chat template, or one that leaves the text away where there is nothing else to ask
+            about; or the places for images are not `images` times `vlm.language.image_tokens`, as when the text holds one:
+            features would land on the wrong tokens.
     """
     read = _read(vlm, text, images)
+    if not images and torch.equal(read["input_ids"], _read(vlm, "", 0)["input_ids"]):
+        raise BadPrompt(
+            f"the chat template of {vlm.tower.facts.model} leaves the text away, so this model cannot be asked about texts "
+            "without an image; take another one, or none"
+        )
     ids_L = read["input_ids"][0]
     places, expected = int((ids_L == vlm.module.config.image_token_id).sum()), images * vlm.language.image_tokens
     if places != expected:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from miclip_core.explain.answers import Answer, Generation, answer
+from miclip_core.explain.answers import Answer, Generation, answer, answer_texts
 from miclip_core.explain.language import soft_tokens
 from miclip_core.explain.question import Question, make_question
 from miclip_core.explain.vlm import Vlm
@@ -183,5 +183,25 @@ def test_scores_that_are_no_numbers_are_refused(speaker: Speaker) -> None:
     vlm = speaker("llava")
     seen = soft(vlm, vlms.images(vlm, 2))
     seen[1] = torch.nan
-    with pytest.raises(NonFiniteActivation, match="scores"):
+    with pytest.raises(NonFiniteActivation, match=r"scores .* answers \[1\] .* token 0"):
         answer(vlm, make_question(vlm, "describe", 1), seen, GREEDY)
+
+
+def test_questions_of_one_length_are_answered_together_as_alone(speaker: Speaker) -> None:
+    for kind in vlms.KINDS:
+        vlm = speaker(kind)
+        texts = ("describe the red circle", "given a blue bird", "the image is green")
+        questions = [make_question(vlm, text, 0) for text in texts]
+        alone = [answer(vlm, question, None, SAMPLED)[0] for question in questions]
+        together = answer_texts(vlm, questions, SAMPLED)
+        assert [(one.raw, one.n_tokens) for one in together] == [(one.raw, one.n_tokens) for one in alone]
+        assert [one.mean_logprob for one in together] == pytest.approx([one.mean_logprob for one in alone], abs=1e-5)
+
+
+def test_questions_of_several_lengths_or_with_images_are_not_answered_together(speaker: Speaker) -> None:
+    vlm = speaker("llava")
+    short, long = make_question(vlm, "describe", 0), make_question(vlm, "describe the image", 0)
+    with pytest.raises(BadPrompt, match=r"\[3, 5\] tokens"):
+        answer_texts(vlm, [long, short], GREEDY)
+    with pytest.raises(BadPrompt, match="without images"):
+        answer_texts(vlm, [make_question(vlm, "describe", 1)], GREEDY)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -23,7 +25,7 @@ TEXTS = tuple(
     f"{article} {colour} {noun}"
     for article in ("a", "the")
     for colour in ("red", "blue")
-    for noun in ("circle", "bird")
+    for noun in ("circle", "bird", "circle and a bird")
 )
 Talker = Callable[[vlms.Kind], Vlm]
 
@@ -59,23 +61,21 @@ def by_the_library(vlm: Vlm, prompt: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def talker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talker]:
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Talker:
     """Kind -> a small model among whose few words are those that labels are read from."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vlms, "WORDS", (*vlms.WORDS, *LABELLING))
 
-        @cache
-        def load(kind: vlms.Kind) -> Vlm:
-            vlm = vlms.tiny_vlm(kind, tmp_path_factory.mktemp(kind))
-            stir(vlm)
-            return vlm
+    @cache
+    def load(kind: vlms.Kind) -> Vlm:
+        vlm = vlms.tiny_vlm(kind, tmp_path_factory.mktemp(kind), words=(*vlms.WORDS, *LABELLING))
+        stir(vlm)
+        return vlm
 
-        yield load
+    return load
 
 
 @pytest.mark.parametrize("kind", vlms.KINDS)
 def test_a_model_is_asked_the_papers_questions_without_an_image(talker: Talker, kind: vlms.Kind) -> None:
-    vlm, asked = talker(kind), AskedLabels(talker(kind), Generation(max_new_tokens=5))
+    vlm, asked = talker(kind), AskedLabels(talker(kind), Generation(max_new_tokens=5), size=3)
     raws = [by_the_library(vlm, abstraction_prompt(text)) for text in TEXTS]
     assert asked.abstraction(TEXTS) == [parse_abstraction(raw) for raw in raws]
     raws = [by_the_library(vlm, context_prompt(text)) for text in TEXTS]
@@ -89,15 +89,30 @@ def test_the_labels_of_these_models_are_not_all_alike(talker: Talker) -> None:
     assert len({label for one in asked for label in one.context(TEXTS)}) >= 2
 
 
-def test_equal_texts_are_asked_about_once(talker: Talker, monkeypatch: pytest.MonkeyPatch) -> None:
-    vlm, calls = talker("llava"), []
+def test_equal_texts_are_asked_about_once_and_equally_long_ones_together(
+    talker: Talker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm, batches = talker("llava"), []
     generate = vlm.module.generate
-    monkeypatch.setattr(vlm.module, "generate", lambda **inputs: (calls.append(1), generate(**inputs))[1])
-    labels = AskedLabels(vlm)
-    first = labels.context(["a red bird", "a blue bird", "a red bird"])
-    assert labels.context(["a blue bird", "a red bird"]) == first[1::-1] and len(calls) == 2
+    monkeypatch.setattr(
+        vlm.module, "generate", lambda **inputs: (batches.append(len(inputs["input_ids"])), generate(**inputs))[1]
+    )
+    labels = AskedLabels(vlm, size=2)
+    first = labels.context(["a red bird", "a circle", "a blue bird", "a red bird", "a green bird"])
+    assert batches == [2, 2, 2]  # one with two words, three with three; no batch depends on what else there is
+    assert labels.context(["a circle", "a red bird"]) == first[1::-1] and len(batches) == 3
     labels.abstraction(["a red bird"])
-    assert len(calls) == 3
+    labels.topic(["a red bird", "a circle"])
+    assert batches[3:] == [2, 1]
+
+
+def test_a_model_that_does_not_read_texts_is_not_asked(speaker: Speaker) -> None:
+    processor = copy(speaker("llava").processor)
+    processor.chat_template = "<bos>{% for p in messages[0]['content'] if p['type'] == 'image' %}<image>{% endfor %} is"
+    labels = AskedLabels(replace(speaker("llava"), processor=processor))
+    for ask in (labels.abstraction, labels.context, labels.topic):
+        with pytest.raises(BadPrompt, match="leaves the text away"):
+            ask(["a red bird"])
 
 
 def test_a_text_that_holds_a_place_for_an_image_is_refused(speaker: Speaker) -> None:

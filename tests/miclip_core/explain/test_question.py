@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -82,6 +83,34 @@ def test_a_template_may_leave_the_question_away_but_no_image(speaker: Speaker) -
             make_question(vlm, "red", 2)
     finally:
         vlm.processor.chat_template = own
+
+
+def test_a_model_whose_template_leaves_the_text_away_is_not_asked_about_texts(speaker: Speaker) -> None:
+    vlm = speaker("llava")
+    processor = copy(vlm.processor)
+    processor.chat_template = "<bos>{% for p in messages[0]['content'] if p['type'] == 'image' %}<image>{% endfor %} is"
+    mute = replace(vlm, processor=processor)
+    assert make_question(mute, "red", 1).images == 1
+    with pytest.raises(BadPrompt, match="leaves the text away"):
+        make_question(mute, "red", 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tiling"),
+    [("internvl", {"crop_to_patches": True, "min_patches": 2}),
+     ("gemma3", {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 4, "pan_and_scan_min_ratio_to_activate": 0.5})],
+)  # fmt: skip
+def test_an_image_is_one_tile_whatever_the_processor_would_make_of_it(
+    speaker: Speaker, kind: vlms.Kind, tiling: dict[str, object]
+) -> None:
+    vlm = speaker(kind)
+    processor = copy(vlm.processor)
+    processor.image_processor = copy(vlm.processor.image_processor)
+    for name, value in tiling.items():
+        assert hasattr(processor.image_processor, name)
+        setattr(processor.image_processor, name, value)
+    found = make_question(replace(vlm, processor=processor), "describe", 2)
+    assert torch.equal(found.ids, make_question(vlm, "describe", 2).ids)
 
 
 def test_a_processor_without_a_chat_template_is_refused(speaker: Speaker) -> None:

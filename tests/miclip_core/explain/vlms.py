@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,14 +95,14 @@ WIDE: dict[Kind, dict[str, Any]] = {
 """Options of `make_module`: towers and widths of llava-1.5-7b, gemma-3-4b and InternVL3-1B, with few blocks."""
 
 
-def vocabulary(kind: Kind) -> dict[str, int]:
+def vocabulary(kind: Kind, words: Sequence[str] = WORDS) -> dict[str, int]:
     """Token -> id."""
-    return {word: i for i, word in enumerate((*BASIC, *SPECIAL[kind].values(), *WORDS))}
+    return {word: i for i, word in enumerate((*BASIC, *SPECIAL[kind].values(), *words))}
 
 
-def make_tokenizer(kind: Kind) -> Any:
+def make_tokenizer(kind: Kind, words: Sequence[str] = WORDS) -> Any:
     """A tokeniser of whole words with the special tokens of the type; every word it does not know is `<unk>`."""
-    tokenizer = Tokenizer(models.WordLevel(vocabulary(kind), unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary(kind, words), unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in (*BASIC, *SPECIAL[kind].values())])
@@ -127,10 +128,15 @@ def chat_template(kind: Kind) -> str:
 
 
 def make_module(
-    kind: Kind, vision: dict[str, Any] = SIZE, text: dict[str, Any] = TEXT, seed: int = 0, **more: Any
+    kind: Kind,
+    vision: dict[str, Any] = SIZE,
+    text: dict[str, Any] = TEXT,
+    seed: int = 0,
+    words: Sequence[str] = WORDS,
+    **more: Any,
 ) -> Any:
     """The library's whole model with weights of a seed. more: of its configuration, such as `vision_feature_layer`."""
-    ids = vocabulary(kind)
+    ids = vocabulary(kind, words)
     text = {**text, "vocab_size": len(ids), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     patches = vision["image_size"] // vision["patch_size"]
     config: Any
@@ -173,9 +179,9 @@ CLASSES: dict[Kind, Any] = {
 }
 
 
-def make_processor(kind: Kind, module: Any) -> Any:
+def make_processor(kind: Kind, module: Any, words: Sequence[str] = WORDS) -> Any:
     """The library's processor of the type, whose images are squashed to the tower's size."""
-    vision, tokenizer, template = module.config.vision_config, make_tokenizer(kind), chat_template(kind)
+    vision, tokenizer, template = module.config.vision_config, make_tokenizer(kind, words), chat_template(kind)
     side = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
     size = {"height": side, "width": side}
     match kind:
@@ -206,11 +212,11 @@ def make_processor(kind: Kind, module: Any) -> Any:
             )
 
 
-def save(kind: Kind, folder: Path, **options: Any) -> ModelRef:
+def save(kind: Kind, folder: Path, words: Sequence[str] = WORDS, **options: Any) -> ModelRef:
     """Write model and processor as the library does; options: see `make_module`."""
-    module = make_module(kind, **options)
+    module = make_module(kind, words=words, **options)
     module.save_pretrained(folder)
-    make_processor(kind, module).save_pretrained(folder)
+    make_processor(kind, module, words).save_pretrained(folder)
     return ModelRef.parse(f"hf:{kind}@file:{folder}")
 
 
