@@ -120,10 +120,19 @@ def rank_sum(differences_U: ArrayLike) -> float:
 
 
 def _told_apart(differences_U: ArrayLike) -> np.ndarray:
-    """Those that are not zero, in units of the largest and rounded, so that equal sizes are equal."""
-    differences = np.asarray(differences_U, np.float64)
-    differences = np.around(differences / (float(np.abs(differences).max(initial=0)) or 1.0), 9)
+    """Those that are not zero, rounded so that equal sizes are equal."""
+    differences = round_off(differences_U)
     return differences[differences != 0]
+
+
+def round_off(values_RN: ArrayLike) -> np.ndarray:
+    """Each row [N] of values in units of its largest size and to nine digits; NaN stays NaN.
+
+    What differs by rounding alone, as 0.1 + 0.2 and 0.3, or 1/3 - 1/5 and 2/15, is then equal.
+    """
+    values = np.asarray(values_RN, np.float64)
+    largest = np.nan_to_num(np.abs(values)).max(-1, initial=0, keepdims=True)
+    return np.around(values / np.where(largest > 0, largest, 1), 9)
 
 
 def bootstrap_interval(

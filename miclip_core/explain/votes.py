@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from miclip_core.evaluate.significance import round_off
 from miclip_core.shuffle import permute
 
 _VOTE_SEED = 12
@@ -31,9 +32,9 @@ class Votes:
 def rank_methods(scores_UA: np.ndarray) -> np.ndarray:
     """Ranks fp64 [U, A] of methods by one measure, for each feature: 1 is the largest score, equal ones share their mean.
 
-    A method without a score (NaN) has no rank (NaN) and pushes none down.
+    A method without a score (NaN) has no rank (NaN) and pushes none down. Scores that differ by rounding alone are equal.
     """
-    scores = np.asarray(scores_UA, np.float64)
+    scores = round_off(scores_UA)
     one, other = scores[:, :, None], scores[:, None, :]
     ranks = (other > one).sum(2) + ((other == one).sum(2) + 1) / 2
     return np.where(np.isnan(scores), np.nan, ranks)

@@ -26,6 +26,14 @@ def test_a_method_without_a_score_has_no_rank_and_pushes_none_down() -> None:
     assert np.array_equal(ranks, [[2, np.nan, 1], [np.nan, 1, np.nan]], equal_nan=True)
 
 
+def test_scores_that_differ_by_rounding_alone_share_their_rank() -> None:
+    for size in (1.0, 1e-12):
+        ranks = rank_methods(
+            size * np.array([[0.1 + 0.2, 0.3, 0.1], [1 / 3 - 1 / 5, 0.13, 2 / 15], [0.3, 0.3 + 1e-6, 0]])
+        )
+        assert ranks.tolist() == [[1.5, 1.5, 3], [1.5, 3, 1.5], [2, 1, 3]]
+
+
 def test_the_lowest_sum_of_ranks_wins_as_a_loop_finds_it() -> None:
     votes = vote(SCORES, range(200), METHODS)
     ties = 0
