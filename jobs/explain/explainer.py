@@ -241,7 +241,7 @@ def _seen_by(one: Try) -> tuple[Any, ...]:
 
 def render(masking: str, pixels: Tensor, maps: Tensor) -> Tensor:
     """Images uint8 [..., 3, h, w] that show where features are active: all else black (masks), or under heatmaps."""
-    return mask_image(pixels, maps).pixels if masking == "masks" else heat_image(pixels, maps)
+    return mask_image(pixels, maps) if masking == "masks" else heat_image(pixels, maps)
 
 
 def _generation(asked: Asked) -> Generation:

@@ -12,6 +12,7 @@ from jobs.explain.features import Batch, Feature
 from jobs.protocol import Part
 from jobs.rows import make_batch
 from miclip_core.explain.prompts import prompt_sha256
+from miclip_core.explain.render import hides_nothing
 from miclip_core.explain.texts import clean, status
 
 TABLE = "explanations"
@@ -40,7 +41,7 @@ def rows_of(one: Try, batch: Batch, written: Sequence[Written], token_norm: floa
             "alpha_rel": text.strength / token_norm if token_norm else 0.0,
             "realised": text.realised,
             "k_eff": len(shown),
-            "full_masks": sum(bool((image.map_IJ > 0).all()) for image in shown),
+            "full_masks": sum(hides_nothing(image.map_IJ) for image in shown),
             "image_ids": [image.image_id for image in shown],
             "seed": asked.seed if asked.samples else None,
             "text": cleaned,

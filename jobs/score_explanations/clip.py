@@ -63,7 +63,7 @@ def _masked(task: Task, features: dict[int, list[tuple[Plan, Text]]], clip: Visi
     shown_in = task.top_images(features)
     for image, pixels_CIJ in task.pixels(shown_in) if shown_in else ():
         for shown in shown_in[image.image_index]:
-            left_CIJ = mask_image(pixels_CIJ, shown.top.map_IJ).pixels
+            left_CIJ = mask_image(pixels_CIJ, shown.top.map_IJ)
             yield Masked(shown, to_pixels(Image.fromarray(left_CIJ.permute(1, 2, 0).numpy()), geometry))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -17,19 +15,8 @@ _VIRIDIS = (
 )  # every fifth of its 256 colours; those between them are at most one level from a straight line
 
 
-class Masked(NamedTuple):
-    """Images with all else blacked out, and how much is left.
-
-    pixels: uint8 [*, 3, h, w]. visible: share of pixels that are left, fp64 [*]. full: whether that is all, bool [*].
-    """
-
-    pixels: Tensor
-    visible: Tensor
-    full: Tensor
-
-
-def mask_image(pixels_CIJ: Tensor, map_IJ: Tensor) -> Masked:
-    """An image where only patches with a positive activation are left and all others are black.
+def mask_image(pixels_CIJ: Tensor, map_IJ: Tensor) -> Tensor:
+    """An image uint8 [3, h, w] where only patches with a positive activation are left and all others are black.
 
     pixels: uint8 [3, h, w] as the tower sees them, that is after its resizing and cropping. map: float [gh, gw], one
     activation per patch. Both may have the same dimensions in front, for many images at once.
@@ -39,8 +26,12 @@ def mask_image(pixels_CIJ: Tensor, map_IJ: Tensor) -> Masked:
     """
     _check(pixels_CIJ, map_IJ)
     shown = resize_nearest(map_IJ > 0, (pixels_CIJ.shape[-2], pixels_CIJ.shape[-1]))
-    visible = shown.flatten(-2).double().mean(-1)
-    return Masked(pixels_CIJ * shown.unsqueeze(-3), visible, shown.flatten(-2).all(-1))
+    return pixels_CIJ * shown.unsqueeze(-3)
+
+
+def hides_nothing(map_IJ: Tensor) -> bool:
+    """Whether `mask_image` leaves the whole image as it is, because every patch is active."""
+    return bool((map_IJ > 0).all())
 
 
 def heat_image(pixels_CIJ: Tensor, map_IJ: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def naming_accuracies(
     each = np.repeat(category, images), np.repeat(value, images)
     scenes = show_values(held_out(len(each[0]), AN_OBJECT), *each)
     pixels, maps = draw_with_maps(scenes, *each, np.random.default_rng(0), errors)
-    rendered = mask_image(pixels, maps).pixels if rendering == "masks" else heat_image(pixels, maps)
+    rendered = mask_image(pixels, maps) if rendering == "masks" else heat_image(pixels, maps)
     answers = []
     for part in rendered.split(_GROUPS * images):
         answers += say(vlm, image_tokens(vlm, as_input(part)), images)

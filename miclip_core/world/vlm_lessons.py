@@ -136,7 +136,7 @@ def common_lesson(vlm: Any, scenes: Scenes, images: int, rng: np.random.Generato
     each = np.repeat(category, images), np.repeat(value, images)
     masked = torch.from_numpy(np.repeat(rng.random(groups) < 0.5, images))
     pixels, maps = draw_with_maps(show_values(scenes, *each), *each, rng)
-    rendered = torch.where(masked[:, None, None, None], mask_image(pixels, maps).pixels, heat_image(pixels, maps))
+    rendered = torch.where(masked[:, None, None, None], mask_image(pixels, maps), heat_image(pixels, maps))
     answers = [value_sentence(name, number) for name, number in zip(category, value, strict=True)]
     return Lesson(image_tokens(vlm, as_input(rendered)), answers)
 

@@ -105,9 +105,7 @@ class OneByOne:
         shown, active = [], []
         for image in self._top[feature]:
             pixels = self._views[image.image_index]
-            shown.append(
-                mask_image(pixels, image.map_IJ).pixels if masking == "masks" else heat_image(pixels, image.map_IJ)
-            )
+            shown.append(mask_image(pixels, image.map_IJ) if masking == "masks" else heat_image(pixels, image.map_IJ))
             active.append([1 + i for i, code in enumerate(image.map_IJ.flatten().tolist()) if code > 0])
         return self._normalised(torch.stack(shown)), active
 
