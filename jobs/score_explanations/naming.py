@@ -9,7 +9,8 @@ from jobs.columns import as_ranges, read_index
 from jobs.explained import read_rows
 from jobs.protocol import Part
 from jobs.score_explanations.task import Task, explain_stages, explanation, make_parts
-from miclip_core.explain.naming import names_words, names_world_value
+from miclip_core.explain.naming import names_words
+from miclip_core.world.reading import names_value
 from miclip_core.world.scene import CONCEPTS
 
 COLUMNS = ("feature", "level", "concept", "auroc")
@@ -83,9 +84,7 @@ def _vocabulary(task: Task) -> Vocabulary:
         found.setdefault(category, set()).add(value)
     uris = read_index(task.inputs, task.index, "uri", [(0, 1)])
     if str(uris.get(0, "")).startswith("world:"):
-        return Vocabulary(
-            {name: tuple(CONCEPTS.get(name, ())) or tuple(found[name]) for name in found}, names_world_value
-        )
+        return Vocabulary({name: tuple(CONCEPTS.get(name, ())) or tuple(found[name]) for name in found}, names_value)
     return Vocabulary(
         {name: tuple(sorted(values)) for name, values in found.items()}, lambda text, _, value: names_words(text, value)
     )

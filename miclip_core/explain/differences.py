@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, permutations
 from typing import Literal
@@ -63,15 +63,6 @@ def correct_tests(tests: Sequence[MethodTest]) -> list[MethodTest]:
         for place, p_holm in zip(places, correct_by_holm([tests[place].p for place in places]), strict=True):
             corrected[place] = replace(tests[place], p_holm=p_holm)
     return corrected
-
-
-def best_methods(tests: Sequence[MethodTest], level: float = 0.05, corrected: bool = True) -> Iterator[str]:
-    """Methods that are greater than every other by `mann_whitney`, with p (p_holm if corrected) below `level`."""
-    unpaired = [test for test in tests if test.test == "mann_whitney"]
-    for method in dict.fromkeys(test.method_a for test in unpaired):
-        found = [test.p_holm if corrected else test.p for test in unpaired if test.method_a == method]
-        if all(p is not None and p < level for p in found):
-            yield method
 
 
 def _shapiro(a: str, scores: np.ndarray) -> MethodTest:

@@ -1,18 +1,10 @@
-"""Whether a text has the name of a thing: of the demo world's values by what it says there, of others by their words."""
+"""Whether a text has the name of a thing, by its words; for values of the demo world see `world.reading.names_value`."""
 
 from __future__ import annotations
 
 import re
 
-from miclip_core.world.reading import names_value
-from miclip_core.world.scene import CONCEPTS
-
 _WORD = re.compile(r"[^\W_]+")
-
-
-def names_world_value(text: str, category: str, value: str) -> bool:
-    """Whether a word of the text is this value of a category of the demo world (see `names_value`)."""
-    return category in CONCEPTS and names_value(text, category, value)
 
 
 def names_words(text: str, value: str) -> bool:

@@ -1,10 +1,10 @@
-"""Names are found by whole words, and those of the demo world by what they mean there."""
+"""Names are found by whole words."""
 
 from __future__ import annotations
 
 import pytest
 
-from miclip_core.explain.naming import names_words, names_world_value
+from miclip_core.explain.naming import names_words
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,3 @@ from miclip_core.explain.naming import names_words, names_world_value
 )
 def test_a_name_is_its_words_side_by_side(text: str, value: str, named: bool) -> None:
     assert names_words(text, value) is named
-
-
-def test_values_of_the_demo_world_are_told_apart_from_quoted_words() -> None:
-    assert names_world_value("A red circle", "colour", "red") and not names_world_value("A red circle", "word", "red")
-    assert names_world_value("A circle that says red", "word", "red")
-    assert not names_world_value("A red circle", "label", "red")
