@@ -8,11 +8,13 @@ from typing import Literal
 Status = Literal["ok", "empty", "refused"]
 
 REFUSALS = (
-    *("sorry", "i'm sorry", "i am sorry", "i apologize", "i apologise", "my apologies"),
+    *("i'm sorry", "i am sorry", "i apologize", "i apologise", "my apologies"),
     *("i can't", "i cannot", "i can not", "i'm unable", "i am unable", "i'm not able", "i am not able"),
     *("i don't see", "i do not see", "i couldn't", "i could not", "i don't have", "i do not have"),
     *("as an ai", "as a language model", "as a large language model", "i'm an ai", "i am an ai"),
     *("there is no highlighted", "there are no highlighted", "there isn't a highlighted", "there is no image"),
+    *("there is no visible", "there are no visible", "the image does not show any", "the image doesn't show any"),
+    *("the image does not contain any", "the image doesn't contain any"),
     *(
         "no highlighted element",
         "no image",
@@ -22,25 +24,34 @@ REFUSALS = (
         "it is not possible",
     ),
 )
-"""How a text begins that answers nothing, in lower case; OPENERS may stand before."""
-OPENERS = ("unfortunately", "okay", "ok", "well", "hmm", "apologies", "but", "however")
+"""How a text begins that answers nothing, in lower case; OPENERS may stand before. So does "sorry", see _SORRY."""
+OPENERS = (
+    *("unfortunately", "okay", "ok", "well", "hmm", "apologies", "but", "however"),
+    *("sure thing", "sure", "certainly", "of course", "absolutely", "alright"),
+)
+"""How a text begins that is about to say something, in lower case."""
 
+_OPENER = rf"(?:{'|'.join(opener.replace(' ', '[ ]') for opener in OPENERS)})\b"
 _BEGINNINGS = re.compile(
-    r"""["“”']*(?:
-        the\ highlighted\ elements?\ in\ the\ images?\ (?:is|are)(?:\ an?)?(?!\w)
-      | here(?:['’]s|\ is)\ (?:a|the)\ (?:\w+[ ,]+)*?description\ of\ the\ highlighted\ element[^:.]*:
-      | summary\ ?:
+    rf"""["“”']*(?:
+        {_OPENER}\ ?[,.!:–—-]+(?=\s+\S)
+      | (?:{_OPENER}\ )?(?:
+            the\ highlighted\ elements?\ in\ the\ images?\ (?:is|are)(?:\ an?(?=[\s:,]|$))?(?!\w)
+          | here(?:['’]s|\ is)\ [^:.]*?\b(?:description|summary|caption|explanation|interpretation|answer)\b[^:.]*:
+          | summary\ ?:
+        )
     )[\s:,–—-]*""",
     re.IGNORECASE | re.VERBOSE,
 )
+_SORRY = r"sorry(?=\s*(?:[,.!:;–—-]|but\b|i\b|$))"  # a sorry state is an answer
 _ARTICLES = {"a", "an", "the"}
 
 
 def clean(raw: str) -> str:
     """What the text says of the element: without the words that the prompt asks it to begin with, and without emphasis.
 
-    Removed are asterisks, a leading "The highlighted element in the image is a" (or an), "Here's a description of the
-    highlighted element:" and "Summary:", in any case and any number of times; white space becomes single blanks and the
+    Removed are asterisks, a leading "The highlighted element in the image is a" (or an), "Here's a short description ...:",
+    "Summary:" and OPENERS such as "Sure!", in any case and any number of times; white space becomes single blanks and the
     first letter a capital, all others stay. Cleaning a cleaned text changes nothing. What is left may be empty.
     """
     text, before = raw, None
@@ -70,7 +81,6 @@ def status(raw: str, cleaned: str) -> Status:
 
 def _refuses(text: str) -> bool:
     text = " ".join(text.replace("*", "").replace("’", "'").lower().split()).lstrip("\"“' ")
-    opener = re.compile(rf"(?:{'|'.join(OPENERS)})\b[\s,.!:-]*")
-    while (found := opener.match(text)) is not None:
+    while (found := re.match(rf"{_OPENER}[\s,.!:–—-]*", text)) is not None:
         text = text[found.end() :]
-    return re.match(rf"(?:{'|'.join(map(re.escape, REFUSALS))})(?!\w)", text) is not None
+    return re.match(rf"(?:{_SORRY}|(?:{'|'.join(map(re.escape, REFUSALS))})(?!\w))", text) is not None

@@ -11,6 +11,7 @@ from miclip_core.explain.texts import REFUSALS, clean, status
 ASKED = "The highlighted element in the image is a"
 PIECES = [ASKED, ASKED.lower(), "n ", " ", "*", "Summary:", "Here's a description of the highlighted element:", '"']
 PIECES += ["dog", "A red circle.", "\n", "ß", "éa", ":", ",", "-", "is an", "Here’s the"]
+PIECES += ["Sure! ", "okay, ", "OK", "well ", "here's a summary: "]
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,17 @@ PIECES += ["dog", "A red circle.", "\n", "ß", "éa", ":", ",", "-", "is an", "H
         ('"The highlighted element in the image is a sign."', "Sign."),
         ('The highlighted element in the image is a sign that says "STOP"', 'Sign that says "STOP"'),
         ("The highlighted element in the image is a", ""),
+        ("The highlighted element in the image is a-frame house", "A-frame house"),
+        ("The highlighted element in the image is A+ grade", "A+ grade"),
+        ("Okay, here's a description of the highlighted element: a dog", "A dog"),
+        ("OK here's a short summary of it, in one sentence: a dog", "A dog"),
+        ("Here's looking at you: a poster", "Here's looking at you: a poster"),
+        ("Sure! The highlighted element in the image is a dog", "Dog"),
+        ("Of course. A dog.", "A dog."),
+        ("Sure! Okay, summary: dogs", "Dogs"),
+        ("Sure footing", "Sure footing"),
+        ("OK!", "OK!"),
+        ("Well of stone", "Well of stone"),
         ("  ***  ", ""),
         ("", ""),
         ("é", "É"),
@@ -64,6 +76,13 @@ def test_a_text_without_a_word_is_empty(raw: str) -> None:
         "As an AI, I see nothing",
         "**There is no highlighted element in this image.**",
         "Okay, well: please provide an image",
+        "Sure! Please provide an image",
+        "Sorry, no",
+        "Sorry but there is nothing",
+        "Sorry I can not tell",
+        "sorry",
+        "The image does not show any highlighted element",
+        "There is no visible element",
         *REFUSALS,
     ],
 )
@@ -81,6 +100,8 @@ def test_a_text_that_begins_like_a_refusal_is_one(raw: str) -> None:
         "As an aircraft seen from below",
         "No imagery but stripes",
         "Well of stone",
+        "Sorry state of a car",
+        "The image does not show the sky but a lawn",
         "red red red red",
     ],
 )
