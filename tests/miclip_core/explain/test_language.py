@@ -36,6 +36,17 @@ def test_tokens_of_another_shape_are_refused(speaker: Speaker) -> None:
             soft_tokens(vlm, torch.zeros(shape))
 
 
+def test_a_projection_that_gives_other_numbers_than_the_facts_say_is_refused(speaker: Speaker) -> None:
+    vlm = speaker("llava")
+    for name, count, expected in (
+        ("image_tokens", 17, r"\(16, 24\) .* \(17, 24\)"),
+        ("width", 23, r"\(16, 24\) .* \(16, 23\)"),
+    ):
+        facts = vlm.tower.facts.model_copy(update={"language": vlm.language.model_copy(update={name: count})})
+        with pytest.raises(GeometryMismatch, match=expected):
+            soft_tokens(replace(vlm, tower=replace(vlm.tower, facts=facts)), torch.zeros(1, 17, 32))
+
+
 def test_a_token_that_is_no_number_is_refused_with_its_image(speaker: Speaker) -> None:
     vlm = speaker("llava")
     tokens = torch.zeros(3, 17, 32)

@@ -29,6 +29,13 @@ def test_the_sign_does_not_depend_on_who_is_there_first() -> None:
     assert lay_out(rows).round(6).tolist() == [[5, 0], [-5, 0], [0, 1], [0, -1]]
 
 
+def test_of_each_component_the_largest_coefficient_is_positive() -> None:
+    for rows in (ROWS, -ROWS, ROWS[:, ::-1]):
+        model = PCA(2).fit(rows)
+        largest = [axis[np.abs(axis).argmax()] for axis in model.components_]
+        assert lay_out(rows) == pytest.approx(model.transform(rows) * np.sign(largest), abs=1e-5)
+
+
 def test_few_points_and_few_channels_have_a_place_too() -> None:
     assert lay_out(np.zeros((0, 4))).shape == (0, 2)
     assert lay_out(np.ones((1, 4))).tolist() == [[0, 0]]
