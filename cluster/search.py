@@ -61,7 +61,7 @@ def search(
     rows = LakeTable(chosen, MAP, {}, ["stage", "model", "site", *TEXT_KEY, "text", "cluster"]).arrow()
     rows = rows.append_column("row", pa.array(np.arange(len(rows))))
     rows = rows.filter(pc.equal(rows["direction"], "sae"))  # the others are controls, which say nothing of the feature
-    rows = _with_iou(catalog, maps, rows)
+    rows = _with_iou(catalog, maps, _once(rows))
     rows = _keep(rows, {name: value for name, value in filters.items() if name in OF_ROWS}, min_iou)
     embeddings = LakeTable(chosen, MAP, {}, ["embedding"]).numpy()[rows["row"].to_numpy()]
     from jobs.text_search import find_nearest  # loads torch
@@ -150,10 +150,20 @@ def _find_moved(
 # ---------------------------------------------------------------- which texts
 
 
+def _once(rows: pa.Table) -> pa.Table:
+    """Each text about a feature by one way once: a map of selected texts and one of all have it both."""
+    first = rows.group_by([*TEXT_KEY, "text"]).aggregate([("row", "min")])["row_min"]
+    return rows.filter(pc.is_in(rows["row"], value_set=first.combine_chunks()))
+
+
 def _with_iou(catalog: Catalog, maps: Sequence[Published], rows: pa.Table) -> pa.Table:
-    """The rows of maps with the IoU of each text, null where nothing in scope has scored it."""
+    """The rows of maps with the IoU of each text, null where nothing in scope has scored it.
+
+    Of several stages that scored a text one counts that a map reads, if there is one, and of those the first by digest.
+    """
     used = {stage for p in maps for stage in p.stage.inputs.values()}
     scored = tuple(p for p in catalog.stages if p.rows(SCORES) and used & {p.stage.digest, *p.stage.inputs.values()})
+    scored = tuple(sorted(scored, key=lambda p: (p.stage.digest not in used, p.stage.digest)))
     if not scored:
         return rows.append_column("iou", pa.nulls(len(rows), pa.float64()))
     scores = LakeTable(Catalog(catalog.store, scored), SCORES, {}, [*TEXT_KEY, "iou"]).arrow()

@@ -21,6 +21,16 @@ from schemas.plans import Plan, Round, StageSpec, load_json
 METHOD = 1
 TABLES = {"map": {"map": ("explanation_map", "explanation_clusters")}}
 ARTIFACTS: dict[str, tuple[str, ...]] = {"map": ()}
+OWN_DIRECTION = "sae"
+"""Texts that another direction made are controls."""
+TEXT_BYTES = 2000
+"""Of a text with what says whose it is, as a row of Python objects and of two tables."""
+COPIES = 28
+"""Bytes for each number of an embedding: as made and as stored (4 each), and 64-bit ones of k-means, sorted and centred."""
+VOTES = 2
+"""Texts that are selected of a feature: by masks and by heatmaps."""
+SENTENCE_WIDTH = 1024
+"""Numbers of an embedding by a folder, about which planning knows nothing; 384 to 1,024 are usual."""
 USUAL_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Per parameter of the model that is asked for topics."""
 
@@ -38,8 +48,9 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
     by_sae: dict[tuple[str, str], list[StageSpec]] = {}
     for stage in _find_texts(cell):
         by_sae.setdefault((str(stage.params["site"]), stage.inputs["sae"]), []).append(stage)
+    most = max(_count_texts(cell, stages) for stages in by_sae.values())
     return tuple(
-        _plan(spec, facts, encoder, asked, site, sae, stages) for (site, sae), stages in sorted(by_sae.items())
+        _plan(spec, facts, encoder, asked, site, sae, stages, most) for (site, sae), stages in sorted(by_sae.items())
     )
 
 
@@ -47,11 +58,11 @@ def _find_texts(cell: Cell) -> list[StageSpec]:
     """The stages whose texts are mapped, each once; in an order of their own, whatever is read first."""
     assert isinstance(cell.spec, MapExplanationsSpec)
     if cell.spec.texts == "all":
-        if found := [one.stage for one in find_explained(cell)]:
+        if found := [one.stage for one in find_explained(cell) if one.variant.direction == OWN_DIRECTION]:
             return found
         raise BadSpec(
-            f"stages.{cell.name}.reads: no explain stage, whose texts are mapped by texts: all; read one, or set "
-            "texts: selected"
+            f"stages.{cell.name}.reads: no explain stage, whose texts are mapped by texts: all, but for controls, which say "
+            "nothing of a feature; read one with direction: sae, or set texts: selected"
         )
     summaries = {
         plan.digest: plan.stage
@@ -65,6 +76,17 @@ def _find_texts(cell: Cell) -> list[StageSpec]:
             "texts: all"
         )
     return [summaries[stage] for stage in sorted(summaries)]
+
+
+def _count_texts(cell: Cell, stages: Sequence[StageSpec]) -> int:
+    """How many texts there may be in a map: those of all features that planning reckons with."""
+    read = {plan.digest: plan for plans in cell.reads.values() for plan in plans}
+    if stages[0].kind == "explain":
+        texts = (read[stage.digest] for stage in stages)
+        return sum(plan.rounds[0].rows * int(str(plan.stage.params.get("sequences", 1))) for plan in texts)
+    saes = {stage.inputs["sae"] for stage in stages}
+    scored = [plan for plan in read.values() if plan.stage.inputs.get("sae") in saes]
+    return VOTES * len(stages) * max(plan.rounds[0].rows for plan in scored)
 
 
 def _find_asked(cell: Cell, known: Known) -> ModelFacts | None:
@@ -91,7 +113,9 @@ def _plan(
     site: str,
     sae: str,
     stages: Sequence[StageSpec],
+    most: int,
 ) -> Plan:
+    """most: texts of the largest map of this worker, about."""
     params: dict[str, Any] = {
         "site": site,
         "texts": spec.texts,
@@ -105,7 +129,7 @@ def _plan(
     if spec.layout == "umap":
         params |= {"neighbours": spec.neighbours, "min_dist": spec.min_dist}
     inputs = {"sae": sae, **{f"texts.{number}": stage.digest for number, stage in enumerate(stages)}}
-    effort: dict[str, JsonValue] = {"asked": None}
+    effort: dict[str, JsonValue] = {"asked": None, "most": most}
     if asked is not None:
         params["dtype"] = spec.dtype
         inputs["asked"] = model_digest(asked)
@@ -137,9 +161,13 @@ def texts_of(plan: Plan) -> tuple[str, list[str]]:
 
 
 def estimate(plan: Plan, known: Known) -> Estimate:
-    """What the worker holds: libraries, the encoder, and the model that names topics; the rest takes seconds."""
+    """What the worker holds: libraries, the encoder, the texts with their embeddings, and the model that names topics.
+
+    The rest takes seconds.
+    """
     clip = known.models.get(encoder_of(plan.stage).name)
-    held = 4 * clip.params if clip else 0
+    width = clip.embed_dim if clip and clip.embed_dim else SENTENCE_WIDTH
+    held = (4 * clip.params if clip else 0) + int(str(plan.effort["most"])) * (TEXT_BYTES + COPIES * width)
     if (asked := asked_of(plan)) is not None:
         facts = known.models[asked.model]
         language = facts.language.params if facts.language else 0

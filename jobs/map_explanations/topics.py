@@ -18,7 +18,7 @@ def ask_topic(vlm: Vlm, texts: Sequence[str]) -> str:
     """What the model calls some texts that lie together; "" if it says nothing.
 
     Raises:
-        BadPrompt: the model has no chat template.
+        BadPrompt: the model has no chat template, or one that leaves texts away.
     """
     (found,) = answer(vlm, make_question(vlm, topic_prompt(texts), 0), None, Generation(max_new_tokens=TOPIC_TOKENS))
     return clean(found.raw.strip().partition("\n")[0]).rstrip(".")

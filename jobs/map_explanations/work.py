@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.blame import blaming
 from jobs.explained import Variant, about
 from jobs.map_explanations.plan import asked_of, texts_of
 from jobs.map_explanations.topics import ask_topic
@@ -44,7 +45,8 @@ class MapWorker:
         """Both tables of every stage."""
         self.notes.clear()
         for plan in (self._plans[stage] for stage in stages):
-            yield from self._map(plan, inputs)
+            with blaming(plan):
+                yield from self._map(plan, inputs)
 
     def _map(self, plan: Plan, inputs: Inputs) -> Iterator[Part]:
         params: Any = plan.stage.params

@@ -53,7 +53,7 @@ def make_map(store: Store, read: list[Plan], clip: str = CLIP, files: Mapping[st
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs of one pipeline: the later one has a map of all texts at one site and of chosen ones at another."""
+    """Two runs of one pipeline: the later one has a map of all texts at one site, of chosen ones and of all at another."""
     folder = tmp_path_factory.mktemp("search")
     store = make_store(str(folder))
     steered, shown = publish_texts(store, STEERING, SHAPES), publish_texts(store, TOPK, COLOURS)
@@ -67,7 +67,11 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     old = make_map(store, [publish_texts(store, STEERING, {9: "an old red circle"}, sae="0" * 20)], texts="all")
     early = [publish_texts(store, one, {7: "a star"}, site=EARLIER, sae="ea" * 10) for one in (STEERING,)]
     chosen = publish_summary(store, early, [(7, STEERING, "masks", "a star", 0.9)])
-    maps = [make_map(store, [steered, shown, control], texts="all"), make_map(store, [chosen])]
+    maps = [
+        make_map(store, [steered, shown, control], texts="all"),
+        make_map(store, [chosen]),
+        make_map(store, early, texts="all"),
+    ]
     save_run(store, "demo-00001", [old.stage])
     save_run(store, "demo-00002", [p.stage for p in (steered, shown, control, summary, chosen, *early, *maps)])
     return folder

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+import jobs.map_explanations.work as work
 from cluster.stores.base import Store, make_store
-from jobs.map_explanations.plan import estimate, make_plans
+from jobs.map_explanations.plan import COPIES, TEXT_BYTES, estimate, make_plans
 from jobs.protocol import Cell, Known
 from miclip_core.explain.prompts import topic_prompt
 from miclip_core.explain.texts import clean
@@ -144,11 +145,39 @@ def test_every_sae_has_a_map_of_its_own_and_all_share_a_worker(store, explained)
         ("resid_post.1@patch", "0" * 20), (SITE, SAE),
     ]  # fmt: skip
     assert len({plan.worker for plan in found}) == 1
-    assert estimate(found[0], known()).worker_memory > 4 * facts(CLIP).params
+    largest = estimate(found[0], known()).worker_memory
+    assert largest == estimate(found[1], known()).worker_memory > 4 * facts(CLIP).params
+    (alone,) = plans([other], texts="all")
+    of_a_text = TEXT_BYTES + COPIES * (facts(CLIP).embed_dim or 0)
+    more = explained[0].rounds[0].rows + explained[1].rounds[0].rows - other.rounds[0].rows
+    assert largest - estimate(alone, known()).worker_memory == more * of_a_text > 0
+
+
+def test_controls_are_no_points_of_a_map(store, explained):
+    control = publish_texts(store, RANDOM, {0: "a red circle"})
+    assert [plan.digest for plan in plans([*explained, control], texts="all")] == [
+        plan.digest for plan in plans(explained, texts="all")
+    ]
+
+
+def test_a_map_that_cannot_be_made_leaves_those_of_other_saes(store, explained, monkeypatch):
+    other = publish_texts(store, STEERING, SHAPES, sae="1" * 20, site="resid_post.1@patch")
+    found = plans([*explained, other], texts="all", clusters=2)
+    read = work.read_texts
+
+    def fail_once(plan, inputs):
+        if plan.digest == found[0].digest:
+            raise WeightsMissing("gone")
+        return read(plan, inputs)
+
+    monkeypatch.setattr(work, "read_texts", fail_once)
+    ran = run_plans(store, found)
+    assert [key.partition("/")[0] for key in ran.board.failed] == [found[0].digest]
+    assert rows_of(store, found[1], "explanation_map")
 
 
 def test_without_any_text_the_map_is_empty_and_says_so(store):
-    silent = publish_texts(store, RANDOM, {3: None})
+    silent = publish_texts(store, TOPK, {3: None}, sae="2" * 20)
     (plan,) = plans([silent], texts="all")
     ran = run_plans(store, [plan])
     assert not ran.board.failed and rows_of(store, plan, "explanation_map") == []
@@ -179,6 +208,8 @@ def test_what_cannot_be_mapped_is_refused(store, explained, summary, monkeypatch
         plans(explained)
     with pytest.raises(BadSpec, match="no explain stage, whose texts"):
         plans([summary], texts="all")
+    with pytest.raises(BadSpec, match="but for controls"):
+        plans([publish_texts(store, RANDOM, {0: "a red circle"})], texts="all")
     with pytest.raises(NoLanguageModel, match="writes no text"):
         plans([summary], topics=f"vlm:{CLIP}")
     with pytest.raises(NotInspected):
