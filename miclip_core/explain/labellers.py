@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from miclip_core.explain.answers import Generation, answer_texts
 from miclip_core.explain.labels import Abstraction, Context, parse_abstraction, parse_context
-from miclip_core.explain.prompts import abstraction_prompt, context_prompt, topic_prompt
+from miclip_core.explain.prompts import abstraction_prompt, context_prompt
 from miclip_core.explain.question import make_question
 from miclip_core.world.reading import read
 
@@ -71,22 +71,13 @@ class AskedLabels:
             BadPrompt: as `make_question`, when a text holds a token that stands for an image, or the model's template
                 leaves texts away.
         """
-        return [parse_abstraction(raw) for raw in self._ask([abstraction_prompt(text) for text in texts], self._size)]
+        return [parse_abstraction(raw) for raw in self._ask([abstraction_prompt(text) for text in texts])]
 
     def context(self, texts: Sequence[str]) -> list[Context]:
         """As in `Labeller`, by the paper's question. Raises BadPrompt as `abstraction` does."""
-        return [parse_context(raw) for raw in self._ask([context_prompt(text) for text in texts], self._size)]
+        return [parse_context(raw) for raw in self._ask([context_prompt(text) for text in texts])]
 
-    def topic(self, texts: Sequence[str]) -> str:
-        """What a group of texts has in common, the first line of the answer; empty if the model says nothing.
-
-        Raises BadPrompt as `abstraction` does.
-        """
-        (raw,) = self._ask([topic_prompt(texts)], 1)
-        lines = [line.strip() for line in raw.splitlines()]
-        return next((line for line in lines if line), "")
-
-    def _ask(self, prompts: Sequence[str], size: int) -> list[str]:
+    def _ask(self, prompts: Sequence[str]) -> list[str]:
         """The answer to each prompt; those that are new are asked in batches of equal length."""
         new = [
             (prompt, make_question(self._vlm, prompt, 0))
@@ -96,9 +87,9 @@ class AskedLabels:
         new.sort(key=lambda one: len(one[1].ids))
         for _, group in groupby(new, key=lambda one: len(one[1].ids)):
             equal = list(group)
-            for start in range(0, len(equal), size):
-                asked, questions = zip(*equal[start : start + size], strict=True)
-                filled = [*questions, *questions[-1:] * (size - len(questions))]
+            for start in range(0, len(equal), self._size):
+                asked, questions = zip(*equal[start : start + self._size], strict=True)
+                filled = [*questions, *questions[-1:] * (self._size - len(questions))]
                 answers = answer_texts(self._vlm, filled, self._generation)
                 self._known |= {prompt: said.raw for prompt, said in zip(asked, answers, strict=False)}
         return [self._known[prompt] for prompt in prompts]

@@ -128,7 +128,8 @@ class TextLake:
         self, explained: Sequence[Plan], features: Plan | None = None, files: Mapping[str, str] = {}, **spec: Any
     ) -> tuple[Plan, ...]:
         """All plans of such a stage. files: sha256 of the folders that the spec names."""
-        asked = [VLM] if str(spec.get("labels")).startswith("vlm:") else []
+        labels = str(spec.get("labels"))
+        asked = [labels.removeprefix("vlm:")] if labels.startswith("vlm:") else []
         return make_plans(self.cell(explained, features, **spec), self.known(*asked, files=files))
 
     def score(self, plans: Sequence[Plan]) -> Ran:

@@ -10,12 +10,14 @@ import torch
 
 from jobs.files import hash_tree
 from miclip_core.dissect.segment import MaskDecoder
-from miclip_core.explain.labels import ABSTRACTIONS, CONTEXTS
+from miclip_core.explain.labellers import AskedLabels
+from miclip_core.explain.vlm import load_vlm
 from miclip_core.images import decode
 from schemas.plans import Plan
 from tests.jobs.score_explanations.lake_of_texts import STEERING, TOPK, TextLake, texts_of
 from tests.lakes import export
 from tests.miclip_core.dissect import tiny_models
+from tests.miclip_core.explain import vlms
 
 pytestmark = pytest.mark.slow
 
@@ -86,12 +88,33 @@ def test_without_labels_naming_is_of_none_and_says_so(lake: TextLake, explained:
     assert any("no feature tells any concept of level patch" in str(event) for event in ran.events)
 
 
-def test_a_model_that_is_asked_gives_labels(lake: TextLake, explained: list[Plan]) -> None:
-    plans = lake.plans(explained, metrics=["clip"], labels="vlm:demo:llava-p8")
+def test_a_model_that_is_asked_gives_labels(lake: TextLake, explained: list[Plan], tmp_path: Path) -> None:
+    words = (
+        *vlms.WORDS,
+        "low",
+        "high",
+        "level",
+        "animal",
+        "background",
+        "other",
+        "object",
+        "striped",
+        "star",
+        "dotted",
+    )
+    ref = vlms.save("internvl", tmp_path, seed=2, words=words)
+    plans = lake.plans(explained, metrics=["clip"], labels=f"vlm:{ref}")
     assert not lake.score(plans).board.failed
-    rows = lake.rows(plans, "explanation_scores")
-    assert {row["abstraction"] for row in rows} <= {*ABSTRACTIONS}
-    assert {row["context"] for row in rows} <= {*CONTEXTS} and len(rows) == 24
+    rows, asked = lake.rows(plans, "explanation_scores"), AskedLabels(load_vlm(ref))
+    texts = [row["text"] for row in rows]
+    assert len(rows) == 24 and [row["abstraction"] for row in rows] == asked.abstraction(texts)
+    assert [row["context"] for row in rows] == asked.context(texts)
+
+
+def test_a_model_that_does_not_read_texts_gives_no_labels(lake: TextLake, explained: list[Plan]) -> None:
+    plans = lake.plans(explained, metrics=["clip"], labels="vlm:demo:llava-p8")
+    failed = lake.score(plans).board.failed
+    assert failed and all("leaves the text away" in str(outcome) for outcome in failed.values())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="needs diffusers")

@@ -13,7 +13,7 @@ import torch
 from miclip_core.explain.answers import Generation
 from miclip_core.explain.labellers import AskedLabels, Labeller, WorldLabels
 from miclip_core.explain.labels import ABSTRACTIONS, parse_abstraction, parse_context
-from miclip_core.explain.prompts import abstraction_prompt, context_prompt, topic_prompt
+from miclip_core.explain.prompts import abstraction_prompt, context_prompt
 from miclip_core.explain.vlm import Vlm
 from schemas.errors import BadPrompt
 from tests.miclip_core.explain import vlms
@@ -80,7 +80,6 @@ def test_a_model_is_asked_the_papers_questions_without_an_image(talker: Talker, 
     assert asked.abstraction(TEXTS) == [parse_abstraction(raw) for raw in raws]
     raws = [by_the_library(vlm, context_prompt(text)) for text in TEXTS]
     assert asked.context(TEXTS) == [parse_context(raw) for raw in raws]
-    assert asked.topic(TEXTS) == by_the_library(vlm, topic_prompt(TEXTS)).strip() != ""
 
 
 def test_the_labels_of_these_models_are_not_all_alike(talker: Talker) -> None:
@@ -102,15 +101,14 @@ def test_equal_texts_are_asked_about_once_and_equally_long_ones_together(
     assert batches == [2, 2, 2]  # one with two words, three with three; no batch depends on what else there is
     assert labels.context(["a circle", "a red bird"]) == first[1::-1] and len(batches) == 3
     labels.abstraction(["a red bird"])
-    labels.topic(["a red bird", "a circle"])
-    assert batches[3:] == [2, 1]
+    assert batches[3:] == [2]
 
 
 def test_a_model_that_does_not_read_texts_is_not_asked(speaker: Speaker) -> None:
     processor = copy(speaker("llava").processor)
     processor.chat_template = "<bos>{% for p in messages[0]['content'] if p['type'] == 'image' %}<image>{% endfor %} is"
     labels = AskedLabels(replace(speaker("llava"), processor=processor))
-    for ask in (labels.abstraction, labels.context, labels.topic):
+    for ask in (labels.abstraction, labels.context):
         with pytest.raises(BadPrompt, match="leaves the text away"):
             ask(["a red bird"])
 
