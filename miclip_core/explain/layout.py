@@ -32,8 +32,9 @@ def lay_out(
     """Places in the plane, float32 [N, 2].
 
     `pca`: the two principal components with the largest variance, whose largest coefficient is positive; the same
-    everywhere. `umap`: with so many neighbours, or all there are, and Euclidean distances (McInnes, Healy and Melville
-    2018), the same with the same versions of its libraries only; the last three arguments are its own.
+    everywhere but for rounding, unless variances are equal. `umap`: with so many neighbours, or all there are, and
+    Euclidean distances (McInnes, Healy and Melville 2018), the same with the same versions of its libraries only; the last
+    three arguments are its own.
 
     Raises:
         ValueError: embeddings that are not [N, E] or not finite.

@@ -25,7 +25,7 @@ class Overlap(NamedTuple):
 
 
 def join_masks(masks_QIJ: Tensor, mode: SegMode) -> Tensor:
-    """One mask bool [h, w] of the Q >= 0 that a segmenter found, best first: the first, or all together; none are empty."""
+    """One mask bool [h, w] of the Q >= 0 that a segmenter found, in its order: the first, or all together; none are empty."""
     masks_QIJ = masks_QIJ.bool()
     return masks_QIJ[:1].any(0) if mode == "first" else masks_QIJ.any(0)
 

@@ -70,25 +70,33 @@ def inject(tokens_RTD: Tensor, injection: Injection) -> tuple[Tensor, Tensor]:
     """New tokens [R, T, D] of the same dtype, and how much of the change the dtype could hold, fp32 [R].
 
     The sum is made in fp32 and rounded once. Realised is ||t' - t|| / ||wanted change|| over the positions of an image
-    (with `replace` ||t'|| / ||wanted||); 1 within 2 % unless bf16 or fp16 rounds the vector away. 1 where nothing is asked.
+    (with `replace` ||t'|| / ||wanted||); 1 within 2 % unless the dtype rounds the vector away, as every one does where
+    tokens are much larger. 1 where nothing is asked.
 
     Raises:
         GeometryMismatch: vectors or positions that do not fit the tokens.
         NonFiniteActivation: a new token is NaN or infinite.
     """
     chosen_RT = _chosen(tokens_RTD, injection)
-    old_RTD = promote(tokens_RTD)
-    vectors_R1D = injection.vectors_RD.to(old_RTD)[:, None]
-    wanted_RTD = old_RTD + vectors_R1D if injection.op == "add" else vectors_R1D
-    new_RTD = torch.where(chosen_RT[:, :, None], wanted_RTD, old_RTD).to(tokens_RTD.dtype)
+    vectors_RD = injection.vectors_RD.to(promote(tokens_RTD[:0]))
+    new_RTD = _changed(tokens_RTD, chosen_RT[:, :, None], vectors_RD[:, None], injection.op)
     if not bool(torch.isfinite(new_RTD).all()):
         rows = (~torch.isfinite(new_RTD).flatten(1).all(dim=1)).nonzero().flatten().tolist()
         raise NonFiniteActivation(f"steered tokens of images {rows} of this batch are not finite; take a smaller alpha")
-    base_RTD = old_RTD if injection.op == "add" else torch.zeros_like(old_RTD)
-    change_RTD = torch.where(chosen_RT[:, :, None], promote(new_RTD) - base_RTD, 0)
-    asked_R = vectors_R1D.flatten(1).norm(dim=1) * chosen_RT.sum(1).sqrt()
-    realised_R = torch.where(asked_R > 0, change_RTD.flatten(1).norm(dim=1) / asked_R.clamp(min=1e-30), 1)
+    asked_R = vectors_RD.norm(dim=1) * chosen_RT.sum(1).sqrt()
+    found = [
+        (promote(new_TD[chosen_T]) - (promote(old_TD[chosen_T]) if injection.op == "add" else 0)).norm()
+        for new_TD, old_TD, chosen_T in zip(new_RTD, tokens_RTD, chosen_RT, strict=True)
+    ]  # image by image, because copies in fp32 of a whole batch are large
+    realised_R = torch.where(asked_R > 0, torch.stack(found) / asked_R.clamp(min=1e-30), 1)
     return new_RTD, realised_R.float()
+
+
+def _changed(tokens_RTD: Tensor, chosen_RT1: Tensor, vectors_R1D: Tensor, op: Literal["add", "replace"]) -> Tensor:
+    """The new tokens, made in one copy of at least fp32."""
+    if op == "add":
+        return torch.where(chosen_RT1, vectors_R1D, 0).add_(tokens_RTD).to(tokens_RTD.dtype)
+    return torch.where(chosen_RT1, vectors_R1D, tokens_RTD).to(tokens_RTD.dtype)
 
 
 def _chosen(tokens_RTD: Tensor, injection: Injection) -> Tensor:

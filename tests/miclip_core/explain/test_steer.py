@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from miclip_core.explain.answers import Answer, Generation, answer
 from miclip_core.explain.question import Question, make_question
@@ -129,6 +131,32 @@ def test_what_bf16_rounds_away_is_reported() -> None:
     assert realised.tolist() == pytest.approx([0.0, 1.0, 8 / math.hypot(0.9, 8)])
     fine = inject(tokens.float(), Injection(torch.full((3, 4), 0.9)))[1]
     assert fine.tolist() == pytest.approx([1.0] * 3, abs=1e-4)
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that tensors made inside held at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most, self._held = 0, WeakValueDictionary[int, Tensor]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for tensor in (found,) if isinstance(found, Tensor) else ():
+            self._held[id(tensor)] = tensor
+        sizes = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in self._held.values()
+        }
+        self.most = max(self.most, sum(sizes.values()))
+        return found
+
+
+@pytest.mark.parametrize("op", ["add", "replace"])
+def test_steering_takes_little_memory_beside_the_tokens(op: Any) -> None:
+    tokens = torch.randn(16, 50, 40, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with Peak() as peak:
+        inject(tokens, Injection(torch.ones(16, 40), op=op))
+    assert 3 * tokens.nbytes < peak.most < 4 * tokens.nbytes  # a copy in fp32 is two of them, and the new tokens one
 
 
 def test_the_sum_is_rounded_once() -> None:
