@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from jobs.explained import Row
@@ -12,36 +14,39 @@ from jobs.files import open_planned
 from jobs.models import DTYPES
 from jobs.protocol import Part
 from jobs.score_explanations.codes import Activations, Tower, open_tower
-from jobs.score_explanations.recent import Recent
 from jobs.score_explanations.task import Rows, Task, Text, explanation
 from miclip_core.explain.makers import DiffusionMaker, ImageMaker, WorldMaker, is_black
 from schemas.plans import Plan
 
-KEPT_BYTES = 256 << 20
-"""Of activations on made images that a worker remembers: texts come again in other shards."""
+
+class _Said(NamedTuple):
+    """What some ways to explain a feature say of it."""
+
+    feature: int
+    text: str
 
 
 @dataclass(frozen=True)
 class Made:
-    """What all features do on one image made from a text."""
+    """What all features do on one image made from a text with a seed."""
 
+    seed: int
     activations: Activations
     is_black: bool
 
 
 def results(task: Task) -> Iterator[Part]:
-    """Rows of explanation_synthetic; images of one text are made and looked at once, whoever says it of whichever feature."""
-    asked: dict[str, list[tuple[Plan, Text]]] = {}
-    for plan, said in task.texts_of_each():
-        asked.setdefault(said.text, []).append((plan, said))
+    """Rows of explanation_synthetic; images of one text about a feature are made and looked at once, whoever says it."""
+    asked: dict[_Said, list[tuple[Plan, Text]]] = {}
+    for plan, text in task.texts_of_each():
+        asked.setdefault(_Said(text.feature, text.text), []).append((plan, text))
     rows = Rows()
-    for text, made in _make(task, sorted(asked)) if asked else ():
+    for said, made in _make(task, sorted(asked)) if asked else ():
         for number, one in enumerate(made):
-            of_image = {"number": number, "seed": _seeds(task)[number], "is_black": one.is_black}
-            for plan, said in asked[text]:
-                row = {**explanation(plan, said), **of_image, **code_columns(one.activations, said.feature)}
-                place = (said.feature, said.sequence, number)
-                rows.add(plan, place, {**row, "is_positive": True, "image_index": None})
+            of_image = {"number": number, "seed": one.seed, "is_black": one.is_black}
+            for plan, text in asked[said]:
+                row = {**explanation(plan, text), **of_image, **code_columns(one.activations, said.feature)}
+                rows.add(plan, (text.feature, text.sequence, number), {**row, "is_positive": True, "image_index": None})
     yield from rows.parts(task.plans, "explanation_synthetic")
 
 
@@ -56,36 +61,30 @@ def get_tower(task: Task) -> Tower:
     return tower
 
 
-def _seeds(task: Task) -> list[int]:
-    """Of the images of every text, so that two texts differ in what they say alone."""
-    return [task.params["random_seed"] + number for number in range(task.params["maker_images"])]
+def image_seed(seed: int, feature: int, number: int) -> int:
+    """Of the number-th image of any text about a feature, below 2^31; ways to explain it differ in what they say alone."""
+    raw = np.random.PCG64(np.random.SeedSequence((seed, feature, number))).random_raw(1)
+    return int(raw[0]) >> 33
 
 
-def _make(task: Task, texts: Sequence[str]) -> Iterator[tuple[str, tuple[Made, ...]]]:
-    """What features do on the images of each text; as many new texts at once as fill a batch."""
-    tower, maker, seeds = get_tower(task), _maker(task), _seeds(task)
-    each = 8 * len(seeds) * tower.sae.config.latents
-    seen: Recent[str, tuple[Made, ...]] = task.hold("made", lambda: Recent(max(1, KEPT_BYTES // each)))
-    at_once = max(1, tower.batch_size // len(seeds))
-    new = []
-    for text in texts:
-        if (made := seen.get(text)) is not None:
-            yield text, made
-        else:
-            new.append(text)
-    for first in range(0, len(new), at_once):
-        some = new[first : first + at_once]
-        for text, made in zip(some, _look(tower, maker, some, seeds), strict=True):
-            yield text, seen.put(text, made)
+def _make(task: Task, said: Sequence[_Said]) -> Iterator[tuple[_Said, list[Made]]]:
+    """What features do on the images of each text; as many texts at once as fill a batch."""
+    tower, maker, count = get_tower(task), _maker(task), int(task.params["maker_images"])
+    at_once = max(1, tower.batch_size // count)
+    for first in range(0, len(said), at_once):
+        some = said[first : first + at_once]
+        seeds = [image_seed(task.params["random_seed"], one.feature, n) for one in some for n in range(count)]
+        made = _look(tower, maker, [one.text for one in some for _ in range(count)], seeds)
+        yield from ((one, made[place * count : (place + 1) * count]) for place, one in enumerate(some))
 
 
-def _look(tower: Tower, maker: ImageMaker, texts: Sequence[str], seeds: Sequence[int]) -> list[tuple[Made, ...]]:
-    """Make the images of some texts and run the model over them."""
-    images = maker.make([text for text in texts for _ in seeds], [*seeds] * len(texts))
-    names = [f"{text!r} with seed {seed}" for text in texts for seed in seeds]
+def _look(tower: Tower, maker: ImageMaker, texts: Sequence[str], seeds: Sequence[int]) -> list[Made]:
+    """Make an image of each text and run the model over all of them."""
+    images = maker.make(texts, seeds)
+    names = [f"{text!r} with seed {seed}" for text, seed in zip(texts, seeds, strict=True)]
     views = torch.stack([tower.to_pixels(image_CIJ) for image_CIJ in images])
-    found = [Made(*pair) for pair in zip(tower.activations(names, views), is_black(images).tolist(), strict=True)]
-    return [tuple(found[first : first + len(seeds)]) for first in range(0, len(found), len(seeds))]
+    found = zip(seeds, tower.activations(names, views), is_black(images).tolist(), strict=True)
+    return [Made(*one) for one in found]
 
 
 def _maker(task: Task) -> ImageMaker:

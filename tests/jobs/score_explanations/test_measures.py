@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from jobs.score_explanations.recent import Recent
+from jobs.score_explanations.synthetic import image_seed
 from miclip_core.explain.makers import WorldMaker
 from miclip_core.world.render import render_scenes
 from miclip_core.world.scene import (
@@ -123,7 +124,8 @@ def test_made_images_have_the_codes_of_the_sae_on_them(world: Texts) -> None:
     rows = {(*key_of(row), row["number"]): row for row in world.rows("explanation_synthetic", "synthetic")}
     assert len(rows) == 2 * len(ok_texts(world))
     for said in ok_texts(world)[::4]:
-        images = WorldMaker().make([said["text"]] * 2, [SPEC["seed"], SPEC["seed"] + 1])
+        seeds = [image_seed(SPEC["seed"], said["feature"], number) for number in range(2)]
+        images = WorldMaker().make([said["text"]] * 2, seeds)
         with torch.no_grad():
             tokens = model.run(model.normalise(images), [CANONICAL])[CANONICAL]
         for number, tokens_PD in enumerate(tokens):
@@ -131,7 +133,17 @@ def test_made_images_have_the_codes_of_the_sae_on_them(world: Texts) -> None:
             row = rows[(*key_of(said), number)]
             assert row["mean"] == pytest.approx(float(codes.mean()), abs=1e-4)
             assert row["max"] == pytest.approx(float(codes.max()), abs=1e-3)
-            assert (row["seed"], row["is_positive"], row["image_index"]) == (SPEC["seed"] + number, True, None)
+            assert (row["seed"], row["is_positive"], row["image_index"]) == (seeds[number], True, None)
+
+
+def test_images_of_every_feature_have_seeds_of_their_own_whoever_explains_it(world: Texts) -> None:
+    rows = world.rows("explanation_synthetic", "synthetic")
+    seeds: dict[tuple[int, int], set[int]] = {}
+    for row in rows:
+        seeds.setdefault((row["feature"], row["number"]), set()).add(row["seed"])
+    assert all(len(some) == 1 for some in seeds.values())
+    assert len(set().union(*seeds.values())) == len(seeds) < len(rows)
+    assert image_seed(0, 1, 2) != image_seed(1, 1, 2) and 0 <= image_seed(0, 1, 2) < 2**31
 
 
 def test_random_images_have_the_codes_that_the_sae_features_stage_stored_for_them(world: Texts) -> None:
