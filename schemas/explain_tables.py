@@ -26,7 +26,11 @@ _TEXT = ("text", pa.string(), "cleaned text")
 _IOU = ("iou?", pa.float64(), "mean over its top images of intersection over union")
 _CLIP = ("clip?", pa.float64(), "mean over its top images, masked, of the cosine with the text")
 _SYNTHETIC = ("synthetic?", pa.float64(), "mean over made images of the feature's activation", CODE)
-_NAMED = ("named?", pa.bool_(), "whether the text has the name of the concept that the feature tells best")
+_NAMED = (
+    "named?",
+    pa.bool_(),
+    "whether the text has the name of the concept that the feature tells best; what is no text has not",
+)
 STRINGS = pa.list_(pa.field("element", pa.string(), nullable=False))
 
 EXPLANATIONS: tuple[Table, ...] = (
@@ -158,7 +162,7 @@ EXPLANATIONS: tuple[Table, ...] = (
             FEATURE,
             *_EXPLANATION,
             ("alpha", pa.float32(), "the number that was used, in alpha_unit"),
-            ("status", pa.string(), "ok, empty, refused or no_images; others than ok have no score"),
+            ("status", pa.string(), "ok, empty, refused or no_images; others than ok have no score, and name nothing"),
             ("text?", pa.string(), "cleaned text"),
             _IOU,
             _CLIP,
@@ -190,7 +194,11 @@ EXPLANATIONS: tuple[Table, ...] = (
             ("low?", pa.float64(), "95 % interval: bootstrap over features, Wilson for named"),
             ("high?", pa.float64(), "95 % interval"),
             ("n", pa.int64(), "features"),
-            ("n_empty", pa.int64(), "features without a text, which are left out"),
+            (
+                "n_empty",
+                pa.int64(),
+                "features without a text: left out, but for named and share_named, where they are among the n and name nothing",
+            ),
             ("is_candidate", pa.bool_(), "whether it takes part in the choice of one text per feature"),
         ),
     ),
@@ -207,7 +215,7 @@ EXPLANATIONS: tuple[Table, ...] = (
             (
                 "test",
                 pa.string(),
-                "shapiro (of a), mann_whitney (a greater than b, unpaired) or wilcoxon (paired, two sides)",
+                "shapiro (of a, once if it is compared in several maskings), mann_whitney (a greater than b, unpaired) or wilcoxon (paired, two sides)",
             ),
             ("statistic?", pa.float64(), "of the test; null where it cannot be computed"),
             ("p?", pa.float64(), "p-value"),
@@ -236,9 +244,13 @@ EXPLANATIONS: tuple[Table, ...] = (
             *_OF,
             FEATURE,
             *_EXPLANATION,
-            ("vote", pa.string(), "masks or heatmaps: among topk and informed with it, and steering; none if there is no other"),
+            (
+                "vote",
+                pa.string(),
+                "masks or heatmaps: among topk and informed with it, and steering; none if there is no other",
+            ),
             _TEXT,
-            ("rank_sum", pa.float32(), "mean over measures of its rank, 1 is best"),
+            ("mean_rank", pa.float32(), "mean over measures of its rank, 1 is best"),
             ("is_tie", pa.bool_(), "whether others had the same and it was drawn"),
             ("n_methods", pa.int32(), "methods that had a text"),
             _IOU,

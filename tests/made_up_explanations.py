@@ -81,5 +81,5 @@ def _score(stage: StageSpec, feature: int, variant: Variant, text: str, iou: flo
 
 def _choice(stage: StageSpec, feature: int, variant: Variant, vote: str, text: str, iou: float | None) -> Row:
     none = dict.fromkeys(("clip", "synthetic", "abstraction", "context"))
-    found = {"vote": vote, "text": text, "rank_sum": 1.0, "is_tie": False, "n_methods": 2, "iou": iou, "passed": True}
+    found = {"vote": vote, "text": text, "mean_rank": 1.0, "is_tie": False, "n_methods": 2, "iou": iou, "passed": True}
     return {**_of(stage, feature, variant), **none, **found}

@@ -101,15 +101,23 @@ class Asked:
         return tuple(self.params["alphas"])
 
     @property
+    def compares_alphas(self) -> bool:
+        """Whether it chooses an alpha; if not, it explains."""
+        return "alphas" in self.params
+
+    @property
+    def validation(self) -> int:
+        """Features on which alphas are compared, at most."""
+        return int(self.params["validation"])
+
+    @property
     def images(self) -> int:
         """Top images of a feature that are shown, or that texts are scored on."""
         return int(self.params["k"] or 0)
 
     @property
     def features(self) -> tuple[tuple[int, ...], int | None]:
-        """Which features are asked for, all that are active if none, and how many of them at most."""
-        if "alphas" in self.params:
-            return (), int(self.params["validation"])
+        """Which features are to be explained, all that are active if none, and how many of them at most."""
         return tuple(self.params["features"]), self.params["most"]
 
     @property

@@ -45,6 +45,13 @@ def choose(features: Sequence[Feature], wanted: Sequence[int], most: int | None)
     return found[:most]
 
 
+def choose_validation(features: Sequence[Feature], most: int) -> list[Feature]:
+    """Those on which alphas are compared: the first `most` active ones, and never more than half of these, so that some are
+    left to score texts on; one if there is but one."""
+    active = choose(features, (), None)
+    return active[: max(1, min(most, len(active) // 2))]
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Features that are put to the model together, all with equally many images.

@@ -99,7 +99,8 @@ class _Planner:
             "masks_scored": spec.masks_scored,
         }
         stage = self._stage(source, "alphas", params, {})
-        rounds = [(TRY, min(latents, spec.validation), spec.shard_features), (CHOOSE, 1, 1)]
+        rows = max(1, min(latents // 2, spec.validation))  # as many as `choose_validation` takes if all are active
+        rounds = [(TRY, rows, spec.shard_features), (CHOOSE, 1, 1)]
         return self._plan(source, stage, rounds, {"segmenter": spec.segmenter})
 
     def _explanations(

@@ -11,7 +11,7 @@ from jobs.blame import blaming
 from jobs.explain.alphas import Trials, choose_alpha, chosen_alpha, tries_of
 from jobs.explain.asked import Asked
 from jobs.explain.explainer import Explainer, Try
-from jobs.explain.features import Batch, Feature, Images, choose, read_features
+from jobs.explain.features import Batch, Feature, Images, choose, choose_validation, read_features
 from jobs.explain.plan import EXPLAIN, TRY
 from jobs.explain.proof import check_tower
 from jobs.explain.rows import Row, make_part, rows_of, rows_without
@@ -89,8 +89,12 @@ class ExplainWorker:
     # -------------------------------------------------------------- features and alphas
 
     def _of_shard(self, asked: Asked, shard: Shard, inputs: Inputs) -> list[Feature]:
-        wanted, most = asked.features
-        chosen = choose(self._all(asked, inputs), wanted, most)
+        features = self._all(asked, inputs)
+        chosen = (
+            choose_validation(features, asked.validation)
+            if asked.compares_alphas
+            else choose(features, *asked.features)
+        )
         places = asked.places(shard, len(chosen))
         return chosen[places.start : places.stop]
 
@@ -104,7 +108,7 @@ class ExplainWorker:
         """Features on which the stage's alpha was chosen."""
         if not asked.is_auto:
             return set()
-        return {one.number for one in choose(self._all(asked, inputs), (), int(asked.params["validation"]))}
+        return {one.number for one in choose_validation(self._all(asked, inputs), asked.validation)}
 
     def _alpha(self, asked: Asked, inputs: Inputs) -> float:
         digest = asked.plan.digest

@@ -40,7 +40,7 @@ class Agreement:
                 yield {"metric": metric, "threshold": agreed.threshold, "value": agreed.mean, "n": agreed.n}
         for threshold, agree in agreeing(cosine_F, thresholds) if "synthetic" in self._params["metrics"] else ():
             made, unmade = (_pick(values, agree) for values in (found.made(place), found.unmade))
-            areas = compare_activations(made, unmade)
+            areas = compare_activations(made, unmade, seed=None)
             for metric, value in (("auroc_macro", areas.macro), ("auroc_pooled", areas.pooled)):
                 yield {"metric": metric, "threshold": threshold, "value": value, "n": areas.n}
 
@@ -60,8 +60,8 @@ class Agreement:
         ]
 
     def _texts(self, place: int) -> list[str | None]:
-        first = {key.feature: scored for key, scored in self._found.of(place) if key.sequence == 0 and scored.is_text}
-        return [first[feature].said["text"] if feature in first else None for feature in self._found.features]
+        first = (self._found.first(place, feature) for feature in self._found.features)
+        return [None if scored is None else scored.said["text"] for scored in first]
 
 
 def _pick(values: Sequence[Any], chosen_F: np.ndarray) -> list[Any]:

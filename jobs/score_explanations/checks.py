@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jobs.activations import images_ref
 from jobs.protocol import Cell, Known
 from jobs.score_explanations.scored import Scored
@@ -9,6 +11,9 @@ from schemas.errors import BadSpec, NotInspected
 from schemas.explain_specs import ScoreExplanationsSpec
 from schemas.models import ModelFacts
 from schemas.refs import ImageSetRef
+
+AUTO = "auto"
+"""How an alpha is asked for that is chosen on validation features."""
 
 
 def find_clip(cell: Cell, known: Known) -> ModelFacts | None:
@@ -32,13 +37,15 @@ def find_labeller(cell: Cell, known: Known) -> ModelFacts | None:
 
 
 def check_scored(cell: Cell, known: Known, facts: ModelFacts, scored: Scored) -> None:
-    """That a sae_features stage has what the measures ask of it.
+    """That features are left to score, and that a sae_features stage has what the measures ask of it.
 
     Raises:
         BadSpec: names the field to change.
     """
     spec, params = cell.spec, scored.params
     assert isinstance(spec, ScoreExplanationsSpec)
+    if spec.scored == "test":
+        _check_validation(cell, scored)
     on_images = set(spec.metrics) & {"iou", "clip"}
     for table, asking in {"top_images": on_images, "selectivity": set(spec.metrics) & {"naming"}}.items():
         if asking and table not in params["tables"]:
@@ -53,6 +60,26 @@ def check_scored(cell: Cell, known: Known, facts: ModelFacts, scored: Scored) ->
         )
     if "iou" in spec.metrics and spec.segmenter == "truth":
         _check_truth(cell, known, facts, scored)
+
+
+def _check_validation(cell: Cell, scored: Scored) -> None:
+    """That a chosen alpha was not chosen on every feature that is explained with it, as far as planning knows."""
+    read = {plan.digest: plan for plans in cell.reads.values() for plan in plans}
+    for one in scored.explained:
+        if one.variant.alpha_asked != AUTO:
+            continue
+        params: Any = one.stage.params
+        choice = read.get(one.stage.inputs["alphas"])
+        n = int(params["validation"]) if choice is None else choice.rounds[0].rows
+        explained = max(params["features"]) + 1 if params["features"] else one.plan.rounds[0].rows
+        if explained <= n:
+            raise _refuse(
+                cell,
+                "scored",
+                f"test leaves out the first {n} active features, on which the alpha of {one.variant} is chosen, and it "
+                "explains no other; give the explain stage a smaller validation, more features or alpha as a number, or "
+                "score all",
+            )
 
 
 def _check_truth(cell: Cell, known: Known, facts: ModelFacts, scored: Scored) -> None:

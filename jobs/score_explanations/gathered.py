@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +16,12 @@ from schemas.errors import NothingToScore
 from schemas.plans import Plan
 
 SAID = ("feature", "sequence", "alpha", "status", "text", "is_validation")
+FIRST = 0
+"""Number of the first text about a feature, which speaks for the others."""
 VOTERS = ("iou", "clip", "synthetic")
 """Measures that give every single text a score."""
+NAMINGS = ("named", "share_named")
+"""Measures by which what is no text names nothing, where it is about a feature that tells a concept."""
 NAN = float("nan")
 
 
@@ -30,7 +35,7 @@ class Key(NamedTuple):
 
 @dataclass(eq=False)
 class Scored:
-    """A text and what every measure says of it; NaN where one says nothing, as of what is no text.
+    """A text and what every measure says of it; NaN where one says nothing, as all but NAMINGS of what is no text.
 
     made: activations of its feature on images made from it.
     """
@@ -67,13 +72,21 @@ class Gathered:
     texts: Mapping[Key, Scored]
     random: Mapping[int, list[float]]
 
-    def of(self, place: int) -> Iterator[tuple[Key, Scored]]:
+    def of(self, place: int) -> Sequence[tuple[Key, Scored]]:
         """The texts of one way to explain, by feature and number."""
-        return ((key, scored) for key, scored in self.texts.items() if key.place == place)
+        return self._by_place[place]
 
-    def sequences(self, place: int) -> tuple[int, ...]:
-        """Numbers of the texts that a feature has by one way to explain."""
-        return tuple(sorted({key.sequence for key in self.texts if key.place == place}))
+    @cached_property
+    def _by_place(self) -> list[list[tuple[Key, Scored]]]:
+        found: list[list[tuple[Key, Scored]]] = [[] for _ in self.variants]
+        for key, scored in self.texts.items():
+            found[key.place].append((key, scored))
+        return found
+
+    def first(self, place: int, feature: int) -> Scored | None:
+        """The first text about a feature by one way to explain; None if there is none, or what there is is no text."""
+        scored = self.texts.get(Key(place, feature, FIRST))
+        return scored if scored is not None and scored.is_text else None
 
     def values(self, place: int, measure: str, sequence: int | None = None) -> np.ndarray:
         """What a measure says of every feature, fp64 [F]: of one text, or the mean over all; NaN where it says nothing."""
@@ -95,9 +108,17 @@ class Gathered:
         """Activations of every feature on random images."""
         return [self.random.get(feature, []) for feature in self.features]
 
-    def n_empty(self, place: int) -> int:
-        """Features without a text."""
-        return len(self.features) - len({key.feature for key, scored in self.of(place) if scored.is_text})
+    def n_empty(self, place: int, measure: str) -> int:
+        """Features without a text, of those that a measure could be taken of."""
+        return len(self._measurable(measure) - {key.feature for key, scored in self.of(place) if scored.is_text})
+
+    def _measurable(self, measure: str) -> set[int]:
+        return self.named if measure in NAMINGS else set(self.features)
+
+    @cached_property
+    def named(self) -> set[int]:
+        """Features that tell a concept, as far as some text about them says."""
+        return {key.feature for key, scored in self.texts.items() if not np.isnan(scored.named)}
 
 
 def voters(metrics: Sequence[str]) -> list[str]:
@@ -110,8 +131,8 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(known)) if known else NAN
 
 
-def gather(inputs: Inputs, plan: Plan) -> Gathered:
-    """Read the texts and all measures that a summary has.
+def gather(inputs: Inputs, plan: Plan, notes: list[str]) -> Gathered:
+    """Read the texts and all measures that a summary has. notes: gets one if features are left out that some way explains.
 
     Raises:
         NothingToScore: no feature has a row of every way to explain, or each that has one was used to choose alphas.
@@ -122,7 +143,7 @@ def gather(inputs: Inputs, plan: Plan) -> Gathered:
     said = [
         list(read_rows(inputs, plan.stage.inputs[f"explanations.{n}"], "explanations", SAID)) for n in _places(variants)
     ]
-    features = _evaluated(said, params["scored"], variants)
+    features = _evaluated(said, params["scored"], variants, notes)
     wanted = set(features)
     keys = [
         (Key(place, row["feature"], row["sequence"]), Scored(row))
@@ -134,6 +155,7 @@ def gather(inputs: Inputs, plan: Plan) -> Gathered:
     for measure, read in {"iou": _add_iou, "clip": _add_clip, "synthetic": _add_made, "naming": _add_naming}.items():
         for place in _places(variants) if measure in params["metrics"] else ():
             read(inputs, plan, place, texts)
+    _name_nothing(texts)
     random: dict[int, list[float]] = {feature: [] for feature in features}
     if "random" in plan.stage.inputs:
         for row in _activations(inputs, plan, plan.stage.inputs["random"]):
@@ -146,15 +168,27 @@ def _places(variants: Sequence[Variant]) -> range:
     return range(len(variants))
 
 
-def _evaluated(said: Sequence[Sequence[Row]], scored: str, variants: Sequence[Variant]) -> tuple[int, ...]:
+def _evaluated(
+    said: Sequence[Sequence[Row]], scored: str, variants: Sequence[Variant], notes: list[str]
+) -> tuple[int, ...]:
     """Features that every way to explain has rows of, without those that alphas were chosen on if these do not count."""
     of_each = [{row["feature"] for row in rows} for rows in said]
-    common = set.intersection(*of_each)
+    common, all_there = set.intersection(*of_each), set.union(*of_each)
     if not common:
         few = min(range(len(variants)), key=lambda place: len(of_each[place]))
         raise NothingToScore(
-            f"no feature is explained in every way: {len(set.union(*of_each))} by some, {len(of_each[few])} by "
+            f"no feature is explained in every way: {len(all_there)} by some, {len(of_each[few])} by "
             f"{variants[few]}; explain the same features in all of them"
+        )
+    if common != all_there:
+        lacking = [
+            f"{variant} ({len(all_there) - len(there)})"
+            for variant, there in zip(variants, of_each, strict=True)
+            if there != all_there
+        ]
+        notes.append(
+            f"{len(all_there) - len(common)} of {len(all_there)} explained features are left out of the summary: they are "
+            f"not explained by {', '.join(lacking)}"
         )
     chosen_on = {row["feature"] for rows in said for row in rows if row["is_validation"]} if scored == "test" else set()
     if not common - chosen_on:
@@ -192,10 +226,17 @@ def _add_clip(inputs: Inputs, plan: Plan, place: int, texts: Texts) -> None:
 
 
 def _add_naming(inputs: Inputs, plan: Plan, place: int, texts: Texts) -> None:
-    names = ("named", "share_named")
     stage = plan.stage.inputs[f"naming.{place}"]
-    for scored, (row,) in _grouped(inputs, stage, "explanation_naming", place, texts, names):
+    for scored, (row,) in _grouped(inputs, stage, "explanation_naming", place, texts, NAMINGS):
         scored.named, scored.share_named = float(row["named"]), row["share_named"]
+
+
+def _name_nothing(texts: Texts) -> None:
+    """What is no text names nothing: a way that is often without one would be better than it is if these did not count."""
+    tells = {key.feature for key, scored in texts.items() if not np.isnan(scored.named)}
+    for key, scored in texts.items():
+        if key.feature in tells and not scored.is_text:
+            scored.named = scored.share_named = 0.0
 
 
 def _add_made(inputs: Inputs, plan: Plan, place: int, texts: Texts) -> None:

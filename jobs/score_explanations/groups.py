@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
+
+import numpy as np
 
 from jobs.score_explanations.gathered import Gathered
-from miclip_core.explain.summary import summarise
+from miclip_core.explain.alphas import are_enough
 from schemas.explain_specs import SEES_IMAGES
 
 METHODS = ("topk", "steering", "informed")
@@ -40,7 +43,7 @@ def find_groups(found: Gathered, by_iou: bool) -> list[Group]:
 
 def _candidate(found: Gathered, method: str, masking: str, by_iou: bool) -> int | None:
     """Of the ways to explain by a method with the features' own direction, such as several alphas, the one with the best
-    mean IoU; without it the one whose alpha was chosen, else the first."""
+    mean IoU, of those that have one of enough features; without it the one whose alpha was chosen, else the first."""
     places = [
         place
         for place, variant in enumerate(found.variants)
@@ -50,5 +53,6 @@ def _candidate(found: Gathered, method: str, masking: str, by_iou: bool) -> int 
         return None
     if not by_iou:
         return min(places, key=lambda place: (found.variants[place].alpha_asked != "auto", place))
-    means = {place: summarise(found.values(place, "iou")).mean or 0.0 for place in places}
-    return max(places, key=lambda place: (means[place], -place))
+    known = {place: values[~np.isnan(values)] for place in places for values in [found.values(place, "iou")]}
+    fit = compress(places, are_enough([len(values) for values in known.values()]))
+    return max(fit, key=lambda place: (known[place].mean() if len(known[place]) else 0.0, -place))

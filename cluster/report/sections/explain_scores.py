@@ -106,7 +106,7 @@ def _scores(one: Explained, rows: Rows) -> Html:
             else Cell("–")
             for m in shown
         ]
-        empty = next(iter(of.values()))["n_empty"]
+        empty = max(row["n_empty"] for row in of.values())
         more = [_number(of[m]["value"] if m in of else None) for m in further]
         table.append([Cell(ways.label(way), ways.name(way)), *cells, *more, Cell(count(empty), empty)])
     return tag("div", data_table(f"Scores of {one.title}", columns, table), class_="explained-scores")

@@ -133,7 +133,6 @@ def digests(**changes: Any) -> dict[str, str]:
         ({"most": 7}, {"topk", "steering", "informed"}),
         ({"dtype": "bf16"}, {"topk", "steering", "informed"}),
         ({"validation": 9}, set()),
-        ({"temperature": 0.5}, set()),
         ({"batch_features": 3, "shard_features": 5}, set()),
     ],
 )
@@ -157,6 +156,12 @@ def test_alphas_are_chosen_once_for_the_features_and_their_controls() -> None:
     assert "alphas" not in of["explanations topk masks"].stage.inputs
     named = plans_of(alpha="auto", segmenter="file:/seg", files={"/seg": "5e9"})
     assert {plan.stage.params["segmenter"] for plan in named if plan.stage.output == "alphas"} == {"5e9"}
+
+
+def test_alphas_are_compared_on_half_of_the_features_at_most() -> None:
+    small, large = (plans_of(alpha="auto", images=WORLD, sae=sae_stage(latents=n)) for n in (24, 4096))
+    for plans, rows in ((small, 12), (large, 500)):
+        assert {p.rounds[0].rows for p in plans if p.stage.output == "alphas"} == {rows}
 
 
 def test_rows_are_the_features_that_there_may_be() -> None:

@@ -193,6 +193,38 @@ def test_what_cannot_be_scored_is_refused(read: list[Plan], spec: dict[str, Any]
         plans(*read, **spec)
 
 
+AUTO = STEERING._replace(alpha_asked="auto")
+
+
+def chosen(rows: int, validation: int, features: Sequence[int] = ()) -> Plan:
+    plan = texts(AUTO, rows=rows, validation=validation, features=[*features])
+    stage = plan.stage.model_copy(update={"inputs": {**plan.stage.inputs, "alphas": "a"}})
+    return plan.model_copy(update={"stage": stage})
+
+
+@pytest.mark.parametrize("explained", [chosen(100, 100), chosen(100, 500), chosen(2, 10, features=(3, 9))])
+def test_features_must_be_left_beside_those_that_an_alpha_is_chosen_on(explained: Plan) -> None:
+    said = (
+        "leaves out the first .* on which the alpha of steering sae all alpha auto x p90 is chosen.*smaller validation"
+    )
+    with pytest.raises(BadSpec, match=rf"stages\.judge\.scored: test {said}"):
+        plans(explained, features(), metrics=["iou"])
+    assert plans(explained, features(), metrics=["iou"], scored="all")
+
+
+@pytest.mark.parametrize("explained", [chosen(101, 100), chosen(2, 10, features=(3, 10))])
+def test_one_feature_beside_them_is_enough(explained: Plan) -> None:
+    assert plans(explained, features(), metrics=["iou"])
+
+
+def test_as_many_features_validate_as_the_choice_of_the_alpha_has_planned() -> None:
+    explained = chosen(60, 500)
+    choice = texts(AUTO, rows=50).model_copy(update={"rounds": (Round(name="try", rows=50, shard_rows=8),)})
+    choice = choice.model_copy(update={"stage": choice.stage.model_copy(update={"output": "alphas"})})
+    stage = explained.stage.model_copy(update={"inputs": {**explained.stage.inputs, "alphas": choice.digest}})
+    assert plans(choice, explained.model_copy(update={"stage": stage}), features(), metrics=["iou"])
+
+
 def test_the_truth_is_of_the_demo_world_alone() -> None:
     photos = known(images=Images(ref="folder:/photos"))
     with pytest.raises(BadSpec, match=r"truth knows the images of .* alone, found folder:/photos"):

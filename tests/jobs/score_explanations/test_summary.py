@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from statistics import fmean, stdev
 from typing import Any
@@ -12,7 +14,15 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu, shapiro, wilcoxon
 
+from cluster.inputs import StoreInputs
+from jobs.protocol import Setting
+from jobs.score_explanations.gathered import Key, Scored, gather
+from jobs.score_explanations.labels import Labels
+from jobs.score_explanations.summary import Summaries, results
+from jobs.score_explanations.task import Task
+from miclip_core.evaluate.significance import draw_again
 from miclip_core.zoo.load import load_model
+from schemas.plans import Resources
 from schemas.refs import ModelRef
 from tests.jobs.score_explanations.conftest import RANDOM, WEAK, World
 from tests.jobs.score_explanations.lake_of_texts import CLIP, HEAT, INFORMED, STEERING, TOPK
@@ -61,12 +71,22 @@ def score(rows: Rows, metric: str, variant: tuple[Any, ...], feature: int, seque
     return fmean(values) if values else None
 
 
+NAMINGS = ("named", "share_named")
+
+
+def telling(rows: Rows) -> list[int]:
+    """Features that tell a concept: some text about them is asked for its name."""
+    return [feature for feature in FEATURES if any(f == feature for _, f, _ in rows["explanation_naming"])]
+
+
 def per_feature(rows: Rows, metric: str, variant: tuple[Any, ...]) -> dict[int, float]:
-    """The mean over the texts of a feature, of features that have one."""
+    """The mean over the texts of a feature, of features that have one; nothing is named where there is no text."""
     found = {}
     for feature in FEATURES:
         values = [score(rows, metric, variant, feature, sequence) for sequence in (0, 1)]
         known = [value for value in values if value is not None]
+        if metric in NAMINGS and feature in telling(rows):
+            known = known or [0.0]
         if known:
             found[feature] = fmean(known)
     return found
@@ -92,7 +112,7 @@ def test_the_same_features_count_for_every_way_to_explain(world: World) -> None:
         texts = 2 if variant in (HEAT, INFORMED) else 1
         assert sum(variant_of(row) == variant for row in found) == texts * len(FEATURES)
     for row in world.rows("explanation_summary"):
-        assert row["n"] + row["n_empty"] <= len(FEATURES)
+        assert row["n"] + (row["n_empty"] if row["metric"] not in NAMINGS else 0) <= len(FEATURES)
 
 
 def test_scores_of_texts_are_means_over_images(world: World, rows: Rows) -> None:
@@ -106,7 +126,9 @@ def test_scores_of_texts_are_means_over_images(world: World, rows: Rows) -> None
             assert (row[metric] is None) == (said["status"] != "ok")
         positive = [r["mean"] for r in rows["explanation_synthetic"].get((variant, feature, sequence), [])]
         assert row["auroc"] == (pytest.approx(area(positive, unmade(rows, feature))) if positive else None)
-        assert row["named"] == score(rows, "named", variant, feature, sequence)
+        named = score(rows, "named", variant, feature, sequence)
+        nothing = 0.0 if said["status"] != "ok" and feature in telling(rows) else None
+        assert row["named"] == (nothing if named is None else named)
 
 
 def test_means_deviations_and_counts_are_those_of_plain_loops(world: World, rows: Rows) -> None:
@@ -118,8 +140,67 @@ def test_means_deviations_and_counts_are_those_of_plain_loops(world: World, rows
             values, row = list(per_feature(rows, metric, variant).values()), found[variant, metric]
             assert row["n"] == len(values) and row["value"] == pytest.approx(fmean(values))
             assert row["sd"] == pytest.approx(stdev(values)) and row["low"] <= row["value"] <= row["high"]
-        refused = {TOPK: 1, INFORMED: 2}.get(variant, 0)
-        assert {row["n_empty"] for (v, _), row in found.items() if v == variant} == {refused}
+        refused = {TOPK: {3}, INFORMED: {3, 5}}.get(variant, set())
+        for (v, metric), row in found.items():
+            if v == variant:
+                among = telling(rows) if metric in NAMINGS else FEATURES
+                assert row["n_empty"] == len(refused & {*among})
+
+
+def test_shares_of_named_concepts_are_of_the_same_features_whoever_has_no_text(world: World, rows: Rows) -> None:
+    named = [row for row in world.rows("explanation_summary") if row["metric"] in NAMINGS]
+    assert {row["n"] for row in named} == {len(telling(rows))} and {3, 5} & {*telling(rows)}
+    texts = [row for row in world.rows("explanation_scores") if row["named"] is not None]
+    for row in named:
+        own = [text["named"] for text in texts if variant_of(text) == variant_of(row) and text["sequence"] == 0]
+        if row["metric"] == "named" and variant_of(row) not in (HEAT, INFORMED):
+            assert row["value"] == pytest.approx(sum(own) / row["n"]) and len(own) == row["n"]
+
+
+def test_a_note_says_how_many_features_are_not_explained_in_every_way(world: World) -> None:
+    (summary,) = [plan for plan in world.plans if plan.stage.output == "summary"]
+    notes: list[str] = []
+    gather(StoreInputs(world.lake.store), summary, notes)
+    assert notes == [
+        "1 of 12 explained features are left out of the summary: they are not explained by steering sae all alpha 1 x p90 (1)"
+    ]
+
+
+class Counted(dict[Key, Scored]):
+    """Texts that count how often all of them are gone through."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[Key]:
+        self.passes += 1
+        return super().__iter__()
+
+    def items(self) -> Any:
+        self.passes += 1
+        return super().items()
+
+
+def test_texts_are_gone_through_once_and_not_for_every_feature(world: World) -> None:
+    (plan,) = [plan for plan in world.plans if plan.stage.output == "summary"]
+    found = gather(StoreInputs(world.lake.store), plan, [])
+    texts = Counted(found.texts)
+    summaries = Summaries(plan, replace(found, texts=texts), Labels({}))
+    assert list(summaries.selected()) and summaries.tests() and list(summaries.means())
+    assert texts.passes <= 2
+
+
+def test_intervals_are_drawn_for_the_ways_to_explain_alone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (plan,) = [plan for plan in world.plans if plan.stage.output == "summary"]
+    drawn: list[int] = []
+
+    def count(n: int, samples: int, seed: int) -> Any:
+        drawn.append(n)
+        return draw_again(n, samples, seed)
+
+    monkeypatch.setattr("miclip_core.explain.auroc.draw_again", count)
+    task = Task((plan,), next(iter(plan.shards(1))), StoreInputs(world.lake.store), Setting((plan,), Resources()), [])
+    assert {part.table for part in results(task)} >= {"explanation_agreement", "explanation_summary"}
+    assert len(drawn) == len(EXPLAINED)
 
 
 def test_a_share_has_the_interval_of_wilson(world: World) -> None:
@@ -172,14 +253,19 @@ def test_tests_between_methods_are_those_of_scipy_on_the_features_that_both_have
     found = {
         (r["masking"], r["metric"], r["test"], r["method_a"], r["method_b"]): r for r in world.rows("explanation_tests")
     }
-    expected = 0
+    expected, normal = 0, set()
     for masking, group in groups(world).items():
         for metric in ("iou", "clip", "synthetic"):
             values = {method: per_feature(rows, metric, variant) for method, variant in group.items()}
             for a in group:
-                row = found[masking, metric, "shapiro", a, ""]
-                assert row["n"] == len(values[a])
-                assert row["p"] == pytest.approx(shapiro(sorted(values[a].values())).pvalue, rel=1e-3)
+                if (group[a], metric) in normal:
+                    assert (masking, metric, "shapiro", a, "") not in found
+                    expected -= 1
+                else:
+                    row = found[masking, metric, "shapiro", a, ""]
+                    assert row["n"] == len(values[a])
+                    assert row["p"] == pytest.approx(shapiro(sorted(values[a].values())).pvalue, rel=1e-3)
+                    normal.add((group[a], metric))
                 for b in group:
                     if a != b:
                         row = found[masking, metric, "mann_whitney", a, b]
@@ -194,7 +280,7 @@ def test_tests_between_methods_are_those_of_scipy_on_the_features_that_both_have
                     exact = wilcoxon(differences[differences != 0], method="auto").pvalue
                     assert row["p"] == pytest.approx(exact, abs=0.05)
             expected += len(group) + len(group) * (len(group) - 1) * 3 // 2
-    assert len(found) == expected
+    assert len(found) == expected and len(normal) == 4 * 3
     unequal = [r for r in found.values() if r["test"] == "wilcoxon" and r["method_b"] == "informed"]
     assert {r["n"] for r in unequal} == {8}  # informed has no text about two features
 
@@ -247,12 +333,7 @@ def test_the_chosen_text_has_the_best_ranks_and_says_whether_it_passes(world: Wo
     for vote, group in groups(world).items():
         chosen = []
         for feature in FEATURES:
-            candidates = [
-                texts[variant, feature, sequence]
-                for variant in group.values()
-                for sequence in (0, 1)
-                if (variant, feature, sequence) in texts
-            ]
+            candidates = [texts[variant, feature, 0] for variant in group.values() if (variant, feature, 0) in texts]
             there = [text for text in candidates if text["status"] == "ok"]
             ranks = []
             for text in there:
@@ -263,7 +344,7 @@ def test_the_chosen_text_has_the_best_ranks_and_says_whether_it_passes(world: Wo
                 ranks.append(fmean(of_each))
             row = found[vote, feature]
             best = [text for text, rank in zip(there, ranks, strict=True) if rank == pytest.approx(min(ranks))]
-            assert row["rank_sum"] == pytest.approx(min(ranks)) and row["is_tie"] == (len(best) > 1)
+            assert row["mean_rank"] == pytest.approx(min(ranks)) and row["is_tie"] == (len(best) > 1)
             (own,) = [t for t in there if (variant_of(t), t["sequence"]) == (variant_of(row), row["sequence"])]
             assert own in best and all(
                 row[name] == own[name] for name in ("text", "iou", "clip", "synthetic", "context")
