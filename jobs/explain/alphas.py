@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,30 @@ TABLE = "explanation_alphas"
 TRIALS = "trials"
 
 
+class Said(NamedTuple):
+    """A text about the feature at a place of a batch, and which of its masks count."""
+
+    place: int
+    text: str
+    masks_scored: str
+
+
+def find_overlaps(batch: Batch, said: Iterable[Said], segmenter: IndexSegmenter) -> dict[Said, float]:
+    """Mean overlap of where the segmenter finds each text with where its feature is active; NaN without any image.
+
+    Image by image: a segmenter that looks at one of them once keeps few, and alphas say much the same of all.
+    """
+    wanted = sorted(set(said))
+    found: dict[Said, list[float]] = {one: [] for one in wanted}
+    for place in range(len(batch.features)):
+        of_feature = [one for one in wanted if one.place == place]
+        for image, pixels, map_PQ in zip(batch.shown[place], batch.pixels_FKCIJ[place], batch.maps_FKPQ[place]):
+            for one in of_feature:
+                mask = join_masks(segmenter.masks(pixels, str(image.uri), one.text), one.masks_scored)
+                found[one].append(float(measure_overlap(map_PQ, mask).iou))
+    return {one: float(np.mean(ious)) if ious else float("nan") for one, ious in found.items()}
+
+
 class Trials:
     """What the texts of one stage are worth on the validation features of a shard, for each alpha of its grid."""
 
@@ -31,24 +55,20 @@ class Trials:
         self._asked = asked
         self._found: dict[str, list[Any]] = defaultdict(list)
 
-    def add(self, one: Try, batch: Batch, written: Sequence[Written], segmenter: IndexSegmenter) -> None:
-        """Texts about a batch, and where the segmenter finds them in its images."""
+    def said(self, written: Sequence[Written]) -> Iterator[Said]:
+        """What of texts about a batch is to be looked for."""
         for text in written:
-            cleaned, _ = text_of(text)
+            if (cleaned := text_of(text)[0]) is not None:
+                yield Said(text.place, cleaned, self._asked.params["masks_scored"])
+
+    def add(self, one: Try, batch: Batch, written: Sequence[Written], overlaps: Mapping[Said, float]) -> None:
+        """Texts about a batch, and how well the segmenter finds its features by them."""
+        for text in written:
+            (said,) = [*self.said([text])] or [None]
             self._found["feature"].append(batch.features[text.place].number)
             self._found["alpha"].append(one.alpha)
-            self._found["text"].append(cleaned or "")
-            self._found["iou"].append(np.nan if cleaned is None else self._iou(cleaned, batch, text.place, segmenter))
-
-    def _iou(self, text: str, batch: Batch, place: int, segmenter: IndexSegmenter) -> float:
-        """Mean over the feature's images; NaN without any."""
-        found = []
-        of_feature = zip(batch.shown[place], batch.pixels_FKCIJ[place], batch.maps_FKPQ[place], strict=True)
-        for image, pixels, map_PQ in of_feature:
-            masks = segmenter.masks(pixels, str(image.uri), text)
-            mask = join_masks(masks, self._asked.params["masks_scored"])
-            found.append(float(measure_overlap(map_PQ, mask).iou))
-        return float(np.mean(found)) if found else float("nan")
+            self._found["text"].append(said.text if said else "")
+            self._found["iou"].append(overlaps[said] if said else np.nan)
 
     def packed(self) -> Artifact:
         """All of it, for the round that chooses."""

@@ -24,6 +24,7 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     """Texts, passes of the tower from the edited block on, and what the stages of one worker do once for all of them.
 
     The library's attention is not counted (2 FLOPs per parameter and token), nor is segmenting, where alphas are compared.
+    Of several maskings, which each render all images, one is.
     """
     asked = Asked(plan)
     params: Any = asked.params
@@ -35,7 +36,7 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     tokens = _tokens(asked, vlm.language, images)
     written = 2 * vlm.language.params * tokens
     before, behind = _shares(asked, vlm)
-    shown = features * images * int(str(plan.effort["maskings"])) if asked.sees_images else 1
+    shown = features * images if asked.sees_images else 1
     return Estimate(
         images=features * images if asked.sees_images else 0,
         flops=round(features * tries * (sequences * written + images * behind * vlm.flops)),

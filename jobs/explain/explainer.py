@@ -70,14 +70,15 @@ class Explainer:
         BadSae: the dictionary is of another site or width.
     """
 
-    def __init__(self, vlm: Vlm, sae: Sae, asked: Asked, inputs: Inputs, threads: int, notes: list[str]) -> None:
-        """asked: any of the stages; they differ in nothing that is used here. notes: takes in what people should know."""
+    def __init__(self, vlm: Vlm, sae: Sae, asked: Asked, inputs: Inputs, threads: int) -> None:
+        """asked: any of the stages; they differ in nothing that is used here."""
         self._vlm, self._sae, self._inputs, self._threads = vlm, sae, inputs, threads
-        self._asked, self._size, self._notes = asked, asked.batch, notes
+        self._asked, self._size = asked, asked.batch
         sae.config.check(asked.site, vlm.tower.facts.site(Site.parse(asked.site).path).width)
         reads = vlm.language.reads_block
         self._steering = Steering(vlm, reads if asked.block is None else min(asked.block, reads))
         self._held: dict[Hashable, Any] = {}
+        self._rounded: dict[str, tuple[float, float]] = {}
 
     def write(self, tries: Sequence[Try], batch: Batch) -> Iterator[tuple[Try, list[Written]]]:
         """Texts about a batch, one try after another; those that show images get none of features without any.
@@ -183,10 +184,19 @@ class Explainer:
             ratio for strength, ratio in zip(strengths, ratios, strict=True) if strength and abs(ratio - 1) > REALISED
         ]
         if off:
-            self._notes.append(
-                f"{asked.params['variant']}: {asked.params['dtype']} rounds what is added, {min(off):.2f} to {max(off):.2f} of "
-                "its length is left for some features; take dtype: fp32 or a larger alpha"
-            )
+            key = f"{asked.params['variant']}: {asked.params['dtype']}"
+            every = [*off, *self._rounded.get(key, ())]
+            self._rounded[key] = min(every), max(every)
+
+    def take_notes(self) -> list[str]:
+        """What people should know of the batches since this was asked the last time: a line per way to explain."""
+        found = [
+            f"{key} rounds what is added, {least:.2f} to {most:.2f} of its length is left for some features; take dtype: fp32 "
+            "or a larger alpha"
+            for key, (least, most) in self._rounded.items()
+        ]
+        self._rounded.clear()
+        return found
 
     # -------------------------------------------------------------- how much
 

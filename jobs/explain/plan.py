@@ -55,7 +55,6 @@ class _Planner:
             "geometry": facts.geometry.model_dump(mode="json"),
             "vlm": vlm_forward(vlm, cell.spec.dtype).model_dump(mode="json"),
             "batch_features": cell.spec.batch_features,
-            "maskings": len(set(cell.spec.masking)),
         }
 
     def plans(self, source: Source) -> Iterator[Plan]:
@@ -146,6 +145,7 @@ class _Planner:
             "generation": self._generation(),
             "seed": spec.seed if draws else None,
             "dtype": spec.dtype,
+            **({} if spec.dtype == "fp32" else {"batch_features": spec.batch_features}),  # shapes round short numbers
         }
 
     def _prompt(self, masking: Masking | str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from jobs.blame import blaming
-from jobs.explain.alphas import Trials, choose_alpha, chosen_alpha, tries_of
+from jobs.explain.alphas import Trials, choose_alpha, chosen_alpha, find_overlaps, tries_of
 from jobs.explain.asked import Asked
 from jobs.explain.explainer import Explainer, Try
 from jobs.explain.features import Batch, Feature, Images, choose, choose_validation, read_features
@@ -51,7 +51,8 @@ class ExplainWorker:
             for asked in several:
                 with blaming(asked.plan):
                     yield choose_alpha(asked, inputs, self.notes)
-        self.notes[:] = dict.fromkeys(self.notes)
+        if self._explainer is not None:
+            self.notes += self._explainer.take_notes()
 
     # -------------------------------------------------------------- rounds
 
@@ -81,9 +82,11 @@ class ExplainWorker:
         for batch in self._batches(self._of_shard(several[0], shard, inputs), several, inputs):
             explainer = self._open(several[0], inputs)
             segmenter = self._open_segmenter(several[0], inputs)
-            for one, written in explainer.write(tries, batch):
-                with blaming(one.asked.plan):
-                    trials[one.asked.plan.digest].add(one, batch, written, segmenter)
+            tried = [*explainer.write(tries, batch)]
+            said = [text for one, written in tried for text in trials[one.asked.plan.digest].said(written)]
+            overlaps = find_overlaps(batch, said, segmenter)
+            for one, written in tried:
+                trials[one.asked.plan.digest].add(one, batch, written, overlaps)
         yield from (found.packed() for found in trials.values())
 
     # -------------------------------------------------------------- features and alphas
@@ -135,7 +138,7 @@ class ExplainWorker:
             vlm = open_vlm(asked.vlm, inputs, device)
             sae = load_sae(inputs.published(asked.plan.stage.inputs["sae"], WEIGHTS))
             threads = self._setting.resources.decode_threads
-            self._explainer = Explainer(vlm, sae, asked, inputs, threads, self.notes)
+            self._explainer = Explainer(vlm, sae, asked, inputs, threads)
         return self._explainer
 
     def _open_segmenter(self, asked: Asked, inputs: Inputs) -> IndexSegmenter:

@@ -106,7 +106,7 @@ def make_batches(vlm: Vlm, features: int, k: int) -> list[Batch]:
 def together(vlm: Vlm, sae: Sae, tries: Sequence[Try], batches: Sequence[Batch]) -> dict[tuple[int, int], str]:
     """The worker's way: (try, feature) -> text."""
     inputs: Inputs = None  # type: ignore[assignment]  # nothing is read with these units of alpha
-    explainer, found = Explainer(vlm, sae, tries[0].asked, inputs, 1, []), {}
+    explainer, found = Explainer(vlm, sae, tries[0].asked, inputs, 1), {}
     for batch in batches:
         for one, written in explainer.write(tries, batch):
             for text in written:

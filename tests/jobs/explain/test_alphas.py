@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.explain.alphas import Trials
+from jobs.explain.alphas import Said, Trials, find_overlaps
 from jobs.explain.asked import Asked
 from jobs.explain.explainer import Try, Written
 from jobs.explain.features import Batch, Feature
@@ -54,8 +54,29 @@ def test_the_worth_of_a_text_is_its_mean_overlap_with_where_the_feature_is_activ
     trials = Trials(asked)
     segmenter = IndexSegmenter(None, "truth", None, "cpu")  # type: ignore[arg-type]  # the truth reads nothing
     for raw in (f"The highlighted element in the image is a {named} background", "", "I'm sorry, no"):
-        trials.add(Try(asked, 1.0), batch, [said(raw)], segmenter)
+        found_by = find_overlaps(batch, trials.said([said(raw)]), segmenter)
+        trials.add(Try(asked, 1.0), batch, [said(raw)], found_by)
     with np.load(io.BytesIO(trials.packed().data)) as packed:
         assert packed["text"].tolist() == [f"{named.capitalize()} background", "", ""]
         assert packed["feature"].tolist() == [7, 7, 7] and packed["alpha"].tolist() == [1, 1, 1]
         assert packed["iou"][0] == pytest.approx(np.mean(overlaps)) and np.isnan(packed["iou"][1:]).all()
+
+
+def test_texts_of_all_alphas_are_looked_for_once_in_an_image_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segmenter that keeps what it knows of few images reads each of them once."""
+    looked: list[tuple[str, str]] = []
+    masks = IndexSegmenter.masks
+
+    def count(self: IndexSegmenter, pixels_CIJ: torch.Tensor, uri: str, text: str) -> torch.Tensor:
+        looked.append((uri, text))
+        return masks(self, pixels_CIJ, uri, text)
+
+    monkeypatch.setattr(IndexSegmenter, "masks", count)
+    maps = torch.ones(2, 2, 8, 8)
+    shown = [[TopImage(str(i), i, f"{WORLD}#{i}", torch.ones(8, 8)) for i in of] for of in ((3, 4), (5, 6))]
+    features = [Feature(number, True, 1.0, 1.0) for number in (7, 8)]
+    batch = Batch(features, shown, torch.zeros(2, 2, 3, 64, 64, dtype=torch.uint8), maps)
+    said = [Said(place, text, "union") for text in ("A star", "A ring", "A star") for place in (0, 1)]
+    found = find_overlaps(batch, said, IndexSegmenter(None, "truth", None, "cpu"))  # type: ignore[arg-type]
+    assert looked == [(f"{WORLD}#{i}", text) for i in (3, 4, 5, 6) for text in ("A ring", "A star")]
+    assert found.keys() == set(said)
