@@ -122,6 +122,11 @@ class Cell(Frozen):
         return False
 
     @property
+    def no_clip(self) -> str:
+        """What is said where it needs a CLIP and none is named."""
+        return "no CLIP whose space concepts are in"
+
+    @property
     def beside(self) -> tuple[str, ...]:
         """Refs of models that it needs beside those that it is about."""
         return ()
@@ -130,6 +135,10 @@ class Cell(Frozen):
     def folders(self) -> tuple[str, ...]:
         """Where the models lie that it needs and that are no checkpoints; their files name what is made with them."""
         return ()
+
+    def lacks(self, kinds_read: Collection[str]) -> str | None:
+        """What it cannot do without among the kinds of stages that it reads."""
+        return None
 
     def needs_images(self, kinds_read: Collection[str]) -> bool:
         """Whether it reads images itself, when it reads stages of these kinds."""

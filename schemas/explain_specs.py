@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -21,6 +22,8 @@ SEES_IMAGES: tuple[ExplainMethod, ...] = ("topk", "informed")
 """They show the top images of a feature."""
 STEERS: tuple[ExplainMethod, ...] = ("steering", "informed")
 """They add the direction of a feature to tokens of the vision tower."""
+OF_SAMPLING = ("temperature", "top_p", "top_k")
+"""Fields of `explain` that greedy decoding has no use for."""
 MOST_GRID = 64
 
 
@@ -150,6 +153,10 @@ class ExplainSpec(OverModels):
             raise ValueError("no features; give reads: a sae_features stage with tables features and top_images")
         if self.decoding == "greedy" and self.sequences > 1:
             raise ValueError(f"sequences {self.sequences} of greedy decoding are all the same; take decoding: sample")
+        if self.decoding == "greedy" and (unread := [n for n in OF_SAMPLING if n in self.model_fields_set]):
+            raise ValueError(
+                f"{', '.join(unread)}: greedy decoding draws nothing; leave it out, or take decoding: sample"
+            )
         if set(self.direction) != {"sae"} and not set(self.methods) & set(STEERS):
             raise ValueError(
                 f"direction {', '.join(self.direction)} steers nothing in methods {', '.join(self.methods)}"
@@ -214,7 +221,17 @@ class ScoreExplanationsSpec(OfAClip, OverModels):
     min_synthetic_percentile: Annotated[float, Field(ge=0, le=100), RESULT] = 20.0
     sentences: Annotated[str, RESULT] = "clip"
     """What compares texts: the text tower of the `clip`, or `file:/folder` of sentence-transformers."""
-    agreement: Annotated[tuple[float, ...], LISTED, RESULT] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    agreement: Annotated[tuple[Annotated[float, Field(ge=-1, le=1)], ...], LISTED, RESULT] = (
+        0.0,
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+        0.5,
+        0.6,
+        0.7,
+        0.8,
+    )
     """Cosines of the texts of topk and steering from which on scores are told again."""
     labels: Annotated[str, RESULT] = "none"
     """Who says whether a text is low-level or about animals or backgrounds: `none`, `world`, or `vlm:<model ref>`."""
@@ -248,13 +265,25 @@ class ScoreExplanationsSpec(OfAClip, OverModels):
             raise ValueError(f"expected none, world, or vlm: and a model ref, found {value!r}")
         return "vlm:" + _model(value.removeprefix("vlm:"))
 
-    @model_validator(mode="after")
-    def _texts_come_from_explanations(self) -> ScoreExplanationsSpec:
-        if len(self.reads) < 2:
-            raise ValueError(
-                "reads: expected explain stages, and a sae_features stage over images that no explanation was made from"
+    def lacks(self, kinds_read: Collection[str]) -> str | None:
+        """Texts to score, or features over images to score them on."""
+        if "explain" not in kinds_read:
+            return "no explain stage, whose texts are scored; read one, beside a sae_features stage over other images"
+        if "sae_features" not in kinds_read:
+            return (
+                "no sae_features stage, on whose images texts are scored; read one beside the explain stages, over images "
+                "that no explanation was made from"
             )
-        return self
+        return None
+
+    @property
+    def no_clip(self) -> str:
+        """Who asks for it, and what does without."""
+        asking = {"metric clip": "clip" in self.metrics, "sentences: clip": self.sentences == "clip"}
+        return (
+            f"no CLIP for {' and '.join(name for name, asks in asking.items() if asks)}; metrics without clip and "
+            "sentences: file:/folder of sentence-transformers need none"
+        )
 
     @property
     def needs_clip(self) -> bool:
@@ -312,6 +341,11 @@ class MapExplanationsSpec(OfAClip, OverModels):
         if not self.reads:
             raise ValueError("no texts; give reads: a score_explanations stage, or explain stages with texts: all")
         return self
+
+    @property
+    def no_clip(self) -> str:
+        """Who asks for it, and what does without."""
+        return "no CLIP for sentences: clip; sentences: file:/folder of sentence-transformers needs none"
 
     @property
     def needs_clip(self) -> bool:

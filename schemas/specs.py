@@ -168,12 +168,12 @@ class PipelineSpec(Frozen):
                     f"stages.{name}.reads: {stage.kind} cannot read {', '.join(sorted(unread))}; it reads "
                     f"{', '.join(sorted(READS[stage.kind]))}"
                 )
+            if lacked := stage.lacks(kinds):
+                raise ValueError(f"stages.{name}.reads: {lacked}")
             if isinstance(stage, OverModels) and not self.models_of(name):
                 raise ValueError(f"stages.{name}: no model; give stages.{name}.model or matrix.model")
             if stage.needs_clip and self.clip_of(name) is None:
-                raise ValueError(
-                    f"stages.{name}: no CLIP whose space concepts are in; give clip: open_clip:ViT-B-16/openai, for example"
-                )
+                raise ValueError(f"stages.{name}: {stage.no_clip}; give clip: open_clip:ViT-B-16/openai, for example")
             has_images = self.images is not None or getattr(stage, "images", None) is not None
             if stage.needs_images(kinds) and not has_images:
                 raise ValueError(f"stages.{name}: no images; give images: {{ref: folder:/path}}")

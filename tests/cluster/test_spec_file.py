@@ -77,7 +77,7 @@ def test_one_text_is_a_list_of_one_and_lists_stay_lists() -> None:
         ("    images: {ref: nowhere}", "s.yaml:10:14  stages.acts.images.ref: images 'nowhere': expected source:location"),
         ("    reads: other", "stages.acts: reads other: extract reads images and models, no stage"),
         ("  more: {kind: selftest, reads: other}", "stages.more.reads: no stage 'other'; there are acts, more"),
-        ("  more: {kind: extrac}", 's.yaml:10:10  stages.more.kind: found "extrac", expected extract, train_sae, import_sae, sae_features, probe, align, describe, intervene, trace_errors, attention_maps, geometry, evaluate, mine_rosetta, invert or selftest; did you mean'),
+        ("  more: {kind: extrac}", 's.yaml:10:10  stages.more.kind: found "extrac", expected extract, train_sae, import_sae, sae_features, probe, align, describe, intervene, trace_errors, attention_maps, geometry, evaluate, mine_rosetta, invert, explain, score_explanations, map_explanations or selftest; did you mean'),
         ("    top_k: 3\n    top_k: 4", "s.yaml:11:5  stages.acts.top_k: this key stands in line 10 already"),
         ("\ttop_k: 3", "s.yaml:10:1"),
         ("    top_k: .inf", "s.yaml:10:12  stages.acts.top_k: found .inf, expected a finite number"),
