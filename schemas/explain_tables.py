@@ -77,7 +77,7 @@ EXPLANATIONS: tuple[Table, ...] = (
             ("mean_iou?", pa.float64(), "over features with a text; null if there is none"),
             ("sd_iou?", pa.float64(), "standard deviation over features"),
             ("distinct", pa.float32(), "different texts over all texts: near 0 where steering drowns out everything"),
-            ("n", pa.int64(), "features with a text"),
+            ("n", pa.int64(), "features with a text, at most half of those that are active"),
             ("n_empty", pa.int64(), "features whose text is empty or refused"),
             ("is_chosen", pa.bool_(), "the best mean IoU, the smaller alpha of equals"),
         ),
