@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Said(NamedTuple):
 
     place: int
     text: str
-    masks_scored: str
+    masks_scored: Literal["first", "union"]
 
 
 def find_overlaps(batch: Batch, said: Iterable[Said], segmenter: IndexSegmenter) -> dict[Said, float]:
@@ -64,7 +64,7 @@ class Trials:
     def add(self, one: Try, batch: Batch, written: Sequence[Written], overlaps: Mapping[Said, float]) -> None:
         """Texts about a batch, and how well the segmenter finds its features by them."""
         for text in written:
-            (said,) = [*self.said([text])] or [None]
+            said = next(self.said([text]), None)
             self._found["feature"].append(batch.features[text.place].number)
             self._found["alpha"].append(one.alpha)
             self._found["text"].append(said.text if said else "")

@@ -480,6 +480,21 @@ def test_steering_that_no_word_depends_on_is_refused(world: World) -> None:
     assert len(rows) == len(ALIVE)
 
 
+def test_what_short_numbers_round_is_one_note_however_many_batches_there_are(world: World) -> None:
+    """An alpha that bf16 can hardly add, and as many batches as features."""
+    (plan,) = world.plans(dtype="bf16", methods=["steering"], alpha=1e-3, batch_features=1, max_new_tokens=1)
+    inputs = StoreInputs(world.lake.store)
+    worker = open_worker(Setting((plan,), Resources()), inputs)
+    rows, notes = 0, []
+    for shard in plan.shards(0):
+        parts = [*worker.process(shard, [plan.digest], inputs, None)]  # type: ignore[arg-type]
+        rows += sum(part.batch.num_rows for part in parts if isinstance(part, Part))
+        assert len(worker.notes) <= 1
+        notes += worker.notes
+    assert rows == len(ALIVE) > len(notes) > 0
+    assert all("bf16 rounds what is added" in note for note in notes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bf16"])
 def test_short_numbers_keep_what_is_added(world: World, dtype: str) -> None:
