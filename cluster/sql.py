@@ -51,6 +51,9 @@ def _unpublished(catalog: Catalog, query: str) -> list[str]:
         if name not in there:
             kinds = [kind for kind in KINDS if any(name in made for made in _made_by(kind))]
             lines.append(f"no published rows of {name}; a stage of kind {' or '.join(kinds)} makes them")
+    lines += (
+        ["runs in scope are the newest finished ones; name an earlier run that has them with --run"] if lines else []
+    )
     return [*lines, f"tables: {', '.join(['stages', *there])}"] if lines else []
 
 

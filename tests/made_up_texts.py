@@ -182,7 +182,13 @@ class _Texts:
         known = [way for way in self._group(vote).values() if self.scores[way, feature]["text"]]
         way = max(known, key=lambda way: self.scores[way, feature]["iou"])
         score = self.scores[way, feature]
-        found = {"vote": vote, "mean_rank": 1.5, "is_tie": False, "n_methods": len(known), "passed": score["iou"] > 0.25}
+        found = {
+            "vote": vote,
+            "mean_rank": 1.5,
+            "is_tie": feature % 16 == 0,
+            "n_methods": len(known),
+            "passed": score["iou"] > 0.25,
+        }
         names = ("feature", "sequence", "text", *METRICS, "abstraction", "context")
         return {**way._asdict(), **{name: score[name] for name in names}, **found}
 

@@ -152,6 +152,7 @@ def test_a_table_that_nobody_filled_is_named_with_the_kinds_that_make_it(catalog
         "no published rows of activations; a stage of kind extract makes them",
         "no published rows of attention_maps; a stage of kind attention_maps makes them",
     ]
-    assert lines[2].startswith("tables: stages, selftest")
+    assert lines[2].endswith("name an earlier run that has them with --run")
+    assert lines[3].startswith("tables: stages, selftest")
     with pytest.raises(UsageError, match="Table with name attention_map does not exist"):
         run_sql(catalog, "SELECT * FROM attention_map")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -90,6 +90,7 @@ def text_card_id(one: Explained, feature: int) -> str:
 def make_text_card(cards: TextCards, feature: int, look: Look) -> Html:
     """One feature."""
     one, texts, chosen = cards.one, cards.texts.get(feature, ()), cards.chosen.get(feature, ())
+    ties = {c.vote for c in chosen if c.is_tie}
     topic = cards.topics.get(cards.clusters.get(feature, -1))
     passed = None if not chosen else any(c.passed for c in chosen)
     said = " ".join(dict.fromkeys(t.text for t in texts if t.text))
@@ -109,7 +110,7 @@ def make_text_card(cards: TextCards, feature: int, look: Look) -> Html:
     return tag(
         "article",
         head,
-        tag("ul", (_says(text, cards) for text in texts if not is_control(text.way)), class_="says texts"),
+        tag("ul", (_says(text, cards, ties) for text in texts if not is_control(text.way)), class_="says texts"),
         _controls([text for text in texts if is_control(text.way)], cards),
         _concept(cards.concepts.get(feature)),
         _tiles(cards, feature, look),
@@ -120,7 +121,7 @@ def make_text_card(cards: TextCards, feature: int, look: Look) -> Html:
         aria_label=f"Texts about feature {feature} of {one.title}",
         data_place=one.number,
         data_passed=None if passed is None else "yes" if passed else "no",
-        data_method=" ".join(dict.fromkeys(c.way.method for c in chosen)) or None,
+        data_method=" ".join(dict.fromkeys(c.won for c in chosen)) or None,
         data_cluster=f"{one.number}-{cards.clusters[feature]}" if feature in cards.clusters else None,
         data_words=" ".join(filter(None, [f"#{feature}", one.title, topic, said])).lower(),
         data_chosen=" ".join(c.text for c in chosen).lower() or None,
@@ -154,14 +155,14 @@ def _gain(texts: Sequence[Text]) -> str | None:
     return f"{max(of['steering']) - max(of['topk']):.4g}" if of["steering"] and of["topk"] else None
 
 
-def _says(text: Text, cards: TextCards) -> Html:
-    """One way's text with its scores; a star at the one that was chosen."""
+def _says(text: Text, cards: TextCards, ties: Collection[str] = ()) -> Html:
+    """One way's text with its scores; a star at the one that was chosen. ties: votes that drew it among equals."""
     label = cards.ways.label(text.way)
     sample = tag("span", f" sample {text.sequence + 1}", class_="remark") if cards.several_samples else None
     if text.text is None:
         body = tag("span", WHY.get(text.status, f"no text: {text.status}"), class_="none")
     else:
-        star = _star(text.votes, cards.several_votes)
+        star = _star(text.votes, cards.several_votes, ties)
         body = tag("span", tag("span", text.text, star, class_="text"), _scores(text.scores))
     kind = " ".join(filter(None, ["chosen" if text.votes else "", "control" if is_control(text.way) else ""]))
     return tag("li", tag("span", label, sample), body, class_=kind or None)
@@ -177,12 +178,15 @@ def _controls(texts: Sequence[Text], cards: TextCards) -> Html | None:
     return tag("details", tag("summary", f"{len(texts)} texts of controls"), rows, class_="controls")
 
 
-def _star(votes: Sequence[str], several: bool) -> Html | None:
-    """Of a chosen text; among which ways, where there were several votes."""
+def _star(votes: Sequence[str], several: bool, ties: Collection[str]) -> Html | None:
+    """Of a chosen text; among which ways, where there were several votes, and whether others are as good."""
     if not votes:
         return None
     told = f"chosen: the best ranks over the measures, among {' and among '.join(say_vote(vote) for vote in votes)}"
-    among = tag("span", f" among {', '.join(votes)}", class_="remark") if several else None
+    is_tie = not ties.isdisjoint(votes)
+    told += "; a tie: others have the same mean rank, and it was drawn among them" if is_tie else ""
+    words = [*(["tie"] if is_tie else []), *([f"among {', '.join(votes)}"] if several else [])]
+    among = tag("span", f" {' '.join(words)}", class_="remark") if words else None
     return tag("span", " ★", among, title=told)
 
 

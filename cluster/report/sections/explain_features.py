@@ -21,6 +21,7 @@ from cluster.report.sections.texts import (
     MOST_GRID,
     PLANS,
     TEXT_BYTES,
+    TIE,
     Chosen,
     choose_features,
     first_texts,
@@ -68,7 +69,7 @@ def render(data: ReportData) -> Html:
     mask = tag("button", "As masks", type="button", class_="as-masks", aria_pressed="false", title="Black where the feature is not active, as masks show images to a model")  # fmt: skip
     lead = tag("p", "What every way to explain says of a feature, above the images that drive it most. IoU: how well the text finds where the feature is active; CLIP: "
                "cosine of the text and what the feature is active on; synthetic: activation of the feature on images made from the text; AUROC: these images against random "
-               "ones; ✓ named: it has the name of the concept that the feature tells best. ★ is the text that was chosen, with the best mean rank over the first three.")  # fmt: skip
+               "ones; ✓ named: it has the name of the concept that the feature tells best. ★ is the text that was chosen, with the best mean rank over the first three; where others have the same it is a tie, drawn among them.")  # fmt: skip
     browser = make_browser(
         "Search texts and features", articles, _filters(cards), _orders(cards), _within(cards),
         extra=[overlay_button(), mask, heat_key("the feature's largest", "Each colour is a sixteenth of the feature's largest code in these images")],
@@ -126,9 +127,10 @@ def _filters(cards: Sequence[TextCards]) -> list[Filter]:
         options = [("", "all SAEs"), *((str(of.one.number), of.one.title) for of in cards)]
         filters.append(Filter("place", "SAE", options, first=True))
     every = [c for of in cards for chosen in of.chosen.values() for c in chosen]
-    methods = [method for method in METHODS if any(c.way.method == method for c in every)]
-    if len(methods) > 1:
-        filters.append(Filter("method", "Chosen method", [("", "chosen by any method"), *((m, f"chosen: {METHODS[m]}") for m in methods)]))  # fmt: skip
+    winners = {**{method: f"chosen: {METHODS[method]}" for method in METHODS}, TIE: "chosen: a tie"}
+    there = [(won, said) for won, said in winners.items() if any(c.won == won for c in every)]
+    if len(there) > 1:
+        filters.append(Filter("method", "Chosen method", [("", "chosen by any method"), *there]))
     if len({c.passed for c in every}) > 1:
         filters.append(Filter("passed", "Passed", [("", "passed or not"), ("yes", "passed"), ("no", "did not pass")]))
     clusters = [(f"{of.one.number}-{n}", topic) for of in cards for n, topic in sorted(of.topics.items())]
@@ -192,7 +194,7 @@ def _one_each(data: ReportData, of: Texts) -> Iterator[tuple[Any, ...]]:
         first = chosen[0]
         iou = None if first.iou is None else float(f"{first.iou:.3g}")
         passed = int(any(c.passed for c in chosen))
-        yield feature, first.text, iou, first.way.method, passed, clusters.get(feature)
+        yield feature, first.text, iou, first.won, passed, clusters.get(feature)
 
 
 def _said(found: Sequence[Texts], shown: Sequence[tuple[Texts, list[int]]], amount: Amount) -> str:

@@ -25,6 +25,7 @@ MOST_GRID = 16
 """Rows and columns of a map; finer ones are averaged."""
 SCORES = ("iou", "clip", "synthetic", "auroc", "named")
 SEED = 0
+TIE = "tie"
 
 
 class Text(NamedTuple):
@@ -43,7 +44,7 @@ class Text(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The text that one vote chose for a feature."""
+    """The text that one vote chose for a feature; is_tie: it was drawn among texts that are as good."""
 
     feature: int
     vote: str
@@ -52,6 +53,12 @@ class Chosen(NamedTuple):
     text: str
     iou: float | None
     passed: bool
+    is_tie: bool = False
+
+    @property
+    def won(self) -> str:
+        """The method whose text was the best, or TIE where it was drawn among equals, which no method has won."""
+        return TIE if self.is_tie else self.way.method
 
 
 def load_features(data: ReportData, one: Explained) -> list[int]:
@@ -64,9 +71,12 @@ def load_chosen(data: ReportData, one: Explained) -> list[Chosen]:
     """The text of each feature and vote, masks before heatmaps; none where nobody chose."""
     if one.summary is None:
         return []
-    columns = ["feature", "vote", *Variant._fields, "sequence", "text", "iou", "passed"]
+    columns = ["feature", "vote", *Variant._fields, "sequence", "text", "iou", "passed", "is_tie"]
     rows = data.table("selected_explanations", columns, {"stage": one.summary}).to_pylist()
-    found = [Chosen(r["feature"], r["vote"], way_of(r), r["sequence"], r["text"], r["iou"], r["passed"]) for r in rows]
+    found = [
+        Chosen(r["feature"], r["vote"], way_of(r), r["sequence"], r["text"], r["iou"], r["passed"], r["is_tie"])
+        for r in rows
+    ]
     return sorted(found, key=lambda c: (c.feature, c.vote != "masks", c.vote))
 
 

@@ -213,6 +213,19 @@ def test_a_card_has_the_texts_of_all_ways_with_scores_and_stars_at_the_chosen_on
     assert f'data-passed="{"yes" if any(r["passed"] for r in chosen) else "no"}"' in first
 
 
+def test_a_tie_is_called_one_at_its_star_and_is_no_win_of_a_method(page: str) -> None:
+    """Every sixteenth choice was drawn among equals."""
+    tied, won = card(page, 16), card(page, 8)
+    assert (
+        'data-method="tie"' in tied
+        and "★<" in tied
+        and "> tie among masks" in tied
+        and "a tie: others have the same" in tied
+    )
+    assert 'data-method="tie"' not in won and " tie among" not in won and "★<" in won
+    assert '<option value="tie">chosen: a tie</option>' in page
+
+
 def test_a_feature_without_a_text_says_why(page: str) -> None:
     assert card(page, 6).count("no text: refused") == 2  # steering and its control
     assert card(page, 8).count("no text") == 0
