@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from jobs.protocol import Part
+from jobs.score_explanations.cost import MASKS_KEPT
 from jobs.score_explanations.recent import Recent
 from jobs.score_explanations.task import Rows, Task, Text, explanation
 from jobs.text_driven import IndexSegmenter
 from miclip_core.explain.overlap import SIDE, join_masks, measure_overlap
 from miclip_core.explain.render import resize_nearest
 from schemas.plans import Plan
-
-KEPT = 1 << 14
-"""Masks that a worker remembers, of 6 KB each: features of different shards share texts and images."""
 
 
 class Found(NamedTuple):
@@ -69,5 +67,5 @@ def _segmenter(task: Task) -> IndexSegmenter:
 
 
 def _seen(task: Task) -> Recent[tuple[int, str], Found]:
-    seen: Recent[tuple[int, str], Found] = task.hold("masks", lambda: Recent(KEPT))
+    seen: Recent[tuple[int, str], Found] = task.hold("masks", lambda: Recent(MASKS_KEPT))
     return seen

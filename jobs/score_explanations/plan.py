@@ -196,6 +196,7 @@ class _Planner:
         inputs |= {name: plan.digest for name, plan in random.items()}
         effort: dict[str, JsonValue] = {
             "variants": [[*one.variant] for one in explained],
+            "features": max(one.plan.rounds[0].rows for one in explained),
             "encoder": encoder.model_dump(mode="json"),
             "labeller": None,
         }

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.columns import read_index
 from jobs.protocol import ImageBytes, Part
 from jobs.score_explanations.synthetic import code_columns, get_tower
 from jobs.score_explanations.task import Rows, Task
@@ -59,8 +58,11 @@ def _usable(task: Task) -> np.ndarray:
     Raises:
         NothingToScore: there is none.
     """
-    copies = read_index(task.inputs, task.index, "duplicate_of", [(0, task.params["rows"])])
-    found = sorted(row for row, first in copies.items() if first is None and row not in task.left_out)
-    if not found:
+    names, rows = ("image_index", "duplicate_of"), [(0, task.params["rows"])]
+    parts = task.inputs.table(task.index, "images", names, ("image_index", rows))
+    alone = [part["image_index"].filter(part["duplicate_of"].is_null()).to_numpy() for part in parts]
+    left_out = np.fromiter(task.left_out, np.int64, len(task.left_out))
+    found: np.ndarray = np.setdiff1d(np.concatenate([np.empty(0, np.int64), *alone]), left_out)
+    if not len(found):
         raise NothingToScore("no image is left to compare made ones with; give the sae_features stage more images")
-    return np.array(found, np.int64)
+    return found

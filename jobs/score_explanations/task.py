@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from jobs.activations import Forward, forward_effort
 from jobs.between import places_of
-from jobs.columns import as_ranges
+from jobs.columns import as_ranges, read_index
 from jobs.explained import Row, about, read_rows, variant_of
 from jobs.forward import read_pixels
 from jobs.protocol import ImageBytes, Inputs, Part, Setting
@@ -132,9 +133,15 @@ class Task:
         forward, wanted = self.forward, sorted(set(rows))
         geometry = load_json(Geometry, canonical_json(self.effort["geometry"]))
         threads, size = self.setting.resources.decode_threads, int(str(forward.effort["batch_size"]))
+        problems, first = Counter[str](), dict[str, str]()
         for batch in read_pixels(self.inputs, forward, geometry, as_ranges(wanted), threads, size):
-            self.notes.extend(f"{problem.image.uri} is left out: {problem.detail}" for problem in batch.problems)
+            for problem in batch.problems:
+                problems[problem.reason] += 1
+                first.setdefault(problem.reason, f"{problem.image.uri}: {problem.detail}")
             yield from zip(batch.images, batch.pixels)  # what fills the batch is dropped
+        self.notes.extend(
+            f"{count} images left out: {reason}, first {first[reason]}" for reason, count in sorted(problems.items())
+        )
 
     @property
     def forward(self) -> Forward:
@@ -168,23 +175,26 @@ class Task:
 
     def _find_shared(self) -> frozenset[int]:
         to_score, *others = self._sets
-        ours = self._read_ids(*to_score)
-        theirs = pa.concat_arrays([self._read_ids(*other)["image_id"] for other in others])
+        ours = self._read_ids(*to_score, "image_index")
+        theirs = pa.chunked_array(chunk for other in others for chunk in self._read_ids(*other)["image_id"].chunks)
         shared = ours.filter(pc.is_in(ours["image_id"], value_set=theirs))
-        if len(shared) and self.params["on_shared"] == "stop":
+        rows = shared["image_index"].to_pylist()
+        if rows and self.params["on_shared"] == "stop":
+            uris = read_index(self.inputs, self.index, "uri", as_ranges(sorted(rows)[:3]))
             raise ImagesShared(
                 f"{len(shared)} of the {len(ours)} images to score on are among those that explanations were made from, the "
-                f"first: {', '.join(shared['uri'].to_pylist()[:3])}; give the sae_features stage that score_explanations "
+                f"first: {', '.join(map(str, uris.values()))}; give the sae_features stage that score_explanations "
                 "reads images of its own, or on_shared: leave_out to score on the others"
             )
         if len(shared):
             self.notes.append(f"{len(shared)} of {len(ours)} images are left out: explanations were made from them")
-        return frozenset(shared["image_index"].to_pylist())
+        return frozenset(rows)
 
-    def _read_ids(self, index: str, rows: int) -> pa.RecordBatch:
-        names = ("image_index", "image_id", "uri")
-        batches = list(self.inputs.table(index, "images", names, ("image_index", [(0, rows)])))
-        return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+    def _read_ids(self, index: str, rows: int, *more: str) -> pa.Table:
+        """Of large sets: the column image_id and as few others as there have to be."""
+        return pa.Table.from_batches(
+            self.inputs.table(index, "images", ("image_id", *more), ("image_index", [(0, rows)]))
+        )
 
 
 def explain_stages(plan: Plan) -> list[str]:

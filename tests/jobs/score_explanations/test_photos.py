@@ -30,7 +30,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory, images: Path) -> TextLake:
     folder = tmp_path_factory.mktemp("texts") / "lake"
-    return TextLake(folder, f"folder:{images}/images", f"file:{images}/labels.parquet", min_positives=2)
+    return TextLake(
+        folder, f"folder:{images}/images", f"file:{images}/labels.parquet", min_positives=2, on_changed="quarantine"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,22 @@ def test_without_labels_naming_is_of_none_and_says_so(lake: TextLake, explained:
     ran = lake.score(plans)
     assert not lake.rows(plans, "explanation_naming")
     assert any("no feature tells any concept of level patch" in str(event) for event in ran.events)
+
+
+def test_images_that_are_gone_are_counted_in_one_note(lake: TextLake, explained: list[Plan]) -> None:
+    tops = lake.rows([lake.scored], "sae_top_images")
+    gone = sorted({Path(row["uri"].removeprefix("file:")) for row in tops if row["feature"] == 1 and row["rank"] < 2})
+    for path in gone:
+        path.rename(path.with_suffix(".gone"))
+    try:
+        ran = lake.score([p for p in lake.plans(explained, metrics=["clip"], top=2) if p.stage.output == "clip"])
+    finally:
+        for path in gone:
+            path.with_suffix(".gone").rename(path)
+    assert not ran.board.failed
+    assert len(gone) == 2 and [
+        str(event).count("images left out") for event in ran.events if "left out" in str(event)
+    ] == [1]
 
 
 def test_a_model_that_is_asked_gives_labels(lake: TextLake, explained: list[Plan], tmp_path: Path) -> None:

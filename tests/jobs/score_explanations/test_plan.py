@@ -10,7 +10,15 @@ import pytest
 from jobs.explained import Variant
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, ImageFacts, Known
-from jobs.score_explanations.cost import LABEL_TOKENS
+from jobs.score_explanations.cost import (
+    ID_BYTES,
+    LABEL_TOKENS,
+    MASK_BYTES,
+    MASKS_KEPT,
+    ROW_BYTES,
+    TEXT_BYTES,
+    USUAL_IMAGES,
+)
 from jobs.score_explanations.plan import estimate, make_plans
 from schemas.cells import Images
 from schemas.errors import BadSpec, NotInspected
@@ -253,4 +261,16 @@ def test_labels_cost_two_questions_about_every_text() -> None:
     assert language is not None and [r.name for r in summary.rounds] == ["label", "summarise"]
     cost = estimate(summary, asked)
     assert cost.flops == 2 * 2 * language.params * LABEL_TOKENS * 100 * len(ALL)
-    assert cost.worker_memory == LIBRARY_BYTES + 2 * (language.params + facts(VLM).params)
+    (alone,) = of(usual(known_facts=asked), "summary")
+    assert cost.worker_memory - estimate(alone, asked).worker_memory == 2 * (language.params + facts(VLM).params)
+
+
+def test_estimates_hold_what_grows_with_images_and_texts() -> None:
+    """Ids of all images that are compared, masks that are remembered, and all texts of a summary at once."""
+    sizes = {plan.stage.output: estimate(plan, known()).worker_memory - LIBRARY_BYTES for plan in usual()}
+    (iou, *_) = of(usual(), "iou")
+    rows: Any = iou.stage.params
+    ids = ID_BYTES * (rows["rows"] + rows["shown_rows"][0])
+    assert sizes["iou"] == ids + MASKS_KEPT * MASK_BYTES and sizes["naming"] == ids > 0
+    assert sizes["random"] - 4 * facts(MODEL).params >= ids
+    assert sizes["summary"] == 100 * (len(ALL) * TEXT_BYTES + USUAL_IMAGES * ROW_BYTES)
