@@ -406,7 +406,7 @@ def test_images_that_are_gone_are_left_out_or_stop_the_shard(files: tuple[World,
 
 
 def test_how_many_features_there_are_is_known_before_the_sae_is_trained(world: World, all_ways: list[Row]) -> None:
-    data = make_spec(world.model, world.sae).model_dump(mode="json")
+    data = make_spec(world.model, world.sae).model_dump(mode="json", exclude_unset=True)
     training = {"kind": "train_sae", "sites": [SITE], "latents": 20, "k": 2, "steps": 1, "block_images": 8}
     data["stages"] |= {"sae": training, "features": {**data["stages"]["features"], "reads": ["sae"], "saes": []}}
     planned = plan_pipeline(PipelineSpec.model_validate(data, strict=False), world.lake.store)
