@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import JsonValue
 
 from jobs.activations import Forward, checkpoint
+from jobs.model_folders import check_folder
 from jobs.protocol import Cell, Known
 from schemas.base import Frozen, canonical_json
 from schemas.cells import OfAClip
@@ -40,9 +41,10 @@ def find_encoder(cell: Cell, known: Known, sentences: str) -> TextEncoder:
     """What the field `sentences` of a cell names: `clip`, or a folder.
 
     Raises:
-        NotInspected: the CLIP is not known yet. BadSpec: it has no text tower.
+        NotInspected: the CLIP is not known yet. BadSpec: it has no text tower, or the folder no model of texts.
     """
     if sentences != "clip":
+        check_folder(cell.name, "sentences", sentences)
         return TextEncoder(name=sentences, files=known.files[sentences.removeprefix("file:")])
     assert isinstance(cell.spec, OfAClip) and cell.clip is not None
     facts = known.models.get(cell.clip)

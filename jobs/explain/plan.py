@@ -11,6 +11,7 @@ from jobs.activations import get_facts, model_digest
 from jobs.explain.asked import AUTO
 from jobs.explain.cost import estimate
 from jobs.explain.source import Source, find_sources, get_vlm, vlm_forward
+from jobs.model_folders import check_folder
 from jobs.protocol import Cell, Known
 from miclip_core.explain.prompts import HEATMAPS, MASKS, STEERING
 from schemas.base import digest
@@ -39,6 +40,9 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
         BadSpec, NotTheTower, EditNotRead: as `find_sources`.
     """
     facts, vlm = get_facts(cell, known), get_vlm(cell, known)
+    assert isinstance(cell.spec, ExplainSpec)
+    if cell.spec.chooses_alpha:
+        check_folder(cell.name, "segmenter", cell.spec.segmenter)
     planner = _Planner(cell, known, facts, vlm)
     sources = find_sources(cell, known, facts, vlm)
     return tuple(plan for source in sources for plan in planner.plans(source))

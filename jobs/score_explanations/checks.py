@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.activations import images_ref
+from jobs.model_folders import check_folder
 from jobs.protocol import Cell, Known
 from jobs.score_explanations.scored import Scored
 from schemas.errors import BadSpec, NotInspected
@@ -46,6 +47,9 @@ def check_scored(cell: Cell, known: Known, facts: ModelFacts, scored: Scored) ->
     assert isinstance(spec, ScoreExplanationsSpec)
     if spec.scored == "test":
         _check_validation(cell, scored)
+    for metric, field in {"iou": "segmenter", "synthetic": "maker"}.items():
+        if metric in spec.metrics:
+            check_folder(cell.name, field, getattr(spec, field))
     on_images = set(spec.metrics) & {"iou", "clip"}
     for table, asking in {"top_images": on_images, "selectivity": set(spec.metrics) & {"naming"}}.items():
         if asking and table not in params["tables"]:

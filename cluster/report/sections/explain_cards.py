@@ -183,7 +183,7 @@ def _star(votes: Sequence[str], several: bool, ties: Collection[str]) -> Html | 
     if not votes:
         return None
     told = f"chosen: the best ranks over the measures, among {' and among '.join(say_vote(vote) for vote in votes)}"
-    is_tie = not ties.isdisjoint(votes)
+    is_tie = any(vote in ties for vote in votes)
     told += "; a tie: others have the same mean rank, and it was drawn among them" if is_tie else ""
     words = [*(["tie"] if is_tie else []), *([f"among {', '.join(votes)}"] if several else [])]
     among = tag("span", f" {' '.join(words)}", class_="remark") if words else None
