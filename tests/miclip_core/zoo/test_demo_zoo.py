@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ def encode(root: Any, images: Tensor) -> Tensor:
 
 def class_token(root: Any, images: Tensor) -> Tensor:
     return root(pixel_values=images).last_hidden_state[:, 0]
+
+
+def normed_class_token(root: Any, images: Tensor) -> Tensor:
+    return root(pixel_values=images).pooler_output
 
 
 def mean_of_the_map(root: Any, images: Tensor) -> Tensor:
@@ -61,6 +66,17 @@ def from_transformers(folder: Path, images: Tensor) -> oracles.Expected:
         seen = oracles.watch(root, images, mean_of_the_map)
         with torch.no_grad():
             return oracles.hf_resnet(root, seen)
+    if "vision_config" in config:  # the tower of a vision-language model, which is CLIP's
+        root = kind.from_pretrained(folder, dtype=torch.float32).eval().model.vision_tower
+        seen, sizes = oracles.watch(root, images, normed_class_token), config["vision_config"]
+        with torch.no_grad():
+            return oracles.hf_vit(
+                root,
+                seen,
+                replace(oracles.CLIP, tower=""),
+                sizes["num_attention_heads"],
+                range(sizes["num_hidden_layers"]),
+            )
     root = kind.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
     seen = oracles.watch(root, images, class_token)
     with torch.no_grad():
