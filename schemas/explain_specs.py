@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -38,6 +39,11 @@ def _check_folder(value: str, named: str) -> str:
     if value != named and not value.startswith(("file:", "s3://")):
         raise ValueError(f"expected {named}, file:/folder or s3://..., found {value!r}")
     return value
+
+
+SegmenterRef = Annotated[str, AfterValidator(partial(_check_folder, named="truth"))]
+MakerRef = Annotated[str, AfterValidator(partial(_check_folder, named="world"))]
+SentencesRef = Annotated[str, AfterValidator(partial(_check_folder, named="clip"))]
 
 
 def _folders(*values: str) -> tuple[str, ...]:
@@ -113,7 +119,7 @@ class ExplainSpec(OverModels):
     """Of random directions, noise and sampling."""
     dtype: Annotated[Literal["fp32", "bf16", "fp16"], RESULT] = "fp32"
     """Precision of the model's weights and passes."""
-    segmenter: Annotated[str, RESULT] = "truth"
+    segmenter: Annotated[SegmenterRef, RESULT] = "truth"
     """For `alpha: auto`: `truth` of the demo world, or `file:/folder` of a CLIPSeg model."""
     masks_scored: Annotated[Literal["first", "union"], RESULT] = "union"
     """Of several masks for one text, the first or all together."""
@@ -134,11 +140,6 @@ class ExplainSpec(OverModels):
     @classmethod
     def _one_alpha_is_a_list(cls, value: object) -> object:
         return (value,) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-
-    @field_validator("segmenter")
-    @classmethod
-    def _segmenter_is_known(cls, value: str) -> str:
-        return _check_folder(value, "truth")
 
     @field_validator("features")
     @classmethod
@@ -195,13 +196,13 @@ class ScoreExplanationsSpec(OfAClip, OverModels):
     """What to do where an image to score on is one that explanations were made from: stop, or score on the others."""
     scored: Annotated[Literal["test", "all"], RESULT] = "test"
     """`test` leaves out the features on which alphas were chosen."""
-    segmenter: Annotated[str, RESULT] = "truth"
+    segmenter: Annotated[SegmenterRef, RESULT] = "truth"
     """`truth` of the demo world, or `file:/folder` of a CLIPSeg model."""
     masks_scored: Annotated[Literal["first", "union"], RESULT] = "union"
     """Of several masks for one text, the first or all together."""
     clip_view: Annotated[Literal["model", "whole"], RESULT] = "model"
     """The CLIP's own transform, which may cut the active part off, or the whole image."""
-    maker: Annotated[str, RESULT] = "world"
+    maker: Annotated[MakerRef, RESULT] = "world"
     """Who makes images from texts: the demo `world`'s renderer, or `file:/folder` of a diffusers pipeline."""
     maker_prefix: Annotated[str, RESULT] = "A realistic image of "
     maker_images: Annotated[int, Field(ge=1, le=100), RESULT] = 3
@@ -219,7 +220,7 @@ class ScoreExplanationsSpec(OfAClip, OverModels):
     min_synthetic: Annotated[float | None, RESULT] = None
     """Nor one with a smaller activation on made images; the next field decides if left out."""
     min_synthetic_percentile: Annotated[float, Field(ge=0, le=100), RESULT] = 20.0
-    sentences: Annotated[str, RESULT] = "clip"
+    sentences: Annotated[SentencesRef, RESULT] = "clip"
     """What compares texts: the text tower of the `clip`, or `file:/folder` of sentence-transformers."""
     agreement: Annotated[tuple[Annotated[float, Field(ge=-1, le=1)], ...], LISTED, RESULT] = (
         0.0,
@@ -240,21 +241,6 @@ class ScoreExplanationsSpec(OfAClip, OverModels):
     batch_size: Annotated[int, Field(ge=1, le=65536), EFFORT] = 32
     """Images in a forward pass."""
     shard_features: Annotated[int, Field(ge=1), EFFORT] = 64
-
-    @field_validator("segmenter")
-    @classmethod
-    def _segmenter_is_known(cls, value: str) -> str:
-        return _check_folder(value, "truth")
-
-    @field_validator("maker")
-    @classmethod
-    def _maker_is_known(cls, value: str) -> str:
-        return _check_folder(value, "world")
-
-    @field_validator("sentences")
-    @classmethod
-    def _sentences_are_known(cls, value: str) -> str:
-        return _check_folder(value, "clip")
 
     @field_validator("labels")
     @classmethod
@@ -310,7 +296,7 @@ class MapExplanationsSpec(OfAClip, OverModels):
     kind: Annotated[Literal["map_explanations"], RESULT] = "map_explanations"
     texts: Annotated[Literal["selected", "all"], RESULT] = "selected"
     """The text chosen for each feature by a score_explanations stage, or every text of the explain stages that are read."""
-    sentences: Annotated[str, RESULT] = "clip"
+    sentences: Annotated[SentencesRef, RESULT] = "clip"
     """What embeds texts: the text tower of the `clip`, or `file:/folder` of sentence-transformers."""
     clusters: Annotated[int, Field(ge=1, le=10_000), RESULT] = 30
     restarts: Annotated[int, Field(ge=1), RESULT] = 10
@@ -323,11 +309,6 @@ class MapExplanationsSpec(OfAClip, OverModels):
     seed: Annotated[int, Field(ge=0, lt=2**31), RESULT] = 42
     dtype: Annotated[Literal["fp32", "bf16", "fp16"], RESULT] = "fp32"
     """Of the model that is asked for topics."""
-
-    @field_validator("sentences")
-    @classmethod
-    def _sentences_are_known(cls, value: str) -> str:
-        return _check_folder(value, "clip")
 
     @field_validator("topics")
     @classmethod
