@@ -121,7 +121,7 @@ FROM said GROUP BY ALL ORDER BY says_it DESC"""
 
 _WORDS_READING = """\
 says_it: the sentence has the word for what the feature tells best. iou: where the sentence is true and where the feature is active, in images
-that no sentence was made from. A sentence of random directions is the control. Search by meaning: miclip search "red stripes"."""
+that no sentence was made from. A sentence of random directions is the control. Search by meaning: miclip search "a striped object"."""
 
 
 class Asked(NamedTuple):

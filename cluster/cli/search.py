@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 VERBS = Verbs("Tables")
 
 
-@VERBS.verb("search", "miclip search 'red stripes' --model demo:clip-p8 --min-iou 0.2")
+@VERBS.verb("search", "miclip search 'a striped object' --model demo:clip-p8 --min-iou 0.2")
 def search(
     query: Annotated[str, typer.Argument(metavar="TEXT", help="What to look for, in words.", show_default=False)],
     model: Annotated[str | None, typer.Option("--model", help="Only features of this model.")] = None,
