@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +31,7 @@ from miclip_core.explain.steer import (
 )
 from miclip_core.explain.vlm import Vlm
 from miclip_core.sae.sae import Sae
-from schemas.errors import BadSae, OutOfMemory, TooFewImages
+from schemas.errors import BadSae, NonFiniteActivation, OutOfMemory, TooFewImages
 from schemas.refs import Site
 
 NORM_IMAGES = 64
@@ -51,13 +52,13 @@ class Try:
 @dataclass(frozen=True)
 class Written:
     """What the model wrote about one feature of a batch. strength: length of what was added to a token, in units of the
-    tower; realised: how much of it its dtype could hold, None if nothing was added."""
+    tower; realised: how much of it its dtype could hold, None if nothing was added; answer: None if numbers overflowed."""
 
     place: int
     sequence: int
     strength: float
     realised: float | None
-    answer: Answer
+    answer: Answer | None
 
 
 class Explainer:
@@ -79,12 +80,15 @@ class Explainer:
         self._steering = Steering(vlm, reads if asked.block is None else min(asked.block, reads))
         self._held: dict[Hashable, Any] = {}
         self._rounded: dict[str, tuple[float, float]] = {}
+        self._overflowed: Counter[str] = Counter()
 
     def write(self, tries: Sequence[Try], batch: Batch) -> Iterator[tuple[Try, list[Written]]]:
         """Texts about a batch, one try after another; those that show images get none of features without any.
 
+        A feature of which numbers overflow gets no answer, and its neighbours theirs.
+
         Raises:
-            OutOfMemory: the device cannot hold the batch. NonFiniteActivation, BadPrompt, BadSae: of one stage.
+            OutOfMemory: the device cannot hold the batch. BadPrompt, BadSae: of one stage.
         """
         for key in dict.fromkeys(map(_seen_by, tries)):
             alike = [one for one in tries if _seen_by(one) == key]
@@ -127,6 +131,26 @@ class Explainer:
     # -------------------------------------------------------------- from there on
 
     def _write(self, one: Try, batch: Batch, prefix: Callable[[int], Tensor]) -> list[Written]:
+        """Texts about a batch, or about each of its features alone if numbers of any overflow."""
+        try:
+            return self._ask(one, batch, prefix)
+        except NonFiniteActivation:
+            return [text for place in range(len(batch.features)) for text in self._write_alone(one, batch, place)]
+
+    def _write_alone(self, one: Try, batch: Batch, place: int) -> list[Written]:
+        """Texts about one feature of a batch, without any answer if its numbers overflow; as it fills a pass, they are those
+        that it has among others."""
+        alone = batch.alone(place)
+        try:
+            found = self._ask(one, alone, self._prefix(one.asked, alone))
+        except NonFiniteActivation:
+            self._overflowed[f"{one.asked.params['variant']}: {one.asked.params['dtype']}"] += one.asked.sequences
+            strength = abs(self._strength(one, batch.features[place]))
+            found = [Written(0, sequence, strength, None, None) for sequence in range(one.asked.sequences)]
+        return [replace(text, place=place) for text in found]
+
+    def _ask(self, one: Try, batch: Batch, prefix: Callable[[int], Tensor]) -> list[Written]:
+        """Raises NonFiniteActivation: numbers of some feature overflow."""
         asked, n = one.asked, len(batch.features)
         k = batch.k if asked.sees_images else 1
         strengths = [self._strength(one, feature) for feature in batch.features]
@@ -195,7 +219,12 @@ class Explainer:
             "or a larger alpha"
             for key, (least, most) in self._rounded.items()
         ]
+        found += [
+            f"{key} cannot hold some numbers: {count} not_finite, without a text; take a smaller alpha or dtype: fp32"
+            for key, count in self._overflowed.items()
+        ]
         self._rounded.clear()
+        self._overflowed.clear()
         return found
 
     # -------------------------------------------------------------- how much

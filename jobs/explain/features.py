@@ -70,6 +70,11 @@ class Batch:
         """Images per feature."""
         return int(self.pixels_FKCIJ.shape[1])
 
+    def alone(self, place: int) -> Batch:
+        """The feature at a place with its images."""
+        one = slice(place, place + 1)
+        return Batch(self.features[one], self.shown[one], self.pixels_FKCIJ[one], self.maps_FKPQ[one])
+
 
 class Images:
     """The top images of features, read as they are needed; `notes` says how many could not be."""

@@ -21,6 +21,8 @@ Row = dict[str, Any]
 
 def text_of(written: Written) -> tuple[str | None, str]:
     """The cleaned text, None unless it says something, and its status."""
+    if written.answer is None:
+        return None, "not_finite"
     cleaned = clean(written.answer.raw)
     known = status(written.answer.raw, cleaned)
     return (cleaned if known == "ok" else None), known
@@ -32,7 +34,7 @@ def rows_of(one: Try, batch: Batch, written: Sequence[Written], token_norm: floa
     for text in written:
         shown = batch.shown[text.place] if asked.sees_images else ()
         cleaned, known = text_of(text)
-        logprob = text.answer.mean_logprob
+        logprob = text.answer.mean_logprob if text.answer else math.nan
         yield {
             "feature": batch.features[text.place].number,
             "sequence": text.sequence,
@@ -45,8 +47,8 @@ def rows_of(one: Try, batch: Batch, written: Sequence[Written], token_norm: floa
             "image_ids": [image.image_id for image in shown],
             "seed": asked.seed if asked.samples else None,
             "text": cleaned,
-            "raw_text": text.answer.raw,
-            "n_tokens": text.answer.n_tokens,
+            "raw_text": text.answer.raw if text.answer else None,
+            "n_tokens": text.answer.n_tokens if text.answer else 0,
             "mean_logprob": logprob if math.isfinite(logprob) else None,
             "status": known,
             "prompt_sha256": prompt_sha256(asked.prompt),

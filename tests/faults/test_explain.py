@@ -108,18 +108,27 @@ def test_texts_in_a_bucket_are_those_in_a_folder(case: Case, quiet: dict[str, st
     assert lake.files() == quiet
 
 
-def test_a_stage_that_cannot_be_done_leaves_the_others_as_they_are(
-    case: Case, quiet: dict[str, str], tmp_path: Path
-) -> None:
-    """A direction so long that sums are no numbers any more fails where it is added; what is only shown is published."""
+def test_a_stage_that_cannot_be_done_leaves_the_others_as_they_are(case: Case, tmp_path: Path) -> None:
+    """A question that holds a place for one more image fails where it is asked; all that ask others are published."""
     lake = case.begin(str(tmp_path / "lake"))
-    report = lake.run(case.spec(alpha=[1e38, 1], direction="sae"))
+    report = lake.run(case.spec(alpha=1, steering_prompt="What is in <image>?"))
     assert report.exit_code == 1
     failed = [failure for failure in report.failures if "explanations" in failure]
-    assert len(failed) == 2 and all("NonFiniteActivation" in failure for failure in failed), report.failures
+    assert len(failed) == 2 and all("BadPrompt" in failure for failure in failed), report.failures
     states = {state.detail: state.state for state in report.state.stages if state.kind == "explain"}
     assert sorted(states.values()) == ["failed", "failed", "published", "published", "published"], states
-    assert all(("1e+38" in detail) == (state == "failed") for detail, state in states.items())
+    assert all(("steering" in detail) == (state == "failed") for detail, state in states.items()), states
+
+
+def test_an_alpha_that_no_number_can_hold_is_a_status_of_every_row_and_fails_no_stage(
+    case: Case, tmp_path: Path
+) -> None:
+    lake = case.begin(str(tmp_path / "lake"))
+    report = lake.run(case.spec(alpha=[1e38, 1], direction="sae"))
+    assert report.exit_code == 0, report.failures
+    rows = lake.table(report, "explanations").to_pylist()
+    lost = [row for row in rows if row["status"] == "not_finite"]
+    assert len(rows) == 11 * 5 and len(lost) == 11 * 2 and {row["alpha_asked"] for row in lost} == {"1e+38"}
 
 
 def test_two_ray_workers_give_the_tables_of_one(case: Case, quiet: dict[str, str], tmp_path: Path) -> None:

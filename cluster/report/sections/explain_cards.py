@@ -20,7 +20,10 @@ from cluster.report.sections.ways import Ways, is_control, say_method
 from cluster.report.tiles import Views, make_tile
 
 SHORT = {"iou": "IoU", "clip": "CLIP", "synthetic": "synthetic", "auroc": "AUROC"}
-WHY = {"empty": "no text: empty", "refused": "no text: refused", "no_images": "no text: it is active on no image"}
+WHY = {
+    "empty": "no text: empty", "refused": "no text: refused", "no_images": "no text: it is active on no image",
+    "not_finite": "no text: numbers overflowed, as where alpha is too large",
+}  # fmt: skip
 MOST_CONTROLS = 2
 """Texts of controls that a card shows unasked."""
 BINS, BIN_WIDTH, HIGH = 30, 6, 26

@@ -40,7 +40,7 @@ def render(data: ReportData) -> Html:
     """For every SAE and model that wrote: words, the table, curves."""
     found = load_explained(data)
     lead = tag("p", "Every column is larger for better texts. Bars are means over the same features with 95 % intervals (bootstrap over features, Wilson's "
-               "for names); texts that are empty or refused have no score and are counted. Controls steer with a direction that is not the feature's, or "
+               "for names); features without a text (empty, refused, not finite) have no score and are counted. Controls steer with a direction that is not the feature's, or "
                f"with nothing: what a text owes to the feature is what is above them. One method beats another if a paired Wilcoxon test over the features that "
                f"both have a text for says so after Holm's correction over all measures (p below {LEVEL}).")  # fmt: skip
     blocks = [_block(data, one) for one in found[:MOST_BLOCKS]]
@@ -93,7 +93,7 @@ def _scores(one: Explained, rows: Rows) -> Html:
         Column("texts by"),
         *(Column(MEASURES[m][0], True, MEASURES[m][1]) for m in shown),
         *(Column(m, True, {"precision": "share of what the text finds that is the feature's", "recall": "share of the feature's that the text finds"}[m]) for m in further),
-        Column("without text", True, "features whose text is empty or refused"),
+        Column("without text", True, "features whose text is empty, refused or not finite"),
     ]  # fmt: skip
     table = []
     for way in ways.ways:

@@ -30,14 +30,19 @@ def make_model(folder: Path, seed: int = 0) -> str:
     return str(save("llava", folder, seed=seed))
 
 
-def make_sae(seed: int = 0, latents: int = LATENTS, width: int = WIDTH) -> Sae:
-    """A random SAE with decoder rows of several lengths, whose last latent can never fire."""
+def make_sae(seed: int = 0, latents: int = LATENTS, width: int = WIDTH, longer: Mapping[int, float] = {}) -> Sae:
+    """A random SAE with decoder rows of several lengths, whose last latent can never fire.
+
+    longer: latent -> how many times as long its decoder row is.
+    """
     generator = torch.Generator().manual_seed(seed)
     w_dec = torch.nn.functional.normalize(torch.randn(latents, width, generator=generator), dim=1)
     w_enc = w_dec + 0.1 * torch.randn(latents, width, generator=generator)
     b_enc = 0.1 * torch.randn(latents, generator=generator)
     b_enc[-1] = -1e6
     w_dec = w_dec * torch.linspace(0.5, 2, latents)[:, None]
+    for latent, times in longer.items():
+        w_dec[latent] *= times
     config = SaeConfig(arch="topk", d=width, latents=latents, k=K)
     return Sae(config, w_enc, b_enc, w_dec, torch.zeros(width))
 

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cluster.inputs import StoreInputs
-from cluster.pipeline import RunReport, plan_pipeline
+from cluster.pipeline import RunReport
+from cluster.planned import plan_pipeline
 from jobs.activations import forward_effort
 from jobs.explain.alphas import TRIALS
 from jobs.explain.features import Feature, choose
@@ -310,6 +311,14 @@ def test_the_alpha_with_the_best_overlap_is_used_for_features_and_controls(world
 
 
 @pytest.mark.slow
+def test_an_alpha_that_no_number_can_hold_is_not_chosen_and_fails_no_other(world: World) -> None:
+    report = world.run(**{**AUTO, "alpha_grid": [1, 1e38], "methods": ["steering"]})
+    assert report.exit_code == 0, report.failures
+    good, bad = world.rows(report, "explanation_alphas")
+    assert (good["is_chosen"], bad["is_chosen"], bad["n"], bad["n_empty"]) == (True, False, 0, 5)
+
+
+@pytest.mark.slow
 def test_what_alphas_are_worth_does_not_depend_on_how_the_work_is_cut(world: World, chosen: RunReport) -> None:
     plans = [plan for plan in world.plans(**AUTO) if plan.stage.output == "alphas"]
     assert len(plans) == 2 and all(plan.rounds[0].name == TRY for plan in plans)
@@ -400,6 +409,31 @@ def test_images_that_are_gone_are_left_out_or_stop_the_shard(files: tuple[World,
         assert rows[feature]["image_ids"] == left and rows[feature]["k_eff"] == len(left)
         assert (rows[feature]["status"] == "no_images") == (not left)
     assert rows[0]["status"] == "no_images" and any(0 < row["k_eff"] < SHOWN for row in rows.values())
+
+
+# ---------------------------------------------------------------- numbers that overflow
+
+
+def test_a_feature_whose_numbers_overflow_fails_alone(world: World, tmp_path: Path) -> None:
+    """The third of a batch of five is steered by more than the next block can square."""
+    said: dict[str, Any] = {
+        "alpha": 2, "alpha_unit": "p90", "methods": ["steering", "informed"], "features": [2, 3, 4, 5, 6],
+        "batch_features": 5,
+    }  # fmt: skip
+    usual, lake = world.texts(**said), Lake(tmp_path / "lake")
+    long = World(tmp_path, lake, world.model, publish_sae(lake, world.model, make_sae(longer={4: 1e30})))
+    found = long.texts(**said)
+    same = ("method", "feature", "raw_text", "text", "n_tokens", "image_ids", "status")
+    others = [[row[name] for name in same] for row in found if row["feature"] != 4]
+    assert others == [[row[name] for name in same] for row in usual if row["feature"] != 4]
+    lost = [row for row in found if row["feature"] == 4]
+    assert len(lost) == 2 and all(row["strength"] > 1e28 for row in lost)
+    for row in lost:
+        assert (row["status"], row["text"], row["raw_text"], row["n_tokens"]) == ("not_finite", None, None, 0)
+        assert row["mean_logprob"] is None and row["realised"] is None
+        assert len(row["image_ids"]) == row["k_eff"] == (SHOWN if row["method"] == "informed" else 0)
+    notes = [note for event in lake.events if event.get("kind") == "explain" for note in event.get("notes", ())]
+    assert len(notes) == 2 and all("fp32 cannot hold some numbers: 1 not_finite" in note for note in notes), notes
 
 
 # ---------------------------------------------------------------- towers
