@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from cluster.board import group_siblings
-from cluster.pipeline import PlannedPipeline, stage_state, title
+from cluster.planned import PlannedPipeline, stage_state, title
 from cluster.stores import Store, prefetch
 from jobs.kinds import get_kind
 from schemas.plans import Plan, Resources

@@ -135,7 +135,8 @@ def execute(
     """Run a spec in a session of its own and say what came of it, and what to type next; returns the exit code."""
     from cluster.cli.closing import report_json, show_report
     from cluster.cli.session import Session
-    from cluster.pipeline import PipelineRun, plan_pipeline
+    from cluster.pipeline import PipelineRun
+    from cluster.planned import plan_pipeline
     from cluster.runs import new_run, save_options
     from cluster.stores.probe import check_writable
 

@@ -23,7 +23,7 @@ from cluster.cli.common import (
 from cluster.cli.options import AddressOption, ExecutorName, ExecutorOption
 
 if TYPE_CHECKING:
-    from cluster.pipeline import PlannedPipeline
+    from cluster.planned import PlannedPipeline
     from cluster.stores import Store
 
 VERBS = Verbs("Specs")
@@ -45,7 +45,7 @@ def validate(
     uri = store or file.pipeline.store
     unplanned: dict[str, str] = {}
     if uri:
-        from cluster.pipeline import plan_pipeline, title
+        from cluster.planned import plan_pipeline, title
 
         with file.placed():
             planned = plan_pipeline(file.pipeline, make_store(uri))
@@ -64,7 +64,7 @@ def validate(
 
 def _show_unplanned(unplanned: dict[str, str], spec: str) -> None:
     """What is not known yet, each with the cells that need it; those that only read these are counted."""
-    from cluster.pipeline import READS
+    from cluster.planned import READS
 
     causes: dict[str, list[str]] = {}
     for cell, why in unplanned.items():
@@ -97,7 +97,7 @@ def plan(
 ) -> None:
     """Show what a run would do: cached or to do, shards, images, FLOPs, bytes, memory. Computes nothing but --inspect."""
     from cluster.cli.planning import make_report
-    from cluster.pipeline import plan_pipeline
+    from cluster.planned import plan_pipeline
     from cluster.spec_file import read_spec_file
 
     file = read_spec_file(spec, overrides or (), limit)
@@ -166,7 +166,7 @@ def _state(line: dict[str, Any]) -> str:
 
 def _inspect(pipeline: Any, store: Store, executor: ExecutorName, address: str | None) -> None:
     from cluster.cli.session import Session
-    from cluster.pipeline import plan_pipeline
+    from cluster.planned import plan_pipeline
     from cluster.run import run_stages
     from schemas.errors import WorkFailed
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from cluster.board import Board, group_siblings
-from cluster.pipeline import plan_pipeline
+from cluster.planned import plan_pipeline
 from cluster.shard_host import ShardHost
 from tests.lakes import Lake, export, make_extract
 
@@ -79,7 +79,7 @@ def test_extract_from_jpeg_to_parquet_against_the_bare_forward(tmp_path):
 
 CHILD = """
 import json, resource, sys
-from cluster.pipeline import plan_pipeline
+from cluster.planned import plan_pipeline
 from jobs.extract.plan import estimate
 from tests.lakes import Lake, make_extract
 folder, store = sys.argv[1:]

@@ -13,7 +13,8 @@ import pytest
 from cluster.catalog import Scope, open_catalog
 from cluster.events import EventLog, StoreEvents, read_events
 from cluster.executor import SerialExecutor, StopFlag
-from cluster.pipeline import PipelineRun, plan_pipeline
+from cluster.pipeline import PipelineRun
+from cluster.planned import plan_pipeline
 from cluster.runs import load_state, load_tables, new_run
 from cluster.stores.base import make_store
 from schemas.errors import EmptyImageSet, Interrupted, UsageError

@@ -16,7 +16,7 @@ import pytest
 from cluster import ledger
 from cluster.board import Board, group_siblings
 from cluster.parquet import PartEncoder, read_part
-from cluster.pipeline import plan_pipeline
+from cluster.planned import plan_pipeline
 from cluster.shard_host import ShardHost, create_verified, same_rows
 from cluster.stores.posix import PosixStore
 from schemas.errors import TableMismatch

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from cluster.cli.app import app
 from cluster.inputs import StoreInputs
-from cluster.pipeline import RunReport, plan_pipeline
+from cluster.pipeline import RunReport
+from cluster.planned import plan_pipeline
 from jobs.activations import forward_of
 from jobs.models import open_vlm
 from miclip_core.explain.vlm import Vlm, load_vlm

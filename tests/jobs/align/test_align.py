@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import normalize
 
 from cluster.inputs import StoreInputs
-from cluster.pipeline import RunReport, plan_pipeline
+from cluster.pipeline import RunReport
+from cluster.planned import plan_pipeline
 from jobs.align.work import AlignWorker, open_worker
 from jobs.encoders import WEIGHTS
 from jobs.protocol import Artifact, Part, Setting

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cluster.pipeline import RunReport, plan_pipeline
+from cluster.pipeline import RunReport
+from cluster.planned import plan_pipeline
 from jobs.attention_maps.plan import estimate
 from jobs.sae_files import WEIGHTS
 from miclip_core.align.attention_maps import attention_maps

@@ -15,7 +15,8 @@ from torch.nn.functional import normalize
 
 from cluster.inputs import StoreInputs
 from cluster.keep import StoreKeep
-from cluster.pipeline import RunReport, plan_pipeline
+from cluster.pipeline import RunReport
+from cluster.planned import plan_pipeline
 from cluster.stores.base import make_store
 from jobs.describe.work import open_worker
 from jobs.encoders import WEIGHTS as ENCODER

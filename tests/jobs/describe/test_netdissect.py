@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cluster.inputs import StoreInputs
-from cluster.pipeline import RunReport, plan_pipeline
+from cluster.pipeline import RunReport
+from cluster.planned import plan_pipeline
 from jobs.describe.segmenters import open_segmenter
 from jobs.describe.spatial import check_spatial
 from jobs.describe.task import Task

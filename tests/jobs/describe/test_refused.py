@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.pipeline import RunReport, plan_pipeline
+from cluster.pipeline import RunReport
+from cluster.planned import plan_pipeline
 from jobs.describe.plan import estimate
 from jobs.describe.sizes import TOP_K, Sizes, method_bytes
 from jobs.protocol import Part

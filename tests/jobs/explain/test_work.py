@@ -16,9 +16,9 @@ from cluster.pipeline import RunReport
 from cluster.planned import plan_pipeline
 from jobs.activations import forward_effort
 from jobs.explain.alphas import TRIALS
-from jobs.explain.features import Feature, choose
 from jobs.explain.plan import TRY
 from jobs.explain.work import open_worker
+from jobs.latents import Feature, choose
 from jobs.protocol import Artifact, Part, Setting
 from jobs.top_images import read_top_images, read_views
 from miclip_core.explain.prompts import HEATMAPS, MASKS, STEERING, prompt_sha256

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.events import EventLog
 from cluster.executor import StopFlag
-from cluster.pipeline import plan_pipeline
+from cluster.planned import plan_pipeline
 from cluster.run import run_stages
 from jobs.extract.plan import estimate
 from schemas.errors import UsageError

@@ -24,7 +24,7 @@ from cluster.board import Board
 from cluster.events import EventLog
 from cluster.executor import SerialExecutor, StopFlag
 from cluster.inputs import StoreInputs
-from cluster.pipeline import plan_pipeline
+from cluster.planned import plan_pipeline
 from cluster.run import run_stages
 from jobs.classes import make_classifier
 from jobs.intervene.plan import make_plans

@@ -10,7 +10,7 @@ from cluster.board import Board
 from cluster.events import EventLog
 from cluster.executor import StopFlag
 from cluster.inputs import StoreInputs
-from cluster.pipeline import plan_pipeline
+from cluster.planned import plan_pipeline
 from cluster.run import run_stages
 from schemas.plans import Plan, Resources
 from schemas.specs import PipelineSpec

@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from cluster.inputs import StoreInputs
 from cluster.keep import StoreKeep
-from cluster.pipeline import plan_pipeline
+from cluster.planned import plan_pipeline
 from jobs.invert.plan import estimate
 from jobs.invert.work import open_worker
 from jobs.protocol import Setting

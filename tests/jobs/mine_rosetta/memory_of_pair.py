@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.inputs import StoreInputs
-from cluster.pipeline import plan_pipeline
+from cluster.planned import plan_pipeline
 from cluster.stores.base import make_store
 from jobs.kinds import get_opener
 from jobs.mine_rosetta.members import Member

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster.pipeline import PlannedPipeline, plan_pipeline
+from cluster.planned import PlannedPipeline, plan_pipeline
 from jobs.kinds import get_kind
 from jobs.mine_rosetta.members import Member, find_members
 from jobs.mine_rosetta.pair import Pair

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.board import Work
-from cluster.pipeline import PlannedPipeline, plan_pipeline, title
+from cluster.planned import PlannedPipeline, plan_pipeline, title
 from jobs.kinds import get_kind
 from schemas.errors import BadSpec, TooFewImages
 from schemas.plans import Plan, Resources

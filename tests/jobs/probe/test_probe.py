@@ -14,7 +14,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from cluster.inputs import StoreInputs
-from cluster.pipeline import RunReport, plan_pipeline
+from cluster.pipeline import RunReport
+from cluster.planned import plan_pipeline
 from jobs.encoders import WEIGHTS
 from miclip_core.align.encoder import load_encoder
 from miclip_core.align.order import batch_order

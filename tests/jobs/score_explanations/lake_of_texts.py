@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cluster.pipeline import plan_pipeline
+from cluster.planned import plan_pipeline
 from jobs.explained import Variant, about
 from jobs.protocol import Cell, Known
 from jobs.score_explanations.plan import make_plans
@@ -100,7 +100,9 @@ class TextLake:
         }
         stage = StageSpec(
             kind="explain", method=1, subject=MODEL, output="explanations", inputs=inputs,
-            params={**named, "validation": list(validation), "sequences": sequences, **params},
+            params={
+                **named, "features": [*texts], "most": None, "validation": list(validation), "sequences": sequences, **params,
+            },
         )  # fmt: skip
         rows_ = [
             _explanation(stage, variant, feature, text, sequence, feature in validation)

@@ -14,7 +14,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from cluster.inputs import StoreInputs
-from cluster.pipeline import RunReport, plan_pipeline
+from cluster.pipeline import RunReport
+from cluster.planned import plan_pipeline
 from jobs.encoders import WEIGHTS
 from jobs.memory import LIBRARY_BYTES
 from jobs.rows import make_vectors

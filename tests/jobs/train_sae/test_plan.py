@@ -10,7 +10,7 @@ import pytest
 from cluster.board import group_siblings
 from cluster.events import EventLog
 from cluster.executor import StopFlag
-from cluster.pipeline import plan_pipeline
+from cluster.planned import plan_pipeline
 from cluster.run import run_stages
 from jobs.protocol import Estimate, Known
 from jobs.sae_tokens import tokens_of
