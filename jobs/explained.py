@@ -39,6 +39,15 @@ class Variant(NamedTuple):
         return " ".join(word for word in words if word != "none")
 
 
+class Wanted(NamedTuple):
+    """Which latents a stage explains: the sae_features stage that describes them, their numbers, all that are active if
+    none, and how many of them at most."""
+
+    stage: str
+    numbers: tuple[int, ...]
+    most: int | None
+
+
 @dataclass(frozen=True)
 class Explained:
     """A stage whose table `explanations` has the texts of one variant about the features of one SAE."""
@@ -65,6 +74,12 @@ class Explained:
     def sae(self) -> str:
         """The stage of the SAE."""
         return self.stage.inputs["sae"]
+
+    @property
+    def wanted(self) -> Wanted:
+        """The latents that it has rows of."""
+        params: Any = self.stage.params
+        return Wanted(self.stage.inputs["features"], tuple(params["features"]), params["most"])
 
     @property
     def index(self) -> str:

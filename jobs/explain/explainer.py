@@ -14,8 +14,9 @@ from torch import Tensor
 
 from jobs.blame import blaming
 from jobs.explain.asked import Asked
-from jobs.explain.features import Batch, Feature
+from jobs.explain.features import Batch
 from jobs.forward import read_pixels
+from jobs.latents import Feature
 from jobs.protocol import Inputs
 from miclip_core.explain.answers import Answer, Generation, answer
 from miclip_core.explain.question import Question, make_question

@@ -8,7 +8,8 @@ from typing import Any
 
 from jobs.explain.asked import Asked
 from jobs.explain.explainer import Try, Written
-from jobs.explain.features import Batch, Feature
+from jobs.explain.features import Batch
+from jobs.latents import Feature
 from jobs.protocol import Part
 from jobs.rows import make_batch
 from miclip_core.explain.prompts import prompt_sha256

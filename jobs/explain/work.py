@@ -11,10 +11,11 @@ from jobs.blame import blaming
 from jobs.explain.alphas import Trials, choose_alpha, chosen_alpha, find_overlaps, tries_of
 from jobs.explain.asked import Asked
 from jobs.explain.explainer import Explainer, Try
-from jobs.explain.features import Batch, Feature, Images, choose, choose_validation, read_features
+from jobs.explain.features import Batch, Images
 from jobs.explain.plan import EXPLAIN, TRY
 from jobs.explain.proof import check_tower
 from jobs.explain.rows import Row, make_part, rows_of, rows_without
+from jobs.latents import Feature, choose, choose_validation, read_features
 from jobs.models import open_vlm
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
 from jobs.sae_files import WEIGHTS

@@ -14,7 +14,7 @@ from jobs.score_explanations.checks import check_scored, find_clip, find_labelle
 from jobs.score_explanations.cost import estimate
 from jobs.score_explanations.scored import Scored, find_scored
 from jobs.text_encoders import find_encoder
-from schemas.base import digest
+from schemas.base import canonical_json, digest
 from schemas.explain_specs import ScoreExplanationsSpec
 from schemas.models import ModelFacts
 from schemas.plans import Plan, Round, StageSpec
@@ -143,14 +143,17 @@ class _Planner:
         return _Measure({"least_auroc": self.spec.least_auroc, "level": self.spec.naming_level}, {}, {})
 
     def _random(self, scored: Scored) -> Plan:
-        """Random images for the features of all ways to explain."""
+        """Random images for all features that are explained; in which ways does not matter to them."""
         rounds = (self._buckets("random", scored.explained),)
+        wanted = sorted({one.wanted for one in scored.explained}, key=canonical_json)
+        shown = sorted({(one.index, one.rows) for one in scored.explained})
         params: dict[str, JsonValue] = {
-            "shown_rows": [one.rows for one in scored.explained],
+            "shown_rows": [rows for _, rows in shown],
+            "wanted": [{"features": [*one.numbers], "most": one.most} for one in wanted],
             **self._codes(scored),
         }
-        inputs = _numbered("explanations", (one.digest for one in scored.explained))
-        inputs |= _numbered("shown", (one.index for one in scored.explained))
+        inputs = _numbered("described", (one.stage for one in wanted))
+        inputs |= _numbered("shown", (index for index, _ in shown))
         return self._plan("random", scored, params, inputs, self._pixels(scored, self.spec.dtype), rounds)
 
     def _top(self, scored: Scored) -> dict[str, JsonValue]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jobs.latents import choose, read_features
 from jobs.protocol import ImageBytes, Part
 from jobs.score_explanations.synthetic import code_columns, get_tower
 from jobs.score_explanations.task import Rows, Task
@@ -20,7 +21,8 @@ NOBODY = ("vlm", "method", "masking", "direction", "positions", "alpha_asked", "
 def results(task: Task) -> Iterator[Part]:
     """Rows of explanation_synthetic that are no positives: for each feature of its own as many images as are made of a text."""
     (plan,) = task.plans
-    features, images = task.features(plan), task.hold("usable", lambda: _usable(task))
+    features = task.part(task.hold("explained", lambda: _explained(task)))
+    images = task.hold("usable", lambda: _usable(task))
     seed, count = task.params["random_seed"], task.params["maker_images"]
     wanted: dict[int, list[tuple[int, int]]] = {}
     for feature in features:
@@ -37,6 +39,15 @@ def results(task: Task) -> Iterator[Part]:
                 of_image = {"feature": feature, "number": number, "image_index": image.image_index}
                 rows.add(plan, (feature, number), {**same, **of_image, **code_columns(found, feature)})
     yield from rows.parts(task.plans, "explanation_synthetic")
+
+
+def _explained(task: Task) -> list[int]:
+    """All features that any way to explain has rows of, ascending; known before there is a text."""
+    inputs, found = task.plans[0].stage.inputs, set[int]()
+    for number, wanted in enumerate(task.params["wanted"]):
+        there = read_features(task.inputs, inputs[f"described.{number}"])
+        found |= {one.number for one in choose(there, wanted["features"], wanted["most"])}
+    return sorted(found)
 
 
 def _batches(task: Task, images: Sequence[int]) -> Iterator[list[tuple[ImageBytes, Tensor]]]:

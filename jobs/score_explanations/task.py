@@ -91,9 +91,12 @@ class Task:
     def features(self, plan: Plan) -> list[int]:
         """The features of this shard, ascending: its part of those that any explain stage of the plan has rows of."""
         stages = explain_stages(plan)
-        there = self.hold(("features", *stages), lambda: sorted(set().union(*map(self._features, stages))))
-        places = places_of(plan, self.shard, len(there))
-        return list(there[places.start : places.stop])
+        return self.part(self.hold(("features", *stages), lambda: sorted(set().union(*map(self._features, stages)))))
+
+    def part(self, features: Sequence[int]) -> list[int]:
+        """Those of some features that this shard is about."""
+        places = places_of(self.plans[0], self.shard, len(features))
+        return list(features[places.start : places.stop])
 
     def _features(self, stage: str) -> set[int]:
         batches = self.inputs.table(stage, "explanations", ("feature",))

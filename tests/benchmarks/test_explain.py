@@ -18,7 +18,8 @@ from torch import Tensor
 from jobs.explain import explainer as explaining
 from jobs.explain.asked import Asked
 from jobs.explain.explainer import Explainer, Try
-from jobs.explain.features import Batch, Feature
+from jobs.explain.features import Batch
+from jobs.latents import Feature
 from jobs.protocol import Inputs
 from jobs.top_images import TopImage
 from miclip_core.explain.prompts import HEATMAPS, MASKS, STEERING

@@ -11,7 +11,8 @@ import torch
 from jobs.explain.alphas import Said, Trials, find_overlaps
 from jobs.explain.asked import Asked
 from jobs.explain.explainer import Try, Written
-from jobs.explain.features import Batch, Feature
+from jobs.explain.features import Batch
+from jobs.latents import Feature
 from jobs.text_driven import IndexSegmenter
 from jobs.top_images import TopImage
 from miclip_core.explain.answers import Answer

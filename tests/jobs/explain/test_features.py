@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.explain.features import Feature, choose, choose_validation
+from jobs.latents import Feature, choose, choose_validation
 
 DEAD = (0, 3)
 FEATURES = [Feature(number, number not in DEAD, None, 1.0) for number in range(12)]

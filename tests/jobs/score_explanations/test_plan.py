@@ -58,7 +58,7 @@ def features(index: str = "d-test", sae: str = SAE, **params: Any) -> Plan:
 def texts(variant: Variant, index: str = "d-eval", sae: str = SAE, rows: int = 100, **params: Any) -> Plan:
     stage = StageSpec(
         kind="explain", method=1, subject=MODEL, output="explanations",
-        params={"site": SITE, **variant._asdict(), **params},
+        params={"site": SITE, **variant._asdict(), "features": [], "most": None, **params},
         inputs={"sae": sae, "features": "shown", "index": index},
     )  # fmt: skip
     rounds = (Round(name="explain", rows=rows, shard_rows=8),)
@@ -112,8 +112,17 @@ def test_what_is_read_first_does_not_matter() -> None:
 def test_one_way_to_explain_more_changes_no_measure_of_the_others() -> None:
     fewer = {plan.digest for plan in plans(texts(TOPK), texts(STEERING), features())}
     more = usual()
-    assert len(fewer - {plan.digest for plan in more}) == 2  # random images and the summary
+    redone = fewer - {plan.digest for plan in more}
+    assert [plan.stage.output for plan in plans(texts(TOPK), texts(STEERING), features()) if plan.digest in redone] == [
+        "summary"
+    ]
     assert len({plan.worker for plan in of(more, "iou")}) == 1
+
+
+@pytest.mark.parametrize("other", [{"most": 50}, {"features": [3]}, {"index": "d-more"}])
+def test_random_images_are_of_the_features_that_are_explained_and_of_none_that_was_shown(other: dict[str, Any]) -> None:
+    (one,), (changed,) = (of(plans(texts(TOPK), texts(STEERING, **more), features()), "random") for more in ({}, other))
+    assert one.digest != changed.digest and len(one.stage.inputs) < len(changed.stage.inputs)
 
 
 @pytest.mark.parametrize(
