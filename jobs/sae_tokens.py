@@ -73,6 +73,12 @@ def planned_tokens(plan: Plan) -> SiteTokens:
     return load_json(SiteTokens, canonical_json(plan.effort["tokens"]))
 
 
+def latents_of(sae: StageSpec | None) -> int | None:
+    """How many an SAE has that is trained here; what one has that is imported is known when its file is read."""
+    settings = sae.params.get("sae") if sae is not None else None
+    return int(str(settings["latents"])) if isinstance(settings, dict) and "latents" in settings else None
+
+
 def find_tokens(cell: Cell, known: Known) -> tuple[SiteTokens, ...]:
     """The tokens of every site of a cell.
 

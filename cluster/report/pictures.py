@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 
 from cluster.report.html import Html, script_json
-from schemas.models import Geometry
+from jobs.shown import map_bytes
 
 COLUMNS = ("image_id", "uri", "width", "height", "label", "caption", "duplicate_of", "thumbnail")
-Box = tuple[float, float, float, float]
-"""Left, top, width and height, as fractions of an image; below 0 and above 1 where it is padded."""
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 class Pictures:
@@ -69,33 +66,6 @@ class Pictures:
         return script_json(data, id="thumbnails") if data else None
 
 
-def seen(geometry: Geometry | None, square: bool, width: int, height: int) -> Box:
-    """The part of an image of this size that reaches the model, whose patches the grid divides.
-
-    square: the centre square that all models share, instead of the model's own transform.
-    """
-    if square or geometry is None:
-        side = min(width, height)
-        return ((1 - side / width) / 2, (1 - side / height) / 2, side / width, side / height) if square else WHOLE
-    ratios = geometry.resize_hw[0] / height, geometry.resize_hw[1] / width
-    chosen = {"squash": ratios, "shortest": (max(ratios),) * 2, "longest": (min(ratios),) * 2}[geometry.resize]
-    high, wide = geometry.crop_hw[0] / (height * chosen[0]), geometry.crop_hw[1] / (width * chosen[1])
-    return ((1 - wide) / 2, (1 - high) / 2, wide, high)
-
-
 def pack_map(values: Iterable[float], largest: float) -> str:
     """Values as bytes, 255 for the largest, in base64; negative ones are 0."""
-    scaled = np.asarray(list(values), dtype=np.float64) / (largest or 1.0) * 255
-    return base64.b64encode(np.clip(np.round(scaled), 0, 255).astype(np.uint8).tobytes()).decode()
-
-
-def pool_map(values: np.ndarray, most: int) -> np.ndarray:
-    """A map [rows, columns] with at most so many of either: means over cells of nearly equal size."""
-    for axis in (0, 1):
-        size = values.shape[axis]
-        if size > most:
-            edges = np.linspace(0, size, most + 1).round().astype(int)
-            sums = np.add.reduceat(values, edges[:-1], axis=axis)
-            shape = [-1 if a == axis else 1 for a in (0, 1)]
-            values = sums / np.diff(edges).reshape(shape)
-    return values
+    return base64.b64encode(map_bytes(np.array(list(values)), largest)).decode()

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from cluster.report.data import ReportData
 from cluster.report.html import Html, tag
-from cluster.report.pictures import WHOLE, Box, pack_map, seen
+from cluster.report.pictures import pack_map
+from jobs.shown import WHOLE, Box, seen
 from schemas.models import ModelFacts
 from schemas.plans import load_json
 

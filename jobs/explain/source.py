@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.activations import Forward, checkpoint, images_ref, model_digest
 from jobs.protocol import Cell, Known
-from jobs.sae_tokens import SiteTokens, tokens_of
+from jobs.sae_tokens import SiteTokens, latents_of, tokens_of
 from schemas.errors import BadSpec, EditNotRead, NoLanguageModel, NotInspected, NotTheTower, UnknownSite
 from schemas.explain_specs import SEES_IMAGES, STEERS, ExplainSpec
 from schemas.models import ModelFacts
@@ -81,16 +81,10 @@ def find_sources(cell: Cell, known: Known, facts: ModelFacts, vlm: ModelFacts) -
         raise BadSpec(f"reads: no features of {facts.model}; read a sae_features stage of this model")
     found = []
     for plan in plans:
-        source = Source(plan.stage, tokens_of(plan), _latents(known.stages.get(f"sae:{plan.stage.inputs['sae']}")))
+        source = Source(plan.stage, tokens_of(plan), latents_of(known.stages.get(f"sae:{plan.stage.inputs['sae']}")))
         _check(cell, known, source, facts, vlm)
         found.append(source)
     return tuple(found)
-
-
-def _latents(sae: StageSpec | None) -> int | None:
-    """Of an SAE that is trained here; what one has that is imported is known when its file is read."""
-    settings: Any = sae.params.get("sae") if sae is not None else None
-    return int(settings["latents"]) if isinstance(settings, dict) and "latents" in settings else None
 
 
 def _check(cell: Cell, known: Known, source: Source, facts: ModelFacts, vlm: ModelFacts) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.report.data import ReportData
-from cluster.report.pictures import pool_map
 from cluster.report.sections.variants import place
 from cluster.report.sections.zoos import Member, Zoo
+from jobs.shown import pool_map
 
 DICTIONARY_BYTES = 7_000_000
 """What cards of entries may take beside all other cards of a page."""

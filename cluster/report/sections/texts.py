@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.report.data import ReportData
-from cluster.report.pictures import pool_map
 from cluster.report.sections.explained import Explained
 from cluster.report.sections.ways import Ways, is_control, way_of
 from jobs.explained import Variant
+from jobs.shown import pool_map
 
 CARDS_BYTES = 5_000_000
 """What cards of texts may take, beside what all other cards take."""

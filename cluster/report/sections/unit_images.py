@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.report.data import ReportData
-from cluster.report.pictures import Box
 from cluster.report.sections.places import Place
 from cluster.report.tiles import Heat, Views
+from jobs.shown import Box
 
 Images = dict[int, list[dict[str, Any]]]
 

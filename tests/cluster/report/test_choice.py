@@ -8,10 +8,11 @@ import pytest
 
 from cluster.report.data import ReportData, load_report
 from cluster.report.numbers import percent, short_number
-from cluster.report.pictures import WHOLE, pack_map, seen
+from cluster.report.pictures import pack_map
 from cluster.report.sections.choice import PAGE_BYTES, choose, fit
 from cluster.report.sections.saes import load_described, load_groups, name_apart
 from cluster.stores import make_store
+from jobs.shown import WHOLE, seen
 from schemas.models import Geometry
 from tests.made_up_saes import CONCEPTS, publish_sweep, save_run
 

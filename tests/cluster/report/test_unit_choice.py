@@ -9,7 +9,6 @@ import pytest
 
 from cluster.report.bars import Bar, Span, bar_cell, make_span, mean_bar
 from cluster.report.data import ReportData, load_report
-from cluster.report.pictures import WHOLE
 from cluster.report.sections.by_class import load_classes
 from cluster.report.sections.effects import Effect, is_removal, load_effects, say_change, winners
 from cluster.report.sections.encoders import colours_of, full_batches, loss_of, names_of
@@ -23,6 +22,7 @@ from cluster.report.sections.unit_images import Grids, heat_of
 from cluster.report.sections.variants import Variants, place
 from cluster.report.tiles import Views
 from cluster.stores import make_store
+from jobs.shown import WHOLE
 from schemas.intervene import Change
 from tests.made_up_saes import make_features, publish_rows, save_run, stage_of
 from tests.made_up_units import CONCEPTS, METHODS, MODELS, SITE, make_effects, publish_units

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from cluster.report.data import load_report
-from cluster.report.pictures import pool_map
 from cluster.report.sections.entries import Entry, Size, Unit, fitting
 from cluster.report.sections.zoo_layers import weighted_r
 from cluster.report.sections.zoos import Member, short_models
 from cluster.stores import Store
+from jobs.shown import pool_map
 from tests.made_up_saes import publish_rows, publish_sweep, save_run, stage_of
 from tests.made_up_units import make_names
 from tests.made_up_zoo import DEPTHS, SITES, Of, make_exemplars, make_png, models, publish_inversions, publish_zoo
