@@ -11,6 +11,7 @@ from cluster.board import Board
 from cluster.cells import CellPlans, cells_read
 from cluster.events import EventLog
 from cluster.executor import Executor, StopFlag
+from cluster.hold import Holds
 from cluster.ledger import find_published
 from cluster.planned import PlannedPipeline, plan_pipeline, stage_state, title
 from cluster.run import run_stages
@@ -70,6 +71,7 @@ class PipelineRun:
         self._names: dict[str, str] = {}
         self._published: set[str] = set()
         self._planned = planned
+        self._holds = Holds(store, run)
 
     def run(self) -> RunReport:
         """Facts, plans of every cell, then the cells wave by wave.
@@ -94,12 +96,19 @@ class PipelineRun:
         # what needs facts first is checked before they cost anything; the rest is, when its wave begins
         unplanned = [cell for cell in planned.cells if not cell.plans]
         self._executor.check([_Unplanned(title(c), c.cell.resources) for c in unplanned])
+        self._hold(planned)
         _refuse_wrong_names(self._run_wave(planned.facts.freeze(self._store, self._spec.index_resources)))
         self._planned = planned = plan_pipeline(self._spec, self._store, planned.facts)
+        self._hold(planned)
         self._save("RUNNING")
         for wave in self._spec.waves():
             cells = [c for c in planned.cells if c.cell.name in wave]
             self._run_wave(list(self._with_inputs(cells)))
+
+    def _hold(self, planned: PlannedPipeline) -> None:
+        """Before anything is relied on or made; what was seen published before may have been removed until now."""
+        if self._holds.add((plan for _, plan, _ in planned.plans()), self._stop.check):
+            self._published.clear()
 
     def _run_wave(self, plans: list[tuple[Plan, Resources]]) -> Board:
         board = run_stages(plans, self._store, self._executor, self._log, self._stop)

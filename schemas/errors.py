@@ -129,6 +129,14 @@ class StoreMissing(Unreachable):
     """The bucket or root folder of the store does not exist."""
 
 
+class LeaseHeld(Unreachable):
+    """Somebody else holds the lease and shows life; wait until they are done."""
+
+
+class LeaseLost(Unreachable):
+    """Another process took this lease, or its beats could not be written in time; what needs it must stop."""
+
+
 class ClusterUnreachable(Unreachable):
     """Ray's head or control store is gone or was never there."""
 

@@ -81,9 +81,25 @@ def listing_key(sha256: str) -> str:
 
 
 def run_key(run_id: str, name: str) -> str:
-    """One file of a run: spec.yaml, options.json, state.json or tables.json."""
+    """One file of a run: spec.yaml, options.json, holds.json, state.json, tables.json, changes.json or drift.parquet."""
     check_name(run_id)
     return f"runs/{run_id}/{name}"
+
+
+def sweep_key(term: int) -> str:
+    """What the sweep of one term of the lease of `gc` was about to remove."""
+    return f"sweeps/{term:08d}.json"
+
+
+def lease_prefix(name: str) -> str:
+    """Where the terms of a lease are."""
+    check_name(name)
+    return f"leases/{name}/"
+
+
+def lease_key(name: str, term: int, what: str) -> str:
+    """One term of a lease: who `held` it, the holder's last `beat`, and that it has reached its `end`."""
+    return f"{lease_prefix(name)}{term:08d}.{what}.json"
 
 
 def events_prefix(run_id: str) -> str:

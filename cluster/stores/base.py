@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 
 
 class Store(Protocol):
-    """Create-only objects under slash-separated keys; nothing but resumable states is ever removed.
+    """Create-only objects under slash-separated keys; only `miclip gc` removes anything but resumable states.
 
     Every method raises UnsafeName for a bad key, StoreDenied, StoreMissing or StoreUnreachable when the store
     itself is the trouble. All methods may be called from several threads, after a fork, and on an unpickled copy.
@@ -51,7 +51,10 @@ class Store(Protocol):
         """Write an object whether or not it exists, atomically; the last writer wins. Raises StoreFull."""
 
     def drop_state(self, key: str) -> None:
-        """Remove one resumable state, if it is there. Raises UnsafeName for any other key: results are never removed."""
+        """Remove one resumable state, if it is there. Raises UnsafeName for any other key: results are not removed so."""
+
+    def delete(self, key: str) -> None:
+        """Remove any object, if it is there; called from `cluster/gc.py` alone, which knows that nobody reads it."""
 
     def get(self, key: str) -> bytes:
         """All bytes of an object. Raises KeyMissing."""

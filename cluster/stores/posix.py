@@ -86,9 +86,12 @@ class PosixStore:
                 os.replace(temporary, path)
             _sync_folder(os.path.dirname(path))
 
-    @_patient
     def drop_state(self, key: str) -> None:
         check_state(key)
+        self.delete(key)
+
+    @_patient
+    def delete(self, key: str) -> None:
         path = self._path(key)
         with _clear_errors(path, 0), suppress(FileNotFoundError):
             os.unlink(path)

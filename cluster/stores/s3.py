@@ -400,6 +400,9 @@ class S3Store:
 
     def drop_state(self, key: str) -> None:
         check_state(key)
+        self.delete(key)
+
+    def delete(self, key: str) -> None:
         self._client.remove(self._bucket, self._key(key))
 
     def get(self, key: str) -> bytes:
