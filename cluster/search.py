@@ -29,9 +29,10 @@ OF_ROWS = ("vlm", "method")
 
 
 class Found(NamedTuple):
-    """The nearest of `texts` texts, nearest first; encoder: what embedded them and the query."""
+    """The nearest of `texts` texts, nearest first; encoder: what embedded them and the query; unknown: words that it does not know."""
 
     encoder: str
+    unknown: list[str]
     texts: int
     hits: list[dict[str, Any]]
 
@@ -50,7 +51,8 @@ def search(
     one of those that made the maps, or the folder where it lies now.
 
     Raises:
-        UnknownTable: there is no map. UsageError: a filter leaves nothing, or maps were made by several encoders.
+        UnknownTable: there is no map. UsageError: a filter leaves nothing, maps were made by several encoders, or the
+            encoder knows no word of the query.
         WeightsMissing, UnknownModel: the encoder is not what it was, or not there.
     """
     if not query.strip():
@@ -73,13 +75,13 @@ def search(
         raise UnknownModel(
             f"{error}\nthe texts were embedded by it; if it lies elsewhere now, name its folder with --encoder"
         ) from error
-    hits = rows.take([hit.place for hit in nearest]).drop_columns(["row"]).to_pylist()
+    hits = rows.take([hit.place for hit in nearest.hits]).drop_columns(["row"]).to_pylist()
     topics = _read_topics(chosen)
     found = [
         {"score": one.cosine, **hit, "topic": topics.get((hit["stage"], hit["cluster"]))}
-        for one, hit in zip(nearest, hits, strict=True)
+        for one, hit in zip(nearest.hits, hits, strict=True)
     ]
-    return Found(opened.name, len(rows), found)
+    return Found(opened.name, nearest.unknown, len(rows), found)
 
 
 # ---------------------------------------------------------------- which maps

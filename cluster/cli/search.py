@@ -63,6 +63,9 @@ def search(
     filters = {name: value for name, value in named.items() if value is not None}
     with errors().status("opening the encoder of the texts"):
         found = find(catalog, query, top, filters, min_iou, encoder)
+    if found.unknown:
+        unknown = ", ".join(found.unknown)
+        errors().print(f"{found.encoder} does not know {unknown}; scores say nothing of that", style="yellow")
     if as_json:
         print_json({"query": query, **found._asdict()})
     else:

@@ -56,7 +56,7 @@ def name_topics(texts: Sequence[str], labels_N: np.ndarray, words: int = 3) -> l
     """
     clusters = int(labels_N.max()) + 1 if len(texts) else 0
     members = [[texts[place] for place in np.flatnonzero(labels_N == cluster).tolist()] for cluster in range(clusters)]
-    counts = [Counter(word for text in some for word in _words(text)) for some in members]
+    counts = [Counter(word for text in some for word in content_words(text)) for some in members]
     total = sum(counts, Counter[str]())
     mean_size = total.total() / max(1, clusters)
     topics = []
@@ -67,7 +67,8 @@ def name_topics(texts: Sequence[str], labels_N: np.ndarray, words: int = 3) -> l
     return topics
 
 
-def _words(text: str) -> list[str]:
+def content_words(text: str) -> list[str]:
+    """The words of a text in lower case without very frequent English ones, UNTOLD, numbers and single letters."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
     found = re.findall(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*", text.lower())

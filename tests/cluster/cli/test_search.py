@@ -148,6 +148,23 @@ def test_a_filter_that_names_nothing_says_what_there_is(lake: Path, words: tuple
     assert "give words to look for" in refusal(lake, " ")
 
 
+def test_words_that_the_encoder_does_not_know_are_named(lake: Path) -> None:
+    result = miclip("search", "a Zebra in the red qwerty", "--store", lake, "--json")
+    found = json.loads(result.stdout)
+    assert found["unknown"] == ["Zebra", "qwerty"] and found["hits"]
+    assert f"{CLIP} does not know Zebra, qwerty" in " ".join(result.stderr.split())
+    for known in ("a red circle", "the background, in a circle"):
+        result = miclip("search", known, "--store", lake, "--json")
+        assert (json.loads(result.stdout)["unknown"], result.stderr) == ([], "")
+
+
+def test_a_query_without_any_word_that_the_encoder_knows_is_refused_and_words_of_texts_are_offered(lake: Path) -> None:
+    for query, unknown in (("zebra", "zebra"), ("in the zebra-like qwerty", "zebra, like, qwerty")):
+        said = " ".join(refusal(lake, query).split())
+        assert f"{CLIP}, which embedded the texts, does not know {unknown}, and" in said
+        assert "it knows, such as circle, object, red, " in said and "sentences: file:/folder" in said
+
+
 def test_where_there_is_no_map_the_way_to_one_is_said(tmp_path: Path, lake: Path) -> None:
     publish_numbers(tmp_path / "lake")
     assert "run a pipeline with a stage of kind map_explanations" in refusal(tmp_path / "lake", "red")
