@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -157,6 +158,26 @@ def test_a_setting_changes_the_digests_of_those_that_use_it(changes: dict[str, A
     assert {name.split()[1] for name in before if before[name] != after[name]} == changed
 
 
+@pytest.mark.parametrize("alpha", [(2.0,), "auto"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"direction": ("random", "sae", "permuted")},
+        {"masking": ("heatmaps", "masks")},
+        {"methods": ("informed", "topk", "steering")},
+        {"alpha": (1.0, 2.0)},
+    ],
+)
+def test_one_way_to_explain_more_leaves_all_others_as_they_are(more: dict[str, Any], alpha: Any) -> None:
+    """Random directions too, which are drawn by seed and feature."""
+    few: dict[str, Any] = {"methods": ("topk", "steering"), "direction": ("sae", "random"), "images": WORLD}
+    before, after = plans_of(**few, alpha=alpha), plans_of(**{**few, "alpha": alpha, **more})
+    known = {plan.digest for plan in before}
+    if alpha == "auto" and "alpha" in more:
+        known = {plan.digest for plan in before if plan.stage.params["method"] == "topk"}
+    assert known < {plan.digest for plan in after}
+
+
 def test_alphas_are_chosen_once_for_the_features_and_their_controls() -> None:
     plans = plans_of(alpha="auto", direction=("sae", "random"), images=WORLD, validation=100, shard_features=64)
     of = dict(zip(variants(plans), plans, strict=True))
@@ -239,6 +260,26 @@ def test_what_cannot_be_explained_is_refused_at_once(
 ) -> None:
     with pytest.raises(error, match=said):
         plans_of(**changes)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (None, "found nothing in it"),
+        ('{"model_type": "llava"}', "found model_type 'llava' in config.json"),
+    ],
+)
+def test_a_folder_that_holds_no_segmenter_is_refused_where_alphas_are_chosen(
+    config: str | None, said: str, tmp_path: Path
+) -> None:
+    if config:
+        (tmp_path / "config.json").write_text(config)
+    named: dict[str, Any] = {"segmenter": f"file:{tmp_path}", "files": {str(tmp_path): "5e9"}}
+    with pytest.raises(BadSpec, match=rf"stages\.texts\.segmenter: {tmp_path}: {said}; expected .* a CLIPSeg model"):
+        plans_of(alpha="auto", **named)
+    assert plans_of(**named)  # nobody asks it where alpha is a number
+    (tmp_path / "config.json").write_text('{"model_type": "clipseg"}')
+    assert plans_of(alpha="auto", **named)
 
 
 def test_methods_that_steer_nothing_take_features_from_anywhere() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -208,6 +209,29 @@ def test_a_clip_has_a_text_tower() -> None:
 def test_what_cannot_be_scored_is_refused(read: list[Plan], spec: dict[str, Any], said: str) -> None:
     with pytest.raises(BadSpec, match=said):
         plans(*read, **spec)
+
+
+@pytest.mark.parametrize(
+    ("field", "metric", "file", "other"),
+    [("segmenter", "iou", "config.json", '{"model_type": "llava"}'), ("maker", "synthetic", "model_index.json", "{}")],
+)
+def test_a_folder_of_no_such_model_is_refused_by_the_measure_that_asks_it(
+    field: str, metric: str, file: str, other: str, tmp_path: Path
+) -> None:
+    folder = {"known_facts": known(files={str(tmp_path): "5" * 64}), field: f"file:{tmp_path}"}
+    read = [texts(TOPK), features()]
+    with pytest.raises(BadSpec, match=rf"stages\.judge\.{field}: {tmp_path}: found nothing in it; expected the folder"):
+        plans(*read, metrics=[metric], **folder)
+    (tmp_path / file).write_text(other)
+    with pytest.raises(BadSpec, match=rf"stages\.judge\.{field}: {tmp_path}: found .* in {file}; expected the folder"):
+        plans(*read, metrics=[metric], **folder)
+    assert plans(*read, metrics=["naming"], **folder)  # which asks neither
+
+
+def test_an_empty_folder_compares_no_texts(tmp_path: Path) -> None:
+    empty = known(files={str(tmp_path): "5" * 64})
+    with pytest.raises(BadSpec, match=rf"stages\.judge\.sentences: {tmp_path}: found nothing in it"):
+        plans(texts(TOPK), features(), known_facts=empty, metrics=["iou"], sentences=f"file:{tmp_path}")
 
 
 AUTO = STEERING._replace(alpha_asked="auto")
