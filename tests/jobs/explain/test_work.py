@@ -25,7 +25,8 @@ from miclip_core.explain.prompts import HEATMAPS, MASKS, STEERING, prompt_sha256
 from miclip_core.explain.render import heat_image, mask_image
 from miclip_core.explain.vlm import Vlm, load_vlm
 from miclip_core.sae.weights import save_sae
-from schemas.errors import BadSae, BadUnits, ImageChanged, UsageError
+from miclip_core.zoo.load import inspect_model
+from schemas.errors import BadSae, BadUnits, ImageChanged, UnknownModel, UsageError
 from schemas.plans import Plan, Resources
 from schemas.refs import ModelRef
 from schemas.specs import PipelineSpec
@@ -503,6 +504,22 @@ def test_an_sae_of_another_width_or_site_stops_with_its_reason(world: World) -> 
 def test_refusals_say_which_field_to_change(world: World, explain: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         world.run(**explain)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (None, "expected a folder with weights and config"),
+        ('{"model_type": "clipseg"}', "model type 'clipseg' is none of those we know"),
+    ],
+)
+def test_a_folder_of_no_vision_language_model_is_refused_by_what_planning_asks(
+    tmp_path: Path, config: str | None, said: str
+) -> None:
+    if config:
+        (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UnknownModel, match=said):
+        inspect_model(ModelRef.parse(f"hf:not/one@file:{tmp_path}"))
 
 
 @pytest.mark.slow
