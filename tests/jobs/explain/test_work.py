@@ -509,7 +509,7 @@ def test_refusals_say_which_field_to_change(world: World, explain: dict[str, Any
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (None, "expected a folder with weights and config"),
+        (None, "no config.json in the folder"),
         ('{"model_type": "clipseg"}', "model type 'clipseg' is none of those we know"),
     ],
 )
