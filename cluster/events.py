@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cluster.board import Board, Outcome
+from cluster.board import Board, Outcome, Work
 from cluster.stores.base import Store, get_many
 from schemas import layout
 from schemas.errors import KeyMissing, MiclipError
@@ -32,7 +32,11 @@ class EventLog:
     """Builds events and hands each to every listener. Events never enter a table."""
 
     def __init__(self, *listeners: Listener) -> None:
-        self._listeners = listeners
+        self._listeners = list(listeners)
+
+    def add(self, listener: Listener) -> None:
+        """Hand the events from here on to this listener too."""
+        self._listeners.append(listener)
 
     def emit(self, event: str, **fields: Any) -> None:
         """Tell every listener; `time` is seconds since the epoch, for people."""
@@ -45,10 +49,10 @@ class EventLog:
         for plan in plans:
             self.emit("cached", **_stage(plan))
 
-    def planned(self, board: Board) -> None:
-        """What is left, per work."""
-        for key, work in board.works.items():
-            ready = list(board.waiting(key).values())
+    def planned(self, board: Board, works: Sequence[Work]) -> None:
+        """What is left of works that may start."""
+        for work in works:
+            key, ready = work.key, list(board.waiting(work.key).values())
             first = work.plans[0].rounds[0] if work.plans[0].rounds else None
             self.emit(
                 "planned",

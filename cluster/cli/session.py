@@ -72,7 +72,12 @@ class Session:
         from cluster.on_ray.executor import RayExecutor
 
         self.progress.say(f"joining Ray at {address}" if address else "starting Ray here", "dim")
-        return RayExecutor(self.store.uri, address, cpus, gpus)
+        executor = RayExecutor(self.store.uri, address, cpus, gpus)
+        if self._run:
+            from cluster.on_ray.metrics import RayMetrics
+
+            self.log.add(RayMetrics(self._run.rpartition("-")[0]))
+        return executor
 
 
 def _close(events: StoreEvents) -> None:
