@@ -213,12 +213,13 @@ class Verdict(NamedTuple):
 
 def verify(catalog: Catalog) -> Iterator[Verdict]:
     """Read every part and artifact again and compare its sha256 with what was published."""
-    named = [(p.stage.digest, stored) for p in catalog.stages for stored in _all_objects(p)]
+    named = [(p.stage.digest, stored) for p in catalog.stages for stored in stored_objects(p)]
     for (stage, stored), problem in prefetch(lambda item: _problem(catalog.store, item[1]), named, width=4):
         yield Verdict(stage, stored.key, stored.bytes, problem)
 
 
-def _all_objects(published: Published) -> Iterator[StoredPart | StoredArtifact]:
+def stored_objects(published: Published) -> Iterator[StoredPart | StoredArtifact]:
+    """Everything that a published stage stands for."""
     for parts in published.tables.values():
         yield from parts
     yield from published.artifacts

@@ -1,0 +1,386 @@
+"""What no kept run can reach is found and removed: the only module that removes results.
+
+Why it is safe. A run writes what it may read or make into `holds.json`, then looks whether a sweep is going on, and only
+then looks what is published (`cluster/hold.py`). A sweep takes its lease and only then reads all holds. So a sweep either
+sees what a run holds, or the run sees the sweep and waits if what it holds is doomed. What is kept is found generously:
+any text in a plan that looks like the name of a stage is taken for one. A stage that is removed stops being published
+first, then its shards stop being done, and its parts go last: whatever is cut short leaves a stage that can be made again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cluster.catalog import stored_objects
+from cluster.hold import GC, load_holds, names_in
+from cluster.lease import PACE, Lease, Pace, take
+from cluster.ledger import load_published
+from cluster.runs import RunState, RunTables, list_runs, load_spec, load_state, load_tables
+from cluster.stores.base import Store, prefetch
+from schemas import layout
+from schemas.errors import KeyMissing, UnknownRun
+from schemas.plans import Published, StageSpec, load_json
+
+KEEP_RUNS = 7
+READ_ACROSS = frozenset({"index_images"})
+"""Kinds whose unpublished artifacts are read by stages of other kinds too (`cluster/image_reader.py`)."""
+_BATCH = 64
+_SHORT_REF = re.compile(r"(?:sae|align):([0-9a-f]{4,})")
+_FOLDER = re.compile(r"/s=([0-9a-f]{20})/")
+
+
+class Policy(NamedTuple):
+    """Which runs are kept: of each pipeline (or of one alone) the newest that stand for different tables, and pinned ones."""
+
+    keep_runs: int = KEEP_RUNS
+    pipeline: str | None = None
+    pinned: frozenset[str] = frozenset()
+
+
+class RunFacts(NamedTuple):
+    """One run as its files say."""
+
+    run: str
+    state: RunState | None
+    tables: RunTables | None
+
+    @property
+    def pipeline(self) -> str:
+        return self.run.rpartition("-")[0]
+
+    @property
+    def number(self) -> int:
+        return int(self.run.rpartition("-")[2])
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether its driver has not said that it has ended."""
+        return self.tables is None and (self.state is None or self.state.status == "RUNNING")
+
+
+class Trash(NamedTuple):
+    """What is removed of one stage, listing or run: for people what it is, its keys, and their bytes."""
+
+    name: str
+    about: str
+    keys: tuple[str, ...]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep keeps and removes."""
+
+    kept: tuple[str, ...]
+    dropped: tuple[str, ...]
+    stages: tuple[Trash, ...]
+    """Stages and listings that no kept run reaches."""
+    leftovers: tuple[Trash, ...]
+    """What published stages that stay do not need any more."""
+    records: tuple[Trash, ...]
+    """Of runs that are dropped, and of sweeps and leases that are over."""
+    young: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """What no run at all names, with the newest run of each pipeline when that was first seen."""
+
+    @property
+    def doomed(self) -> set[str]:
+        """Names of the stages and listings that are removed."""
+        return {trash.name for trash in self.stages}
+
+    @property
+    def trash(self) -> tuple[Trash, ...]:
+        """Everything that is removed."""
+        return (*self.stages, *self.leftovers, *self.records)
+
+    @property
+    def bytes(self) -> int:
+        """Of everything that is removed, as far as it is known."""
+        return sum(trash.bytes for trash in self.trash)
+
+
+def sweep(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
+    """Find what no kept run reaches and remove it; killed at any moment, the same call goes on from there.
+
+    Raises:
+        UnknownRun: a pinned run is not there. LeaseHeld: another sweep is going on. LeaseLost: this one was thought dead.
+    """
+    with take(store, GC, pace) as lease:
+        found = look(store, policy, pace)
+        record = {"doomed": sorted(found.doomed), "unnamed": found.young}
+        store.replace(layout.sweep_key(lease.term), json.dumps(record).encode())
+        for keys in _in_order(found.trash):
+            _remove(store, keys, lease)
+    return found
+
+
+def _in_order(trash: Iterable[Trash]) -> list[list[str]]:
+    """All keys by rank: no stage is published, and no shard done, whose parts are not all there."""
+    ranks: list[list[str]] = [[] for _ in range(6)]
+    for item in trash:
+        for key in item.keys:
+            ranks[_rank(key)].append(key)
+    return ranks
+
+
+def _rank(key: str) -> int:
+    if key.startswith("stages/"):
+        return (
+            0 if key.endswith("/published.json") else 1 if "/shards/" in key else 2 if key.endswith("/plan.json") else 3
+        )
+    if key.startswith("runs/"):  # without its spec it is no run, and its number is never given again
+        return 4 if key.endswith("/spec.yaml") else 5
+    return 3 if key.startswith(("tables/", "listings/")) else 5
+
+
+def _remove(store: Store, keys: Sequence[str], lease: Lease) -> None:
+    for start in range(0, len(keys), _BATCH):
+        lease.check()
+        for _ in prefetch(store.delete, keys[start : start + _BATCH]):
+            pass
+
+
+# ---------------------------------------------------------------- looking, which removes nothing
+
+
+def look(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
+    """What a sweep would keep and remove now.
+
+    Raises:
+        UnknownRun: a pinned run is not there.
+    """
+    events = store.list("events")  # before the runs: what has events when they are listed has a spec by then
+    runs = _load_runs(store)
+    if unknown := policy.pinned - {run.run for run in runs}:
+        raise UnknownRun(f"run {min(unknown)!r} is to be kept and is not in {store.uri}")
+    kept = _choose(runs, policy)
+    kept |= {run.run for run in _alive(store, [r for r in runs if r.may_go_on and r.run not in kept], pace)}
+    lake = _Lake(store)
+    held = {run.run: names for run, names in prefetch(lambda run: _names_of(store, run, lake), runs)}
+    reached = lake.reach(name for run in kept for name in held[run])
+    named = lake.reach(name for run in held for name in held[run])
+    unnamed = lake.names - named
+    young = _young(store, runs, unnamed, policy)
+    going = {name for run in runs if run.may_go_on and run.run in kept for name in held[run.run]}
+    dropped = [run.run for run in runs if run.run not in kept]
+    return Sweep(
+        kept=tuple(run.run for run in runs if run.run in kept),
+        dropped=tuple(dropped),
+        stages=tuple(lake.trash(name) for name in sorted(lake.names - reached - young.keys())),
+        leftovers=tuple(lake.leftovers(reached - going)),
+        records=(*_run_records(store, events, kept), *_own_records(store)),
+        young=young,
+    )
+
+
+def _load_runs(store: Store) -> list[RunFacts]:
+    def load(run: str) -> RunFacts:
+        try:
+            return RunFacts(run, load_state(store, run), load_tables(store, run))
+        except UnknownRun:  # it has only just begun
+            return RunFacts(run, None, load_tables(store, run))
+
+    return [facts for _, facts in prefetch(load, list_runs(store))]
+
+
+def _choose(runs: Sequence[RunFacts], policy: Policy) -> set[str]:
+    """Every run from the oldest of the newest different ones on, the newest without a failure, and those that are pinned."""
+    by_pipeline: dict[str, list[RunFacts]] = defaultdict(list)
+    for run in runs:
+        by_pipeline[run.pipeline].append(run)
+    kept = set(policy.pinned)
+    for pipeline, its in by_pipeline.items():
+        if policy.pipeline not in (None, pipeline):
+            kept |= {run.run for run in its}
+            continue
+        newest_first = sorted(its, key=lambda run: -run.number)
+        oldest = _oldest_kept(newest_first, policy.keep_runs)
+        kept |= {run.run for run in its if run.number >= oldest}
+        whole = (r for r in newest_first if r.tables is not None and not r.tables.limited and not r.tables.failed)
+        kept |= {run.run for run in list(whole)[:1]}
+    return kept
+
+
+def _oldest_kept(newest_first: Sequence[RunFacts], keep: int) -> int:
+    """The number of the run with which there are enough different ones; small trials never count."""
+    different: set[frozenset[str]] = set()
+    for run in newest_first:
+        if run.tables is not None and not run.tables.limited:
+            different.add(frozenset(run.tables.digests))
+            if len(different) >= keep:
+                return run.number
+    return 0
+
+
+def _alive(store: Store, unsure: Sequence[RunFacts], pace: Pace) -> list[RunFacts]:
+    """Of runs that never said that they ended, those whose driver gives a sign of life while we wait."""
+    if not unsure:
+        return []
+    before = {run.run: _sign(store, run.run) for run in unsure}
+    begun = pace.clock()
+    while pace.clock() - begun < pace.patience:
+        pace.sleep(pace.beat)
+    return [run for run in unsure if _sign(store, run.run) != before[run.run] or _has_ended_since(store, run)]
+
+
+def _sign(store: Store, run: str) -> bytes:
+    try:
+        return store.get(layout.alive_key(run))
+    except KeyMissing:
+        return b""
+
+
+def _has_ended_since(store: Store, run: RunFacts) -> bool:
+    return load_tables(store, run.run) is not None
+
+
+def _names_of(store: Store, run: RunFacts, lake: _Lake) -> set[str]:
+    """Everything that a run names: what it stands for, what it was about, what it held, and what its spec asks for."""
+    names = load_holds(store, run.run)
+    names |= set(run.tables.digests) if run.tables else set()
+    names |= {stage.digest for stage in run.state.stages} if run.state else set()
+    spec = load_spec(store, run.run)
+    starts = tuple(_SHORT_REF.findall(spec))
+    return names | names_in(spec) | {name for name in lake.names if starts and name.startswith(starts)}
+
+
+def _young(
+    store: Store, runs: Sequence[RunFacts], unnamed: Collection[str], policy: Policy
+) -> dict[str, dict[str, int]]:
+    """What no run names, as facts that were made beforehand: it stays until enough runs have finished that do not want it."""
+    newest: dict[str, int] = {}
+    for run in runs:
+        newest[run.pipeline] = max(newest.get(run.pipeline, 0), run.number)
+    earlier = _last_record(store)
+    young = {}
+    for name in unnamed:
+        first = earlier.get(name, newest)
+        since = [run for run in runs if run.tables is not None and run.number > first.get(run.pipeline, 0)]
+        if name not in earlier or len(since) < policy.keep_runs:
+            young[name] = first
+    return young
+
+
+def _last_record(store: Store) -> dict[str, dict[str, int]]:
+    records = store.list("sweeps")
+    return dict(json.loads(store.get(records[-1]))["unnamed"]) if records else {}
+
+
+def _run_records(store: Store, events: Sequence[str], kept: Collection[str]) -> Iterator[Trash]:
+    """The files of runs that are dropped, and what is left of those that were."""
+    keys: dict[str, list[str]] = defaultdict(list)
+    for key in (*store.list("runs"), *events):
+        keys[key.split("/")[1]].append(key)
+    specs = {run for run, its in keys.items() if f"runs/{run}/spec.yaml" in its}
+    for run, its in sorted(keys.items()):
+        if run not in kept and (run in specs or _is_left(its)):
+            yield Trash(run, "run", tuple(its), 0)
+
+
+def _is_left(keys: Sequence[str]) -> bool:
+    """Whether this is what remains of a run: what nobody named like one is somebody else's."""
+    return all(re.fullmatch(r"(runs|events)/[^/]+-\d{5,}/[^/]+", key) for key in keys)
+
+
+def _own_records(store: Store) -> Iterator[Trash]:
+    """Sweeps and terms of leases that newer ones have followed."""
+    if old := store.list("sweeps")[:-1]:
+        yield Trash("sweeps", "records of earlier sweeps", tuple(old), 0)
+    terms: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for key in store.list("leases"):
+        _, name, file = key.split("/")
+        terms[name][int(file.split(".")[0])].append(key)
+    for name, numbers in sorted(terms.items()):
+        if old := [key for number in sorted(numbers)[:-1] for key in numbers[number]]:
+            yield Trash(name, "earlier terms of a lease", tuple(old), 0)
+
+
+class _Lake:
+    """The stages and listings of a store, their keys, and what they name."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys: dict[str, list[str]] = defaultdict(list)
+        for key in store.list("stages"):
+            self._keys[key.split("/")[1]].append(key)
+        for key in store.list("tables"):
+            if found := _FOLDER.search(key):
+                self._keys[found[1]].append(key)
+        for key in store.list("listings"):
+            self._keys[key.rsplit("/", 1)[1].removesuffix(".parquet")].append(key)
+        self.names = {name for name in self._keys if names_in(name) == {name}}
+        self._named: dict[str, set[str]] = {}
+
+    def reach(self, roots: Iterable[str]) -> set[str]:
+        """Those of the roots that are here, and everything that they name, and so on."""
+        reached: set[str] = set()
+        front = set(roots) & self.names
+        while front:
+            reached |= front
+            unread = [name for name in front if name not in self._named]
+            self._named.update(prefetch(self._read, unread))
+            front = set().union(*(self._named[name] for name in front)) - reached
+        return reached
+
+    def _read(self, name: str) -> set[str]:
+        """What the plan of a stage names, or what it has published if there is no plan."""
+        for key in (layout.plan_key(name), layout.published_key(name)):
+            if key in self._keys[name]:
+                return names_in(self._store.get(key).decode()) & self.names
+        return set()
+
+    def trash(self, name: str) -> Trash:
+        """Everything of a stage or listing."""
+        keys = self._keys[name]
+        published = self._published(name)
+        if published is not None:
+            size = sum(stored.bytes for stored in stored_objects(published))
+        else:
+            size = self._size(keys)
+        return Trash(name, self._about(name, published), tuple(keys), size)
+
+    def leftovers(self, names: Iterable[str]) -> Iterator[Trash]:
+        """Of published stages: resumable states, parts that no pointer names, artifacts that only their own rounds read."""
+        published = prefetch(self._published, sorted(names))
+        for name, found in published:
+            if found is None:
+                continue
+            needed = {stored.key for stored in stored_objects(found)}
+            keys = [key for key in self._keys[name] if key not in needed and self._may_go(key, found.stage)]
+            if keys:
+                yield Trash(name, self._about(name, found), tuple(keys), self._size(keys))
+
+    @staticmethod
+    def _may_go(key: str, stage: StageSpec) -> bool:
+        if key.startswith("tables/"):
+            return True
+        inside = key.split("/")[2]
+        return inside == "keep" or (inside == "artifacts" and stage.kind not in READ_ACROSS)
+
+    def _published(self, name: str) -> Published | None:
+        return load_published(self._store, name) if layout.published_key(name) in self._keys[name] else None
+
+    def _about(self, name: str, published: Published | None) -> str:
+        if published is not None:
+            return _title(published.stage)
+        if layout.plan_key(name) in self._keys[name]:
+            plan = json.loads(self._store.get(layout.plan_key(name)))
+            return f"{_title(load_json(StageSpec, json.dumps(plan['stage'])))}, unfinished"
+        return "list of files" if layout.listing_key(name) in self._keys[name] else "parts of no stage"
+
+    def _size(self, keys: Sequence[str]) -> int:
+        def size(key: str) -> int:
+            try:
+                return self._store.size(key)
+            except KeyMissing:
+                return 0
+
+        return sum(bytes for _, bytes in prefetch(size, keys))
+
+
+def _title(stage: StageSpec) -> str:
+    return f"{stage.kind} {stage.subject} {stage.output} {stage.detail}".rstrip()
