@@ -16,23 +16,42 @@ REST_GROWTH = 4.0
 
 
 class StopFlag:
-    """Set by a signal handler; executors look at it between tasks."""
+    """Set when a run is to end before its time; executors look at it between tasks, listeners hear of it at once."""
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self._error: type[Interrupted] = Interrupted
+        self._listeners: list[Callable[[Interrupted], None]] = []
 
-    def stop(self, reason: str) -> None:
-        """Ask for a clean end."""
-        self.reason = self.reason or reason
+    @property
+    def error(self) -> Interrupted | None:
+        """What `check` raises; None if nobody asked for a stop."""
+        if self.reason is None:
+            return None
+        return self._error(f"stopped ({self.reason}); finished shards are kept, the same command goes on from here")
+
+    def listen(self, listener: Callable[[Interrupted], None]) -> None:
+        """Call this once when a stop is asked for, in the thread that asks; with what `check` raises."""
+        self._listeners.append(listener)
+
+    def stop(self, reason: str, error: type[Interrupted] = Interrupted) -> None:
+        """Ask for a clean end; who asks first says why. Listeners may write to the store: never call it in a signal handler."""
+        if self.reason is not None:
+            return
+        self._error = error
+        self.reason = reason
+        if (stopped := self.error) is not None:
+            for listener in self._listeners:
+                listener(stopped)
 
     def check(self) -> None:
         """Raise if a stop was asked for.
 
         Raises:
-            Interrupted: with the reason.
+            Interrupted, Cancelled: with the reason.
         """
-        if self.reason:
-            raise Interrupted(f"stopped ({self.reason}); finished shards are kept, the same command goes on from here")
+        if (error := self.error) is not None:
+            raise error
 
 
 class Executor(Protocol):

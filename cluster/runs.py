@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
+import threading
+import time
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
 
-from cluster.stores.base import Store
+from cluster.stores.base import Store, prefetch
 from schemas import layout
 from schemas.base import Frozen
-from schemas.errors import KeyMissing, UnknownRun
+from schemas.errors import Cancelled, Interrupted, KeyMissing, UnknownRun
 from schemas.plans import load_json
 
 _RUN = re.compile(r"runs/([^/]+)-(\d{5,})/spec\.yaml")
-RunStatus = Literal["RUNNING", "DONE", "FAILED", "INTERRUPTED", "STOPPED"]
+_SUBMISSION = re.compile(r"(.+)-[0-9a-f]{8}-a(\d+)")
+RunStatus = Literal["RUNNING", "DONE", "FAILED", "INTERRUPTED", "CANCELLED", "STOPPED"]
+_SEEN_RUNS = 100
+"""A submission is looked for among so many newest runs of its pipeline."""
 
 
 class StageState(Frozen):
@@ -39,6 +46,8 @@ class RunState(Frozen):
     pipeline: str
     number: int
     status: RunStatus
+    exit_code: int | None = None
+    """What the command of the run returns; None while it runs."""
     limited: bool = False
     message: str = ""
     seconds: float = 0.0
@@ -69,6 +78,10 @@ class RunOptions(Frozen):
     cpus: int | None = None
     gpus: int = 0
     address: str | None = None
+    submission: str = ""
+    """The id of the job of a Ray cluster whose driver this run has; empty for a run that a person started."""
+    jobs: str = ""
+    """The URL that it was submitted to, as the submitter reached it."""
 
 
 def new_run(store: Store, pipeline: str, spec_text: str) -> str:
@@ -93,6 +106,51 @@ def _all(store: Store) -> list[tuple[str, int]]:
 def save_state(store: Store, state: RunState) -> None:
     """Replace the state of a run."""
     store.replace(layout.run_key(state.run, "state.json"), state.model_dump_json(indent=1).encode())
+
+
+class StateKeeper:
+    """Writes `state.json` of one run; a stop is written at once by the thread that asks for it, not when work has ended.
+
+    A machine that is taken back gives 3 seconds, and ending workers can take longer.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.RLock()
+        self._last: RunState | None = None
+        self._stop: Interrupted | None = None
+
+    def save(self, state: RunState) -> None:
+        """Replace the state; while a stop is under way a run is not said to be RUNNING again."""
+        with self._lock:
+            if state.status == "RUNNING" and self._stop is not None:
+                state = _stopped(state, self._stop)
+            self._last = state
+            save_state(self._store, state)
+
+    def stop(self, error: Interrupted) -> None:
+        """Say that the run was stopped, unless it has ended; a listener for `StopFlag`."""
+        with self._lock:
+            self._stop = error
+            if self._last is not None and self._last.status == "RUNNING":
+                self.save(self._last)
+
+
+def _stopped(state: RunState, error: Interrupted) -> RunState:
+    update = {"status": status_of(error), "message": str(error), "exit_code": get_exit_code(error)}
+    return state.model_copy(update=update)
+
+
+def status_of(error: BaseException) -> RunStatus:
+    """What the run is called that ends by this error."""
+    if isinstance(error, Cancelled):
+        return "CANCELLED"
+    return "INTERRUPTED" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "STOPPED"
+
+
+def get_exit_code(error: BaseException) -> int:
+    """What the command returns that ends by this error."""
+    return 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
 
 
 def load_state(store: Store, run: str) -> RunState:
@@ -130,6 +188,40 @@ def load_options(store: Store, run: str) -> RunOptions:
         return load_json(RunOptions, store.get(layout.run_key(run, "options.json")))
     except KeyMissing:
         return RunOptions()
+
+
+def resolve_run(store: Store, name: str) -> str:
+    """The run of this name, or the newest run of the submission of this name.
+
+    Raises:
+        UnknownRun: there is neither; a submitted run is there once its driver has begun.
+    """
+    if store.exists(layout.run_key(name, "spec.yaml")):
+        return name
+    for run, options in submitted_runs(store, name.rpartition("-a")[0]):
+        if options.submission == name:
+            return run
+    raise _unknown(store, name)
+
+
+def submitted_runs(store: Store, prefix: str) -> Iterator[tuple[str, RunOptions]]:
+    """Runs whose submission is `<prefix>-a<attempt>`, newest first."""
+    if (match := _SUBMISSION.fullmatch(f"{prefix}-a1")) is None:
+        return
+    newest = list_runs(store, match[1])[: -_SEEN_RUNS - 1 : -1]
+    for run, options in prefetch(lambda run: load_options(store, run), newest):
+        if options.submission.rpartition("-a")[0] == prefix:
+            yield run, options
+
+
+def ask_to_cancel(store: Store, run: str) -> bool:
+    """Ask the driver of a run, wherever it is, to end it; False if that was asked before."""
+    return store.create(layout.run_key(run, "cancel.json"), json.dumps({"time": time.time()}).encode())
+
+
+def is_cancelled(store: Store, run: str) -> bool:
+    """Whether somebody asked for the end of this run."""
+    return store.exists(layout.run_key(run, "cancel.json"))
 
 
 def _unknown(store: Store, run: str) -> UnknownRun:

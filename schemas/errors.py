@@ -297,3 +297,7 @@ class Interrupted(MiclipError):
     """Stopped on request; what was finished is kept and the same command resumes."""
 
     exit_code = 130
+
+
+class Cancelled(Interrupted):
+    """Stopped because somebody cancelled the run, from wherever they were; what was finished is kept."""
