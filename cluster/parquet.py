@@ -20,13 +20,28 @@ from schemas.errors import StoreFull, TableMismatch
 from schemas.tables import PART_BYTES, ROW_GROUP_BYTES
 
 MAX_ROW_GROUP = 65536
+SMALL_GROUPS = 32
+"""Row groups of a part of a table whose row groups are small: more would make its footer long."""
 SAMPLE_ROWS = 256
 IN_MEMORY_BYTES = 8 << 20
 """A part that grows beyond this waits in a temporary file, so that a shard of any size fits."""
 
 
 def _settings(table: Table) -> dict[str, object]:
-    """zstd-1; vectors split by byte and without dictionary or statistics, ids in a dictionary."""
+    """zstd-1; vectors split by byte and without dictionary or statistics, ids in a dictionary.
+
+    Small row groups have no page index and statistics of numbers alone, for a reader of one row fetches the whole footer.
+    """
+    if table.group_rows is not None:
+        numbers = [c.name for c in table.columns if pa.types.is_integer(c.type) or pa.types.is_floating(c.type)]
+        small: dict[str, object] = {"use_dictionary": False, "write_statistics": numbers, "write_page_index": False}
+        return {
+            "compression": "zstd",
+            "compression_level": 1,
+            "write_page_checksum": True,
+            "store_schema": True,
+            **small,
+        }
     vectors = [f"{name}.list.element" for name in table.vectors]
     plain = [c.name for c in table.columns if c.name not in table.vectors and not pa.types.is_map(c.type)]
     strings = [c.name for c in table.columns if pa.types.is_string(c.type)]
@@ -65,7 +80,7 @@ class PartEncoder:
     def __init__(self, table: Table, capacity: int = 4, part_bytes: int = PART_BYTES) -> None:
         self._table = table
         self._schema = table.schema
-        self._groups_per_part = max(1, part_bytes // ROW_GROUP_BYTES)
+        self._groups_per_part = max(1, part_bytes // ROW_GROUP_BYTES) if table.group_rows is None else SMALL_GROUPS
         self._queue: queue.Queue[pa.RecordBatch | None] = queue.Queue(maxsize=capacity)
         self._parts: list[EncodedPart] = []
         self._ended = False
@@ -127,7 +142,7 @@ class PartEncoder:
                 yield batch
 
     def _encode(self) -> None:
-        groups = _row_groups(self._batches(), self._schema)
+        groups = _row_groups(self._batches(), self._schema, self._table.group_rows or 0)
         while (first := next(groups, None)) is not None:
             file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 - read later
             rows = 0
@@ -138,10 +153,13 @@ class PartEncoder:
             self._parts.append(EncodedPart(file, rows))
 
 
-def _row_groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The same rows in groups of equal size, each in one piece: the writer cuts pages at the joints of its input."""
+def _row_groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema, limit: int = 0) -> Iterator[pa.Table]:
+    """The same rows in groups of equal size, each in one piece: the writer cuts pages at the joints of its input.
+
+    limit: rows of a group; those that fit in ROW_GROUP_BYTES if it is 0.
+    """
     waiting: list[pa.RecordBatch] = []
-    rows, limit = 0, 0
+    rows = 0
     for batch in batches:
         waiting.append(batch)
         rows += batch.num_rows

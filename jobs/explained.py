@@ -12,6 +12,8 @@ from schemas.explain_specs import SEES_IMAGES
 from schemas.plans import Plan, StageSpec
 
 Row = dict[str, Any]
+OWN_DIRECTION = "sae"
+"""Texts that another direction made are controls."""
 
 
 class Variant(NamedTuple):

@@ -31,6 +31,7 @@ KINDS: dict[str, str] = {
     "explain": "jobs.explain",
     "score_explanations": "jobs.score_explanations",
     "map_explanations": "jobs.map_explanations",
+    "explorer": "jobs.make_explorer",
 }
 
 

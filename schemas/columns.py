@@ -23,11 +23,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One published table: what a row is, and its columns in order."""
+    """One published table: what a row is, and its columns in order.
+
+    group_rows: rows of a row group where a reader wants single rows, so that it fetches little beside them; else row groups
+    hold as many bytes as scans like.
+    """
 
     name: str
     row: str
     columns: tuple[Column, ...]
+    group_rows: int | None = None
 
     @property
     def schema(self) -> pa.Schema:

@@ -13,6 +13,7 @@ from schemas.cells import LISTED, Cell, Classes, ClipRef, ForwardCell, Images, N
 from schemas.concept_specs import DescribeSpec
 from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
 from schemas.explain_specs import ExplainSpec, MapExplanationsSpec, ScoreExplanationsSpec
+from schemas.explorer_specs import ExplorerSpec
 from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
 from schemas.invert_specs import InvertSpec
 from schemas.plans import Resources
@@ -101,6 +102,7 @@ JobSpec = (
     | ExplainSpec
     | ScoreExplanationsSpec
     | MapExplanationsSpec
+    | ExplorerSpec
     | SelftestSpec
 )
 READS: dict[str, set[str]] = {
@@ -121,6 +123,16 @@ READS: dict[str, set[str]] = {
     "explain": {"sae_features"},
     "score_explanations": {"explain", "sae_features"},
     "map_explanations": {"score_explanations", "explain"},
+    "explorer": {
+        "sae_features",
+        "extract",
+        "describe",
+        "evaluate",
+        "mine_rosetta",
+        "explain",
+        "score_explanations",
+        "map_explanations",
+    },
 }
 """Kind -> the kinds of stages that it knows what to do with; a selftest reads anything."""
 

@@ -26,6 +26,7 @@ from schemas.columns import (
 )
 from schemas.errors import UnknownTable
 from schemas.explain_tables import EXPLANATIONS
+from schemas.explorer_tables import EXPLORER
 from schemas.rosetta_tables import ROSETTA
 
 ROW_GROUP_BYTES = 16 << 20
@@ -781,6 +782,7 @@ TABLES: dict[str, Table] = {
         ),
         *ROSETTA,
         *EXPLANATIONS,
+        *EXPLORER,
         Table(
             "selftest",
             "one deterministic row",

@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import JsonValue
 
 from jobs.activations import Forward, checkpoint, get_facts, model_digest
-from jobs.explained import find_explained
+from jobs.explained import OWN_DIRECTION, find_explained
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
-from jobs.text_encoders import TextEncoder, encoder_of, find_encoder
+from jobs.text_encoders import TextEncoder, encoder_bytes, encoder_of, extras_of, find_encoder
+from miclip_core.extras import UMAP, Extra
 from schemas.base import canonical_json, digest
 from schemas.errors import BadSpec, NoLanguageModel, NotInspected
 from schemas.explain_specs import MapExplanationsSpec
@@ -21,8 +22,6 @@ from schemas.plans import Plan, Round, StageSpec, load_json
 METHOD = 1
 TABLES = {"map": {"map": ("explanation_map", "explanation_clusters")}}
 ARTIFACTS: dict[str, tuple[str, ...]] = {"map": ()}
-OWN_DIRECTION = "sae"
-"""Texts that another direction made are controls."""
 TEXT_BYTES = 2000
 """Of a text with what says whose it is, as a row of Python objects and of two tables."""
 COPIES = 28
@@ -119,7 +118,7 @@ def _plan(
     params: dict[str, Any] = {
         "site": site,
         "texts": spec.texts,
-        "encoder": encoder.model_dump(mode="json"),
+        "encoder": encoder.files,
         "clusters": spec.clusters,
         "restarts": spec.restarts,
         "layout": spec.layout,
@@ -129,7 +128,7 @@ def _plan(
     if spec.layout == "umap":
         params |= {"neighbours": spec.neighbours, "min_dist": spec.min_dist}
     inputs = {"sae": sae, **{f"texts.{number}": stage.digest for number, stage in enumerate(stages)}}
-    effort: dict[str, JsonValue] = {"asked": None, "most": most}
+    effort: dict[str, JsonValue] = {"encoder": encoder.model_dump(mode="json"), "asked": None, "most": most}
     if asked is not None:
         params["dtype"] = spec.dtype
         inputs["asked"] = model_digest(asked)
@@ -154,6 +153,11 @@ def asked_of(plan: Plan) -> Forward | None:
     return None if plan.effort["asked"] is None else load_json(Forward, canonical_json(plan.effort["asked"]))
 
 
+def needs(plan: Plan) -> list[Extra]:
+    """The optional packages that its worker needs."""
+    return [*extras_of(encoder_of(plan)), *([UMAP] if plan.stage.params["layout"] == "umap" else [])]
+
+
 def texts_of(plan: Plan) -> tuple[str, list[str]]:
     """The table that has the texts, and the stages that publish it."""
     table = "explanations" if plan.stage.params["texts"] == "all" else "selected_explanations"
@@ -165,11 +169,13 @@ def estimate(plan: Plan, known: Known) -> Estimate:
 
     The rest takes seconds.
     """
-    clip = known.models.get(encoder_of(plan.stage).name)
+    encoder = encoder_of(plan)
+    clip = known.models.get(encoder.name)
     width = clip.embed_dim if clip and clip.embed_dim else SENTENCE_WIDTH
-    held = (4 * clip.params if clip else 0) + int(str(plan.effort["most"])) * (TEXT_BYTES + COPIES * width)
+    held = encoder_bytes(encoder, known) + int(str(plan.effort["most"])) * (TEXT_BYTES + COPIES * width)
     if (asked := asked_of(plan)) is not None:
         facts = known.models[asked.model]
         language = facts.language.params if facts.language else 0
         held += USUAL_BYTES[str(asked.params["dtype"])] * (facts.params + language)
-    return Estimate(worker_memory=LIBRARY_BYTES + held)
+    note = "; ".join(extra.note for extra in needs(plan) if extra.note)
+    return Estimate(worker_memory=LIBRARY_BYTES + held, note=note)
