@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Literal
 
 from schemas.base import Frozen
@@ -171,10 +172,24 @@ class ModelFacts(Frozen):
         Raises:
             UnknownSite: this model has no such site.
         """
-        for facts in self.sites:
-            if facts.path == path:
-                return facts
-        raise UnknownSite(_no_such_name(self, path, path))
+        if path not in self.sites_by_path:
+            raise UnknownSite(_no_such_name(self, path, path))
+        return self.sites_by_path[path]
+
+    @cached_property
+    def sites_by_path(self) -> dict[str, SiteFacts]:
+        """Every site by its canonical path, in order."""
+        return {site.path: site for site in self.sites}
+
+    @cached_property
+    def words_by_name(self) -> dict[str, list[list[str]]]:
+        """The words of every path, by the first of them; raw modules are left out."""
+        found: dict[str, list[list[str]]] = {}
+        for site in self.sites:
+            if not site.path.startswith("module:"):
+                words = site.path.split(".")
+                found.setdefault(words[0], []).append(words)
+        return found
 
 
 # ---------------------------------------------------------------- from what is written to what is meant
@@ -262,11 +277,10 @@ def _expand(facts: ModelFacts, site: Site) -> list[str]:
     """The canonical paths that a written path names."""
     if site.is_module:
         return [_module(facts, site.path)]
-    family = [other.path.split(".") for other in facts.sites if not other.path.startswith("module:")]
     parts = site.path.split(".")
-    if parts[0] not in {words[0] for words in family}:
+    if parts[0] not in facts.words_by_name:
         raise UnknownSite(_no_such_name(facts, site.path, parts[0]))
-    same = [words for words in family if words[0] == parts[0] and len(words) == len(parts)]
+    same = [words for words in facts.words_by_name[parts[0]] if len(words) == len(parts)]
     if not same:
         raise UnknownSite(f"{site.path}: {facts.model} writes this site {_examples(facts, parts[0])}")
     chosen = [parts[:1]]

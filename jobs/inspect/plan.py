@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -59,6 +60,7 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     return Estimate()
 
 
+@cache
 def _version(name: str) -> str:
     try:
         return version(name)

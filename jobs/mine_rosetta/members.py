@@ -102,7 +102,7 @@ class Group:
     sites: tuple[MemberSite, ...]
     first: int
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Units."""
         return sum(site.width for site in self.sites)
@@ -194,7 +194,7 @@ def matching(facts: ModelFacts, text: str) -> Iterator[MemberSite]:
         sites = resolve_sites(facts, [Site(path=written.path)])
     except UnknownSite:
         return
-    order = {site.path: i for i, site in enumerate(facts.sites)}
+    order = {path: i for i, path in enumerate(facts.sites_by_path)}
     for site in sites:
         known = facts.site(site.path)
         if known.grid is not None and known.layout in ("tokens", "map"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from jobs.mine_rosetta.members import Group, Member
@@ -91,15 +92,33 @@ def plan_tiles(
     room = ACCUMULATOR_SHARE * budget_bytes
     most = max(pair_flops(a, b, rule) / shards, least_flops)
     costed = sorted(_tiles(a, b, rule, room, most, chunks), key=lambda found: -found[1])
-    bins: list[tuple[list[Tile], float, float]] = []
+    cheapest, smallest = min(cost for _, cost, _ in costed), min(size for _, _, size in costed)
+    bins: list[_Bin] = []
+    open_bins: list[_Bin] = []  # those that would take at least the least tile
     for tile, cost, size in costed:
-        for i, (tiles, flops, held) in enumerate(bins):
-            if flops + cost <= most * 1.001 and held + size <= room:
-                bins[i] = ([*tiles, tile], flops + cost, held + size)
-                break
-        else:
-            bins.append(([tile], cost, size))
-    return tuple(tuple(tiles) for tiles, _, _ in sorted(bins, key=lambda found: -found[1]))
+        found = next((b for b in open_bins if b.flops + cost <= most * 1.001 and b.held + size <= room), None)
+        if found is None:
+            found = _Bin()
+            bins.append(found)
+            open_bins.append(found)
+        found.add(tile, cost, size)
+        if found.flops + cheapest > most * 1.001 or found.held + smallest > room:
+            open_bins.remove(found)
+    return tuple(tuple(found.tiles) for found in sorted(bins, key=lambda found: -found.flops))
+
+
+@dataclass(eq=False)
+class _Bin:
+    """The tiles of one shard, with their FLOP per image and bytes."""
+
+    tiles: list[Tile] = field(default_factory=list)
+    flops: float = 0.0
+    held: float = 0.0
+
+    def add(self, tile: Tile, flops: float, size: float) -> None:
+        self.tiles.append(tile)
+        self.flops += flops
+        self.held += size
 
 
 def _tiles(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -44,22 +45,37 @@ class Order:
 
     n_rows: int
     settings: StreamSettings
-    heldout: tuple[int, ...] = field(init=False)
-    """Numbers of the held-out blocks, in random order, so that the first few are a fair sample of all."""
-    training: tuple[int, ...] = field(init=False)
-    """Numbers of all others, ascending."""
 
     def __post_init__(self) -> None:
-        n_blocks = -(-self.n_rows // self.settings.block_images)
+        n_blocks = self.n_blocks
         if n_blocks < 2:
             raise TooFewImages(
                 f"{self.n_rows} images make {n_blocks} block{'' if n_blocks == 1 else 's'} of {self.settings.block_images}; expected at least 2, one to "
                 "hold out and one to train on; use more images or a smaller block_images"
             )
-        n_heldout = min(max(1, round(self.settings.holdout * n_blocks)), n_blocks - 1)
-        shuffled = permute(n_blocks, self.settings.seed, "heldout")
-        object.__setattr__(self, "heldout", tuple(shuffled[:n_heldout].tolist()))
-        object.__setattr__(self, "training", tuple(np.sort(shuffled[n_heldout:]).tolist()))
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks in all, held out or not."""
+        return -(-self.n_rows // self.settings.block_images)
+
+    @property
+    def n_heldout(self) -> int:
+        """How many of them are held out."""
+        return min(max(1, round(self.settings.holdout * self.n_blocks)), self.n_blocks - 1)
+
+    @cached_property
+    def heldout(self) -> tuple[int, ...]:
+        """Numbers of the held-out blocks, in random order, so that the first few are a fair sample of all."""
+        return tuple(self._shuffled()[: self.n_heldout].tolist())
+
+    @cached_property
+    def training(self) -> tuple[int, ...]:
+        """Numbers of all others, ascending."""
+        return tuple(np.sort(self._shuffled()[self.n_heldout :]).tolist())
+
+    def _shuffled(self) -> np.ndarray:
+        return permute(self.n_blocks, self.settings.seed, "heldout")
 
     def rows(self, block: int) -> tuple[int, int]:
         """Rows [start, stop) of a block; the last block may be short."""
