@@ -39,7 +39,7 @@ class Holds:
 
         check: called while waiting; what it raises ends the wait.
         """
-        wanted = {name for plan in plans for name in names_in(plan.canonical_json())} - self._held
+        wanted = {name for plan in plans for name in (plan.digest, *names_in(plan.canonical_json()))} - self._held
         if not wanted:
             return False
         self._held |= wanted
