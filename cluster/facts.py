@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cluster.cache import fetch_to_node
 from cluster.cells import Needs
@@ -13,6 +14,7 @@ from cluster.listing import IndexPlan, load_image_facts, plan_index
 from cluster.stores.base import Store
 from jobs.files import hash_tree
 from jobs.inspect.plan import make_inspect_plan, make_stamp
+from jobs.model_folders import weight_bytes
 from jobs.protocol import ImageFacts, Known
 from schemas import layout
 from schemas.base import DIGEST_LENGTH
@@ -26,13 +28,19 @@ INSPECT_RESOURCES = Resources(workers=1)
 
 @dataclass(frozen=True)
 class FactPlans:
-    """The stages that make facts, by what they are facts of; and what needs no stage: hashes of files, named stages, lists of concepts."""
+    """The stages that make facts, by what they are facts of; and what needs no stage: files, named stages, lists of concepts.
+
+    files, weights: sha256 of all that is at a location, and bytes of the weights among it.
+    """
 
     models: dict[str, Plan]
     images: dict[str, IndexPlan]
     files: dict[str, str] = field(default_factory=dict)
     stages: dict[str, StageSpec] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, UnknownModel] = field(default_factory=dict)
+    """Models that are not there, and what is said of each."""
 
     def with_resources(self, index: Resources) -> list[tuple[Plan, Resources]]:
         """All of them, and what their workers need."""
@@ -51,32 +59,36 @@ def plan_facts(needs: Needs, store: Store) -> FactPlans:
     """Plan inspection and indexing; lists the image sources, reads no image and no model, writes nothing.
 
     Raises:
-        UnknownModel: a demo model or local checkpoint is not there; every one of them is named.
+        UnknownModel: no demo model or local checkpoint is there, of several that are named; all of them are named. Where
+            others are there, it is among the facts.
         EmptyImageSet, BadRef, Unreachable: an image set cannot be listed.
         BadRef: an SAE or a list of concepts that the spec names is not there.
         BadSpec: a list of concepts is no text.
     """
     files = Files()
-    models, missing = {}, []
+    models, missing = {}, {}
     for model, modules in needs.models.items():
         try:
             models[model] = make_inspect_plan(model, make_stamp(model, files), modules)
         except UnknownModel as error:
-            missing.append(str(error))
-    if missing:
-        raise UnknownModel("\n".join(missing))
+            missing[model] = error
+    if missing and not models:
+        raise UnknownModel("\n".join(map(str, missing.values())))
+    paths = {location: _fetch(files, location) for location in needs.files}
     return FactPlans(
         models,
         images={images.key: plan_index(files, images) for images in needs.images},
-        files={location: _hash(files, location) for location in needs.files},
+        files={location: hash_tree(path) for location, path in paths.items()},
         stages={ref: find_stage(store, ref) for ref in needs.stages},
         texts={ref: _read_text(files, ref) for ref in needs.texts},
+        weights={location: weight_bytes(path) for location, path in paths.items()},
+        missing=missing,
     )
 
 
-def _hash(files: Files, location: str) -> str:
+def _fetch(files: Files, location: str) -> Path:
     try:
-        return hash_tree(fetch_to_node(files, location if "://" in location else f"file:{location}"))
+        return fetch_to_node(files, location if "://" in location else f"file:{location}")
     except UnknownModel as error:
         raise BadRef(f"{location}: nothing there ({error})") from None
 
@@ -117,4 +129,4 @@ def load_known(plans: FactPlans, store: Store) -> Known:
     for key, index in plans.images.items():
         if (found := load_image_facts(store, index.plan.digest)) is not None:
             images[key] = found
-    return Known(models, images, plans.files, plans.stages, plans.texts)
+    return Known(models, images, plans.files, plans.stages, plans.texts, plans.weights)

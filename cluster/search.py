@@ -15,7 +15,7 @@ from cluster.inputs import StoreInputs
 from cluster.read import LakeTable
 from jobs.explained import Variant
 from jobs.files import hash_tree
-from jobs.text_encoders import TextEncoder, encoder_of
+from jobs.text_encoders import TextEncoder
 from schemas.errors import UnknownModel, UnknownTable, UsageError
 from schemas.plans import Published
 
@@ -58,7 +58,7 @@ def search(
     if not query.strip():
         raise UsageError("an empty query; give words to look for, such as miclip search 'red stripes'")
     maps = _choose_maps(catalog, {name: value for name, value in filters.items() if name in OF_STAGES})
-    opened, maps = _choose_encoder(maps, encoder)
+    opened, maps = _choose_encoder(catalog, maps, encoder)
     chosen = Catalog(catalog.store, tuple(maps))
     rows = LakeTable(chosen, MAP, {}, ["stage", "model", "site", *TEXT_KEY, "text", "cluster"]).arrow()
     rows = rows.append_column("row", pa.array(np.arange(len(rows))))
@@ -119,34 +119,46 @@ def _refuse_none(name: str, value: str, there: Sequence[str], left: Sequence[Any
         raise UsageError(f"--{name} {value}: no text is of it; there are {', '.join(sorted(set(there)))}")
 
 
-def _choose_encoder(maps: Sequence[Published], wanted: str | None) -> tuple[TextEncoder, list[Published]]:
-    """The one encoder of all maps, or of those that were made with the one that is wanted, and these maps."""
-    of_map = [encoder_of(p.stage) for p in maps]
-    if wanted is not None and wanted not in {encoder.name for encoder in of_map}:
-        return _find_moved(maps, of_map, wanted)
-    kept = [(encoder, p) for encoder, p in zip(of_map, maps, strict=True) if wanted in (None, encoder.name)]
-    different = {(encoder.name, encoder.files): encoder for encoder, _ in kept}
+def _choose_encoder(
+    catalog: Catalog, maps: Sequence[Published], wanted: str | None
+) -> tuple[TextEncoder, list[Published]]:
+    """The one encoder of all maps, or the one that is wanted, and its maps; where its files lay does not matter."""
+    of_map = _read_encoders(Catalog(catalog.store, tuple(maps)), maps)
+    chosen = [encoder for encoder in of_map if wanted in (None, encoder.name)] or [_find_moved(of_map, str(wanted))]
+    different = {encoder.files: encoder.name for encoder in chosen}
     if len(different) > 1:
         raise UsageError(
             f"maps were made by {len(different)} encoders, whose cosines cannot be compared: "
-            f"{', '.join(sorted(name for name, _ in different))}; name one with --encoder, or narrow with --model, --site, "
+            f"{', '.join(sorted(different.values()))}; name one with --encoder, or narrow with --model, --site, "
             "--pipeline or --run"
         )
-    return kept[0][0], [p for _, p in kept]
+    return chosen[0], [p for encoder, p in zip(of_map, maps, strict=True) if encoder.files in different]
 
 
-def _find_moved(
-    maps: Sequence[Published], of_map: Sequence[TextEncoder], folder: str
-) -> tuple[TextEncoder, list[Published]]:
+def _read_encoders(chosen: Catalog, maps: Sequence[Published]) -> list[TextEncoder]:
+    """What embedded the texts of each map, and where it lay then."""
+    names = ["stage", "encoder", "encoder_revision"]
+    rows = LakeTable(chosen, MAP, {}, names).arrow().group_by(names).aggregate([]).to_pylist()
+    there = {row["stage"]: row for row in rows}
+    return [
+        TextEncoder(
+            name=there[p.stage.digest]["encoder"],
+            files=str(p.stage.params["encoder"]),
+            revision=there[p.stage.digest]["encoder_revision"],
+        )
+        for p in maps
+    ]
+
+
+def _find_moved(of_map: Sequence[TextEncoder], folder: str) -> TextEncoder:
     """The encoder whose files lie in this folder now."""
     path = Path(folder.removeprefix("file:")).expanduser().resolve()
     sha256 = hash_tree(path) if path.is_dir() else ""
-    same = [p for encoder, p in zip(of_map, maps, strict=True) if encoder.is_folder and encoder.files == sha256]
-    if not same:
+    if not any(encoder.is_folder and encoder.files == sha256 for encoder in of_map):
         there = ", ".join(sorted({encoder.name for encoder in of_map}))
         what = "its files are those of no encoder of a map" if sha256 else "neither an encoder of a map nor a folder"
         raise UsageError(f"--encoder {folder}: {what}; there are {there}")
-    return TextEncoder(name=f"file:{path}", files=sha256), same
+    return TextEncoder(name=f"file:{path}", files=sha256)
 
 
 # ---------------------------------------------------------------- which texts

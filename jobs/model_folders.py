@@ -1,4 +1,4 @@
-"""What planning sees of models that lie in local folders: whether the file that tells their type is there; loads none of them."""
+"""What planning sees of models that lie in folders: whether the file that tells their type is there, and what their weights take; loads none of them."""
 
 from __future__ import annotations
 
@@ -38,6 +38,26 @@ def check_folder(stage: str, field: str, named: str) -> None:
         return
     if found := _amiss(folder, expected):
         raise BadSpec(f"stages.{stage}.{field}: {folder}: {found}; expected the folder of {expected.what}")
+
+
+def weight_bytes(path: Path) -> int:
+    """Of a file, or of the weights that libraries load of a folder: safetensors, or where there are none PyTorch's own.
+
+    Of a pipeline those of its parts. Variants, such as `model.fp16.safetensors`, are not loaded.
+    """
+    if path.is_file():
+        return path.stat().st_size
+    folders = [part for part in path.iterdir() if part.is_dir()]
+    if not (path / _BY_FIELD["maker"].file).is_file():
+        folders.append(path)
+    return sum(_of_folder(folder) for folder in folders)
+
+
+def _of_folder(folder: Path) -> int:
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        if files := [file for file in folder.glob(pattern) if "." not in file.stem]:
+            return sum(file.stat().st_size for file in files)
+    return 0
 
 
 def _amiss(folder: Path, expected: _Expected) -> str | None:

@@ -182,7 +182,7 @@ class ImageFacts:
 @dataclass(frozen=True)
 class Known:
     """Facts that are there before planning: published by inspect per model ref and by index_images per image set; the
-    sha256 of files that a spec names, by location; published stages that it names and SAEs that stages before this one make,
+    sha256 of files that a spec names and the bytes of weights among them, by location; published stages that it names and SAEs that stages before this one make,
     by ref; and what is written in lists of concepts that it names, by location."""
 
     models: Mapping[str, ModelFacts]
@@ -190,6 +190,7 @@ class Known:
     files: Mapping[str, str] = field(default_factory=dict)
     stages: Mapping[str, StageSpec] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

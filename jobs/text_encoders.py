@@ -7,11 +7,12 @@ from pydantic import JsonValue
 from jobs.activations import Forward, checkpoint
 from jobs.model_folders import check_folder
 from jobs.protocol import Cell, Known
+from miclip_core.extras import SENTENCES, Extra
 from schemas.base import Frozen, canonical_json
 from schemas.cells import OfAClip
 from schemas.errors import BadSpec, NotInspected
 from schemas.models import ModelFacts
-from schemas.plans import StageSpec, load_json
+from schemas.plans import Plan, load_json
 
 
 class TextEncoder(Frozen):
@@ -61,6 +62,17 @@ def _of_clip(name: str, clip: ModelFacts) -> TextEncoder:
     return TextEncoder(name=clip.model, **checkpoint(clip))  # type: ignore[arg-type]
 
 
-def encoder_of(stage: StageSpec) -> TextEncoder:
-    """What embedded the texts of a stage: its param `encoder`."""
-    return load_json(TextEncoder, canonical_json(stage.params["encoder"]))
+def encoder_of(plan: Plan) -> TextEncoder:
+    """What embeds the texts of a stage, and where it lies: `encoder` among what is no param, in which its files count alone."""
+    return load_json(TextEncoder, canonical_json(plan.effort["encoder"]))
+
+
+def extras_of(encoder: TextEncoder) -> tuple[Extra, ...]:
+    """The optional package that opens it, if one does."""
+    return (SENTENCES,) if encoder.is_folder else ()
+
+
+def encoder_bytes(encoder: TextEncoder, known: Known) -> int:
+    """What its weights take; 0 where planning does not know it."""
+    clip = known.models.get(encoder.name)
+    return 4 * clip.params if clip is not None else known.weights.get(encoder.name.removeprefix("file:"), 0)

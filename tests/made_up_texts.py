@@ -31,6 +31,8 @@ SHOWN = 5
 SHAPES = ("circle", "square", "star", "triangle")
 COLOURS = ("red", "green", "blue", "yellow")
 METRICS = ("iou", "clip", "synthetic")
+LOW, HIGH = "low-level visual feature", "high-level visual feature"
+LABELS = {"topk": (LOW, "other"), "steering": (HIGH, "background"), "informed": (HIGH, "other")}
 
 
 def name_of(feature: int) -> tuple[str, str]:
@@ -48,7 +50,8 @@ def publish_texts_of(
 ) -> list[StageSpec]:
     """Explanations in six ways, the last a control, their scores and a map; sae: digest of its stage.
 
-    images: feature -> ids of its top images. Every seventh feature has no text by steering. Returns all stages.
+    images: feature -> ids of its top images. Every seventh feature has no text by steering. Texts of controls have no
+    labels. Returns all stages.
     """  # fmt: skip
     of = _Texts(sae, features_stage, list(features), images, np.random.default_rng(seed))
     stages = []
@@ -91,7 +94,8 @@ class _Texts:
         }  # fmt: skip
         if text is None:
             known = dict.fromkeys(known)
-        labels = dict.fromkeys(("abstraction", "context"))
+        known_labels = LABELS[way.method] if text and way.direction == "sae" else (None, None)
+        labels = dict(zip(("abstraction", "context"), known_labels, strict=True))
         same = {**way._asdict(), "feature": feature, "sequence": 0, "alpha": 1.0}
         return {**same, "status": "ok" if text else "refused", "text": text, **known, **labels}
 
@@ -205,7 +209,7 @@ class _Texts:
             shape, colour = name_of(row["feature"])
             spot = self.rng.normal(0, 0.3, 2) + np.array([SHAPES.index(shape), 3 * COLOURS.index(colour)])
             text = {name: row[name] for name in (*Variant._fields, "feature", "sequence", "text")}
-            points.append({**of, **text, "encoder": "demo", "cluster": clusters[colour], "x": spot[0], "y": spot[1], "embedding": [1.0, 0.0]})  # fmt: skip
+            points.append({**of, **text, "encoder": "demo", "encoder_revision": None, "cluster": clusters[colour], "x": spot[0], "y": spot[1], "embedding": [1.0, 0.0]})  # fmt: skip
             members[colour].append(row)
         shown = [
             {**of, "cluster": n, "topic": f"{colour} object", "size": len(members[colour]),

@@ -20,6 +20,7 @@ from jobs.evaluate.compared import (
 )
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Cell, Estimate, Known
+from miclip_core.extras import SENTENCES
 from schemas.errors import BadSpec, NotInspected
 from schemas.evaluate_specs import EvaluateSpec
 from schemas.models import ModelFacts
@@ -113,6 +114,8 @@ def _text_pass(clip: ModelFacts) -> Forward:
 
 
 def estimate(plan: Plan, known: Known) -> Estimate:
-    """What the worker holds: libraries and the CLIP; the tests take seconds."""
+    """What the worker holds: libraries, the CLIP and a sentence encoder; the tests take seconds."""
     clip = known.models.get(str(plan.stage.params["clip"]))
-    return Estimate(worker_memory=LIBRARY_BYTES + (4 * clip.params if clip else 0))
+    folder = plan.effort["sentences"]
+    held = (4 * clip.params if clip else 0) + known.weights.get(str(folder).removeprefix("file:"), 0)
+    return Estimate(worker_memory=LIBRARY_BYTES + held, note="" if folder is None else SENTENCES.note)

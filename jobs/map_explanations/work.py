@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from jobs.blame import blaming
 from jobs.explained import Variant, about
-from jobs.map_explanations.plan import asked_of, texts_of
+from jobs.map_explanations.plan import asked_of, needs, texts_of
 from jobs.map_explanations.topics import ask_topic
 from jobs.models import open_vlm
 from jobs.protocol import Inputs, Keep, Part, Setting
@@ -20,7 +20,7 @@ from jobs.sentences import Sentences, open_sentences
 from jobs.text_encoders import encoder_of
 from jobs.threads import use_cpus
 from miclip_core.explain.clusters import cluster_texts, name_topics, sample_members
-from miclip_core.explain.layout import check_layout, lay_out
+from miclip_core.explain.layout import lay_out
 from miclip_core.explain.vlm import Vlm
 from schemas.plans import Plan, Shard
 
@@ -50,7 +50,8 @@ class MapWorker:
 
     def _map(self, plan: Plan, inputs: Inputs) -> Iterator[Part]:
         params: Any = plan.stage.params
-        check_layout(params["layout"])
+        for extra in needs(plan):
+            extra.require()
         rows = read_texts(plan, inputs)
         if not len(rows):
             self.notes.append(f"no feature of sae:{plan.stage.inputs['sae']} has a text, so its map is empty")
@@ -65,7 +66,7 @@ class MapWorker:
     def _embed(self, plan: Plan, texts: list[str], inputs: Inputs) -> np.ndarray:
         """Embeddings float32 [N, E] of unit length."""
         if self._sentences is None:
-            self._sentences = open_sentences(encoder_of(plan.stage), inputs, self._device)
+            self._sentences = open_sentences(encoder_of(plan), inputs, self._device)
         self.notes += self._sentences.notes(texts)
         return self._sentences.embed(texts).numpy()
 
@@ -109,13 +110,15 @@ def read_texts(plan: Plan, inputs: Inputs) -> pa.Table:
 def _map_parts(
     plan: Plan, rows: pa.Table, clusters: np.ndarray, places: np.ndarray, vectors: np.ndarray
 ) -> Iterator[Part]:
+    encoder = encoder_of(plan)
     for start in range(0, len(rows), BATCH_ROWS):
         some = slice(start, start + BATCH_ROWS)
         of_texts = rows.slice(start, BATCH_ROWS)
         columns = {
             **about(plan.stage),
             **{name: of_texts[name].combine_chunks() for name in TEXT_COLUMNS},
-            "encoder": encoder_of(plan.stage).name,
+            "encoder": encoder.name,
+            "encoder_revision": encoder.revision,
             "cluster": clusters[some].astype(np.int32),
             "x": places[some, 0],
             "y": places[some, 1],

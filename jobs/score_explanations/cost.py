@@ -6,6 +6,8 @@ from typing import Any
 
 from jobs.memory import LIBRARY_BYTES
 from jobs.protocol import Estimate, Known
+from jobs.text_encoders import encoder_bytes, encoder_of, extras_of
+from miclip_core.extras import DIFFUSION, Extra
 from schemas.plans import Plan
 
 LABEL_TOKENS = 150
@@ -26,7 +28,7 @@ NUMBER_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 def estimate(plan: Plan, known: Known) -> Estimate:
     """Images that are looked at or made, FLOPs of the models that see them, and the memory that models take.
 
-    What a segmenter or a maker from a folder computes and weighs is not known, and left out.
+    What a segmenter or a maker from a folder computes is not known, and left out; its weights are as large as its files.
     """
     params: Any = plan.stage.params
     effort: Any = plan.effort
@@ -34,8 +36,8 @@ def estimate(plan: Plan, known: Known) -> Estimate:
     base = LIBRARY_BYTES + _ids(plan)
     match plan.stage.output:
         case "iou":
-            note = "" if params["segmenter"] == "truth" else "without what the segmenter computes and weighs"
-            held = base + MASKS_KEPT * MASK_BYTES
+            note = "" if params["segmenter"] == "truth" else "without what the segmenter computes"
+            held = base + MASKS_KEPT * MASK_BYTES + _of_folder(plan, known)
             return Estimate(images=features * params["top"], worker_memory=held, note=note)
         case "clip":
             flops, memory = _of_model(known, params["clip"], "fp32")
@@ -44,13 +46,32 @@ def estimate(plan: Plan, known: Known) -> Estimate:
         case "synthetic" | "random":
             flops, memory = _of_model(known, plan.stage.subject, params["dtype"])
             images = features * params["maker_images"]
-            note = "without what the maker computes and weighs" if "maker_steps" in params else ""
-            return Estimate(images=images, flops=images * flops, worker_memory=base + memory, note=note)
+            notes = ["without what the maker computes" if "maker_steps" in params else "", *_missing(plan)]
+            held = base + memory + _of_folder(plan, known)
+            note = "; ".join(note for note in notes if note)
+            return Estimate(images=images, flops=images * flops, worker_memory=held, note=note)
         case "summary":
             flops, weights = _asked(plan, known, features * len(effort["variants"])) if effort["labeller"] else (0, 0)
-            return Estimate(flops=flops, worker_memory=base + weights + _texts(effort))
+            held = base + weights + encoder_bytes(encoder_of(plan), known) + _texts(effort)
+            return Estimate(flops=flops, worker_memory=held, note="; ".join(_missing(plan)))
         case _:
             return Estimate(worker_memory=base)
+
+
+def needs(plan: Plan) -> tuple[Extra, ...]:
+    """The optional packages that its worker needs."""
+    if plan.stage.output == "summary":
+        return extras_of(encoder_of(plan))
+    return (DIFFUSION,) if "maker_steps" in plan.stage.params else ()
+
+
+def _missing(plan: Plan) -> list[str]:
+    return [extra.note for extra in needs(plan) if extra.note]
+
+
+def _of_folder(plan: Plan, known: Known) -> int:
+    """Bytes of the weights of its segmenter or maker, if that lies in a folder."""
+    return known.weights.get(str(plan.effort.get("folder")), 0)
 
 
 def _ids(plan: Plan) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from jobs.blame import blaming
 from jobs.protocol import Artifact, Inputs, Keep, Part, Setting
+from jobs.score_explanations.cost import needs
 from jobs.score_explanations.task import Task
 from jobs.threads import use_cpus
 from schemas.plans import Shard
@@ -32,6 +33,8 @@ class ScoreWorker:
         plans = tuple(self._plans[stage] for stage in stages)
         task = Task(plans, shard, inputs, self._setting, self.notes, self._held)
         with blaming(*plans):
+            for extra in {extra for plan in plans for extra in needs(plan)}:
+                extra.require()
             if "shown_rows" in task.params:
                 task.check_images()
             yield from _module(task).results(task)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from miclip_core.extras import SENTENCES
 from miclip_core.torchvision_shim import ensure_torchvision
-from schemas.errors import MissingPackage, UnknownModel
+from schemas.errors import UnknownModel
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -77,10 +78,7 @@ def load_sentence_encoder(folder: Path, device: str = "cpu") -> TransformerEncod
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise MissingPackage(
-            f"sentence-transformers cannot be imported ({error}); pip install 'miclip[sentences]', or take the text tower "
-            "of a CLIP as the encoder"
-        ) from error
+        raise SENTENCES.missing(f"not to be imported ({error})") from error
     model = SentenceTransformer(str(folder), device=device, local_files_only=True, trust_remote_code=False)
     return TransformerEncoder(folder.name, model.float().eval())
 

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
 
-from schemas.errors import MissingPackage
+from miclip_core.extras import UMAP
 
 Layout = Literal["pca", "umap"]
 LEAST_UMAP = 5
 """Fewer points have no neighbourhoods to speak of, and are laid out by their principal components."""
-
-
-def check_layout(layout: Layout) -> None:
-    """Whether what a layout needs is there, without loading it.
-
-    Raises:
-        MissingPackage: umap-learn is not installed.
-    """
-    if layout == "umap" and find_spec("umap") is None:
-        raise MissingPackage(
-            "layout: umap needs umap-learn, which is not installed; pip install 'miclip[map]', or take layout: pca"
-        )
 
 
 def lay_out(
@@ -43,13 +30,14 @@ def lay_out(
     rows = np.asarray(embedding_NE, np.float64)
     if rows.ndim != 2 or not np.isfinite(rows).all():
         raise ValueError(f"found embeddings {rows.shape}; expected rows [N, E] of finite numbers")
-    check_layout(layout)
+    if layout == "umap":
+        UMAP.require()
     if layout == "pca" or len(rows) < LEAST_UMAP:
         return _pca(rows)
-    from umap import UMAP
+    import umap
 
     near = min(neighbours, len(rows) - 1)
-    model = UMAP(n_neighbors=near, min_dist=min_dist, metric="euclidean", random_state=seed, n_jobs=1)
+    model = umap.UMAP(n_neighbors=near, min_dist=min_dist, metric="euclidean", random_state=seed, n_jobs=1)
     return np.asarray(model.fit_transform(rows.astype(np.float32)), np.float32)
 
 

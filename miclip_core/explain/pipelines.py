@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from miclip_core.extras import DIFFUSION
 from miclip_core.zoo.hf_files import quiet, refuse_code
-from schemas.errors import MissingPackage, RemoteCodeRefused, UnknownModel, UnsupportedBlock, WeightsMissing
+from schemas.errors import RemoteCodeRefused, UnknownModel, UnsupportedBlock, WeightsMissing
 
 _INDEX = "model_index.json"
 _WANTED = {"prompt", "generator", "num_inference_steps", "guidance_scale", "height", "width", "output_type"}
@@ -68,9 +69,7 @@ def _import_diffusers() -> Any:
     try:
         return importlib.import_module("diffusers")
     except ImportError as error:
-        raise MissingPackage(
-            f"diffusers cannot be imported ({error}); pip install 'miclip[diffusion]', or make images by `maker: world`"
-        ) from error
+        raise DIFFUSION.missing(f"not to be imported ({error})") from error
 
 
 def _models(diffusers: Any, index: Mapping[str, Any]) -> dict[str, Any]:

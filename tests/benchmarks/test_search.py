@@ -31,14 +31,23 @@ WORDS = ("red", "green", "circle", "striped", "object", "grey", "background", "s
 def publish_map(store: Store) -> None:
     """A finished run with a map of so many made-up texts, each somewhere on the sphere."""
     facts = inspect_model(ModelRef.parse(CLIP))
-    encoder = {"name": CLIP, "files": facts.files_sha256, "revision": facts.revision}
+    params = {"site": SITE, "encoder": facts.files_sha256}
     stage = StageSpec(
-        kind="map_explanations", method=1, subject=MODEL, output="map", params={"site": SITE, "encoder": encoder}, inputs={"sae": SAE}
+        kind="map_explanations", method=1, subject=MODEL, output="map", params=params, inputs={"sae": SAE}
     )  # fmt: skip
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((TEXTS, facts.embed_dim or 0)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    same = {**about(stage), **STEERING._asdict(), "sequence": 0, "encoder": CLIP, "cluster": 0, "x": 0.0, "y": 0.0}
+    same = {
+        **about(stage),
+        **STEERING._asdict(),
+        "sequence": 0,
+        "encoder": CLIP,
+        "encoder_revision": None,
+        "cluster": 0,
+        "x": 0.0,
+        "y": 0.0,
+    }
     rows = [
         {**same, "feature": n, "text": " ".join(words), "embedding": vector}
         for n, (words, vector) in enumerate(zip(rng.choice(WORDS, (TEXTS, 8)), vectors, strict=True))

@@ -39,6 +39,9 @@ def test_files_that_a_spec_names_are_hashed_and_missing_ones_refused(tmp_path):
     store, folder = make_store(str(tmp_path / "lake")), put(tmp_path / "sae", weights="2")
     plans = plan_facts(Needs(files=(str(folder),)), store)
     assert load_known(plans, store).files == {str(folder): hash_tree(folder)}
+    assert load_known(plans, store).weights == {str(folder): 0}
+    (folder / "model.safetensors").write_bytes(bytes(12))
+    assert load_known(plan_facts(Needs(files=(str(folder),)), store), store).weights == {str(folder): 12}
     with pytest.raises(BadRef, match="nothing there"):
         plan_facts(Needs(files=(str(tmp_path / "none"),)), store)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.model_folders import check_folder
+from jobs.model_folders import check_folder, weight_bytes
 from jobs.protocol import Cell, Known
 from jobs.text_encoders import find_encoder
 from schemas.errors import BadSpec
@@ -61,3 +61,22 @@ def test_planning_looks_at_the_folders_that_a_stage_uses(tmp_path: Path) -> None
     spec = MapExplanationsSpec.model_validate({"reads": ["texts"], "sentences": f"file:{tmp_path}"}, strict=False)
     with pytest.raises(BadSpec, match=r"stages\.map\.sentences"):
         find_encoder(Cell("map", spec, "demo:clip-p8"), Known({}, {}, {str(tmp_path): "s"}), spec.sentences)
+
+
+def test_weights_are_those_that_libraries_load(tmp_path: Path) -> None:
+    def put(name: str, size: int) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(size))
+
+    put("config.json", 1000)
+    put("pytorch_model.bin", 3)
+    assert weight_bytes(tmp_path) == 3 and weight_bytes(tmp_path / "config.json") == 1000
+    put("model-00001-of-00002.safetensors", 10)
+    put("model-00002-of-00002.safetensors", 20)
+    put("model.fp16-00001-of-00001.safetensors", 500)
+    put("openvino/openvino_model.bin", 400)
+    put("2_Dense/model.safetensors", 7)
+    assert weight_bytes(tmp_path) == 10 + 20 + 7
+    put("model_index.json", 5)  # a pipeline, whose folder may have a second copy for other programs
+    assert weight_bytes(tmp_path) == 7

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -223,10 +227,41 @@ def test_what_cannot_be_mapped_is_refused(store, explained, summary, monkeypatch
     assert outcome.error == WeightsMissing.__name__
 
 
-def test_umap_is_asked_for_before_any_text_is_embedded(store, summary, monkeypatch):
-    import miclip_core.explain.layout as layout
+def test_a_folder_of_sentence_transformers_counts_by_its_files_and_takes_what_its_weights_do(
+    store, summary, tmp_path, monkeypatch
+):
+    """Where it lies, or which revision of a CLIP it was, is in the rows."""
+    (tmp_path / "modules.json").write_text("[]")
+    where = str(tmp_path)
+    here = replace(known(), files={where: "s" * 64}, weights={where: 7 << 20})
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    (plan,) = plans([summary], here, sentences=f"file:{where}")
+    (moved,) = plans([summary], replace(known(), files={"/elsewhere": "s" * 64}), sentences="file:/elsewhere")
+    assert plan.digest == moved.digest != plans([summary])[0].digest
+    assert estimate(plan, here).worker_memory - estimate(moved, known()).worker_memory == 7 << 20
+    assert "sentence-transformers is not installed here" in estimate(plan, here).note
+    (outcome,) = run_plans(store, [moved]).board.failed.values()
+    assert outcome.error == MissingPackage.__name__ and "pip install 'miclip[sentences]'" in outcome.message
 
-    monkeypatch.setattr(layout, "find_spec", lambda name: None)
+
+def test_rows_name_the_encoder_and_its_revision_which_no_digest_has(store, summary):
+    revised = facts(CLIP).model_copy(update={"revision": "c0ffee"})
+    (plan,) = plans([summary], Known({MODEL: facts(MODEL), CLIP: revised}, {}), restarts=3)
+    assert plan.digest == plans([summary], restarts=3)[0].digest
+    rows, _ = run(store, plan)
+    assert {(row["encoder"], row["encoder_revision"]) for row in rows} == {(CLIP, "c0ffee")}
+
+
+def test_umap_is_asked_for_before_any_text_is_embedded(store, summary, monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)  # what an import of a missing package meets
+    monkeypatch.setattr(work, "read_texts", None)  # which would fail in another way
     (plan,) = plans([summary], layout="umap")
+    assert (
+        estimate(plan, known()).note == "umap-learn is not installed here; workers need it: pip install 'miclip[map]'"
+    )
+    monkeypatch.setitem(sys.modules, "umap", ModuleType("umap"))
+    sys.modules["umap"].__spec__ = ModuleSpec("umap", None)
+    assert not estimate(plan, known()).note and not estimate(plans([summary])[0], known()).note
+    monkeypatch.setitem(sys.modules, "umap", None)
     (outcome,) = run_plans(store, [plan]).board.failed.values()
     assert outcome.error == MissingPackage.__name__ and "miclip[map]" in outcome.message

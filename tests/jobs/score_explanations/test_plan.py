@@ -306,4 +306,5 @@ def test_estimates_hold_what_grows_with_images_and_texts() -> None:
     ids = ID_BYTES * (rows["rows"] + rows["shown_rows"][0])
     assert sizes["iou"] == ids + MASKS_KEPT * MASK_BYTES and sizes["naming"] == ids > 0
     assert sizes["random"] - 4 * facts(MODEL).params >= ids
-    assert sizes["summary"] == 100 * (len(ALL) * TEXT_BYTES + USUAL_IMAGES * ROW_BYTES)
+    held = 100 * (len(ALL) * TEXT_BYTES + USUAL_IMAGES * ROW_BYTES)
+    assert sizes["summary"] == held + 4 * facts(CLIP).params
