@@ -166,7 +166,7 @@ def _says(text: Text, cards: TextCards, ties: Collection[str] = ()) -> Html:
         body = tag("span", WHY.get(text.status, f"no text: {text.status}"), class_="none")
     else:
         star = _star(text.votes, cards.several_votes, ties)
-        body = tag("span", tag("span", text.text, star, class_="text"), _scores(text.scores))
+        body = tag("span", tag("span", text.text, star, class_="text"), _scores(text.scores), _labels(text.labels))
     kind = " ".join(filter(None, ["chosen" if text.votes else "", "control" if is_control(text.way) else ""]))
     return tag("li", tag("span", label, sample), body, class_=kind or None)
 
@@ -207,6 +207,11 @@ def _scores(scores: Mapping[str, Any]) -> Html | None:
     if scores.get("named"):
         shown.append(tag("span", "✓ named", class_="named"))  # fmt: skip
     return tag("span", (join([" " if n else None, one]) for n, one in enumerate(shown)), class_="scores") if shown else None  # fmt: skip
+
+
+def _labels(labels: Mapping[str, str]) -> Html | None:
+    """abstraction: low-level visual feature, context: background"""
+    return tag("span", ", ".join(f"{name}: {label}" for name, label in labels.items()), class_="labels") if labels else None  # fmt: skip
 
 
 def _concept(row: dict[str, Any] | None) -> Html | None:

@@ -70,6 +70,8 @@ def render(data: ReportData) -> Html:
     lead = tag("p", "What every way to explain says of a feature, above the images that drive it most. IoU: how well the text finds where the feature is active; CLIP: "
                "cosine of the text and what the feature is active on; synthetic: activation of the feature on images made from the text; AUROC: these images against random "
                "ones; ✓ named: it has the name of the concept that the feature tells best. ★ is the text that was chosen, with the best mean rank over the first three; where others have the same it is a tie, drawn among them.")  # fmt: skip
+    labelled = any(text.labels for of in cards for texts in of.texts.values() for text in texts)
+    labels = tag("p", "Abstraction and context are labels of the text alone: whoever gave them saw no image.", class_="note") if labelled else None  # fmt: skip
     browser = make_browser(
         "Search texts and features", articles, _filters(cards), _orders(cards), _within(cards),
         extra=[overlay_button(), mask, heat_key("the feature's largest", "Each colour is a sixteenth of the feature's largest code in these images")],
@@ -77,7 +79,7 @@ def render(data: ReportData) -> Html:
         rest="Cards are a choice of features; the table explanations has all." if index else "",
     )  # fmt: skip
     strips = draw_strips([strip for of in cards for strip in of.strips])
-    return join([lead, strips, browser, index, tag("p", _said(found, shown, amount), class_="note")])
+    return join([lead, labels, strips, browser, index, tag("p", _said(found, shown, amount), class_="note")])
 
 
 SECTION = Section(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +19,12 @@ CARDS_BYTES = 5_000_000
 """What cards of texts may take, beside what all other cards take."""
 PLANS = ((1500, 5), (1000, 5), (700, 5), (500, 5), (300, 4), (200, 4), (100, 3), (48, 3), (24, 3), (12, 2))
 """(features per SAE, images per feature), from what we would like down to what is still worth a look."""
-CARD_BYTES, TEXT_BYTES = 1600, 430
+CARD_BYTES, TEXT_BYTES = 1600, 520
 """Of a card without its images and texts, and of one text; as text."""
 MOST_GRID = 16
 """Rows and columns of a map; finer ones are averaged."""
 SCORES = ("iou", "clip", "synthetic", "auroc", "named")
+LABELS = ("abstraction", "context")
 SEED = 0
 TIE = "tie"
 
@@ -31,7 +32,7 @@ TIE = "tie"
 class Text(NamedTuple):
     """One text, or why there is none; votes: maskings whose vote chose it. scores: of SCORES, None where unknown.
 
-    is_validation: alphas were compared on its feature.
+    is_validation: alphas were compared on its feature. labels: of LABELS, those that it was given.
     """
 
     way: Variant
@@ -41,6 +42,7 @@ class Text(NamedTuple):
     scores: dict[str, Any]
     votes: tuple[str, ...]
     is_validation: bool
+    labels: Mapping[str, str]
 
 
 class Chosen(NamedTuple):
@@ -107,17 +109,21 @@ def load_texts(
     for row in data.table("explanations", columns, where).to_pylist():
         way = way_of(row)
         key = (way, row["feature"], row["sequence"])
-        known = scores.get(key, {}), tuple(votes.get(key, ())), row["is_validation"]
-        found[row["feature"]].append(Text(way, row["sequence"], row["text"], row["status"], *known))
+        of_text = scores.get(key, {})
+        known = {name: of_text[name] for name in SCORES if name in of_text}, tuple(votes.get(key, ()))
+        labels = {name: of_text[name] for name in LABELS if of_text.get(name)}
+        text = Text(way, row["sequence"], row["text"], row["status"], *known, row["is_validation"], labels)
+        found[row["feature"]].append(text)
     return {feature: sorted(texts, key=lambda t: (order[t.way], t.sequence)) for feature, texts in found.items()}
 
 
 def _load_scores(data: ReportData, one: Explained, features: Sequence[int]) -> dict[tuple[Any, ...], dict[str, Any]]:
     if one.summary is None:
         return {}
-    columns = ["feature", *Variant._fields, "sequence", *SCORES]
+    names = (*SCORES, *LABELS)
+    columns = ["feature", *Variant._fields, "sequence", *names]
     rows = data.table("explanation_scores", columns, {"stage": one.summary, "feature": list(features)}).to_pylist()
-    return {(way_of(r), r["feature"], r["sequence"]): {name: r[name] for name in SCORES} for r in rows}
+    return {(way_of(r), r["feature"], r["sequence"]): {name: r[name] for name in names} for r in rows}
 
 
 def first_texts(data: ReportData, one: Explained) -> dict[int, str]:

@@ -226,6 +226,22 @@ def test_a_tie_is_called_one_at_its_star_and_is_no_win_of_a_method(page: str) ->
     assert '<option value="tie">chosen: a tie</option>' in page
 
 
+def test_a_text_has_its_labels_below_it_where_somebody_gave_them(made: Made, page: str, tmp_path: Path) -> None:
+    first = card(page, 8)
+    told = re.findall(r'<span class="text">([^<]*).*?</li>', first)
+    of = dict(zip(told, re.findall(r'<span class="text">.*?</li>', first), strict=True))
+    low, high = (
+        "abstraction: low-level visual feature, context: other",
+        "abstraction: high-level visual feature, context: background",
+    )
+    assert low in of[told[0]] and high in of[told[1]]
+    assert 'class="labels"' not in of["A grey background"]  # a control, whose labels are null
+    note = "Abstraction and context are labels of the text alone"
+    assert note in words(sections(page)["explanations"])
+    unscored = render(made.without(tmp_path / "lake", "summary", "map"), "less-00001")
+    assert 'class="labels"' not in unscored and note not in unscored
+
+
 def test_a_feature_without_a_text_says_why(page: str) -> None:
     assert card(page, 6).count("no text: refused") == 2  # steering and its control
     assert card(page, 8).count("no text") == 0
