@@ -1,0 +1,507 @@
+"""Whatever is swept, cut short or run at the same time: every kept run reads all its tables, and what is removed can be made again."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cluster import pipeline as pipeline_module
+from cluster.catalog import Scope, open_catalog, verify
+from cluster.events import Event, EventLog
+from cluster.executor import SerialExecutor, StopFlag
+from cluster.gc import Policy, look, sweep
+from cluster.hold import GC, Holds
+from cluster.lease import Pace, take
+from cluster.parquet import sha256
+from cluster.pipeline import PipelineRun, RunReport
+from cluster.planned import plan_pipeline
+from cluster.run import run_stages
+from cluster.runs import RunState, load_tables, new_run, save_state
+from cluster.spec_file import parse_spec
+from cluster.stores import Store, make_store
+from cluster.stores.posix import PosixStore
+from schemas import layout
+from schemas.errors import UnknownRun
+from tests.published import run_spec
+
+ROOT = Path(__file__).parent.parent.parent
+FAST = Pace(beat=0.01, patience=0.05)
+CHAIN = """\
+kind: pipeline
+name: {name}
+stages:
+  first: {{kind: selftest, rows: 30, shard_rows: 20, seed: {first}}}
+  second: {{kind: selftest, reads: first, rows: 20, shard_rows: 20, seed: {second}{fails}}}
+"""
+
+
+def run(store: Store, first: int, second: int = 0, name: str = "p", fails: bool = False) -> RunReport:
+    """A run of two stages, of which one reads the other; runs with the same `first` share that one."""
+    broken = ", error_shards: [0]" if fails else ""
+    return run_spec(store, CHAIN.format(name=name, first=first, second=second, fails=broken))
+
+
+def objects_of(store: Store, name: str) -> dict[str, str]:
+    """Key -> sha256 of every part and artifact that a run stands for."""
+    catalog = open_catalog(store, Scope(run=name))
+    keys = [part.key for p in catalog.stages for parts in p.tables.values() for part in parts]
+    return {key: sha256(store.get(key)) for key in keys}
+
+
+def damage(store: Store) -> list[str]:
+    """What `verify --all` finds, over everything that is published."""
+    return [verdict.key for verdict in verify(open_catalog(store, Scope(all=True))) if verdict.problem]
+
+
+def stages(store: Store) -> set[str]:
+    return {key.split("/")[1] for key in store.list("stages")}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return make_store(str(tmp_path / "lake"))
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+def test_what_only_dropped_runs_name_goes_and_what_is_shared_stays(store: Store) -> None:
+    run(store, first=1, second=1)
+    run(store, first=1, second=2)
+    run(store, first=3, second=3)
+    before = {name: objects_of(store, name) for name in ("p-00001", "p-00002", "p-00003")}
+    shared = load_tables(store, "p-00001").stages["first"][0]
+    alone = load_tables(store, "p-00001").stages["second"][0]
+    found = sweep(store, Policy(keep_runs=2), FAST)
+    assert found.kept == ("p-00002", "p-00003") and found.dropped == ("p-00001",)
+    assert found.doomed == {alone} and shared in stages(store)
+    assert not [key for key in store.list("") if alone in key or "p-00001" in key]
+    assert {name: objects_of(store, name) for name in found.kept} == {name: before[name] for name in found.kept}
+    assert damage(store) == []
+    with pytest.raises(UnknownRun):
+        open_catalog(store, Scope(run="p-00001"))
+    assert run(store, first=1, second=1).state.run == "p-00004"  # a number is never given twice
+    assert objects_of(store, "p-00004") == before["p-00001"]
+
+
+def test_looking_removes_nothing_and_names_the_same(store: Store) -> None:
+    for seed in range(3):
+        run(store, seed)
+    before = store.list("")
+    found = look(store, Policy(keep_runs=1), FAST)
+    assert store.list("") == before
+    assert found.doomed == sweep(store, Policy(keep_runs=1), FAST).doomed and len(found.doomed) == 4
+    assert found.bytes > 0 and {trash.about.split()[0] for trash in found.stages} == {"selftest"}
+
+
+def test_runs_that_stand_for_the_same_tables_count_once(store: Store) -> None:
+    for seed in (1, 2, 2, 2):
+        run(store, seed)
+    assert look(store, Policy(keep_runs=2), FAST).dropped == ()
+    assert look(store, Policy(keep_runs=1), FAST).dropped == ("p-00001", "p-00002", "p-00003")
+
+
+def test_the_newest_whole_run_stays_when_those_after_it_failed_in_part(store: Store) -> None:
+    run(store, 1)
+    run(store, 2)
+    for seed in (3, 4):
+        assert run(store, seed, fails=True).exit_code == 1
+    found = sweep(store, Policy(keep_runs=1), FAST)
+    assert found.kept == ("p-00002", "p-00004") and found.dropped == ("p-00001", "p-00003")
+    assert open_catalog(store, Scope(run="p-00002")).tables == {"selftest": 50, "selftest_summary": 2}
+
+
+def test_the_shards_of_a_kept_run_that_failed_stay_for_its_retry(store: Store) -> None:
+    text = CHAIN.format(name="p", first=1, second=1, fails="")
+    report = run_spec(store, text, "stages.first.error_shards=[1]")
+    digest = report.state.stages[0].digest
+    sweep(store, Policy(keep_runs=1), FAST)
+    assert layout.done_key(digest, 0) in store.list("stages")
+
+
+def test_runs_of_other_pipelines_and_pinned_ones_stay(store: Store) -> None:
+    for seed in range(3):
+        run(store, seed, name="p")
+        run(store, seed + 10, name="q")
+    assert look(store, Policy(1, pipeline="p"), FAST).dropped == ("p-00001", "p-00002")
+    assert look(store, Policy(1, pinned=frozenset({"q-00001"})), FAST).dropped == ("p-00001", "p-00002", "q-00002")
+    with pytest.raises(UnknownRun, match="p-00009"):
+        look(store, Policy(1, pinned=frozenset({"p-00009"})), FAST)
+
+
+def test_stages_that_no_run_names_stay_until_enough_runs_finished_without_them(store: Store) -> None:
+    run(store, 0)
+    spec = parse_spec("kind: selftest\nrows: 10\nname: beforehand\n", "x.yaml").pipeline
+    plans = [(plan, needs) for _, plan, needs in plan_pipeline(spec, store).plans()]
+    run_stages(plans, store, SerialExecutor(store.uri), EventLog(), StopFlag())  # as `plan --inspect` makes facts
+    made = plans[0][0].digest
+    assert made in sweep(store, Policy(keep_runs=2), FAST).young
+    run(store, 1)
+    assert made in sweep(store, Policy(keep_runs=2), FAST).young  # one run has finished since
+    run(store, 2)
+    assert sweep(store, Policy(keep_runs=2), FAST).doomed >= {made}
+    assert made not in stages(store)
+
+
+def test_a_stage_that_a_kept_plan_or_spec_only_mentions_stays(store: Store) -> None:
+    digest = run(store, 1).state.stages[0].digest
+    for seed in (2, 3):
+        run(store, seed)
+    new_run(store, "r", f"kind: extract\nsae: sae:{digest[:6]}\n")  # begun, and not a word since
+    found = look(store, Policy(keep_runs=1), FAST)
+    assert "p-00001" in found.dropped and digest not in found.doomed
+    plan = parse_spec(CHAIN.format(name="s", first=9, second=9, fails=""), "x.yaml").pipeline
+    assert Holds(store, "r-00001").add(p for _, p, _ in plan_pipeline(plan, store).plans())
+
+
+def test_leftovers_of_published_stages_go_and_what_is_published_stays(store: Store) -> None:
+    report = run(store, 1)
+    digest = report.state.stages[0].digest
+    published = objects_of(store, "p-00001")
+    folder = next(key for key in published if digest in key).rsplit("/", 1)[0]
+    strays = [
+        layout.keep_key(digest, 0, 7),
+        layout.keep_key(digest, 0, 7, "weights"),
+        f"{folder}/part-00000-0.a1.parquet",
+    ]
+    strays += [layout.artifact_key(digest, 0, "sums")]
+    for key in strays:
+        store.create(key, b"left by a worker that was killed")
+    assert [trash.keys for trash in look(store, Policy(), FAST).leftovers] == [tuple(sorted(strays))]
+    sweep(store, Policy(), FAST)
+    assert not set(strays) & set(store.list("")) and objects_of(store, "p-00001") == published
+
+
+def test_leftovers_stay_while_a_run_that_works_on_their_stage_goes_on(store: Store) -> None:
+    report = run(store, 1)
+    key = layout.keep_key(report.state.stages[0].digest, 0, 7)
+    store.create(key, b"of a worker that is not done yet")
+    name = new_run(store, "p", "spec")
+    save_state(store, RunState(run=name, pipeline="p", number=2, status="RUNNING", stages=report.state.stages))
+    sweep(store, Policy(), FAST)
+    assert key in store.list("stages")
+
+
+# ---------------------------------------------------------------- runs that go on at the same time
+
+
+def begun(store: Store, name: str = "p") -> str:
+    """A run that holds the stages of seed 1, and of which nothing else is known."""
+    pipeline = parse_spec(CHAIN.format(name=name, first=1, second=1, fails=""), "x.yaml").pipeline
+    name = new_run(store, name, "spec")
+    Holds(store, name, FAST).add(p for _, p, _ in plan_pipeline(pipeline, store).plans())
+    return name
+
+
+def test_a_run_that_lives_keeps_what_it_holds_however_many_have_finished_since(store: Store) -> None:
+    run(store, 1, 1)
+    name = begun(store)
+    for seed in (5, 6):
+        run(store, seed)
+    beats = iter(range(1000))
+    alive = Pace(0.01, 0.05, sleep=lambda _: store.replace(layout.alive_key(name), b"%d" % next(beats)))
+    found = look(store, Policy(keep_runs=1), alive)
+    assert set(found.kept) == {name, "p-00004"} and found.dropped == ("p-00001", "p-00003")
+    assert load_tables(store, "p-00001").digests[0] not in found.doomed
+    silent = look(store, Policy(keep_runs=1), FAST)  # the same run, once nothing was heard of it for our patience
+    assert name in silent.dropped and silent.doomed >= set(load_tables(store, "p-00001").digests)
+
+
+class Watched(PosixStore):
+    """A folder that calls `at` before its call number `when`."""
+
+    def __init__(self, root: str, when: int, at: Callable[[], None]) -> None:
+        super().__init__(root)
+        self.calls, self._when, self._at, self._lock = 0, when, at, threading.Lock()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("create", "replace", "delete", "get", "size", "list"):
+            self._count()
+        return super().__getattribute__(name)
+
+    def _count(self) -> None:
+        with self._lock:
+            self.calls += 1
+            due = self.calls == self._when
+        if due:
+            self._at()
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which a sweep that keeps one run dooms the stages of seeds 1 and 2."""
+    folder = tmp_path_factory.mktemp("three")
+    for seed in (1, 2, 3):
+        run(make_store(str(folder)), seed)
+    return folder
+
+
+def copy(three: Path, to: Path) -> str:
+    return str(shutil.copytree(three, to))
+
+
+def begin_during_a_sweep(three: Path, folder: Path, when: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A run of seed 1 begins at one call of a sweep that dooms it; the sweep goes on once the run waits or has ended."""
+    uri = copy(three, folder)
+    expected = objects_of(make_store(uri), "p-00001")
+    free, reports = threading.Event(), []
+
+    def wait(seconds: float) -> None:
+        free.set()
+        threading.Event().wait(0.002)
+
+    monkeypatch.setattr(pipeline_module, "Holds", partial(Holds, pace=Pace(0.01, 60, sleep=wait)))
+
+    def work() -> None:
+        try:
+            reports.append(run(make_store(uri), 1))
+        finally:
+            free.set()
+
+    thread = threading.Thread(target=work)
+
+    def begin() -> None:
+        thread.start()
+        assert free.wait(60)
+
+    store = Watched(uri, when, begin)
+    sweep(store, Policy(keep_runs=2), Pace(beat=0.01, patience=60))
+    if thread.ident is None:
+        return 0
+    thread.join(60)
+    assert [report.exit_code for report in reports] == [0]
+    assert objects_of(store, "p-00004") == expected and damage(store) == []
+    assert objects_of(store, "p-00003")
+    return store.calls
+
+
+@pytest.mark.parametrize("when", [8, 40])
+def test_a_run_that_begins_during_a_sweep_loses_nothing(
+    three: Path, tmp_path: Path, when: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert begin_during_a_sweep(three, tmp_path / "lake", when, monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_run_that_begins_at_any_call_of_a_sweep_loses_nothing(
+    three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    when = 1
+    while begin_during_a_sweep(three, tmp_path / str(when), when, monkeypatch):
+        when += 1
+    assert when > 60
+
+
+def sweep_during_a_run(three: Path, folder: Path, when: int) -> bool:
+    """A whole sweep at one event of a run whose stages are doomed until it holds them."""
+    uri = copy(three, folder)
+    store, swept, events = make_store(uri), [], []
+    expected = objects_of(store, "p-00001")
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if len(events) == when:
+            swept.append(sweep(make_store(uri), Policy(keep_runs=1), FAST))
+
+    file = parse_spec(CHAIN.format(name="p", first=1, second=7, fails=""), "x.yaml")
+    name = new_run(store, "p", file.text)
+    report = PipelineRun(file.pipeline, name, store, SerialExecutor(uri), EventLog(listen), StopFlag()).run()
+    objects = objects_of(store, name)
+    assert report.exit_code == 0 and damage(store) == []
+    assert {
+        key: sha for key, sha in expected.items() if key in objects
+    }  # the stage that it shares with a run that went
+    assert all(expected.get(key, sha) == sha for key, sha in objects.items()) and len(objects) == len(expected)
+    return bool(swept)
+
+
+@pytest.mark.parametrize("when", [1, 4])
+def test_a_sweep_during_a_run_takes_nothing_from_it(three: Path, tmp_path: Path, when: int) -> None:
+    assert sweep_during_a_run(three, tmp_path / "lake", when)
+
+
+def sweep_at_a_call(three: Path, folder: Path, when: int) -> bool:
+    """The same at one call of the driver to its store."""
+    uri = copy(three, folder)
+    expected = objects_of(make_store(uri), "p-00001")
+    swept: list[object] = []
+    store = Watched(uri, when, lambda: swept.append(sweep(make_store(uri), Policy(keep_runs=1), FAST)))
+    assert run(store, 1).exit_code == 0
+    assert objects_of(make_store(uri), "p-00004") == expected and damage(make_store(uri)) == []
+    return bool(swept)
+
+
+@pytest.mark.slow
+def test_a_sweep_at_any_moment_of_a_run_takes_nothing_from_it(three: Path, tmp_path: Path) -> None:
+    for number, moment in enumerate((sweep_during_a_run, sweep_at_a_call)):
+        when = 1
+        while moment(three, tmp_path / f"{number}-{when}", when):
+            when += 1
+        assert when > 5
+
+
+def test_a_run_goes_on_when_the_sweep_that_it_waits_for_is_dead(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = take(store, GC, FAST)
+    monkeypatch.setattr(pipeline_module, "Holds", partial(Holds, pace=FAST))
+    assert run(store, 1).exit_code == 0
+    assert take(store, GC, FAST).term == dead.term + 2  # the run ended the sweep for all, so that nobody waits again
+
+
+# ---------------------------------------------------------------- sweeps that are cut short
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+class Mortal(PosixStore):
+    """A folder whose process is killed before it removes a further object."""
+
+    def __init__(self, root: str, lives: int) -> None:
+        super().__init__(root)
+        self._lives, self._lock = lives, threading.Lock()
+
+    def delete(self, key: str) -> None:
+        with self._lock:
+            self._lives -= 1
+            if self._lives < 0:
+                raise Killed
+            super().delete(key)
+
+
+def kill_a_sweep(uri: str, policy: Policy, lives: int) -> bool:
+    """Whether it was killed after so many removals. Its lease stays, as that of a process that is no more."""
+    try:
+        sweep(Mortal(uri, lives), policy, FAST)
+    except Killed:
+        for key in make_store(uri).list("leases"):
+            if key.endswith(".end.json"):
+                Path(uri, key).unlink()
+        return True
+    return False
+
+
+@pytest.mark.parametrize("lives", [1, 6, 17])
+def test_a_sweep_that_was_killed_leaves_nothing_half_and_the_next_one_ends_it(
+    three: Path, tmp_path: Path, lives: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline_module, "Holds", partial(Holds, pace=FAST))
+    uri = copy(three, tmp_path / "lake")
+    store = make_store(uri)
+    expected = {name: objects_of(store, name) for name in ("p-00001", "p-00003")}
+    assert kill_a_sweep(uri, Policy(keep_runs=1), lives)
+    assert damage(store) == [] and objects_of(store, "p-00003") == expected["p-00003"]
+    assert run(store, 1).exit_code == 0  # what is half gone is made again
+    assert objects_of(store, "p-00004") == expected["p-00001"] and damage(store) == []
+    sweep(store, Policy(keep_runs=1), FAST)
+    assert {name.split("/")[1] for name in store.list("runs")} == {"p-00004"}
+    assert stages(store) == set(load_tables(store, "p-00004").digests) and damage(store) == []
+
+
+# ---------------------------------------------------------------- any order of all of it
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("run"), st.integers(0, 2), st.integers(0, 2), st.sampled_from(["p", "q"])),
+        st.tuples(st.just("fail"), st.integers(0, 2), st.integers(3, 4), st.sampled_from(["p", "q"])),
+        st.tuples(st.just("sweep"), st.integers(1, 3)),
+        st.tuples(st.just("kill"), st.integers(1, 3), st.integers(0, 40)),
+    ),
+    min_size=3,
+    max_size=10,
+)
+
+
+def kept_at_least(store: Store, keep: int) -> set[str]:
+    """By another way than the sweep's: the newest finished runs of each pipeline."""
+    finished = [key.split("/")[1] for key in store.list("runs") if key.endswith("/tables.json")]
+    newest = sorted(finished, key=lambda name: int(name[2:]))
+    return {name for pipeline in "pq" for name in [n for n in newest if n[0] == pipeline][-keep:]}
+
+
+def check_any_order(folder: Path, steps: list[tuple[Any, ...]]) -> None:
+    uri = str(folder)
+    store = make_store(uri)
+    made: dict[str, dict[str, str]] = {}
+    content: dict[tuple[Any, ...], dict[str, str]] = {}
+    for what, *rest in steps:
+        if what in ("run", "fail"):
+            report = run(store, *rest, fails=what == "fail")
+            objects = made[report.state.run] = objects_of(store, report.state.run)
+            assert content.setdefault((what, *rest[:2]), objects) == objects
+            continue
+        kept = kept_at_least(store, rest[0])
+        if what == "sweep":
+            assert set(sweep(store, Policy(rest[0]), FAST).kept) >= kept
+        else:
+            kill_a_sweep(uri, Policy(rest[0]), rest[1])
+        assert {name: objects_of(store, name) for name in kept} == {name: made[name] for name in kept}
+        assert damage(store) == []
+
+
+@settings(max_examples=3, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=STEPS)
+def test_after_any_sweep_every_kept_run_reads_all_its_tables(
+    steps: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline_module, "Holds", partial(Holds, pace=FAST))
+        check_any_order(tmp_path_factory.mktemp("any"), steps)
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=STEPS)
+def test_after_any_of_many_sweeps_every_kept_run_reads_all_its_tables(
+    steps: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline_module, "Holds", partial(Holds, pace=FAST))
+        check_any_order(tmp_path_factory.mktemp("any"), steps)
+
+
+# ---------------------------------------------------------------- what the sweep rests on, in the code
+
+
+def users(*names: str) -> set[str]:
+    """Modules outside the stores in which one of these names stands before a bracket."""
+    call = re.compile(rf"(?<!def )\b({'|'.join(names)})\(")
+    found = (
+        path for package in ("schemas", "miclip_core", "jobs", "cluster") for path in (ROOT / package).rglob("*.py")
+    )
+    return {
+        str(path.relative_to(ROOT)) for path in found if "stores" not in path.parts and call.search(path.read_text())
+    }
+
+
+def test_only_the_sweep_removes_results() -> None:
+    assert (
+        users(r"store\.delete") | {p for p in users(r"\.delete") if p.startswith("cluster/")} == set()
+    )  # never called
+    handed = [path for path in (ROOT / "cluster").rglob("*.py") if re.search(r"\.delete\b", path.read_text())]
+    assert [str(path.relative_to(ROOT)) for path in handed if "stores" not in path.parts] == ["cluster/gc.py"]
+    assert users(r"\.drop_state") == {"cluster/keep.py"}
+
+
+def test_unpublished_artifacts_are_read_by_their_own_rounds_alone_but_for_indices() -> None:
+    """`gc` removes them once the stage is published."""
+    reads = [
+        (path, first)
+        for path in (ROOT / "jobs").rglob("*.py")
+        for first in re.findall(r"inputs\.(?:artifact|shard_table)\(\s*([^,]+),", path.read_text())
+    ]
+    assert len(reads) > 5 and all(first.endswith("plan.digest") for _, first in reads), reads
+    assert users("load_artifact", "load_done") == {
+        "cluster/image_reader.py",
+        "cluster/inputs.py",
+        "cluster/ledger.py",
+    }

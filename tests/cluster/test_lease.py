@@ -1,0 +1,130 @@
+"""A lease has one holder at a time; one who is silent loses it to whoever waited long enough, whatever clocks say."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cluster.lease import Lease, Pace, find_term, take
+from cluster.stores import Store, make_store
+from cluster.stores.posix import PosixStore
+from schemas import layout
+from schemas.errors import LeaseHeld, LeaseLost, StoreUnreachable
+
+
+class Time:
+    """A clock that only moves when somebody sleeps; `during` is called in every sleep."""
+
+    def __init__(self, begin: float = 0.0, during: Callable[[], object] = lambda: None) -> None:
+        self.now, self.slept, self.during = begin, 0.0, during
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += seconds
+        self.during()
+
+    def pace(self) -> Pace:
+        return Pace(beat=5, patience=60, sleep=self.sleep, clock=lambda: self.now)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return make_store(str(tmp_path))
+
+
+def test_a_lease_that_nobody_holds_or_that_was_given_back_is_taken_without_waiting(store: Store) -> None:
+    time = Time()
+    first = take(store, "n", time.pace())
+    first.release()
+    second = take(store, "n", time.pace())
+    assert (first.term, second.term, time.slept) == (1, 2, 0.0)
+    second.check()
+
+
+def test_a_holder_that_beats_keeps_its_lease_and_one_beat_is_enough_to_see_it(store: Store) -> None:
+    holder = take(store, "n", Time(begin=1e9).pace())
+    taker = Time(begin=-5e8, during=holder.beat)  # the two machines disagree by half a century
+    with pytest.raises(LeaseHeld, match=r"process \d+ holds the lease \(term 1\)"):
+        take(store, "n", taker.pace())
+    assert taker.slept == 5
+    holder.check()
+
+
+def test_a_silent_holder_loses_its_lease_after_our_patience_and_is_told(store: Store) -> None:
+    dead, time = take(store, "n", Time().pace()), Time()
+    new = take(store, "n", time.pace())
+    assert new.term == 2 and 60 <= time.slept <= 65
+    dead.beat()
+    with pytest.raises(LeaseLost, match=r"term 1: taken over by .* process"):
+        dead.check()
+    new.check()
+
+
+def test_whoever_gives_back_while_others_watch_is_followed_at_once(store: Store) -> None:
+    holder = take(store, "n", Time().pace())
+    time = Time(during=lambda: holder.release())
+    assert take(store, "n", time.pace()).term == 2
+    assert time.slept == 5
+
+
+def test_of_eight_that_find_a_dead_holder_one_takes_the_lease(store: Store) -> None:
+    take(store, "n", Time().pace())
+    barrier = threading.Barrier(8)
+    passed = threading.local()
+
+    def meet_once() -> None:
+        if not getattr(passed, "done", False):
+            passed.done = True
+            barrier.wait(30)
+
+    def enter(_: int) -> Lease | None:
+        try:
+            return take(store, "n", Time(during=meet_once).pace())
+        except LeaseHeld:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        won = [lease for lease in pool.map(enter, range(8)) if lease]
+    assert [lease.term for lease in won] == [2]
+
+
+class SilentStore(PosixStore):
+    """A folder that is away when it is told so."""
+
+    away = False
+
+    def replace(self, key: str, data: bytes) -> None:
+        if self.away:
+            raise StoreUnreachable("away")
+        super().replace(key, data)
+
+
+def test_a_holder_that_cannot_beat_stops_before_others_take_over(tmp_path: Path) -> None:
+    store, time = SilentStore(str(tmp_path)), Time()
+    lease = take(store, "n", time.pace())
+    store.away = True
+    time.sleep(29)
+    lease.check()  # 29 of 60 seconds: others still wait
+    time.sleep(2)
+    with pytest.raises(LeaseLost, match="no beat could be written"):
+        lease.check()
+
+
+def test_a_holder_that_slept_too_long_does_not_trust_its_late_beat(store: Store) -> None:
+    time = Time()
+    lease = take(store, "n", time.pace())
+    time.now += 61  # as a laptop that was closed
+    with pytest.raises(LeaseLost, match="no beat was written for 61 s"):
+        lease.check()
+
+
+def test_a_lease_in_a_with_beats_by_itself_and_ends(store: Store) -> None:
+    with take(store, "n", Pace(beat=0.01)) as lease:
+        while not store.exists(layout.lease_key("n", lease.term, "beat")):
+            threading.Event().wait(0.01)
+    term = find_term(store, "n")
+    assert term is not None and term.ended
