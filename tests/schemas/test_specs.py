@@ -13,6 +13,7 @@ from schemas.base import canonical_json, digest
 from schemas.concept_specs import DescribeSpec
 from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
 from schemas.explain_specs import ExplainSpec, MapExplanationsSpec, ScoreExplanationsSpec
+from schemas.explorer_specs import ExplorerSpec
 from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
 from schemas.invert_specs import InvertSpec
 from schemas.probe_specs import ProbeSpec
@@ -135,6 +136,10 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
             "topics", "seed", "dtype",
         },
         "effort": {"resources"},
+    },
+    ExplorerSpec: {
+        "result": {"kind", "reads", "model", "top", "names", "partners"},
+        "effort": {"resources", "shard_units"},
     },
     SelftestSpec: {
         "result": {"kind", "reads", "subject", "rows", "seed", "nan_rows", "variants"},
