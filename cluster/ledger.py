@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from cluster.board import Outcome
 from cluster.parquet import sha256
-from cluster.stores.base import Store, prefetch
+from cluster.stores.base import Store, ask_many, prefetch
 from schemas import layout
 from schemas.errors import DamagedPart, KeyMissing
 from schemas.plans import DoneMarker, FailedMarker, Plan, Published, Resources, StoredArtifact, StoredPart, load_json
@@ -32,18 +32,18 @@ def stored_plan(store: Store, plan: Plan) -> Plan:
 
 def freeze_plans(store: Store, plans: Sequence[tuple[Plan, Resources]]) -> list[tuple[Plan, Resources]]:
     """`freeze_plan` for many, each with what its workers need."""
-    return [(plan, needs) for (_, needs), plan in prefetch(lambda item: freeze_plan(store, item[0]), plans)]
+    return [(plan, needs) for (_, needs), plan in ask_many(lambda item: freeze_plan(store, item[0]), plans)]
 
 
 def find_published(store: Store, digests: Iterable[str]) -> set[str]:
     """Those of the stages that are published."""
-    found = prefetch(lambda digest: store.exists(layout.published_key(digest)), digests)
+    found = ask_many(lambda digest: store.exists(layout.published_key(digest)), digests)
     return {digest for digest, there in found if there}
 
 
 def find_done(store: Store, digests: Iterable[str]) -> dict[str, set[int]]:
     """Stage -> numbers of its shards that have a done marker."""
-    return dict(prefetch(lambda digest: done_shards(store, digest), digests))
+    return dict(ask_many(lambda digest: done_shards(store, digest), digests))
 
 
 def load_plan(store: Store, digest: str) -> Plan:
@@ -53,8 +53,12 @@ def load_plan(store: Store, digest: str) -> Plan:
 
 def done_shards(store: Store, digest: str) -> set[int]:
     """Numbers of the shards that have a done marker."""
-    names = (key.rsplit("/", 1)[1] for key in store.list(layout.shards_prefix(digest)))
-    return {int(name.split(".")[0]) for name in names if name.endswith(".done.json")}
+    return _numbers(store.list(layout.shards_prefix(digest)), ".done.json")
+
+
+def _numbers(markers: Iterable[str], ending: str) -> set[int]:
+    names = (key.rsplit("/", 1)[1] for key in markers)
+    return {int(name.removesuffix(ending)) for name in names if name.endswith(ending)}
 
 
 def load_done(store: Store, digest: str, shard: int) -> DoneMarker:
@@ -91,10 +95,15 @@ def record_failure(store: Store, outcome: Outcome) -> None:
 
 def load_failures(store: Store, digest: str) -> list[FailedMarker]:
     """Failed markers of shards that no later try has finished."""
+    return shard_marks(store, digest)[1]
+
+
+def shard_marks(store: Store, digest: str) -> tuple[set[int], list[FailedMarker]]:
+    """(numbers of the shards that are done, markers of those that failed and are not done since), with one listing."""
     keys = store.list(layout.shards_prefix(digest))
-    done = done_shards(store, digest)
-    failed = [k for k in keys if k.endswith(".failed.json") and int(k.rsplit("/", 1)[1].split(".")[0]) not in done]
-    return [load_json(FailedMarker, store.get(key)) for key in failed]
+    done = _numbers(keys, ".done.json")
+    failed = sorted(_numbers(keys, ".failed.json") - done)
+    return done, [load_json(FailedMarker, store.get(layout.failed_key(digest, number))) for number in failed]
 
 
 def load_published(store: Store, digest: str) -> Published | None:

@@ -6,8 +6,10 @@ from collections import defaultdict
 from typing import Any
 
 from cluster.board import group_siblings
+from cluster.ledger import find_published
 from cluster.planned import PlannedPipeline, stage_state, title
-from cluster.stores import Store, prefetch
+from cluster.runs import StageState
+from cluster.stores import Store, ask_many
 from jobs.kinds import get_kind
 from schemas.plans import Plan, Resources
 
@@ -20,7 +22,13 @@ def make_report(planned: PlannedPipeline, store: Store, tflops: float | None = N
     shared = {
         plan.digest: work.key for work in group_siblings([(p, r) for _, p, r in everything]) for plan in work.plans
     }
-    states = (state for _, state in prefetch(lambda item: stage_state(store, item[0], item[1]), everything))
+    published = find_published(store, {plan.digest for _, plan, _ in everything})
+
+    def look_up(item: tuple[str, Plan, Resources]) -> StageState:
+        cell, plan, _ = item
+        return stage_state(store, cell, plan, published=plan.digest in published)
+
+    states = (state for _, state in ask_many(look_up, everything))
     stages = []
     for (cell, plan, resources), state in zip(everything, states):
         estimate = get_kind(plan.stage.kind).estimate(plan, planned.known)

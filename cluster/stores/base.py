@@ -19,6 +19,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 BUDGET_S = 60.0  # how long one request may go without a usable answer; MICLIP_STORE_BUDGET_S overrides
 MAX_PART_BYTES = 200  # a file name may have 255; the rest is room for the names of temporary files
 MAX_KEY_BYTES = 800  # S3 allows 1024 for prefix and key together
+HANDFUL = 64  # questions that a thread takes at once
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -166,6 +167,18 @@ def _key_problem(key: str) -> str:
 def prefetch(read: Callable[[Item], Value], items: Iterable[Item], width: int = 16) -> Iterator[tuple[Item, Value]]:
     """(item, read(item)) in the order of `items`, with at most `width` reads ahead of the consumer, in threads."""
     return in_order(lambda item: (item, read(item)), items, threads=width, ahead=width)
+
+
+def ask_many(ask: Callable[[Item], Value], items: Iterable[Item], width: int = 16) -> Iterator[tuple[Item, Value]]:
+    """(item, ask(item)) in the order of `items`, where each answer is small: `width` threads take them by handfuls.
+
+    Handing one question to a thread takes longer than a local store needs to answer it.
+    """
+    items = list(items)
+    size = max(1, min(HANDFUL, len(items) // (4 * width)))
+    handfuls = [items[i : i + size] for i in range(0, len(items), size)]
+    for asked, answers in prefetch(lambda handful: [ask(item) for item in handful], handfuls, width):
+        yield from zip(asked, answers)
 
 
 def get_many(store: Store, keys: Iterable[str], width: int = 16) -> Iterator[tuple[str, bytes]]:
