@@ -29,7 +29,8 @@ DIED = 77
 
 def start(store: str, spec: PipelineSpec, executor: str = "serial", **order: Any) -> subprocess.Popen[str]:
     """Start a run in its own process group, so that killing it kills nothing of the test's."""
-    text = json.dumps({"store": store, "spec": spec.model_dump(mode="json"), "executor": executor, **order})
+    said = spec.model_dump(mode="json", exclude_unset=True)  # what nobody set may not be said by everybody
+    text = json.dumps({"store": store, "spec": said, "executor": executor, **order})
     command = [sys.executable, "-m", "tests.faults.victim", text]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
