@@ -235,16 +235,19 @@ class Watched(PosixStore):
         self.calls, self._when, self._at, self._lock = 0, when, at, threading.Lock()
 
     def __getattribute__(self, name: str) -> Any:
-        if name in ("create", "replace", "delete", "get", "size", "list"):
-            self._count()
-        return super().__getattribute__(name)
+        found = super().__getattribute__(name)
+        return self._counted(found) if name in ("create", "replace", "delete", "get", "size", "list") else found
 
-    def _count(self) -> None:
-        with self._lock:
-            self.calls += 1
-            due = self.calls == self._when
-        if due:
-            self._at()
+    def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            with self._lock:
+                self.calls += 1
+                due = self.calls == self._when
+            if due:
+                self._at()
+            return call(*arguments)
+
+        return counted
 
 
 @pytest.fixture(scope="module")
