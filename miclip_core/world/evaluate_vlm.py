@@ -10,11 +10,12 @@ from torch import Tensor
 
 from miclip_core.explain.render import heat_image, mask_image
 from miclip_core.world.evaluate import held_out
+from miclip_core.world.reading import read
 from miclip_core.world.recipes import MEAN, STD
 from miclip_core.world.render import normalise, render_scenes
 from miclip_core.world.scene import CONCEPTS, OBJECT_FIELDS, Scenes, World
 from miclip_core.world.tokens import BOS, EOS, VOCABULARY
-from miclip_core.world.vlm import IMAGE, image_tokens, project
+from miclip_core.world.vlm import IMAGE, image_tokens, project_tokens
 from miclip_core.world.vlm_lessons import SHARES, as_input, captions_of, draw_with_maps, show_values, value_sentence
 
 _BATCH = 100  # images
@@ -31,7 +32,7 @@ def say(vlm: Any, tokens_RPD: Tensor, images: int = 1) -> list[str]:
     questions = len(tokens_RPD) // images
     ids = torch.full((questions, images * tokens_RPD.shape[1] + 1), IMAGE)
     ids[:, -1] = BOS
-    seen = {"image": project(vlm, tokens_RPD)}
+    seen = {"image": project_tokens(vlm, tokens_RPD)}
     out = vlm.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), mm_encoder_outputs=seen, max_new_tokens=_LONGEST
     )
@@ -53,15 +54,10 @@ def caption(vlm: Any, scenes: Scenes) -> list[str]:
 
 def said(text: str, category: str) -> list[str]:
     """The values of a category in a caption, in the order in which they are said."""
-    before, _, word = text.partition(" that says ")
-    if category == "word":
-        return [word] if word else []
-    if category == "position":
-        places = {value: before.find(f" in the {value}") for value in CONCEPTS[category]}
-        return sorted((value for value in places if places[value] >= 0), key=places.__getitem__)
+    found = read(text)
     if category == "background":
-        return [value for value in CONCEPTS[category] if before.endswith(f"{value} background")]
-    return [said_word for said_word in before.split() if said_word in CONCEPTS[category]]
+        return [found.background] if found.background else []
+    return [phrase[category] for phrase in found.objects if category in phrase]
 
 
 def caption_accuracies(vlm: Any, n: int = 1000, world: World | None = None) -> dict[str, float]:
@@ -83,8 +79,8 @@ def naming_accuracies(
 ) -> dict[str, float]:
     """Per category, the share of groups of held-out images that share a value, shown where it is, of which the model says just that value.
 
-    rendering: "masks" or "heatmaps". errors: of the maps, as a multiple of those in training. Ten groups per value,
-    which makes 440.
+    rendering: "masks" or "heatmaps". errors: of the maps, as a multiple of those in training. Ten groups per
+    value, which makes 280.
     """
     values = [(name, number) for name in SHARES for number in range(len(CONCEPTS[name])) for _ in range(per_value)]
     category, value = (np.array(part) for part in zip(*values, strict=True))

@@ -17,7 +17,7 @@ from miclip_core.world.evaluate_vlm import measure_vlm
 from miclip_core.world.optimise import Optimiser, Running
 from miclip_core.world.recipes import VLM, VlmRecipe
 from miclip_core.world.scene import TRAINING_INDICES, Scenes, World, attributes
-from miclip_core.world.vlm import load_vlm, make_vlm, save_vlm
+from miclip_core.world.vlm import load_library_vlm, make_vlm, save_vlm
 from miclip_core.world.vlm_lessons import MOST_IMAGES, caption_lesson, collage_lesson, common_lesson
 
 log = logging.getLogger(__name__)
@@ -45,10 +45,10 @@ def train_stage(vlm: Any, recipe: VlmRecipe, number: int) -> dict[str, float]:
     for step in range(stage.steps):
         one, other = (np.random.default_rng([recipe.seed, number, step, part]) for part in range(2))
         scenes = _scenes(recipe, stage.world, stage.first + step * stage.captions, stage.captions)
-        lesson, labels = caption_lesson(vlm, scenes, stage.words)
+        lesson, labels = caption_lesson(vlm, scenes)
         losses = {"caption": lesson.loss(vlm)}
         if stage.collages:
-            collages = collage_lesson(lesson.tokens, scenes, labels, stage.collages, one, stage.strengths)
+            collages = collage_lesson(lesson.tokens, scenes, labels, stage.collages, one)
             losses["collage"] = collages.loss(vlm)
         if stage.common:
             images = 2 + step % (MOST_IMAGES - 1)
@@ -76,7 +76,7 @@ def main() -> None:
     vlm, figures = train_vlm(VLM)
     seconds = time.process_time()
     save_vlm(vlm, arguments.out)
-    measured = measure_vlm(load_vlm(arguments.out)[0])
+    measured = measure_vlm(load_library_vlm(arguments.out)[0])
     write_card(arguments.out, VLM, seconds, figures, measured)
     log.info("%s", measured)
 

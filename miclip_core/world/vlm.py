@@ -110,7 +110,7 @@ def image_tokens(vlm: Any, pixels_RCHW: Tensor) -> Tensor:
     return hidden[layer][:, 1:]
 
 
-def project(vlm: Any, tokens_RPD: Tensor) -> Any:
+def project_tokens(vlm: Any, tokens_RPD: Tensor) -> Any:
     """What the language model takes in place of R images whose tokens are known, by the library's own name for it."""
     found: Any = BaseModelOutputWithPooling()
     found.pooler_output = list(vlm.model.multi_modal_projector(tokens_RPD))  # one tensor per image
@@ -168,7 +168,7 @@ def save_vlm(vlm: Any, directory: Path) -> None:
     (directory / "model.safetensors").chmod(0o644)
 
 
-def load_vlm(directory: Path) -> tuple[Any, Any]:
+def load_library_vlm(directory: Path) -> tuple[Any, Any]:
     """The library's own model, in fp32 and evaluation mode, and its processor from such a directory; nothing is downloaded."""
     kind = transformers.LlavaForConditionalGeneration
     vlm = kind.from_pretrained(directory, dtype=torch.float32, local_files_only=True)

@@ -17,14 +17,19 @@ from miclip_core.world.render import normalise, render_scenes
 from miclip_core.world.scene import CONCEPTS, IMAGE_SIZE, OBJECT_FIELDS, Scenes
 from miclip_core.world.tokens import PAD, encode
 from miclip_core.world.truth import patch_classes
-from miclip_core.world.vlm import IMAGE, image_tokens, project
+from miclip_core.world.vlm import IMAGE, image_tokens, project_tokens
 
 # How often a group of images has a value of the category in common, and how often a collage shows one.
-SHARES = {"shape": 0.3, "colour": 0.24, "texture": 0.16, "size": 0.07, "background": 0.18, "word": 0.05}
+SHARES = {"shape": 0.3, "colour": 0.22, "texture": 0.18, "size": 0.1, "background": 0.2}
 MOST_IMAGES = 5
 PATCH = 8  # pixels on a side, of the tower
 _MOST_DROPPED, _MOST_FALSE = 0.5, 0.05  # shares of patches at which a map may be wrong, drawn for each image
-_COLLAGES, _NOISE = 1 / 3, 1 / 6  # of the lessons about one value
+_LOCAL, _SCATTERED = (
+    0.7,
+    0.4,
+)  # shares: of the collages that leave a scene around them, and of those that lie scattered in it
+_BLOCK = (2, 5)  # patches on a side of the others
+_MASKED = 0.4  # of the groups; the rest is shown as heatmaps, which are harder to read
 _HALF = IMAGE_SIZE // 2
 _SPREAD = 0.4  # of the logarithm of an active patch's value
 
@@ -44,42 +49,33 @@ class Lesson:
         ignored = torch.full_like(images, -100)
         labels = torch.cat([ignored, words.masked_fill(words == PAD, -100)], 1)
         labels[:, images.shape[1]] = -100  # the begin is given
-        shown = {"image": project(vlm, self.tokens)}
+        shown = {"image": project_tokens(vlm, self.tokens)}
         return vlm(input_ids=torch.cat([images, words], 1), mm_encoder_outputs=shown, labels=labels).loss
 
 
-def captions_of(scenes: Scenes, words: bool = False) -> list[str]:
+def captions_of(scenes: Scenes) -> list[str]:
     """The full caption of each scene, its objects in the order in which one reads: from the top left to the bottom right.
 
-    Rendered words are left out unless they are asked for.
+    Nothing is said of rendered words: the tower was never taught to read them.
     """
     order = np.argsort(np.where(scenes.position < 0, len(CONCEPTS["position"]), scenes.position), axis=1, kind="stable")
     fields = {field: np.take_along_axis(getattr(scenes, field), order, 1) for field in OBJECT_FIELDS}
-    fields["word"] = scenes.word if words else np.full_like(scenes.word, ANY)
-    return sentences(full_claims(replace(scenes, **fields)))
+    return sentences(full_claims(replace(scenes, **fields, word=np.full_like(scenes.word, ANY))))
 
 
-def caption_lesson(vlm: Any, scenes: Scenes, words: bool = False) -> tuple[Lesson, np.ndarray]:
+def caption_lesson(vlm: Any, scenes: Scenes) -> tuple[Lesson, np.ndarray]:
     """One whole image and its full caption per scene; and the label maps of the images."""
     images, labels = render_scenes(scenes)
     tokens = image_tokens(vlm, torch.from_numpy(normalise(images, MEAN, STD)))
-    return Lesson(tokens, captions_of(scenes, words)), labels
+    return Lesson(tokens, captions_of(scenes)), labels
 
 
-def collage_lesson(
-    tokens_BPD: Tensor,
-    scenes: Scenes,
-    labels: np.ndarray,
-    n: int,
-    rng: np.random.Generator,
-    strengths: tuple[float, float],
-) -> Lesson:
-    """Tokens in which nothing but one value stands out, made from those of whole images, and that value: "a red object".
+def collage_lesson(tokens_BPD: Tensor, scenes: Scenes, labels: np.ndarray, n: int, rng: np.random.Generator) -> Lesson:
+    """Collages of patches that show one value, taken from all images, and that value: "a red object".
 
-    A third are collages of patches that show the value, taken from all images; half have added to the tokens of a scene
-    without objects, as often as not to all of them, how patches with the value differ from others; the rest have a
-    random direction of that length added, which says nothing, so that the scene alone is to be described. `strengths`:
-    least and most of what is added, as a multiple of that difference.
+    Most of those of an object's values lie in a scene without objects, scattered or as a block, and its background is
+    said too: "a red object on a grey background". Nothing but tokens of real images is ever shown: the model that reads
+    what steering adds to tokens was not taught what is added.
     """
     classes = patch_classes(scenes, labels, PATCH)
     share = np.array([how_often * (classes[name] >= 0).any() for name, how_often in SHARES.items()])
@@ -88,26 +84,27 @@ def collage_lesson(
     for category in rng.choice([*SHARES], n, p=share / share.sum()):
         shown = np.argwhere(classes[category] >= 0)
         value = int(classes[category][tuple(shown[rng.integers(len(shown))])])
-        fits = tokens_BPD[torch.from_numpy(classes[category] == value)]
-        kind, answer = rng.random(), value_sentence(category, value)
-        below = int(rng.choice(empty)) if len(empty) else 0
-        if kind < _COLLAGES or not len(empty):
-            collage = _draw(fits, tokens_BPD.shape[1], rng)
-        else:
-            others = tokens_BPD if rng.random() < 0.5 else tokens_BPD[torch.from_numpy(classes[category] >= 0)]
-            added = _draw(fits, int(2 ** rng.integers(4)), rng).mean(0) - others.flatten(0, -2).mean(0)
-            if kind > 1 - _NOISE:
-                noise = torch.from_numpy(rng.standard_normal(len(added))).float()
-                added = noise * (added.norm() / noise.norm())
-                answer = value_sentence("background", int(scenes.background[below]))
-            collage = tokens_BPD[below] + rng.uniform(*strengths) * added
-        if kind <= 1 - _NOISE and category in OBJECT_FIELDS and len(empty) and rng.random() < 0.5:
-            seen = torch.from_numpy(rng.random(len(collage)) < rng.uniform(0.1, 0.9))
+        collage = _draw(tokens_BPD[torch.from_numpy(classes[category] == value)], tokens_BPD.shape[1], rng)
+        answer = value_sentence(category, value)
+        if category in OBJECT_FIELDS and len(empty) and rng.random() < _LOCAL:
+            below = int(rng.choice(empty))
+            seen = torch.from_numpy(_some_patches(int(len(collage) ** 0.5), rng))
             collage = torch.where(seen[:, None], collage, tokens_BPD[below])
             answer += f" on {value_sentence('background', int(scenes.background[below]))}"
         collages.append(collage)
         answers.append(answer)
     return Lesson(torch.stack(collages), answers)
+
+
+def _some_patches(side: int, rng: np.random.Generator) -> np.ndarray:
+    """Which of the patches show the collage, bool [side * side]: scattered ones, or a block."""
+    if rng.random() < _SCATTERED:
+        return rng.random(side * side) < rng.uniform(0.1, 0.9)
+    height, width = rng.integers(_BLOCK[0], _BLOCK[1] + 1, 2)
+    y, x = rng.integers(side - height + 1), rng.integers(side - width + 1)
+    block = np.zeros((side, side), bool)
+    block[y : y + height, x : x + width] = True
+    return block.ravel()
 
 
 def _draw(tokens_ND: Tensor, n: int, rng: np.random.Generator) -> Tensor:
@@ -116,7 +113,7 @@ def _draw(tokens_ND: Tensor, n: int, rng: np.random.Generator) -> Tensor:
 
 
 def value_sentence(category: str, value: int) -> str:
-    """What is said of a value alone: "a circle", "a red object", "a grey background", "the word red"."""
+    """What is said of a value alone: "a circle", "a red object", "a grey background"."""
     return _value_sentences(category)[value]
 
 
@@ -134,7 +131,7 @@ def common_lesson(vlm: Any, scenes: Scenes, images: int, rng: np.random.Generato
     category = rng.choice([*SHARES], groups, p=[*SHARES.values()])
     value = np.array([rng.integers(len(CONCEPTS[name])) for name in category])
     each = np.repeat(category, images), np.repeat(value, images)
-    masked = torch.from_numpy(np.repeat(rng.random(groups) < 0.5, images))
+    masked = torch.from_numpy(np.repeat(rng.random(groups) < _MASKED, images))
     pixels, maps = draw_with_maps(show_values(scenes, *each), *each, rng)
     rendered = torch.where(masked[:, None, None, None], mask_image(pixels, maps), heat_image(pixels, maps))
     answers = [value_sentence(name, number) for name, number in zip(category, value, strict=True)]
@@ -142,7 +139,7 @@ def common_lesson(vlm: Any, scenes: Scenes, images: int, rng: np.random.Generato
 
 
 def show_values(scenes: Scenes, category_B: np.ndarray, value_B: np.ndarray) -> Scenes:
-    """The scenes, each changed so that it shows a value of a category: its first object, its background or its word does."""
+    """The scenes, each changed so that it shows a value of a category: its first object or its background does."""
     changed: dict[str, np.ndarray] = {}
     for name in SHARES:
         field = getattr(scenes, name).copy()

@@ -15,7 +15,7 @@ from miclip_core.world.recipes import VLM
 from miclip_core.world.render import render_scenes
 from miclip_core.world.tokens import BOS, EOS, VOCABULARY
 from miclip_core.world.towers import load_model
-from miclip_core.world.vlm import IMAGE, image_tokens, load_vlm, make_vlm, project, save_vlm
+from miclip_core.world.vlm import IMAGE, image_tokens, load_library_vlm, make_vlm, project_tokens, save_vlm
 from miclip_core.zoo.shipped import FOLDER
 
 TINY = replace(
@@ -47,7 +47,7 @@ def test_only_the_language_model_and_the_projector_learn(saved):
 
 def test_the_prompt_holds_a_placeholder_per_patch_and_no_question(saved):
     _, folder = saved
-    processor = load_vlm(folder)[1]
+    processor = load_library_vlm(folder)[1]
     images, _ = render_scenes(held_out(2))
     shown = [{"type": "image", "image": Image.fromarray(image)} for image in images]
     message = {"role": "user", "content": [*shown, {"type": "text", "text": "What is this, a red circle?"}]}
@@ -66,13 +66,13 @@ def test_the_prompt_holds_a_placeholder_per_patch_and_no_question(saved):
 @torch.no_grad()
 def test_the_librarys_own_generation_says_what_we_read_from_tokens(saved):
     vlm, folder = saved
-    loaded, processor = load_vlm(folder)
+    loaded, processor = load_library_vlm(folder)
     assert isinstance(loaded, transformers.LlavaForConditionalGeneration)
     for name, weight in vlm.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[name], weight.half().float(), atol=0, rtol=0)
     pixels = pixels_of(held_out(4))
     ids = torch.tensor([[IMAGE] * 128 + [BOS]] * 2)
-    shown = {"image": project(loaded, image_tokens(loaded, pixels))}
+    shown = {"image": project_tokens(loaded, image_tokens(loaded, pixels))}
     by_tokens, by_pixels = (
         loaded(input_ids=ids, **how).logits for how in ({"mm_encoder_outputs": shown}, {"pixel_values": pixels})
     )
