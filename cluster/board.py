@@ -123,35 +123,62 @@ def group_siblings(plans: Iterable[tuple[Plan, Resources]]) -> list[Work]:
 class Board:
     """The unfinished shards of all works; `ready` gives tasks, `record` takes outcomes, `wake` ends rests. Pure: no store, no clock.
 
-    A plan that reads a stage of another plan here waits until that one is complete.
+    A plan that reads a stage of another plan here waits until that one is published. Siblings that are freed together are
+    one work; those that must still wait become another, because a worker opens all that its work reads.
     """
 
     def __init__(self, works: Iterable[Work], done: Mapping[str, set[int]]) -> None:
-        self.works: dict[str, Work] = {work.key: work for work in works}
+        self.works: dict[str, Work] = {}
         self.failed: dict[str, Outcome] = {}
         self.fatal: Outcome | None = None
         self.damaged: dict[str, str] = {}
-        self._plans = {plan.digest: plan for work in self.works.values() for plan in work.plans}
-        self._left: dict[str, list[set[int]]] = {
-            d: [{s.number for s in plan.shards(r)} - done.get(d, set()) for r in range(len(plan.rounds))]
-            for d, plan in self._plans.items()
-        }
         self._attempts: dict[str, int] = defaultdict(int)
         self._fails: dict[str, int] = defaultdict(int)
         self._stopped: set[str] = set()
         self._out: dict[str, Task] = {}
         self._resting: dict[str, Task] = {}
-        self._ready: dict[str, OrderedDict[str, Task]] = {key: OrderedDict() for key in self.works}
-        unfinished = {digest for digest, left in self._left.items() if any(left)}
-        self._inputs = {d: unfinished & set(plan.stage.inputs.values()) for d, plan in self._plans.items()}
-        self._release([plan for digest, plan in self._plans.items() if not self._inputs[digest]])
+        self._ready: dict[str, OrderedDict[str, Task]] = {}
+        self._work_of: dict[str, str] = {}
+        self._opened: list[Work] = []
+        for work in works:
+            self._add(work)
+        self._plans = {plan.digest: plan for work in self.works.values() for plan in work.plans}
+        self._left: dict[str, list[set[int]]] = {
+            d: [{s.number for s in plan.shards(r)} - done.get(d, set()) for r in range(len(plan.rounds))]
+            for d, plan in self._plans.items()
+        }
+        self._total = sum(plan.n_shards for plan in self._plans.values())
+        self._unfinished = sum(len(r) for rounds in self._left.values() for r in rounds)
+        self._inputs = {d: self._plans.keys() & set(plan.stage.inputs.values()) for d, plan in self._plans.items()}
+        self._readers: dict[str, list[str]] = defaultdict(list)
+        for reader, inputs in self._inputs.items():
+            for read in inputs:
+                self._readers[read].append(reader)
+        self._open([plan for digest, plan in self._plans.items() if not self._inputs[digest]])
 
-    def _release(self, plans: Iterable[Plan]) -> None:
-        """Queue the open rounds of these plans, work by work."""
-        released = {plan.digest for plan in plans}
-        for work in self.works.values() if released else ():
-            if work.key not in self._stopped:
-                self._queue(work, [plan for plan in work.plans if plan.digest in released])
+    def _add(self, work: Work) -> Work:
+        self.works[work.key] = work
+        self._ready[work.key] = OrderedDict()
+        self._work_of.update((plan.digest, work.key) for plan in work.plans)
+        return work
+
+    def _open(self, plans: Iterable[Plan]) -> None:
+        """Queue plans that have waited; those of their siblings that must go on waiting become a work of their own."""
+        freed = dict.fromkeys(plan.digest for plan in plans)
+        for key in dict.fromkeys(self._work_of[stage] for stage in freed):
+            work = self.works[key]
+            now = tuple(plan for plan in work.plans if plan.digest in freed)
+            if len(now) < len(work.plans):
+                del self.works[key], self._ready[key]
+                self._add(Work(tuple(plan for plan in work.plans if plan.digest not in freed), work.resources))
+                work = self._add(Work(now, work.resources))
+            self._opened.append(work)
+            self._queue(work, now)
+
+    def take_opened(self) -> list[Work]:
+        """Works whose inputs are all there, each told once."""
+        opened, self._opened = self._opened, []
+        return opened
 
     def _queue(self, work: Work, plans: Iterable[Plan]) -> None:
         """Queue the open round of these siblings; shards they share become one task."""
@@ -245,24 +272,28 @@ class Board:
         for stage in task.stages:
             left = self._left[stage]
             this_round = left[task.shard.round]
+            self._unfinished -= task.shard.number in this_round
             this_round.discard(task.shard.number)
             if not any(left):
                 complete.append(self._plans[stage])
             elif not this_round:
                 advanced.append(self._plans[stage])
-        self._release([*advanced, *self._freed_by(complete)])
+        if advanced and task.work not in self._stopped:
+            self._queue(self.works[task.work], advanced)
         return complete
 
-    def _freed_by(self, complete: Sequence[Plan]) -> list[Plan]:
-        """Plans whose last unfinished input has just been completed; whoever records an outcome publishes before it goes on."""
-        finished = {plan.digest for plan in complete}
-        freed = [digest for digest, waits in self._inputs.items() if waits and waits <= finished]
-        for waits in self._inputs.values():
-            waits -= finished
-        return [self._plans[digest] for digest in freed]
+    def publish(self, plans: Sequence[Plan]) -> None:
+        """These plans are complete, and others can read what they made: frees those that waited for nothing else."""
+        freed = []
+        for plan in plans:
+            for reader in self._readers.pop(plan.digest, ()):
+                self._inputs[reader].discard(plan.digest)
+                if not self._inputs[reader]:
+                    freed.append(self._plans[reader])
+        self._open(freed)
 
     def missing_inputs(self, plan: Plan) -> set[str]:
-        """Stages that this plan reads and that are not complete."""
+        """Stages of this board that this plan reads and that are not published."""
         return self._inputs[plan.digest]
 
     def complete(self) -> list[Plan]:
@@ -285,6 +316,4 @@ class Board:
 
     def counts(self) -> tuple[int, int]:
         """(shards finished, shards in all), over every stage."""
-        total = sum(plan.n_shards for plan in self._plans.values())
-        left = sum(len(r) for rounds in self._left.values() for r in rounds)
-        return total - left, total
+        return self._total - self._unfinished, self._total

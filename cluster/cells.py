@@ -10,6 +10,7 @@ from jobs.concepts import concept_files
 from jobs.protocol import Cell
 from schemas.cells import ForwardCell, Images, OverZoo
 from schemas.concept_specs import DescribeSpec
+from schemas.errors import UsageError
 from schemas.plans import Plan, Resources
 from schemas.refs import SaeRef, Site
 from schemas.sae_specs import ImportSaeSpec, SaeFeaturesSpec
@@ -18,11 +19,15 @@ from schemas.specs import PipelineSpec
 
 @dataclass(frozen=True)
 class CellPlans:
-    """One cell and the plans it became; `error` says why it cannot be planned."""
+    """One cell and the plans it became; `error` says why it cannot be planned.
+
+    refusal: its own fault, rather than that of what it waits for: it cannot be planned later either.
+    """
 
     cell: Cell
     plans: tuple[Plan, ...] = ()
     error: str = ""
+    refusal: UsageError | None = None
 
 
 def spread(spec: PipelineSpec, name: str) -> Iterator[Cell]:
@@ -77,6 +82,11 @@ class Needs:
     """Refs of files that list concepts."""
 
 
+def models_needed(cell: Cell) -> tuple[str, ...]:
+    """The models that a cell is about, then those that it needs beside them."""
+    return (*cell.models, *(other for other in (cell.clip, *cell.spec.beside) if other is not None))
+
+
 def find_needs(spec: PipelineSpec) -> Needs:
     """Models, image sets and SAEs of every cell, without repeats."""
     models: dict[str, list[str]] = {}
@@ -90,9 +100,8 @@ def find_needs(spec: PipelineSpec) -> Needs:
                 modules = models.setdefault(model, [])
                 sites = [Site.parse(text) for text in cell.spec.sites] if isinstance(cell.spec, ForwardCell) else []
                 modules += [site.path for site in sites if site.is_module]
-            for other in (cell.clip, *cell.spec.beside):
-                if other is not None:
-                    models.setdefault(other, [])
+            for other in models_needed(cell)[len(cell.models) :]:
+                models.setdefault(other, [])
             reads_images = cell.spec.needs_images(spec.kinds_read(name))
             if reads_images and cell.images is not None and cell.images not in images:
                 images.append(cell.images)

@@ -1,4 +1,4 @@
-"""One run of a pipeline from spec to published tables: facts first, then each wave of cells side by side."""
+"""One run of a pipeline from spec to published tables: facts first, then all cells side by side."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cluster.board import Board
-from cluster.cells import CellPlans, cells_read
-from cluster.events import EventLog
+from cluster.cells import CellPlans, models_needed
+from cluster.events import Event, EventLog
 from cluster.executor import Executor, StopFlag
+from cluster.facts import FactPlans
 from cluster.hold import Holds
 from cluster.ledger import find_published
 from cluster.planned import PlannedPipeline, plan_pipeline, stage_state, title
 from cluster.run import run_stages
-from cluster.runs import RunState, RunStatus, RunTables, StageState, save_state, save_tables
+from cluster.runs import RunState, RunStatus, RunTables, StageState, StateKeeper, get_exit_code, save_tables, status_of
 from cluster.stores.base import Store, prefetch
 from schemas.errors import BadRef, BadSite, EmptyImageSet, UnknownModel, UnknownSite, UsageError
 from schemas.plans import Plan, Resources
 from schemas.specs import PipelineSpec
 
+SAVE_SECONDS = 20.0
+SAVE_SHARE = 50.0
+"""While a run works its state is written so seldom that writing takes at most one part in so many of the time."""
 WAITS = "its input stage"
 """How the reason of a stage begins that fails only because one before it did."""
 
@@ -64,6 +68,8 @@ class PipelineRun:
     ) -> None:
         self._spec, self._run, self._store = spec, run, store
         self._executor, self._log, self._stop = executor, log, stop
+        self._keeper = StateKeeper(store)
+        stop.listen(self._keeper.stop)
         self._started = time.monotonic()
         self._errors: dict[str, str] = {}
         self._waits: dict[str, str] = {}
@@ -71,67 +77,57 @@ class PipelineRun:
         self._names: dict[str, str] = {}
         self._published: set[str] = set()
         self._planned = planned
+        self._save_after = self._started + SAVE_SECONDS
         self._holds = Holds(store, run)
 
     def run(self) -> RunReport:
-        """Facts, plans of every cell, then the cells wave by wave.
+        """Facts, plans of every cell, then all cells side by side: each starts when what it reads is published.
 
         Raises:
-            UsageError: a cell cannot be planned; nothing but facts was computed.
+            UsageError: a stage suits none of its models, or no model is there; nothing but facts was computed.
             Infeasible, Interrupted, StoreUnreachable, ClusterUnreachable: as in `run_stages`.
         """
         self._save("RUNNING")
+        self._log.add(self._note_published)
         try:
             self._run_all()
         except BaseException as error:
-            status: RunStatus = (
-                "INTERRUPTED" if type(error).__name__ in ("Interrupted", "KeyboardInterrupt") else "STOPPED"
-            )
-            self._try_save(status, str(error))
+            self._end_early(self._stop.error or error)
             raise
         return self._finish()
 
     def _run_all(self) -> None:
         self._planned = planned = self._planned or plan_pipeline(self._spec, self._store)
-        # what needs facts first is checked before they cost anything; the rest is, when its wave begins
+        # what needs facts first is checked before they cost anything; the rest is, when all are planned
         unplanned = [cell for cell in planned.cells if not cell.plans]
         self._executor.check([_Unplanned(title(c), c.cell.resources) for c in unplanned])
         self._hold(planned)
-        _refuse_wrong_names(self._run_wave(planned.facts.freeze(self._store, self._spec.index_resources)))
+        board = self._run_plans(planned.facts.freeze(self._store, self._spec.index_resources))
+        _refuse_wrong_names(board, planned.facts)
         self._planned = planned = plan_pipeline(self._spec, self._store, planned.facts)
         self._hold(planned)
         self._save("RUNNING")
-        for wave in self._spec.waves():
-            cells = [c for c in planned.cells if c.cell.name in wave]
-            self._run_wave(list(self._with_inputs(cells)))
+        self._run_plans([(plan, c.cell.resources) for c in planned.cells for plan in c.plans])
 
     def _hold(self, planned: PlannedPipeline) -> None:
         """Before anything is relied on or made; what was seen published before may have been removed until now."""
         if self._holds.add((plan for _, plan, _ in planned.plans()), self._stop.check):
             self._published.clear()
 
-    def _run_wave(self, plans: list[tuple[Plan, Resources]]) -> Board:
+    def _run_plans(self, plans: list[tuple[Plan, Resources]]) -> Board:
         board = run_stages(plans, self._store, self._executor, self._log, self._stop)
         self._published.update(plan.digest for plan in board.complete() if plan.digest not in board.damaged)
         self._note_failures(board)
         self._save("RUNNING")
         return board
 
-    def _with_inputs(self, cells: Sequence[CellPlans]) -> Iterator[tuple[Plan, Resources]]:
-        """The plans of a wave whose inputs are there; where one failed, its failure is the one that is reported."""
-        assert self._planned is not None
-        earlier: dict[str, list[CellPlans]] = {name: [] for name in self._spec.stages}
-        for cell in self._planned.cells:
-            earlier[cell.cell.name].append(cell)
-        read = {plan.digest for cell in cells for other in cells_read(cell.cell, earlier) for plan in other.plans}
-        missing = read - self._published
-        missing -= find_published(self._store, missing)
-        for cell in cells:
-            for plan in cell.plans:
-                if absent := missing & set(plan.stage.inputs.values()):
-                    self._waits[plan.digest] = min(absent)
-                else:
-                    yield plan, cell.cell.resources
+    def _note_published(self, event: Event) -> None:
+        """Keep `state.json` near what is published, and spend little of the run's time on it."""
+        if event["event"] == "published":
+            self._published.add(event["stage"])
+            if (began := time.monotonic()) > self._save_after:
+                self._save("RUNNING")
+                self._save_after = time.monotonic() + max(SAVE_SECONDS, SAVE_SHARE * (time.monotonic() - began))
 
     def _note_failures(self, board: Board) -> None:
         self._errors.update(board.damaged)
@@ -144,13 +140,13 @@ class PipelineRun:
                 self._waits.setdefault(plan.digest, min(absent))
 
     def _finish(self) -> RunReport:
-        state = self._state("DONE")
+        state = self._state("DONE", exit_code=0)
         missing = [s for s in state.stages if s.state not in ("cached", "published")]
         unplanned = self._unplanned()
         failures = [f"{s.cell} {s.output}: {s.error or 'not finished'}" for s in missing] + unplanned
         if failures:
-            state = self._state("FAILED", failures[0])
-        save_state(self._store, state)
+            state = self._state("FAILED", failures[0], exit_code=1)
+        self._keeper.save(state)
         tables: dict[str, list[str]] = {}
         for stage in state.stages:
             if stage.state in ("cached", "published"):
@@ -174,12 +170,12 @@ class PipelineRun:
 
     def _why_unplanned(self, cell: CellPlans) -> str:
         assert self._planned is not None
-        inspected = (self._planned.facts.models.get(model) for model in cell.cell.models)
-        return next(
-            (self._errors[plan.digest] for plan in inspected if plan and plan.digest in self._errors), cell.error
-        )
+        facts, images = self._planned.facts, cell.cell.images
+        plans = [facts.models[model] for model in models_needed(cell.cell) if model in facts.models]
+        plans += [facts.images[images.key].plan] if images is not None and images.key in facts.images else []
+        return next((self._errors[plan.digest] for plan in plans if plan.digest in self._errors), cell.error)
 
-    def _state(self, status: RunStatus, message: str = "") -> RunState:
+    def _state(self, status: RunStatus, message: str = "", exit_code: int | None = None) -> RunState:
         planned = self._planned
         stages = tuple(self._stage_states(planned.plans())) if planned else ()
         return RunState(
@@ -187,6 +183,7 @@ class PipelineRun:
             pipeline=self._spec.name,
             number=int(self._run.rpartition("-")[2]),
             status=status,
+            exit_code=exit_code,
             limited=bool(planned and planned.limited),
             message=message,
             seconds=round(time.monotonic() - self._started, 1),
@@ -221,24 +218,29 @@ class PipelineRun:
         stages = ((cell, plan.stage) for cell, plan, _ in planned if plan.digest == digest)
         return next((f"{cell} {stage.output} {stage.detail}".rstrip() for cell, stage in stages), digest)
 
-    def _save(self, status: RunStatus, message: str = "") -> None:
-        save_state(self._store, self._state(status, message))
+    def _save(self, status: RunStatus, message: str = "", exit_code: int | None = None) -> None:
+        self._keeper.save(self._state(status, message, exit_code))
 
-    def _try_save(self, status: RunStatus, message: str) -> None:
+    def _end_early(self, error: BaseException) -> None:
+        status, message = status_of(error), str(error)
         try:
-            self._save(status, message)
-        except Exception as error:  # the store may be what failed; the first error is the one to show
-            self._log.emit("error", subject=self._run, message=f"state not saved: {error}")
+            self._save(status, message, get_exit_code(error))
+        except Exception as trouble:  # the store may be what failed; the first error is the one to show
+            self._log.emit("error", subject=self._run, message=f"state not saved: {trouble}")
+        self._log.emit("stopped", status=status, message=message)
 
 
 _WRONG_NAMES = {cls.__name__ for cls in (UnknownModel, UnknownSite, BadSite, BadRef, EmptyImageSet)}
 
 
-def _refuse_wrong_names(board: Board) -> None:
-    """A model or image set that does not exist is a fault of the spec: say so before any work, as for a wrong site.
+def _refuse_wrong_names(board: Board, facts: FactPlans) -> None:
+    """Where no model, or no image set, is what the spec says, the spec is wrong: say so before any work.
 
-    What exists and fails (a damaged checkpoint, a file that went away) fails alone, and the rest of the zoo goes on.
+    One among several fails alone, as a damaged checkpoint does, and the rest of the zoo goes on.
     """
-    wrong = [outcome.message for outcome in board.failed.values() if outcome.error in _WRONG_NAMES]
-    if wrong:
-        raise UsageError("\n".join(dict.fromkeys(wrong)))
+    failed = [o for o in board.failed.values() if o.error in _WRONG_NAMES]
+    messages = {stage: outcome.message for outcome in failed for stage in outcome.task.stages}
+    for plans in (facts.models.values(), (index.plan for index in facts.images.values())):
+        stages = [plan.digest for plan in plans]
+        if stages and set(stages) <= messages.keys():
+            raise UsageError("\n".join(dict.fromkeys(messages[stage] for stage in stages)))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from cluster.cells import CellPlans, Needs, cells_read, find_needs, spread, with_reads
+from cluster.cells import CellPlans, Needs, cells_read, find_needs, models_needed, spread, with_reads
 from cluster.facts import FactPlans, load_known, plan_facts
 from cluster.ledger import done_shards, find_published, load_failures, stored_plan
 from cluster.runs import StageState
 from cluster.stores.base import Store
 from jobs.kinds import get_kind
 from jobs.protocol import Cell, Known
-from schemas.errors import NotInspected, UsageError
+from schemas.errors import NotInspected, UnknownModel, UsageError
 from schemas.plans import Plan, Resources
 from schemas.specs import PipelineSpec
 
@@ -34,6 +34,12 @@ class PlannedPipeline:
         """Whether any image set is cut by a limit."""
         return any(images.limit is not None for images in self.needs.images)
 
+    def refuse(self) -> None:
+        """Raise what is said of the first cell that can never be planned, for those who want all of a spec or nothing."""
+        for cell in self.cells:
+            if cell.refusal is not None:
+                raise cell.refusal
+
     def plans(self) -> list[tuple[str, Plan, Resources]]:
         """(cell title, plan, resources) of facts and cells."""
         facts = [(_fact_title(p), p, r) for p, r in self.facts.with_resources(self.spec.index_resources)]
@@ -54,6 +60,10 @@ def plan_pipeline(spec: PipelineSpec, store: Store, facts: FactPlans | None = No
     """Plan what can be planned with what is published; pure but for reading the store and listing files.
 
     facts: those of an earlier call, so that a file that arrives during a run does not change what the run is about.
+
+    Raises:
+        UsageError: all cells of some stage are refused. Where a stage suits some models and not others, or some of
+            them are not there, those cells say so and the others are planned.
     """
     needs = find_needs(spec)
     facts = facts or plan_facts(needs, store)
@@ -61,22 +71,34 @@ def plan_pipeline(spec: PipelineSpec, store: Store, facts: FactPlans | None = No
     by_stage: dict[str, list[CellPlans]] = {}
     for wave in spec.waves():
         for name in wave:
-            by_stage[name] = [_plan_cell(planned, cell, by_stage) for cell in spread(spec, name)]
+            known = _with_saes(planned.known, by_stage)
+            by_stage[name] = [_plan_cell(cell, by_stage, known, facts) for cell in spread(spec, name)]
+            _refuse_whole(by_stage[name])
     planned.cells = [cell for name in spec.stages for cell in by_stage[name]]
     return planned
 
 
-def _plan_cell(planned: PlannedPipeline, cell: Cell, earlier: dict[str, list[CellPlans]]) -> CellPlans:
+def _plan_cell(cell: Cell, earlier: dict[str, list[CellPlans]], known: Known, facts: FactPlans) -> CellPlans:
     read = cells_read(cell, earlier)
     if unplanned := [title(other) for other in read if not other.plans]:
         return CellPlans(cell, error=f"{READS} {unplanned[0]}, which cannot be planned")
     try:
-        known = _with_saes(planned.known, earlier)
         return CellPlans(cell, get_kind(cell.spec.kind).make_plans(with_reads(cell, earlier), known))
     except NotInspected as error:
-        return CellPlans(cell, error=str(error))
+        missing = next((facts.missing[model] for model in models_needed(cell) if model in facts.missing), None)
+        return CellPlans(cell, error=str(missing or error), refusal=missing)
     except UsageError as error:
-        raise type(error)(_about(cell, str(error))) from error
+        refusal = type(error)(_about(cell, str(error)))
+        if cell.zoo or cell.model is None:
+            raise refusal from error
+        return CellPlans(cell, error=str(error), refusal=refusal)
+
+
+def _refuse_whole(cells: list[CellPlans]) -> None:
+    """Raise what is said of a stage that suits none of its models; the spec is wrong then, rather than a model."""
+    refusals = [cell.refusal for cell in cells if cell.refusal is not None]
+    if len(refusals) == len(cells) and not any(isinstance(refusal, UnknownModel) for refusal in refusals):
+        raise refusals[0]
 
 
 def _with_saes(known: Known, earlier: dict[str, list[CellPlans]]) -> Known:

@@ -18,7 +18,8 @@ from schemas.plans import Plan, Resources
 def run_stages(
     plans: Sequence[tuple[Plan, Resources]], store: Store, executor: Executor, log: EventLog, stop: StopFlag
 ) -> Board:
-    """Run what is left of these stages, publish each as soon as its last shard is done; rerunning finished ones is quiet.
+    """Run what is left of these stages, side by side where none reads the other; publish each as soon as its last shard
+    is done. What reads one that is not published does not start. Rerunning finished ones is quiet.
 
     Raises:
         Infeasible: a stage asks for what this cluster can never give; nothing was started.
@@ -29,7 +30,7 @@ def run_stages(
     todo = ledger.freeze_plans(store, [(plan, needs) for plan, needs in plans if plan.digest not in published])
     board = Board(group_siblings(todo), ledger.find_done(store, [plan.digest for plan, _ in todo]))
     executor.check(list(board.works.values()))
-    log.planned(board)
+    log.planned(board, board.take_opened())
     _publish(board, board.complete(), store, log)
     for outcome in executor.run(board, stop):
         failed_before = set(board.failed)
@@ -44,9 +45,13 @@ def run_stages(
 
 
 def _publish(board: Board, complete: Sequence[Plan], store: Store, log: EventLog) -> None:
+    there = []
     for plan in complete:
         try:
             log.published(ledger.publish(store, plan, get_all_tables(plan), get_artifacts(plan)))
+            there.append(plan)
         except DamagedPart as error:
             board.damaged[plan.digest] = str(error)
             log.damaged(plan, error)
+    board.publish(there)
+    log.planned(board, board.take_opened())

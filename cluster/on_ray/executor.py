@@ -64,7 +64,7 @@ class RayExecutor:
 
     def run(self, board: Board, stop: StopFlag) -> Iterator[Outcome]:
         """Hand out tasks until the board is finished; see `Executor.run`."""
-        works = {key: ray.put(work) for key, work in board.works.items()}
+        works: dict[str, Any] = {}
         self._failed_starts = 0
         self._prove_idle()
         rests = Rests()
@@ -93,6 +93,8 @@ class RayExecutor:
             elif isinstance(action, Assign):
                 task = next(iter(board.waiting(action.work).values()))
                 board.hand_out(task)
+                if action.work not in works:  # works divide while others run, so each is put when it begins
+                    works[action.work] = ray.put(board.works[action.work])
                 self._teams[action.worker].submit(works[action.work], task)
             elif isinstance(action, Stop):
                 self._end([self._teams[action.worker]])

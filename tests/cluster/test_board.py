@@ -25,7 +25,7 @@ def finish_all(board: Board) -> list[Task]:
     done = []
     while not board.finished:
         task = take(board)
-        board.record(Outcome(task, "done"))
+        board.publish(board.record(Outcome(task, "done")))
         done.append(task)
     return done
 
@@ -245,10 +245,54 @@ def test_what_reads_a_stage_that_failed_never_starts_and_names_it():
     (a, b, c, d), board = chain()
     task = take(board)
     board.record(Outcome(task, "failed", error="ValueError", message="no"))
-    board.record(Outcome(take(board), "done"))
+    board.publish(board.record(Outcome(take(board), "done")))
     assert board.finished and board.complete() == []
     waiting = {plan.digest: board.missing_inputs(plan) for plan in board.incomplete()}
     assert waiting == {a: set(), b: {a}, c: {a}, d: {b, c}}
+
+
+def test_a_plan_starts_while_others_that_it_does_not_read_are_at_work():
+    (a, b, c, _), chained = chain()
+    slow = selftest(subject="slow", rows=9, shard_rows=1)
+    board = Board([*chained.works.values(), *group_siblings(slow)], {})
+    while a not in {plan.digest for plan in board.complete()}:
+        task = next(task for task in board.ready() if task.stages == (a,))
+        board.hand_out(task)
+        board.publish(board.record(Outcome(task, "done")))
+    assert {task.stages for task in board.ready()} == {(b, c), (slow[0][0].digest,)}
+
+
+def test_a_stage_that_is_complete_and_cannot_be_published_is_not_read():
+    (a, b, c, d), board = chain(rows=1)
+    for _ in range(2):
+        assert [plan.digest for plan in board.record(Outcome(take(board), "done"))] in ([], [a])
+    assert board.finished and {p.digest for p in board.incomplete()} == {b, c, d}
+    board.publish([plan for plan in board.complete() if plan.digest == a])
+    assert len(finish_all(board)) == 4
+
+
+def test_siblings_whose_inputs_come_at_different_times_are_opened_apart_and_each_once():
+    """One worker opens all that its work reads, so a work never holds a plan that must still wait."""
+    one, two = selftest(subject="one", rows=1), selftest(subject="two", rows=1)
+    (x, needs), (y, _) = selftest(subject="three", rows=1, variants=("a", "b"))
+    readers = [(with_inputs(x, {"i": one[0][0].digest}), needs), (with_inputs(y, {"i": two[0][0].digest}), needs)]
+    board = Board(group_siblings([*one, *two, *readers]), {})
+    assert [len(work.plans) for work in board.works.values()] == [1, 1, 2]
+    opened = [work.plans for work in board.take_opened()]
+    done = [task.stages for task in finish_all(board)]
+    opened += [work.plans for work in board.take_opened()]
+    assert sorted(len(plans) for plans in opened) == [1, 1, 1, 1]
+    assert sorted(done) == sorted([(p.digest,) for plans in opened for p in plans for _ in range(2)])
+    assert board.counts() == (8, 8) and len(board.complete()) == 4
+
+
+def test_published_twice_frees_once():
+    _, board = chain(rows=1)
+    while not board.complete():
+        board.record(Outcome(take(board), "done"))
+    for _ in range(2):
+        board.publish(board.complete())
+    assert len(list(board.ready())) == 1 and len(board.take_opened()) == 2
 
 
 def test_an_input_that_is_not_on_the_board_is_not_waited_for():

@@ -1,4 +1,4 @@
-"""A pipeline from spec to tables: facts first, waves in order, one failure at a time, and what the run says of itself."""
+"""A pipeline from spec to tables: facts first, cells side by side, one failure at a time, and what the run says of itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster import pipeline as pipelines
 from cluster.catalog import Scope, open_catalog
 from cluster.events import EventLog, StoreEvents, read_events
 from cluster.executor import SerialExecutor, StopFlag
@@ -17,7 +18,7 @@ from cluster.pipeline import PipelineRun
 from cluster.planned import plan_pipeline
 from cluster.runs import load_state, load_tables, new_run
 from cluster.stores.base import make_store
-from schemas.errors import EmptyImageSet, Interrupted, UsageError
+from schemas.errors import EmptyImageSet, Interrupted, UnknownModel, UsageError
 from schemas.layout import published_key
 from schemas.specs import PipelineSpec
 from tests.lakes import Lake, export, make_extract
@@ -75,6 +76,31 @@ def test_facts_come_first_in_a_run_and_are_found_again_by_the_next(lake, world):
     assert lake.count("published") == 0 and lake.count("cached") == 3
 
 
+def test_models_that_are_not_there_fail_alone_and_are_named(lake, world):
+    """One is renamed, of one the folder is gone: 39 others do not wait for it, tonight or tomorrow."""
+    models = ("demo:nobody", CLIP, "open_clip:RN50@file:/no/such/folder")
+    spec = make_extract(world, models, sites=[], outputs=["embeddings"])
+    for published in (3, 0):  # the index, the facts of the CLIP and its embeddings
+        report = lake.run(spec)
+        assert report.exit_code == 1 and lake.count("published") == published
+        assert [f.split(": ")[0] for f in report.failures] == [f"acts/{models[0]}", f"acts/{models[2]}"]
+        assert "no such demo model" in report.failures[0] and "nothing at /no/such/folder" in report.failures[1]
+        assert set(lake.table(report, "embeddings")["model"].to_pylist()) == {CLIP}
+    with pytest.raises(UnknownModel, match="no such demo model"):
+        plan_pipeline(spec, lake.store).refuse()
+
+
+def test_a_stage_that_does_not_suit_one_model_is_made_for_the_others_and_refused_if_it_suits_none(lake, world):
+    """A ResNet has no blocks of a transformer."""
+    resnet, fields = "demo:clip-rn", {"sites": ["resid_post.1@cls"], "outputs": ["activations"]}
+    report = lake.run(make_extract(world, (resnet, CLIP), **fields))
+    assert report.exit_code == 1 and states(lake)[CLIP] == "published"
+    (failure,) = report.failures
+    assert failure.startswith(f"acts/{resnet}: ") and "resid_post.1" in failure
+    with pytest.raises(UsageError, match=r"stages\.acts.*resid_post\.1"):
+        lake.run(make_extract(world, (resnet,), **fields))
+
+
 def test_a_model_that_cannot_be_inspected_fails_alone(lake, world, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(str(files("miclip_core") / "world" / "zoo" / "clip-p8"), broken)
@@ -87,7 +113,7 @@ def test_a_model_that_cannot_be_inspected_fails_alone(lake, world, tmp_path):
 
 
 def test_models_and_images_that_are_not_there_are_refused_before_any_work(lake, world, tmp_path):
-    models = ("demo:nobody", CLIP, "open_clip:RN50@file:/no/such/folder")
+    models = ("demo:nobody", "open_clip:RN50@file:/no/such/folder")
     with pytest.raises(UsageError, match=r"(?s)demo:nobody: no such demo model.*nothing at /no/such/folder"):
         lake.run(make_extract(world, models, sites=[], outputs=["embeddings"]))
     (tmp_path / "empty").mkdir()
@@ -98,7 +124,27 @@ def test_models_and_images_that_are_not_there_are_refused_before_any_work(lake, 
     assert load_state(lake.store, "test-00002").status == "STOPPED"
 
 
-# -- waves and failures
+def test_pairs_of_a_model_that_is_not_there_fail_and_the_zoo_waits_for_a_spec_without_it(lake, world):
+    gone, other = "demo:nobody", "demo:clip-p8-b"
+    shared = {
+        "kind": "mine_rosetta",
+        "model": [gone, CLIP, other],
+        "entries": 0,
+        "sites": ["mlp_act.-2@map"],
+        "rare": "keep",
+    }
+    spec = PipelineSpec.model_validate(
+        {"name": "test", "images": {"ref": f"folder:{world}/images"}, "stages": {"shared": shared}}, strict=False
+    )
+    report = lake.run(spec)
+    assert report.exit_code == 1
+    named = [f"shared/{gone}", f"shared/{gone}+{CLIP}", f"shared/{gone}+{other}", "shared"]
+    assert [failure.split(": ")[0] for failure in report.failures] == named
+    made = {s.subject for s in report.state.stages if s.kind == "mine_rosetta" and s.state == "published"}
+    assert made == {CLIP, other, f"{CLIP} + {other}"}
+
+
+# -- side by side, and failures
 
 
 def test_a_stage_runs_after_those_it_reads(lake):
@@ -106,6 +152,27 @@ def test_a_stage_runs_after_those_it_reads(lake):
     assert report.exit_code == 0
     order = [e["subject"] for e in lake.events if e["event"] == "published"]
     assert order == ["one", "two", "last"]
+
+
+def test_what_reads_a_stage_does_not_wait_for_others_beside_it(lake):
+    """With one worker: the chain of three is done before the stage that was written last begins."""
+    chain = {"one": {}, "two": {"reads": "one"}, "three": {"reads": "two"}, "beside": {}}
+    assert lake.run(pipeline(chain)).exit_code == 0
+    assert [e["subject"] for e in lake.events if e["event"] == "published"] == list(chain)
+
+
+def test_the_state_of_a_run_follows_what_is_published_while_it_works(lake, monkeypatch):
+    monkeypatch.setattr(pipelines, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(pipelines, "SAVE_SHARE", 0.0)
+    seen = []
+    spec, run = pipeline({"one": {}, "two": {"reads": "one"}}), new_run(lake.store, "test", "")
+
+    def look(event: dict[str, Any]) -> None:
+        if event["event"] == "shard_done":
+            seen.append(states(lake, run))
+
+    PipelineRun(spec, run, lake.store, lake.executor, EventLog(look), StopFlag()).run()
+    assert seen[0] == {"one": "to do", "two": "to do"} and seen[-1] == {"one": "published", "two": "to do"}
 
 
 def test_a_failed_stage_stops_only_what_reads_it(lake):
