@@ -31,10 +31,10 @@ from cluster.stores import Store, make_store
 from cluster.stores.posix import PosixStore
 from schemas import layout
 from schemas.errors import UnknownRun
+from tests.paces import Time, fast
 from tests.published import run_spec
 
 ROOT = Path(__file__).parent.parent.parent
-FAST = Pace(beat=0.01, patience=0.05)
 CHAIN = """\
 kind: pipeline
 name: {name}
@@ -48,6 +48,11 @@ def run(store: Store, first: int, second: int = 0, name: str = "p", fails: bool 
     """A run of two stages, of which one reads the other; runs with the same `first` share that one."""
     broken = ", error_shards: [0]" if fails else ""
     return run_spec(store, CHAIN.format(name=name, first=first, second=second, fails=broken))
+
+
+def patient_holds(store: Store, run: str) -> Holds:
+    """Of a run that takes no time to see that a sweep is dead."""
+    return Holds(store, run, fast())
 
 
 def objects_of(store: Store, name: str) -> dict[str, str]:
@@ -81,7 +86,7 @@ def test_what_only_dropped_runs_name_goes_and_what_is_shared_stays(store: Store)
     before = {name: objects_of(store, name) for name in ("p-00001", "p-00002", "p-00003")}
     shared = load_tables(store, "p-00001").stages["first"][0]
     alone = load_tables(store, "p-00001").stages["second"][0]
-    found = sweep(store, Policy(keep_runs=2), FAST)
+    found = sweep(store, Policy(keep_runs=2), fast())
     assert found.kept == ("p-00002", "p-00003") and found.dropped == ("p-00001",)
     assert found.doomed == {alone} and shared in stages(store)
     assert not [key for key in store.list("") if alone in key or "p-00001" in key]
@@ -97,17 +102,17 @@ def test_looking_removes_nothing_and_names_the_same(store: Store) -> None:
     for seed in range(3):
         run(store, seed)
     before = store.list("")
-    found = look(store, Policy(keep_runs=1), FAST)
+    found = look(store, Policy(keep_runs=1), fast())
     assert store.list("") == before
-    assert found.doomed == sweep(store, Policy(keep_runs=1), FAST).doomed and len(found.doomed) == 4
+    assert found.doomed == sweep(store, Policy(keep_runs=1), fast()).doomed and len(found.doomed) == 4
     assert found.bytes > 0 and {trash.about.split()[0] for trash in found.stages} == {"selftest"}
 
 
 def test_runs_that_stand_for_the_same_tables_count_once(store: Store) -> None:
     for seed in (1, 2, 2, 2):
         run(store, seed)
-    assert look(store, Policy(keep_runs=2), FAST).dropped == ()
-    assert look(store, Policy(keep_runs=1), FAST).dropped == ("p-00001", "p-00002", "p-00003")
+    assert look(store, Policy(keep_runs=2), fast()).dropped == ()
+    assert look(store, Policy(keep_runs=1), fast()).dropped == ("p-00001", "p-00002", "p-00003")
 
 
 def test_the_newest_whole_run_stays_when_those_after_it_failed_in_part(store: Store) -> None:
@@ -115,7 +120,7 @@ def test_the_newest_whole_run_stays_when_those_after_it_failed_in_part(store: St
     run(store, 2)
     for seed in (3, 4):
         assert run(store, seed, fails=True).exit_code == 1
-    found = sweep(store, Policy(keep_runs=1), FAST)
+    found = sweep(store, Policy(keep_runs=1), fast())
     assert found.kept == ("p-00002", "p-00004") and found.dropped == ("p-00001", "p-00003")
     assert open_catalog(store, Scope(run="p-00002")).tables == {"selftest": 50, "selftest_summary": 2}
 
@@ -124,7 +129,7 @@ def test_the_shards_of_a_kept_run_that_failed_stay_for_its_retry(store: Store) -
     text = CHAIN.format(name="p", first=1, second=1, fails="")
     report = run_spec(store, text, "stages.first.error_shards=[1]")
     digest = report.state.stages[0].digest
-    sweep(store, Policy(keep_runs=1), FAST)
+    sweep(store, Policy(keep_runs=1), fast())
     assert layout.done_key(digest, 0) in store.list("stages")
 
 
@@ -132,10 +137,10 @@ def test_runs_of_other_pipelines_and_pinned_ones_stay(store: Store) -> None:
     for seed in range(3):
         run(store, seed, name="p")
         run(store, seed + 10, name="q")
-    assert look(store, Policy(1, pipeline="p"), FAST).dropped == ("p-00001", "p-00002")
-    assert look(store, Policy(1, pinned=frozenset({"q-00001"})), FAST).dropped == ("p-00001", "p-00002", "q-00002")
+    assert look(store, Policy(1, pipeline="p"), fast()).dropped == ("p-00001", "p-00002")
+    assert look(store, Policy(1, pinned=frozenset({"q-00001"})), fast()).dropped == ("p-00001", "p-00002", "q-00002")
     with pytest.raises(UnknownRun, match="p-00009"):
-        look(store, Policy(1, pinned=frozenset({"p-00009"})), FAST)
+        look(store, Policy(1, pinned=frozenset({"p-00009"})), fast())
 
 
 def test_stages_that_no_run_names_stay_until_enough_runs_finished_without_them(store: Store) -> None:
@@ -144,11 +149,11 @@ def test_stages_that_no_run_names_stay_until_enough_runs_finished_without_them(s
     plans = [(plan, needs) for _, plan, needs in plan_pipeline(spec, store).plans()]
     run_stages(plans, store, SerialExecutor(store.uri), EventLog(), StopFlag())  # as `plan --inspect` makes facts
     made = plans[0][0].digest
-    assert made in sweep(store, Policy(keep_runs=2), FAST).young
+    assert made in sweep(store, Policy(keep_runs=2), fast()).young
     run(store, 1)
-    assert made in sweep(store, Policy(keep_runs=2), FAST).young  # one run has finished since
+    assert made in sweep(store, Policy(keep_runs=2), fast()).young  # one run has finished since
     run(store, 2)
-    assert sweep(store, Policy(keep_runs=2), FAST).doomed >= {made}
+    assert sweep(store, Policy(keep_runs=2), fast()).doomed >= {made}
     assert made not in stages(store)
 
 
@@ -157,7 +162,7 @@ def test_a_stage_that_a_kept_plan_or_spec_only_mentions_stays(store: Store) -> N
     for seed in (2, 3):
         run(store, seed)
     new_run(store, "r", f"kind: extract\nsae: sae:{digest[:6]}\n")  # begun, and not a word since
-    found = look(store, Policy(keep_runs=1), FAST)
+    found = look(store, Policy(keep_runs=1), fast())
     assert "p-00001" in found.dropped and digest not in found.doomed
     plan = parse_spec(CHAIN.format(name="s", first=9, second=9, fails=""), "x.yaml").pipeline
     assert Holds(store, "r-00001").add(p for _, p, _ in plan_pipeline(plan, store).plans())
@@ -170,7 +175,7 @@ def test_what_a_kept_stage_was_made_from_stays_though_no_kept_run_names_it(store
     save_state(store, RunState(run=name, pipeline="q", number=1, status="DONE", stages=(second,)))
     save_tables(store, RunTables(run=name, pipeline="q", stages={"second": (second.digest,)}))
     run(store, 2)
-    found = sweep(store, Policy(keep_runs=1), FAST)
+    found = sweep(store, Policy(keep_runs=1), fast())
     assert found.dropped == ("p-00001",) and found.doomed == set() and first.digest in stages(store)
 
 
@@ -187,8 +192,8 @@ def test_leftovers_of_published_stages_go_and_what_is_published_stays(store: Sto
     strays += [layout.artifact_key(digest, 0, "sums")]
     for key in strays:
         store.create(key, b"left by a worker that was killed")
-    assert [trash.keys for trash in look(store, Policy(), FAST).leftovers] == [tuple(sorted(strays))]
-    sweep(store, Policy(), FAST)
+    assert [trash.keys for trash in look(store, Policy(), fast()).leftovers] == [tuple(sorted(strays))]
+    sweep(store, Policy(), fast())
     assert not set(strays) & set(store.list("")) and objects_of(store, "p-00001") == published
 
 
@@ -198,7 +203,7 @@ def test_leftovers_stay_while_a_run_that_works_on_their_stage_goes_on(store: Sto
     store.create(key, b"of a worker that is not done yet")
     name = new_run(store, "p", "spec")
     save_state(store, RunState(run=name, pipeline="p", number=2, status="RUNNING", stages=report.state.stages))
-    sweep(store, Policy(), FAST)
+    sweep(store, Policy(), fast())
     assert key in store.list("stages")
 
 
@@ -209,7 +214,7 @@ def begun(store: Store, name: str = "p") -> str:
     """A run that holds the stages of seed 1, and of which nothing else is known."""
     pipeline = parse_spec(CHAIN.format(name=name, first=1, second=1, fails=""), "x.yaml").pipeline
     name = new_run(store, name, "spec")
-    Holds(store, name, FAST).add(p for _, p, _ in plan_pipeline(pipeline, store).plans())
+    Holds(store, name, fast()).add(p for _, p, _ in plan_pipeline(pipeline, store).plans())
     return name
 
 
@@ -219,11 +224,11 @@ def test_a_run_that_lives_keeps_what_it_holds_however_many_have_finished_since(s
     for seed in (5, 6):
         run(store, seed)
     beats = iter(range(1000))
-    alive = Pace(0.01, 0.05, sleep=lambda _: store.replace(layout.alive_key(name), b"%d" % next(beats)))
+    alive = Time(during=lambda: store.replace(layout.alive_key(name), b"%d" % next(beats))).pace()
     found = look(store, Policy(keep_runs=1), alive)
     assert set(found.kept) == {name, "p-00004"} and found.dropped == ("p-00001", "p-00003")
     assert len(found.doomed) == 2 and not found.doomed & set(load_tables(store, "p-00001").digests)
-    silent = look(store, Policy(keep_runs=1), FAST)  # the same run, once nothing was heard of it for our patience
+    silent = look(store, Policy(keep_runs=1), fast())  # the same run, once nothing was heard of it for our patience
     assert name in silent.dropped and silent.doomed >= set(load_tables(store, "p-00001").digests)
 
 
@@ -288,7 +293,7 @@ def begin_during_a_sweep(three: Path, folder: Path, when: int, monkeypatch: pyte
         assert free.wait(60)
 
     store = Watched(uri, when, begin)
-    sweep(store, Policy(keep_runs=2), Pace(beat=0.01, patience=60))
+    sweep(store, Policy(keep_runs=2), fast()._replace(beat=0.01))
     if thread.ident is None:
         return 0
     thread.join(60)
@@ -324,7 +329,7 @@ def sweep_during_a_run(three: Path, folder: Path, when: int) -> bool:
     def listen(event: Event) -> None:
         events.append(event)
         if len(events) == when:
-            swept.append(sweep(make_store(uri), Policy(keep_runs=1), FAST))
+            swept.append(sweep(make_store(uri), Policy(keep_runs=1), fast()))
 
     file = parse_spec(CHAIN.format(name="p", first=1, second=7, fails=""), "x.yaml")
     name = new_run(store, "p", file.text)
@@ -348,7 +353,7 @@ def sweep_at_a_call(three: Path, folder: Path, when: int) -> bool:
     uri = copy(three, folder)
     expected = objects_of(make_store(uri), "p-00001")
     swept: list[object] = []
-    store = Watched(uri, when, lambda: swept.append(sweep(make_store(uri), Policy(keep_runs=1), FAST)))
+    store = Watched(uri, when, lambda: swept.append(sweep(make_store(uri), Policy(keep_runs=1), fast())))
     assert run(store, 1).exit_code == 0
     assert objects_of(make_store(uri), "p-00004") == expected and damage(make_store(uri)) == []
     return bool(swept)
@@ -364,10 +369,10 @@ def test_a_sweep_at_any_moment_of_a_run_takes_nothing_from_it(three: Path, tmp_p
 
 
 def test_a_run_goes_on_when_the_sweep_that_it_waits_for_is_dead(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    dead = take(store, GC, FAST)
-    monkeypatch.setattr(pipeline_module, "Holds", partial(Holds, pace=FAST))
+    dead = take(store, GC, fast())
+    monkeypatch.setattr(pipeline_module, "Holds", patient_holds)
     assert run(store, 1).exit_code == 0
-    assert take(store, GC, FAST).term == dead.term + 2  # the run ended the sweep for all, so that nobody waits again
+    assert take(store, GC, fast()).term == dead.term + 2  # the run ended the sweep for all, so that nobody waits again
 
 
 # ---------------------------------------------------------------- sweeps that are cut short
@@ -395,7 +400,7 @@ class Mortal(PosixStore):
 def kill_a_sweep(uri: str, policy: Policy, lives: int) -> bool:
     """Whether it was killed after so many removals. Its lease stays, as that of a process that is no more."""
     try:
-        sweep(Mortal(uri, lives), policy, FAST)
+        sweep(Mortal(uri, lives), policy, fast())
     except Killed:
         for key in make_store(uri).list("leases"):
             if key.endswith(".end.json"):
@@ -408,7 +413,7 @@ def kill_a_sweep(uri: str, policy: Policy, lives: int) -> bool:
 def test_a_sweep_that_was_killed_leaves_nothing_half_and_the_next_one_ends_it(
     three: Path, tmp_path: Path, lives: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline_module, "Holds", partial(Holds, pace=FAST))
+    monkeypatch.setattr(pipeline_module, "Holds", patient_holds)
     uri = copy(three, tmp_path / "lake")
     store = make_store(uri)
     expected = {name: objects_of(store, name) for name in ("p-00001", "p-00003")}
@@ -416,7 +421,7 @@ def test_a_sweep_that_was_killed_leaves_nothing_half_and_the_next_one_ends_it(
     assert damage(store) == [] and objects_of(store, "p-00003") == expected["p-00003"]
     assert run(store, 1).exit_code == 0  # what is half gone is made again
     assert objects_of(store, "p-00004") == expected["p-00001"] and damage(store) == []
-    sweep(store, Policy(keep_runs=1), FAST)
+    sweep(store, Policy(keep_runs=1), fast())
     assert {name.split("/")[1] for name in store.list("runs")} == {"p-00004"}
     assert stages(store) == set(load_tables(store, "p-00004").digests) and damage(store) == []
 
@@ -455,7 +460,7 @@ def check_any_order(folder: Path, steps: list[tuple[Any, ...]]) -> None:
             continue
         kept = kept_at_least(store, rest[0])
         if what == "sweep":
-            assert set(sweep(store, Policy(rest[0]), FAST).kept) >= kept
+            assert set(sweep(store, Policy(rest[0]), fast()).kept) >= kept
         else:
             kill_a_sweep(uri, Policy(rest[0]), rest[1])
         assert {name: objects_of(store, name) for name in kept} == {name: made[name] for name in kept}
@@ -468,18 +473,18 @@ def test_after_any_sweep_every_kept_run_reads_all_its_tables(
     steps: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline_module, "Holds", partial(Holds, pace=FAST))
+        patch.setattr(pipeline_module, "Holds", patient_holds)
         check_any_order(tmp_path_factory.mktemp("any"), steps)
 
 
 @pytest.mark.slow
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=STEPS)
 def test_after_any_of_many_sweeps_every_kept_run_reads_all_its_tables(
     steps: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline_module, "Holds", partial(Holds, pace=FAST))
+        patch.setattr(pipeline_module, "Holds", patient_holds)
         check_any_order(tmp_path_factory.mktemp("any"), steps)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,21 +13,7 @@ from cluster.stores import Store, make_store
 from cluster.stores.posix import PosixStore
 from schemas import layout
 from schemas.errors import LeaseHeld, LeaseLost, StoreUnreachable
-
-
-class Time:
-    """A clock that only moves when somebody sleeps; `during` is called in every sleep."""
-
-    def __init__(self, begin: float = 0.0, during: Callable[[], object] = lambda: None) -> None:
-        self.now, self.slept, self.during = begin, 0.0, during
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.slept += seconds
-        self.during()
-
-    def pace(self) -> Pace:
-        return Pace(beat=5, patience=60, sleep=self.sleep, clock=lambda: self.now)
+from tests.paces import Time
 
 
 @pytest.fixture
