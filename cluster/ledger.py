@@ -95,15 +95,15 @@ def record_failure(store: Store, outcome: Outcome) -> None:
 
 def load_failures(store: Store, digest: str) -> list[FailedMarker]:
     """Failed markers of shards that no later try has finished."""
-    return shard_marks(store, digest)[1]
+    return load_marks(store, digest)[1]
 
 
-def shard_marks(store: Store, digest: str) -> tuple[set[int], list[FailedMarker]]:
-    """(numbers of the shards that are done, markers of those that failed and are not done since), with one listing."""
+def load_marks(store: Store, digest: str) -> tuple[int, list[FailedMarker]]:
+    """(how many shards are done, markers of those that failed and are not done since), with one listing."""
     keys = store.list(layout.shards_prefix(digest))
     done = _numbers(keys, ".done.json")
     failed = sorted(_numbers(keys, ".failed.json") - done)
-    return done, [load_json(FailedMarker, store.get(layout.failed_key(digest, number))) for number in failed]
+    return len(done), [load_json(FailedMarker, store.get(layout.failed_key(digest, number))) for number in failed]
 
 
 def load_published(store: Store, digest: str) -> Published | None:

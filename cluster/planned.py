@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from cluster.cells import CellPlans, Needs, cells_read, find_needs, models_needed, spread, with_reads
 from cluster.facts import FactPlans, load_known, plan_facts
-from cluster.ledger import done_shards, find_published, load_failures, stored_plan
+from cluster.ledger import find_published, load_marks, stored_plan
 from cluster.runs import StageState
 from cluster.stores.base import Store
 from jobs.kinds import get_kind
@@ -120,10 +120,10 @@ def stage_state(store: Store, cell: str, plan: Plan, error: str = "", published:
     """Where a stage stands, read from the store; `published` if that is known already."""
     if published is None:
         published = bool(find_published(store, [plan.digest]))
-    done = plan.n_shards if published else len(done_shards(store, plan.digest))
+    done, failed = (plan.n_shards, []) if published else load_marks(store, plan.digest)
     if done and not published:
         plan = stored_plan(store, plan)  # its shards are those that are done, whatever the spec says by now
-    if not published and not error and (failed := load_failures(store, plan.digest)):
+    if failed and not error:
         error = f"shard {failed[0].shard}: {failed[0].error}: {failed[0].message}"
     stage = plan.stage
     return StageState(

@@ -182,6 +182,11 @@ class ModelFacts(Frozen):
         return {site.path: site for site in self.sites}
 
     @cached_property
+    def depths(self) -> dict[str, float]:
+        """The place of every site in the order of computing, by its path: 0 the first, 1 the last."""
+        return {path: i / max(1, len(self.sites) - 1) for i, path in enumerate(self.sites_by_path)}
+
+    @cached_property
     def words_by_name(self) -> dict[str, list[list[str]]]:
         """The words of every path, by the first of them; raw modules are left out."""
         found: dict[str, list[list[str]]] = {}

@@ -194,14 +194,16 @@ def matching(facts: ModelFacts, text: str) -> Iterator[MemberSite]:
         sites = resolve_sites(facts, [Site(path=written.path)])
     except UnknownSite:
         return
-    order = {path: i for i, path in enumerate(facts.sites_by_path)}
     for site in sites:
         known = facts.site(site.path)
         if known.grid is not None and known.layout in ("tokens", "map"):
             tokens = "map" if known.layout == "map" else "patch"
-            depth = order[site.path] / max(1, len(facts.sites) - 1)
             yield MemberSite(
-                site=f"{site.path}@{tokens}", grid=known.grid, width=known.width, channels=known.width, depth=depth
+                site=f"{site.path}@{tokens}",
+                grid=known.grid,
+                width=known.width,
+                channels=known.width,
+                depth=facts.depths[site.path],
             )
 
 
