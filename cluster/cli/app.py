@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from cluster.cli import common, doctor, looking, metrics, models, report, running, saes, search, specs, tables
+from cluster.cli import (
+    common,
+    doctor,
+    explore,
+    looking,
+    metrics,
+    models,
+    remote,
+    report,
+    running,
+    saes,
+    search,
+    specs,
+    tables,
+)
 
 app = typer.Typer(
     name="miclip",
@@ -26,6 +40,6 @@ def _everything(
     common.debug = debug
 
 
-_ALL = (running, specs, looking, metrics, report, tables, search, saes, models, doctor)
+_ALL = (running, remote, specs, looking, metrics, report, explore, tables, search, saes, models, doctor)
 for _verbs in (module.VERBS for module in _ALL):
     _verbs.add_to(app)

@@ -1,0 +1,90 @@
+"""The verb that writes the explorer's pages, and serves them on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.amounts import count, short
+from cluster.cli.common import (
+    AllOption,
+    JsonOption,
+    PipelineOption,
+    RunOption,
+    StoreOption,
+    Verbs,
+    errors,
+    open_existing,
+    print_json,
+    screen,
+)
+
+VERBS = Verbs("Runs")
+
+
+@VERBS.verb("explore", "miclip explore --store /data/lake --to pages --open")
+def explore(
+    store: StoreOption = None,
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DIR", help="The folder of the pages; renewed if it is there.")
+    ] = Path("explorer"),
+    open_: Annotated[
+        bool, typer.Option("--open", help="Serve the folder on this machine and open it, until Ctrl-C.")
+    ] = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of --open; 0 takes a free one.")] = 0,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            "--base-url",
+            metavar="URL",
+            help="Read parts where the store is served, such as https://host/lake, instead of copies in the folder.",
+            show_default=False,
+        ),
+    ] = None,
+    pipeline: PipelineOption = None,
+    run: RunOption = None,
+    all_: AllOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a folder of static pages over what stages of kind explorer published: zoo, features, search, map, runs."""
+    from cluster.catalog import Scope, open_catalog
+    from cluster.explore.folder import write_folder
+
+    catalog = open_catalog(open_existing(store), Scope(pipeline, run, all_))
+    for note in catalog.notes:
+        errors().print(note, style="yellow")
+    written = write_folder(catalog, to, base_url)
+    if as_json:
+        print_json({"folder": str(to.resolve()), **written._asdict()})
+    else:
+        what = f"{count(written.units)} units in {count(written.parts)} parts"
+        new = "read where they are" if base_url else f"{short(written.copied, 'B')} new"
+        screen().print(f"{to}  {what}, {new}", soft_wrap=True, highlight=False)
+    if open_:
+        _serve(to, port)
+    elif not as_json:
+        screen().print(
+            f"[dim]look at it: miclip explore --to {to} --open, or serve the folder by any server with byte ranges[/dim]"
+        )
+
+
+def _serve(folder: Path, port: int) -> None:
+    """Until Ctrl-C."""
+    import webbrowser
+
+    from cluster.explore.server import FolderServer
+    from schemas.errors import UsageError
+
+    try:
+        server = FolderServer(folder, port)
+    except OSError as error:
+        raise UsageError(f"--port {port}: {error.strerror or error}; name another, or 0 for a free one") from None
+    with server:
+        screen().print(f"{server.url}  [dim]Ctrl-C ends it[/dim]")
+        webbrowser.open(server.url)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            pass
