@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from cluster.report.numbers import percent, short_number
 from cluster.report.section import Section
 from cluster.report.sections.explain_tests import LEVEL, Contests
 from cluster.report.sections.explained import Explained, load_explained
+from cluster.report.sections.settings import Settings
 from cluster.report.sections.ways import COLOURS, Ways, is_control, say_method, way_of
 from cluster.report.tables import Cell, Column, data_table
 from jobs.explained import Variant
@@ -187,14 +188,15 @@ def _alphas(data: ReportData, one: Explained) -> Html | None:
     for row in rows:
         grids[row["alpha_unit"]][way_of(row), row["stage"]].append(row)
     ways = Ways(way for of in grids.values() for way, _ in of)
-    charts = [chart for unit, of in grids.items() for chart in _alpha_charts(unit, of, ways)]
+    told = _tell_choices(data, [key for of in grids.values() for key in of])
+    charts = [chart for unit, of in grids.items() for chart in _alpha_charts(unit, of, ways, told)]
     columns = [
         Column("texts by"), Column("alpha", True), Column("mean IoU", True), Column("sd", True, "over features"),
         Column("different texts", True, "over all texts: near 0 where steering drowns out everything"),
         Column("features", True, "with a text"), Column("without text", True), Column("chosen"),
     ]  # fmt: skip
     table = [
-        [Cell(ways.label(way_of(row)), ways.name(way_of(row))), _number(row["alpha"]), _number(row["mean_iou"]), _number(row["sd_iou"]),
+        [_choice_cell(way_of(row), told[row["stage"]], ways), _number(row["alpha"]), _number(row["mean_iou"]), _number(row["sd_iou"]),
          Cell(percent(row["distinct"]), row["distinct"]), Cell(count(row["n"]), row["n"]), Cell(count(row["n_empty"]), row["n_empty"]),
          tag("span", "chosen", class_="state good") if row["is_chosen"] else ""]
         for row in rows
@@ -205,7 +207,21 @@ def _alphas(data: ReportData, one: Explained) -> Html | None:
     return join([tag("h4", "How strongly to steer"), tag("div", charts, class_="charts"), every])
 
 
-def _alpha_charts(unit: str, of: Mapping[tuple[Variant, str], Rows], ways: Ways) -> list[Html]:
+def _tell_choices(data: ReportData, choices: Iterable[tuple[Variant, str]]) -> dict[str, str]:
+    """Stage that chose an alpha -> what tells it from others of the same way: settings, else its name in the spec."""
+    by_way: dict[Variant, list[str]] = defaultdict(list)
+    for way, stage in choices:
+        by_way[way].append(stage)
+    settings = Settings(data)
+    return {s: words for of in by_way.values() for s, words in zip(of, settings.tell(of), strict=True)}
+
+
+def _choice_cell(way: Variant, told: str, ways: Ways) -> Cell:
+    remark = tag("span", f" {told}", class_="remark") if told else None
+    return Cell(join([ways.label(way), remark]), f"{ways.name(way)} {told}")
+
+
+def _alpha_charts(unit: str, of: Mapping[tuple[Variant, str], Rows], ways: Ways, told: Mapping[str, str]) -> list[Html]:
     x_title = f"alpha, in {unit.replace('_', ' ')}s" if unit == "token_norm" else f"alpha × {unit}"
     log = all(row["alpha"] > 0 for rows in of.values() for row in rows)
     note = "A dot is the alpha that was chosen: the best mean IoU over the validation features."
@@ -214,16 +230,16 @@ def _alpha_charts(unit: str, of: Mapping[tuple[Variant, str], Rows], ways: Ways)
         ("mean_iou", "IoU against alpha", "mean IoU over validation features"),
         ("distinct", "Different texts against alpha", "different texts, as a share of all"),
     ):
-        lines = [_alpha_line(way, rows, name, ways) for (way, _), rows in of.items()]
+        lines = [_alpha_line(way, rows, name, ways, told[stage]) for (way, stage), rows in of.items()]
         charts.append(line_chart(title, x_title, y_title, lines, note=note if name == "mean_iou" else "", steps=False, log_x=log, counts=False))  # fmt: skip
     return charts
 
 
-def _alpha_line(way: Variant, rows: Rows, name: str, ways: Ways) -> Line:
+def _alpha_line(way: Variant, rows: Rows, name: str, ways: Ways, told: str) -> Line:
     chosen = tuple(row["alpha"] for row in rows if row["is_chosen"])
     remark = f"alpha {short_number(chosen[0])}" if chosen else ""
     x, y = (np.array([np.nan if row[n] is None else row[n] for row in rows], dtype=float) for n in ("alpha", name))
-    return Line(ways.name(way), x, y, ways.colour(way), remark, chosen)
+    return Line(", ".join(filter(None, (ways.name(way), told))), x, y, ways.colour(way), remark, chosen)
 
 
 def _agreement(data: ReportData, one: Explained) -> Html | None:

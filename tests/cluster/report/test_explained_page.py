@@ -171,6 +171,23 @@ def test_the_chosen_alpha_is_a_dot_on_its_line_and_said_beside_its_name(page: st
     assert chart.count("alpha 1</span>") == 3
 
 
+def test_two_choices_of_an_alpha_for_one_way_are_told_apart_by_what_the_spec_says(made: Made, tmp_path: Path) -> None:
+    store = copy_of(Path(made.store.uri), tmp_path / "lake")
+    choice = next(s for s in made.stages if s.output == "alphas" and s.params["method"] == "steering")
+    rows = (
+        load_report(made.store, "texts-00001").table("explanation_alphas", None, {"stage": choice.digest}).to_pylist()
+    )
+    other = StageSpec(**{**choice.model_dump(), "params": {**choice.params, "validation": 7}})
+    publish_rows(store, other, {"explanation_alphas": [{**row, "stage": other.digest} for row in rows]})
+    save_run(store, "two-00001", [*made.sae, *made.stages, other])
+    part = sections(render(store, "two-00001"))["explained"]
+    chart = part[part.index("IoU against alpha") :].partition("</figure>")[0]
+    names = [line["name"] for line in json.loads(re.search(r'class="hover">(.*?)</script>', chart)[1])["lines"]]  # type: ignore[index]
+    assert len(names) == 4 == len(set(names)), names
+    assert "Steering, validation 7" in names
+    assert "validation 7" in part[part.index("All alphas that were tried") :]
+
+
 def test_agreement_has_a_curve_per_method_and_says_how_many_features_are_left(made: Made, page: str) -> None:
     part = sections(page)["explained"]
     chart = part[part.index("Features left, masks") :].partition("</figure>")[0]
