@@ -109,6 +109,9 @@ def open_catalog(store: Store, scope: Scope = DEFAULT_SCOPE) -> Catalog:
         raise DamagedPart(
             f"a finished run names a stage that is gone: {error}; restore it, or run the spec again"
         ) from None
+    stages += tuple(
+        found for _, found in prefetch(lambda run: load_drift(store, run), _compared(store, runs, scope)) if found
+    )
     failed = [
         f"run {tables.run} failed for {tables.failed} stages, which are left out: miclip status {tables.run} --store {store.uri}"
         for tables in runs
@@ -127,6 +130,21 @@ def _runs(store: Store, scope: Scope) -> Sequence[RunTables]:
             f"run {scope.run} is {state.status} and stands for no tables yet; finish it, or read what is published with --all"
         )
     return [tables]
+
+
+def _compared(store: Store, runs: Sequence[RunTables], scope: Scope) -> list[str]:
+    """The runs in scope that may have rows of the table `drift`."""
+    if not scope.all:
+        return [tables.run for tables in runs]
+    return [key.split("/")[1] for key in store.list("runs") if key.endswith("/drift.json")]
+
+
+def load_drift(store: Store, run: str) -> Published | None:
+    """The pointer to a run's rows of the table `drift`, or None if it was compared with none."""
+    try:
+        return load_json(Published, store.get(layout.run_key(run, "drift.json")))
+    except KeyMissing:
+        return None
 
 
 def stage_site(published: Published) -> str:

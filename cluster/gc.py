@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cluster.catalog import stored_objects
+from cluster.catalog import load_drift, stored_objects
 from cluster.hold import GC, load_holds, names_in
 from cluster.lease import PACE, Lease, Pace, take
 from cluster.ledger import load_published
@@ -239,10 +239,12 @@ def _has_ended_since(store: Store, run: RunFacts) -> bool:
 
 
 def _names_of(store: Store, run: RunFacts, lake: _Lake) -> set[str]:
-    """Everything that a run names: what it stands for, what it was about, what it held, and what its spec asks for."""
+    """Everything that a run names: what it stands for, what it was about, what it held, how it differs from the one before, and what its spec asks for."""
     names = load_holds(store, run.run)
     names |= set(run.tables.digests) if run.tables else set()
     names |= {stage.digest for stage in run.state.stages} if run.state else set()
+    drift = load_drift(store, run.run)
+    names |= {drift.stage.digest} if drift else set()
     spec = load_spec(store, run.run)
     starts = tuple(_SHORT_REF.findall(spec))
     return names | names_in(spec) | {name for name in lake.names if starts and name.startswith(starts)}

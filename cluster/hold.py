@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from cluster.lease import PACE, Pace, find_term, still_lives, take
 from cluster.stores.base import Store
@@ -39,10 +39,13 @@ class Holds:
 
         check: called while waiting; what it raises ends the wait.
         """
-        wanted = {name for plan in plans for name in (plan.digest, *names_in(plan.canonical_json()))} - self._held
-        if not wanted:
+        return self.hold({n for plan in plans for n in (plan.digest, *names_in(plan.canonical_json()))}, check)
+
+    def hold(self, names: Collection[str], check: Callable[[], None] = lambda: None) -> bool:
+        """The same of names of stages."""
+        if not set(names) - self._held:
             return False
-        self._held |= wanted
+        self._held |= set(names)
         self._store.replace(layout.run_key(self._run, "holds.json"), json.dumps(sorted(self._held)).encode())
         self._wait(check)
         return True

@@ -50,7 +50,8 @@ def _unpublished(catalog: Catalog, query: str) -> list[str]:
     for name in _mentioned(query, list(TABLES)):
         if name not in there:
             kinds = [kind for kind in KINDS if any(name in made for made in _made_by(kind))]
-            lines.append(f"no published rows of {name}; a stage of kind {' or '.join(kinds)} makes them")
+            makes = f"a stage of kind {' or '.join(kinds)}" if kinds else "miclip nightly"
+            lines.append(f"no published rows of {name}; {makes} makes them")
     lines += (
         ["runs in scope are the newest finished ones; name an earlier run that has them with --run"] if lines else []
     )

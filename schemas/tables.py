@@ -24,6 +24,7 @@ from schemas.columns import (
     Table,
     columns,
 )
+from schemas.drift_tables import DRIFT
 from schemas.errors import UnknownTable
 from schemas.explain_tables import EXPLANATIONS
 from schemas.explorer_tables import EXPLORER
@@ -783,6 +784,7 @@ TABLES: dict[str, Table] = {
         *ROSETTA,
         *EXPLANATIONS,
         *EXPLORER,
+        DRIFT,
         Table(
             "selftest",
             "one deterministic row",

@@ -100,6 +100,8 @@ COLUMNS = {
     "explanation_map": "stage model site sae feature vlm method masking direction positions alpha_asked alpha_unit sequence text "
         "encoder encoder_revision? cluster x y embedding",
     "explanation_clusters": "stage model site sae cluster topic size sample sample_texts",
+    "drift": "stage cell subject subject_before aspect source item setting status before? after? feature_before? feature_after? "
+        "similarity?",
     "selftest": "stage row value vector",
     "selftest_summary": "stage rows total",
 }  # fmt: skip

@@ -1,0 +1,187 @@
+"""What is different from the run before: models and whatever else stages are about that are new, gone, changed, failed or recovered."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from cluster.ledger import load_published
+from cluster.runs import RunState, StageState, list_runs, load_state, load_tables
+from cluster.stores.base import Store
+from schemas import layout
+from schemas.base import Frozen
+from schemas.errors import KeyMissing
+from schemas.plans import StageSpec, load_json
+
+Word = Literal["new", "gone", "changed", "failed", "still failing", "recovered"]
+BAD: tuple[Word, ...] = ("failed", "still failing")
+_REF = re.compile(r"\b(sae|align):[0-9a-f]{8}\b|\b[0-9a-f]{8}\b")
+"""In the detail of a stage: digests, which differ whenever anything before it does."""
+
+StageKey = tuple[str, str, str, str]
+"""(cell, subject, output, detail without digests): what stays the same from one run to the next."""
+
+
+class Change(Frozen):
+    """What happened to one subject since the run before."""
+
+    subject: str
+    change: Word
+    cells: tuple[str, ...]
+    """Stages of the pipeline whose results differ, or which failed."""
+    why: tuple[str, ...] = ()
+    """Names of settings and inputs that differ, or the first words of errors."""
+
+
+class Changes(Frozen):
+    """`changes.json` of a run."""
+
+    run: str
+    before: str | None
+    """The run that it was compared with; None if there is none."""
+    unchanged: int
+    """Subjects that are as they were."""
+    subjects: tuple[Change, ...]
+
+    def of(self, *words: Word) -> list[Change]:
+        """Those with one of these changes."""
+        return [change for change in self.subjects if change.change in words]
+
+
+def stages_by_key(state: RunState) -> dict[StageKey, set[str]]:
+    """The digests of a run by what does not change from run to run."""
+    found: dict[StageKey, set[str]] = defaultdict(set)
+    for stage in state.stages:
+        found[stage_key(stage)].add(stage.digest)
+    return dict(found)
+
+
+def stage_key(stage: StageState) -> StageKey:
+    """What a stage is called in every run of its pipeline."""
+    return stage.cell, stage.subject, stage.output, _REF.sub("", stage.detail).strip()
+
+
+def run_before(store: Store, run: str) -> str | None:
+    """The newest finished run of the same pipeline before this one, small trials left out."""
+    pipeline = run.rpartition("-")[0]
+    earlier = [name for name in list_runs(store, pipeline) if _number(name) < _number(run)]
+    for name in reversed(earlier):
+        tables = load_tables(store, name)
+        if tables is not None and not tables.limited:
+            return name
+    return None
+
+
+def _number(run: str) -> int:
+    return int(run.rpartition("-")[2])
+
+
+def find_changes(store: Store, now: RunState, before: RunState | None) -> Changes:
+    """Compare two runs subject by subject; a subject that failed is never called changed as well."""
+    was, is_ = _by_subject(before.stages if before else ()), _by_subject(now.stages)
+    changes = [_change(store, subject, was.get(subject, ()), is_.get(subject, ())) for subject in {**was, **is_}]
+    found = [change for change in changes if change is not None]
+    return Changes(
+        run=now.run,
+        before=before.run if before else None,
+        unchanged=len(changes) - len(found),
+        subjects=tuple(sorted(found, key=lambda change: (change.change, change.subject))),
+    )
+
+
+def _by_subject(stages: Iterable[StageState]) -> dict[str, list[StageState]]:
+    found: dict[str, list[StageState]] = defaultdict(list)
+    for stage in stages:
+        found[stage.subject].append(stage)
+    return dict(found)
+
+
+def _change(store: Store, subject: str, was: Sequence[StageState], now: Sequence[StageState]) -> Change | None:
+    failed_before, failed = _failed(was), _failed(now)
+    if failed:
+        why = dict.fromkeys(stage.error.splitlines()[0] if stage.error else "not finished" for stage in failed)
+        word: Word = "still failing" if failed_before else "failed"
+        return Change(subject=subject, change=word, cells=_cells(failed), why=tuple(why))
+    if not now or not was:
+        return Change(subject=subject, change="new" if now else "gone", cells=_cells(now or was))
+    if failed_before:
+        return Change(subject=subject, change="recovered", cells=_cells(failed_before))
+    old, new = _digests(was), _digests(now)
+    differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if not differ:
+        return None
+    why = dict.fromkeys(reason for key in differ for reason in _why(store, old.get(key, set()), new.get(key, set())))
+    own = [reason for reason in why if reason != MADE_FROM]
+    cells = tuple(dict.fromkeys(cell for cell, _ in differ))
+    return Change(subject=subject, change="changed", cells=cells, why=tuple(own or why))
+
+
+def _failed(stages: Iterable[StageState]) -> list[StageState]:
+    return [stage for stage in stages if stage.state not in ("published", "cached")]
+
+
+def _cells(stages: Iterable[StageState]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(stage.cell for stage in stages))
+
+
+def _digests(stages: Iterable[StageState]) -> dict[tuple[str, str], set[str]]:
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for stage in stages:
+        cell, _, output, detail = stage_key(stage)
+        found[cell, f"{output} {detail}"].add(stage.digest)
+    return dict(found)
+
+
+MADE_FROM = "what it is made from"
+"""The reason of a stage that differs only because one before it does."""
+
+
+def _why(store: Store, old: set[str], new: set[str]) -> list[str]:
+    """Names of the settings and inputs in which a stage differs from the one before, as far as both are still there."""
+    if not old or not new:
+        return ["the spec"]
+    before, after = (
+        load_published(store, min(digests - others)) if digests - others else None
+        for digests, others in ((old, new), (new, old))
+    )
+    if before is None or after is None:
+        return []
+    return _differences(before.stage, after.stage)
+
+
+def _differences(before: StageSpec, after: StageSpec) -> list[str]:
+    found = ["the method"] if before.method != after.method else []
+    found += _unequal(before.params, after.params)
+    inputs = _unequal(before.inputs, after.inputs)
+    found += ["weights"] if "model" in inputs else []
+    found += ["images"] if "images" in inputs else []
+    return found or [MADE_FROM]
+
+
+def _unequal(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
+
+
+def save_changes(store: Store, changes: Changes) -> None:
+    """Write `changes.json` of a run, once."""
+    store.create(layout.run_key(changes.run, "changes.json"), changes.model_dump_json(indent=1).encode())
+
+
+def load_changes(store: Store, run: str) -> Changes | None:
+    """What changed with a run, or None if nobody has looked."""
+    try:
+        return load_json(Changes, store.get(layout.run_key(run, "changes.json")))
+    except KeyMissing:
+        return None
+
+
+def changes_of(store: Store, run: str, against: str | None = None) -> Changes:
+    """What a run changed against another one, or against the one before it.
+
+    Raises:
+        UnknownRun: one of them is not there.
+    """
+    before = against or run_before(store, run)
+    return find_changes(store, load_state(store, run), load_state(store, before) if before else None)

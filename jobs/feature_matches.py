@@ -1,0 +1,90 @@
+"""Which features of two SAEs are the same: nearest decoder rows, or codes that go together over images; loads no torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+BLOCK = 1024
+"""Features of the first SAE that are compared with all of the second at a time."""
+SAME = 0.7
+"""Two features that are each other's nearest at this similarity or more count as one."""
+
+
+class Matches(NamedTuple):
+    """Per feature of the first SAE: the nearest of the second, how near, and whether that one has it nearest too.
+
+    nearest int [U]; similarity float64 [U], NaN where it cannot be said; mutual bool [U].
+    """
+
+    nearest: np.ndarray
+    similarity: np.ndarray
+    mutual: np.ndarray
+
+    @property
+    def same(self) -> np.ndarray:
+        """bool [U]: mutual, and near enough to be one feature."""
+        return self.mutual & (np.nan_to_num(self.similarity, nan=-1.0) >= SAME)
+
+
+def match_decoders(first_UD: np.ndarray, second_VD: np.ndarray) -> Matches:
+    """By cosine of decoder rows, [U, D] and [V, D]; rows of zeros match nothing.
+
+    Raises:
+        ValueError: the SAEs read sites of different widths.
+    """
+    if first_UD.shape[1] != second_VD.shape[1]:
+        raise ValueError(f"decoders of widths {first_UD.shape[1]} and {second_VD.shape[1]} cannot be compared")
+    first, second = _unit(first_UD), _unit(second_VD)
+    return _match(len(first), len(second), lambda start, stop: first[start:stop] @ second.T)
+
+
+def _unit(rows_UD: np.ndarray) -> np.ndarray:
+    rows_UD = np.asarray(rows_UD, np.float32)
+    length = np.linalg.norm(rows_UD, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(length > 0, rows_UD / length, np.nan).astype(np.float32)
+
+
+def match_codes(first_UB: sparse.csr_matrix, second_VB: sparse.csr_matrix) -> Matches:
+    """By correlation of codes over the same images, sparse [U, B] and [V, B]; constant features match nothing."""
+    images = first_UB.shape[1]
+    mean, spread = _moments(first_UB)
+    other_mean, other_spread = _moments(second_VB)
+    second_BV = second_VB.T.tocsc()
+
+    def block(start: int, stop: int) -> np.ndarray:
+        products = (first_UB[start:stop] @ second_BV).toarray() / images
+        products -= np.outer(mean[start:stop], other_mean)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return products / np.outer(spread[start:stop], other_spread)
+
+    return _match(first_UB.shape[0], second_VB.shape[0], block)
+
+
+def _moments(codes_UB: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation [U], the latter NaN where it is 0."""
+    mean = np.asarray(codes_UB.mean(axis=1)).ravel().astype(np.float64)
+    square = np.asarray(codes_UB.multiply(codes_UB).mean(axis=1)).ravel().astype(np.float64)
+    variance = square - mean**2
+    return mean, np.sqrt(np.where(variance > 1e-12 * square, variance, np.nan))
+
+
+def _match(first: int, second: int, block) -> Matches:  # type: ignore[no-untyped-def]
+    """Nearest both ways from blocks of rows of the matrix of similarities, which is never whole in memory."""
+    nearest, similarity = np.zeros(first, np.int64), np.full(first, np.nan)
+    back, best = np.full(second, -1, np.int64), np.full(second, -np.inf)
+    for start in range(0, first, BLOCK):
+        rows = np.nan_to_num(block(start, min(first, start + BLOCK)), nan=-np.inf)
+        place = rows.argmax(axis=1)
+        value = rows[np.arange(len(rows)), place]
+        nearest[start : start + len(rows)] = place
+        similarity[start : start + len(rows)] = np.where(np.isfinite(value), value, np.nan)
+        top = rows.argmax(axis=0)
+        higher = rows[top, np.arange(second)] > best  # of equals the first stays
+        best = np.where(higher, rows[top, np.arange(second)], best)
+        back = np.where(higher, top + start, back)
+    mutual = np.isfinite(similarity) & (back[nearest] == np.arange(first))
+    return Matches(nearest, similarity, mutual)
