@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +20,9 @@ from schemas import layout
 from schemas.errors import DamagedPart
 from schemas.plans import Plan
 from schemas.refs import ImageSetRef
-from schemas.specs import Images
+
+if TYPE_CHECKING:
+    from schemas.specs import Images
 
 
 class IndexPlan(NamedTuple):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
 from schemas.plans import Plan, Resources, Shard, StageSpec
-from schemas.specs import Images, JobSpec
 
 if TYPE_CHECKING:
     from schemas.models import ModelFacts
+    from schemas.specs import Images, JobSpec  # takes a fifth of a second, which readers of tables need not wait for
 
 
 class FileInfo(NamedTuple):
@@ -182,14 +182,16 @@ class ImageFacts:
 @dataclass(frozen=True)
 class Known:
     """Facts that are there before planning: published by inspect per model ref and by index_images per image set; the
-    sha256 of files that a spec names and the bytes of weights among them, by location; published stages that it names and SAEs that stages before this one make,
-    by ref; and what is written in lists of concepts that it names, by location."""
+    sha256 of files that a spec names, by location; published stages that it names and SAEs that stages before this one make,
+    by ref; what is written in lists of concepts that it names, and the bytes of weights among files, by location."""
 
     models: Mapping[str, ModelFacts]
     images: Mapping[str, ImageFacts]
     files: Mapping[str, str] = field(default_factory=dict)
     stages: Mapping[str, StageSpec] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    memo: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What a kind has worked out from these facts for one cell and wants again for the next, under a key of its own."""
     weights: Mapping[str, int] = field(default_factory=dict)
 
 

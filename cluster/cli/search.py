@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -61,7 +64,7 @@ def search(
         errors().print(note, style="yellow")
     named = {"model": model, "site": site, "sae": sae, "vlm": vlm, "method": method}
     filters = {name: value for name, value in named.items() if value is not None}
-    with errors().status("opening the encoder of the texts"):
+    with errors().status("opening the encoder of the texts"), _loading():
         found = find(catalog, query, top, filters, min_iou, encoder)
     if found.unknown:
         unknown = ", ".join(found.unknown)
@@ -70,6 +73,18 @@ def search(
         print_json({"query": query, **found._asdict()})
     else:
         _show(found)
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Without garbage collection, which looks again and again through all that libraries make while they load, and keep."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _show(found: Found) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from jobs.protocol import Estimate, ImageFacts, Known
 from miclip_core.images import MAX_PIXELS, RULES_VERSION, THUMBNAIL_SIDE
 from schemas.plans import Plan, Published, Round, StageSpec
 from schemas.refs import ImageSetRef
-from schemas.specs import Images
+
+if TYPE_CHECKING:
+    from schemas.specs import Images
 
 METHOD = 2
 TABLES = {"images": {"write": ("images", "bad_inputs")}}

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
 
@@ -16,7 +16,9 @@ from jobs.protocol import FileInfo, Files
 from miclip_core.images import EXTENSIONS
 from schemas.errors import BadRef, EmptyImageSet, ImageChanged, KeyMissing
 from schemas.refs import ImageSetRef
-from schemas.specs import Images
+
+if TYPE_CHECKING:
+    from schemas.specs import Images
 
 LISTING = pa.schema(
     [

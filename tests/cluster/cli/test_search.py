@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Mapping
@@ -13,14 +14,15 @@ from typer.testing import CliRunner, Result
 
 from cluster.cli.app import app
 from cluster.stores.base import Store, make_store
+from jobs.explained import about
 from jobs.files import hash_tree
 from jobs.map_explanations.plan import make_plans
 from jobs.protocol import Cell, Known
 from miclip_core.zoo.load import inspect_model
 from schemas.explain_specs import MapExplanationsSpec
-from schemas.plans import Plan
+from schemas.plans import Plan, StageSpec
 from schemas.refs import ModelRef
-from tests.made_up_descriptions import run_plans
+from tests.made_up_descriptions import publish_rows, run_plans
 from tests.made_up_explanations import MODEL, RANDOM, SAE, SITE, STEERING, TOPK, VLM, publish_summary, publish_texts
 from tests.made_up_saes import save_run
 from tests.miclip_core.evaluate.tiny_sentences import make_sentence_encoder
@@ -163,6 +165,36 @@ def test_a_query_without_any_word_that_the_encoder_knows_is_refused_and_words_of
         said = " ".join(refusal(lake, query).split())
         assert f"{CLIP}, which embedded the texts, does not know {unknown}, and" in said
         assert "it knows, such as circle, object, red, " in said and "sentences: file:/folder" in said
+
+
+def test_maps_of_one_encoder_are_searched_together_wherever_its_files_lay(tmp_path: Path) -> None:
+    files = inspect_model(ModelRef.parse(CLIP)).files_sha256
+    store, east = make_store(str(tmp_path / "lake")), [1.0] + [0.0] * 95
+    made = []
+    for sae, name in (("a" * 20, CLIP), ("b" * 20, "open_clip:ViT-B-32@file:/gone")):
+        params = {"site": SITE, "encoder": files}
+        made.append(
+            StageSpec(
+                kind="map_explanations", method=1, subject=MODEL, output="map", params=params, inputs={"sae": sae}
+            )
+        )
+        of_text = {
+            **about(made[-1]),
+            **STEERING._asdict(),
+            "feature": 0,
+            "sequence": 0,
+            "text": f"text of {sae}",
+            "encoder": name,
+        }
+        row = {**of_text, "encoder_revision": None, "cluster": 0, "x": 0.0, "y": 0.0, "embedding": east}
+        of_cluster = {**about(made[-1]), "cluster": 0, "topic": "all", "size": 1, "sample": [], "sample_texts": []}
+        publish_rows(store, made[-1], {"explanation_map": [row], "explanation_clusters": [of_cluster]})
+    save_run(store, "demo-00001", made)
+    assert {hit["sae"] for hit in hits(tmp_path / "lake", "red", "--encoder", CLIP)} == {
+        "sae:" + "a" * 20,
+        "sae:" + "b" * 20,
+    }
+    assert gc.isenabled()
 
 
 def test_where_there_is_no_map_the_way_to_one_is_said(tmp_path: Path, lake: Path) -> None:
