@@ -132,10 +132,11 @@ export function makeSearch(text) {
   });
   const all = (said) => patterns.every((pattern) => pattern.test(said));
   // 0 where it does not fit; else higher where what people read first says it.
-  return (row) => {
+  const fits = (row) => {
     if (numbers.length && !numbers.includes(row.unit)) return 0;
     if (!all(row.words)) return 0;
     if (!patterns.length) return 1;
     return 1 + 2 * (row.text !== null && all(row.text.toLowerCase())) + 1 * (row.name !== null && all(row.name.toLowerCase())) + 1 * (row.concept !== null && all(row.concept.toLowerCase()));
   };
+  return Object.assign(fits, { patterns });
 }

@@ -5,21 +5,37 @@ import { titleOf, unitLink } from "./lake.js";
 
 const HEIGHT = 64, AHEAD = 6;
 
+// Text with what a search found in it marked.
+function marked(text, patterns) {
+  const low = text.toLowerCase(), spans = patterns.flatMap((pattern) => [...low.matchAll(new RegExp(pattern, "gu"))]).map((found) => [found.index, found.index + found[0].length]).sort((a, b) => a[0] - b[0]);
+  if (!spans.length || low.length !== text.length) return text;
+  const pieces = [];
+  let from = 0;
+  for (const [start, stop] of spans) if (start >= from) { pieces.push(text.slice(from, start), h("mark", {}, text.slice(start, stop))); from = stop; }
+  return [...pieces, text.slice(from)];
+}
+// What else is said of a unit, where a search fits that and nothing that its line shows.
+function reason(row, said, patterns) {
+  if (!patterns.length || patterns.some((pattern) => pattern.test(said.toLowerCase()))) return null;
+  return row.words.split("\n").find((one) => patterns.some((pattern) => pattern.test(one)));
+}
+
 export function makeList(withModel) {
   const box = h("div", { class: "lines", role: "list" });
-  let rows = [], at = -1, lines = new Map();
+  let rows = [], at = -1, lines = new Map(), patterns = [];
 
   function line(i) {
     const row = rows[i], { set } = row, title = titleOf(row);
     const said = [row.name && row.text && `named ${row.name}`, row.concept && row.auroc !== null && `${row.concept.replace("=", " ")} ${row.auroc.toFixed(2)}`].filter(Boolean).join(" · ");
+    const also = reason(row, `${title} ${said}`, patterns);
     const element = h("a", { class: "line", href: unitLink(set, row.unit), role: "listitem", "data-i": i },
       coverOf(set, row.unit, (cover) => cover.isConnected),
       h("span", { class: "what" },
-        h("span", { class: "title" }, title ?? h("span", { class: "none" }, row.images_active === 0 ? "never active" : "no name")),
-        h("span", { class: "sub" }, h("b", {}, `#${row.unit}`), withModel && ` ${set.model} · ${set.site}`, said && ` ${withModel ? "· " : ""}${said}`)),
+        h("span", { class: "title" }, title === null ? h("span", { class: "none" }, row.images_active === 0 ? "never active" : `${set.kind === "features" ? "feature" : "neuron"} ${row.unit}`) : marked(title, patterns)),
+        h("span", { class: "sub" }, h("b", {}, `#${row.unit}`), withModel && ` ${set.model} · ${set.site}`, said && [` ${withModel ? "· " : ""}`, marked(said, patterns)], also && [" · also ", marked(also, patterns)])),
       h("span", { class: "side" },
         row.partners > 0 && h("span", { class: "shared", title: `best r ${short(row.best_r)}` }, `in ${plural(row.partners, "other model")}`),
-        h("span", { class: "density", title: "share of tokens on which it is active" }, row.density === null ? "" : percent(row.density))));
+        h("span", { class: "density", title: set.kind === "features" ? "share of tokens on which it is active" : "share of values above zero" }, row.density === null ? "" : `${set.kind === "features" ? "active" : "positive"} ${percent(row.density)}`)));
     element.style.top = `${i * HEIGHT}px`;
     return element;
   }
@@ -40,8 +56,8 @@ export function makeList(withModel) {
 
   return {
     box,
-    show(found) {
-      rows = found; at = -1;
+    show(found, sought = []) {
+      rows = found; at = -1; patterns = sought;
       lines.forEach((element) => element.remove());
       lines = new Map();
       box.style.height = `${rows.length * HEIGHT}px`;

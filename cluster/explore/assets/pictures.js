@@ -46,12 +46,11 @@ function draw(tile) {
     const share = map[i] / 255, box = [(spot.left + (i % unit.map_w) * spot.wide) * side, (spot.top + Math.floor(i / unit.map_w) * spot.high) * side, spot.wide * side, spot.high * side];
     if (neuron) {
       // Of a neuron only the place of its largest value is known.
-      pen.lineWidth = Math.max(2, side / 50);
-      pen.strokeStyle = "#000";
-      pen.strokeRect(...box);
-      pen.lineWidth /= 2;
-      pen.strokeStyle = HEAT[13];
-      pen.strokeRect(...box);
+      for (const [colour, width] of [["#000", side / 26], ["#ffe14d", side / 60]]) {
+        pen.strokeStyle = colour;
+        pen.lineWidth = Math.max(1, width);
+        pen.strokeRect(...box);
+      }
       continue;
     }
     pen.globalAlpha = 0.12 + 0.5 * share;

@@ -11,11 +11,12 @@ function makeBrowser({ query, go, withModel, rows, order, only = "", extra = [],
   const list = makeList(withModel), found = h("span", { class: "found", role: "status" });
   let all = [];
   function show() {
+    const sought = makeSearch(asked.q);
     const kept = asked.model ? all.filter((row) => row.set.model === asked.model) : all;
-    const fitting = arrange(kept, makeSearch(asked.q), asked.order, asked.only);
+    const fitting = arrange(kept, sought, asked.order, asked.only);
     found.textContent = fitting.length === all.length ? plural(all.length, "unit") : `${fitting.length.toLocaleString("en")} of ${plural(all.length, "unit")}`;
     none.hidden = fitting.length > 0;
-    list.show(fitting);
+    list.show(fitting, sought.patterns);
   }
   const none = h("p", { class: "none", hidden: true }, "Nothing fits. A word is found where it begins a word: “red” finds “dark red”, not “checkered”; #12 finds unit 12.");
   function change(name, value) {

@@ -5,6 +5,8 @@ import { select } from "../list.js";
 import { coverOf } from "../pictures.js";
 
 const N_COLOURS = 8, CELLS = 128, REACH = 14;
+// Points whose colour comes again are hollow.
+const isHollow = (topic) => Math.floor(topic / N_COLOURS) % 2 === 1;
 
 export async function map({ stage, query, go }) {
   const sets = site.sets.filter((one) => one.map);
@@ -23,12 +25,12 @@ export async function map({ stage, query, go }) {
   const names = sets.map((one) => [one.stage.slice(0, 12), `${one.model} · ${one.site}`]);
   const legend = h("ul", { class: "legend" }, topics.map(({ topic, size }, i) => h("li", { class: `s${i % N_COLOURS}` },
     h("button", { type: "button", "aria-pressed": "false", onclick: (event) => { const on = view.only(topic); legend.querySelectorAll("button").forEach((button) => button.setAttribute("aria-pressed", "false")); event.currentTarget.setAttribute("aria-pressed", String(on)); } },
-      h("i", { class: "swatch", "aria-hidden": "true" }), topic, h("span", { class: "remark" }, String(size))))));
+      h("i", { class: isHollow(i) ? "swatch hollow" : "swatch", "aria-hidden": "true" }), topic, h("span", { class: "remark" }, String(size))))));
   return {
     title: `Map of ${set.model}`, page: "map", end: () => view.end(), restyle: () => view.restyle(),
     body: [
       h("h1", {}, "Map of explanations", h("span", { class: "kind" }, h("a", { href: setLink(set) }, `${set.model} · ${set.site}`))),
-      h("p", { class: "lead" }, "Explanations that mean much the same lie near each other. Directions of the picture have no meaning."),
+      h("p", { class: "lead" }, "What means much the same lies near each other; larger points are several with one text."),
       h("div", { class: "bar" }, find, names.length > 1 && select("Units", names, set.stage.slice(0, 12), (value) => { location.hash = `#/map/${value}`; }),
         h("button", { type: "button", onclick: () => view.zoom(1.5) , title: "Nearer (+)", "aria-label": "Nearer" }, "+"), h("button", { type: "button", onclick: () => view.zoom(1 / 1.5), title: "Farther (−)", "aria-label": "Farther" }, "−"),
         h("button", { type: "button", onclick: () => view.fit(), title: "All of it (0)" }, "All"), found),
@@ -68,7 +70,7 @@ class View {
     this.ys = Float32Array.from(rows, (row) => row.y);
     this.lit = null; this.topic = null; this.at = -1;
     this.canvas = h("canvas", { tabindex: "0", role: "img", "aria-label": `Map of ${rows.length} explanations; j and k walk through its points, Enter opens one` });
-    this.card = h("a", { class: "here", hidden: true });
+    this.card = h("a", { class: "picked", hidden: true });
     this.grid();
   }
 
@@ -77,6 +79,9 @@ class View {
     const bounds = (values) => values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
     [this.x0, this.x1] = bounds(this.xs); [this.y0, this.y1] = bounds(this.ys);
     this.cells = new Map();
+    const same = new Map();
+    this.xs.forEach((x, i) => { const key = `${x} ${this.ys[i]}`; same.set(key, (same.get(key) ?? 0) + 1); });
+    this.many = Float32Array.from(this.xs, (x, i) => same.get(`${x} ${this.ys[i]}`));
     this.xs.forEach((x, i) => { const key = this.cell(x, this.ys[i]); (this.cells.get(key) ?? this.cells.set(key, []).get(key)).push(i); });
   }
   column(x) { return Math.min(CELLS - 1, Math.max(0, Math.floor(((x - this.x0) / (this.x1 - this.x0 || 1)) * CELLS))); }
@@ -125,15 +130,22 @@ class View {
     this.draw();
   }
   move(x, y) { this.left += x; this.top += y; this.draw(); }
+  grown(i) { return Math.min(4, Math.sqrt(this.many[i])); }
   px(i) { return this.left + this.xs[i] * this.scale; }
   py(i) { return this.top - this.ys[i] * this.scale; }
 
+  // Which topics have a point that is lit, and how large theirs are drawn.
+  tally() {
+    for (const one of this.topics) { one.any = false; one.grown = 1; }
+    this.rows.forEach((_, i) => { if (this.isLit(i)) { const one = this.topics[this.topicOf[i]]; one.any = true; one.grown = Math.max(one.grown, this.grown(i)); } });
+  }
   light(fits) {
     this.lit = fits ? Uint8Array.from(this.rows, (row) => (fits(row) ? 1 : 0)) : null;
+    this.tally();
     this.draw();
     return this.lit ? this.lit.reduce((a, b) => a + b, 0) : this.rows.length;
   }
-  only(topic) { this.topic = this.topic === topic ? null : topic; this.draw(); return this.topic !== null; }
+  only(topic) { this.topic = this.topic === topic ? null : topic; this.tally(); this.draw(); return this.topic !== null; }
   isLit(i) { return (!this.lit || this.lit[i]) && (this.topic === null || this.rows[i].topic === this.topic); }
 
   draw() {
@@ -155,22 +167,24 @@ class View {
         const x = this.px(i), y = this.py(i);
         if (x < -9 || y < -9 || x > wide + 9 || y > high + 9) continue;
         const own = this.topicOf[i] % N_COLOURS;
-        if (own !== colour) { colour = own; pen.fillStyle = this.colours[own]; }
-        if (size < 3) pen.fillRect(x - size / 2, y - size / 2, size, size);
-        else { pen.beginPath(); pen.arc(x, y, size / 2, 0, 7); pen.fill(); }
+        if (own !== colour) { colour = own; pen.fillStyle = pen.strokeStyle = this.colours[own]; }
+        const side = size * this.grown(i), hollow = isHollow(this.topicOf[i]);
+        if (side < 3) { pen.fillRect(x - side / 2, y - side / 2, side, side); continue; }
+        pen.beginPath(); pen.arc(x, y, (hollow ? side - 1.6 : side) / 2, 0, 7);
+        if (hollow) { pen.lineWidth = 1.6; pen.stroke(); } else pen.fill();
       }
     }
     pen.globalAlpha = 1;
     this.label(pen);
-    if (this.at >= 0) { pen.strokeStyle = this.ink; pen.lineWidth = 2; pen.beginPath(); pen.arc(this.px(this.at), this.py(this.at), size / 2 + 4, 0, 7); pen.stroke(); }
+    if (this.at >= 0) { pen.strokeStyle = this.ink; pen.lineWidth = 2; pen.beginPath(); pen.arc(this.px(this.at), this.py(this.at), (size * this.grown(this.at)) / 2 + 4, 0, 7); pen.stroke(); }
   }
   // Names of the largest topics, as many as have room.
   label(pen) {
     pen.font = "600 13px system-ui, sans-serif"; pen.textAlign = "center"; pen.textBaseline = "middle"; pen.lineJoin = "round";
     const taken = [];
-    for (const { topic, x, y } of this.topics) {
-      if (this.topic !== null && topic !== this.topic) continue;
-      const px = this.left + x * this.scale, py = this.top - y * this.scale - 14, half = pen.measureText(topic).width / 2 + 6;
+    for (const { topic, x, y, any, grown } of this.topics) {
+      if (!any) continue;
+      const px = this.left + x * this.scale, py = this.top - y * this.scale - 12 - 3 * grown, half = pen.measureText(topic).width / 2 + 6;
       if (px < half || px > this.wide - half || py < 12 || py > this.high - 12) continue;
       if (taken.some((box) => Math.abs(box[0] - px) < box[2] + half && Math.abs(box[1] - py) < 20)) continue;
       taken.push([px, py, half]);
@@ -185,7 +199,7 @@ class View {
     const [x0, x1] = span((x - this.left) / this.scale), [y0, y1] = span((this.top - y) / this.scale);
     for (let line = this.line(y0); line <= this.line(y1); line++) for (let column = this.column(x0); column <= this.column(x1); column++) {
       for (const i of this.cells.get(column + CELLS * line) ?? []) {
-        const away = (this.px(i) - x) ** 2 + (this.py(i) - y) ** 2;
+        const away = Math.max(0, Math.hypot(this.px(i) - x, this.py(i) - y) - 3 * (this.grown(i) - 1)) ** 2;
         if (away < least && this.isLit(i)) { least = away; best = i; }
       }
     }
@@ -201,7 +215,7 @@ class View {
     const i = this.near(event.offsetX, event.offsetY);
     this.canvas.style.cursor = i < 0 ? "grab" : "pointer";
     if (i < 0) hideTip();
-    else showTip([h("b", {}, titleOf(this.rows[i])), h("br"), `#${this.rows[i].unit} · ${this.rows[i].topic}`], event.clientX, event.clientY);
+    else showTip([h("b", {}, titleOf(this.rows[i])), h("br"), `#${this.rows[i].unit}${this.many[i] > 1 ? ` and ${this.many[i] - 1} more` : ""} · ${this.rows[i].topic}`], event.clientX, event.clientY);
   }
   // The point that was chosen, with its pictures and the way to its page.
   choose(i) {

@@ -29,6 +29,7 @@ export function model({ name }) {
   };
 }
 
+const METRICS = { iou: "IoU", clip: "CLIP", auroc_macro: "AUROC, mean of features", auroc_pooled: "AUROC, pooled" };
 const section = (title, content) => content && [h("h2", {}, title), content];
 
 function card(set) {
@@ -72,7 +73,7 @@ function explanations(name) {
     { name: "site", value: (r) => r.site, show: (r) => r.site },
     { name: "written by", value: (r) => r.vlm, show: (r) => r.vlm },
     { name: "method", value: (r) => `${r.method} ${r.masking} ${r.direction}`, show: (r) => [r.method, r.masking, r.direction].filter((word) => word !== "none").join(" ") },
-    { name: "measure", value: (r) => r.metric, show: (r) => r.metric.replaceAll("_", " ") },
+    { name: "measure", value: (r) => r.metric, show: (r) => METRICS[r.metric] ?? r.metric.replaceAll("_", " ") },
     { name: "value", number: true, value: (r) => r.value, show: interval },
     { name: "n", number: true, value: (r) => r.n, show: (r) => count(r.n) },
   ], rows);

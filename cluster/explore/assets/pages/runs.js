@@ -19,7 +19,6 @@ export function runs() {
         { name: "run", value: (r) => r.run, show: (r) => [h("a", { href: `#/runs/${r.run}`, class: r.stands ? "strong" : "" }, r.run), r.stands && h("span", { class: "sub" }, " tables are read from it")] },
         { name: "status", value: (r) => r.status, show: (r) => badge(r.status) },
         { name: "stages", number: true, value: (r) => done(r), show: (r) => `${count(done(r))} of ${count(r.stages.length)}` },
-        { name: "cached", title: "stages that were there before", number: true, value: (r) => r.stages.filter((s) => s.state === "cached").length, show: (r) => count(r.stages.filter((s) => s.state === "cached").length) },
         { name: "failed", number: true, value: failed, show: (r) => (failed(r) ? h("b", { class: "bad" }, count(failed(r))) : "0") },
         { name: "time", number: true, value: (r) => r.seconds, show: (r) => duration(r.seconds) },
         { name: "message", value: (r) => r.message, show: (r) => [r.limited && "trial ", r.message] },

@@ -31,7 +31,7 @@ export async function unit({ stage, number }) {
       h("div", { class: "above" },
         h("p", { class: "crumbs" }, h("a", { href: "#/" }, "Zoo"), h("a", { href: modelLink(set.model) }, set.model), h("a", { href: setLink(set) }, set.site), h("span", {}, `#${n}`)),
         h("span", { class: "steps" }, other(-1, "Previous", "k"), other(1, "Next", "j"))),
-      h("h1", { class: "unit" }, title ?? h("span", { class: "none" }, one.images.length ? "no name" : "never active"), h("span", { class: "kind" }, `#${n} of ${count(set.units)} ${about(set)}`)),
+      h("h1", { class: "unit" }, title ?? `${set.kind === "features" ? "Feature" : "Neuron"} ${n}`, h("span", { class: "kind" }, `${one.images.length ? "" : "never active · "}#${n} of ${count(set.units)} ${about(set)}`)),
       h("div", { class: "halves" },
         h("div", {},
           h("div", { class: "bar still" }, h("h2", {}, "Where it is active"), one.maps && overlay, one.maps && set.kind === "features" && heatKey(one.map_most)),
@@ -100,18 +100,21 @@ const meter = (share) => svg("svg", { class: "meter", viewBox: "0 0 100 8", pres
 
 function partners(one) {
   if (!one.partners.length) return null;
-  let left = COVERS;
-  return block("In other models", h("ul", { class: "partners" }, one.partners.map((row) => {
-    const set = findSet(row), cover = set && left-- > 0;
-    const what = [cover && coverOf(set, row.unit), h("span", { class: "what" }, h("strong", {}, row.model), h("span", { class: "sub" }, `${row.site} #${row.unit}`)), h("b", { class: "r", title: "correlation of their maps over images" }, `r ${row.r.toFixed(2)}`)];
-    return h("li", {}, set ? h("a", { class: "partner", href: unitLink(set, row.unit) }, what) : h("span", { class: "partner", title: "this unit has no page" }, what));
+  const first = one.partners.filter(findSet).slice(0, COVERS), others = one.partners.filter((row) => !first.includes(row));
+  return block("In other models", h("ul", { class: "partners" }, first.map((row) => {
+    const set = findSet(row);
+    const what = [coverOf(set, row.unit), h("span", { class: "what" }, h("strong", {}, row.model), h("span", { class: "sub" }, `${row.site} #${row.unit}`)), h("b", { class: "r", title: "correlation of their maps over images" }, `r ${row.r.toFixed(2)}`)];
+    return h("li", {}, h("a", { class: "partner", href: unitLink(set, row.unit) }, what));
+  })), others.length > 0 && h("ul", { class: "chips" }, others.map((row) => {
+    const set = findSet(row);
+    return h("li", {}, h("a", { class: "chip", href: set && unitLink(set, row.unit), title: set ? `r ${short(row.r)}` : "this unit has no page" }, h("b", {}, row.model), h("span", {}, `${row.site} #${row.unit}`), h("span", { class: "sub" }, row.r.toFixed(2))));
   })));
 }
 
 function neighbours(set, one) {
   if (!one.neighbours.length) return null;
-  const list = h("ul", { class: "partners" }, one.neighbours.map(([unit, cosine]) => h("li", {}, h("a", { class: "partner", href: unitLink(set, unit) }, h("span", { class: "what", "data-unit": unit }, h("strong", {}, `#${unit}`)), h("b", { class: "r" }, `cos ${cosine.toFixed(2)}`)))));
+  const list = h("ul", { class: "chips" }, one.neighbours.map(([unit, cosine]) => h("li", {}, h("a", { class: "chip", href: unitLink(set, unit), title: `cosine ${cosine.toFixed(3)}`, "data-unit": unit }, h("b", {}, `#${unit}`), h("span", { class: "sub" }, cosine.toFixed(2))))));
   // Their names are told where the list has been read already.
-  if (isIndexed(set)) loadIndex(set).then((rows) => list.querySelectorAll("[data-unit]").forEach((what) => { const title = titleOf(rows[Number(what.dataset.unit)]); if (title) what.append(h("span", { class: "sub" }, title)); }));
+  if (isIndexed(set)) loadIndex(set).then((rows) => list.querySelectorAll("[data-unit]").forEach((what) => { const title = titleOf(rows[Number(what.dataset.unit)]); if (title) what.firstChild.after(h("span", {}, title)); }));
   return block("Nearest directions", list);
 }
