@@ -82,6 +82,10 @@ class RunOptions(Frozen):
     """The id of the job of a Ray cluster whose driver this run has; empty for a run that a person started."""
     jobs: str = ""
     """The URL that it was submitted to, as the submitter reached it."""
+    python: str = "python"
+    """The interpreter of the cluster's nodes."""
+    ship: bool = False
+    """Whether the source of this package was sent along, in place of what the nodes have installed."""
 
 
 def new_run(store: Store, pipeline: str, spec_text: str) -> str:
@@ -124,7 +128,7 @@ class StateKeeper:
         """Replace the state; while a stop is under way a run is not said to be RUNNING again."""
         with self._lock:
             if state.status == "RUNNING" and self._stop is not None:
-                state = _stopped(state, self._stop)
+                state = stopped(state, self._stop)
             self._last = state
             save_state(self._store, state)
 
@@ -136,7 +140,8 @@ class StateKeeper:
                 self.save(self._last)
 
 
-def _stopped(state: RunState, error: Interrupted) -> RunState:
+def stopped(state: RunState, error: Interrupted) -> RunState:
+    """The state of a run that ended by this error."""
     update = {"status": status_of(error), "message": str(error), "exit_code": get_exit_code(error)}
     return state.model_copy(update=update)
 

@@ -13,6 +13,7 @@ from cluster.amounts import count, duration, short, some
 from cluster.cli.common import errors, make_table, screen
 from cluster.ledger import load_published
 from cluster.pipeline import WAITS, RunReport
+from cluster.planned import READS
 from cluster.stores import Store, prefetch
 from schemas.plans import Published
 
@@ -48,8 +49,10 @@ def report_json(report: RunReport, store: Store) -> dict[str, Any]:
     }
 
 
-def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0, advise: bool = True) -> None:
+def show_report(report: RunReport, store: Store, log_file: Path | None, cached: int = 0, advise: bool = True) -> None:
     """The report for people: tables on stdout, failures on stderr; `cached` stages were published before this run.
+
+    log_file: what workers printed; None if they ran elsewhere.
 
     advise: say what to type next.
     """
@@ -90,14 +93,15 @@ def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0
             console.print(Text(f"or look at it: miclip report{one} --store {store.uri}", "dim"), soft_wrap=True)
 
 
-def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8) -> None:
+def show_failures(report: RunReport, store: Store, log_file: Path | None, most: int = 8) -> None:
     """Each failure in a line, and the commands that show more."""
     if not report.failures:
         return
     console = errors()
     # what waits for an input that failed says nothing new
-    causes = [failure for failure in report.failures if WAITS not in failure]
-    waiting = Counter(failure.partition(WAITS)[2].strip() for failure in report.failures if WAITS in failure and causes)
+    waits = {failure: waited for failure in report.failures if (waited := _waits_for(failure))}
+    causes = [failure for failure in report.failures if failure not in waits]
+    waiting = Counter(waits.values()) if causes else Counter()
     causes = causes or report.failures
     # nor do the stages that failed for the same reason, such as all that need a model that cannot be opened
     alike = Counter(map(_reason, causes))
@@ -110,7 +114,7 @@ def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8
         console.print(f"  and {len(alike) - most} more")
     for cause, number in list(waiting.items())[:most]:
         wait = "waits" if number == 1 else "wait"
-        console.print(f"  {some(number, 'stage')} {wait}: {WAITS} {cause}", soft_wrap=True)
+        console.print(f"  {some(number, 'stage')} {wait}: {cause}", soft_wrap=True)
     if waiting:
         rest = sum(list(waiting.values())[most:])
         more = f"{some(rest, 'stage')} more wait for others; " if rest else ""
@@ -119,8 +123,14 @@ def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8
         )
     run = report.state.run
     console.print(Text(f"tracebacks: miclip logs {run} --failed --store {store.uri}", "dim"), soft_wrap=True)
-    console.print(Text(f"what workers printed: {log_file}", "dim"), soft_wrap=True)
+    if log_file is not None:
+        console.print(Text(f"what workers printed: {log_file}", "dim"), soft_wrap=True)
     console.print(Text(f"go on: miclip retry {run} --store {store.uri}", "dim"), soft_wrap=True)
+
+
+def _waits_for(failure: str) -> str:
+    """What a stage waits for that fails only because one before it did; nothing of others."""
+    return next((f"{word}{failure.partition(word)[2]}" for word in (WAITS, READS) if f": {word}" in failure), "")
 
 
 def _reason(failure: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cluster.amounts import count, duration
 from cluster.cli.common import JsonOption, StoreOption, Verbs, make_table, open_existing, print_json, screen
+from cluster.cli.options import DashboardOption
 
 if TYPE_CHECKING:
     from cluster.runs import RunState
@@ -17,12 +19,11 @@ if TYPE_CHECKING:
 
 VERBS = Verbs("Runs")
 COLOURS = {
-    "DONE": "green", "RUNNING": "cyan", "FAILED": "red", "INTERRUPTED": "yellow", "STOPPED": "red", "LOST": "red",
+    "DONE": "green", "RUNNING": "cyan", "FAILED": "red", "INTERRUPTED": "yellow", "CANCELLED": "yellow",
+    "STOPPED": "red", "LOST": "red",
     "published": "green", "cached": "green", "failed": "red", "to do": "cyan",
 }  # fmt: skip
 MAX_RUNS = 20
-LOST_SECONDS = 300.0
-"""A driver says that it lives every 20 seconds; after this long without a word it was killed, or its machine is gone."""
 
 
 @VERBS.verb("status", "miclip status zoo-00003 --store /data/lake")
@@ -32,14 +33,15 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show runs, or the stages of one run with the first error of each."""
-    from cluster.runs import list_runs, load_state
+    from cluster.runs import list_runs, load_state, resolve_run
+    from cluster.watching import find_state, seen_status
 
     where = open_existing(store)
     if run is not None:
-        _status_of(load_state(where, run), where, as_json)
+        _status_of(load_state(where, resolve_run(where, run)), where, as_json)
         return
-    states = [state for state in (_state(where, name) for name in list_runs(where)[-MAX_RUNS:]) if state]
-    status_of = {state.run: _status_word(state, where) for state in states}
+    states = [state for state in (find_state(where, name) for name in list_runs(where)[-MAX_RUNS:]) if state]
+    status_of = {state.run: seen_status(where, state) for state in states}
     if as_json:
         print_json([{**s.model_dump(mode="json", exclude={"stages"}), "status": status_of[s.run]} for s in states])
         return
@@ -60,29 +62,21 @@ def status(
     screen().print(table)
 
 
-def _state(store: Store, run: str) -> RunState | None:
-    from cluster.runs import load_state
-    from schemas.errors import UnknownRun
-
-    try:
-        return load_state(store, run)
-    except UnknownRun:  # its driver has only just begun, or ended before it wrote a state
-        return None
-
-
 def _status_of(state: RunState, store: Store, as_json: bool) -> None:
     from rich.text import Text
 
-    word = _status_word(state, store)
+    from cluster.runs import load_options
+    from cluster.watching import seen_status
+
+    word = seen_status(store, state)
+    submission = load_options(store, state.run).submission
     if as_json:
-        print_json({**state.model_dump(mode="json"), "status": word})
+        print_json({**state.model_dump(mode="json"), "status": word, "submission": submission})
         return
     console = screen()
-    message = f"  {_first_line(state.message)}" if state.message else ""
-    console.print(
-        Text.assemble((f"{state.run} ", "bold"), (word, COLOURS[word]), f"  {duration(state.seconds)}{message}"),
-        soft_wrap=True,
-    )
+    show_head(state, word)
+    if submission:
+        console.print(Text(f"submission {submission}", "dim"), soft_wrap=True)
     if state.status == "RUNNING":
         console.print(f"[dim]last sign of life: {_ago(_last_sign(store, state.run))}[/dim]")
     kept = _kept(state, store)
@@ -101,6 +95,17 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
         console.print(Text(f"more: miclip logs {where} --failed; go on: miclip retry {where}", "dim"), soft_wrap=True)
 
 
+def show_head(state: RunState, word: str) -> None:
+    """The name of a run, the status that is seen of it, how long it took, and why it ended."""
+    from rich.text import Text
+
+    message = f"  {_first_line(state.message)}" if state.message else ""
+    screen().print(
+        Text.assemble((f"{state.run} ", "bold"), (word, COLOURS[word]), f"  {duration(state.seconds)}{message}"),
+        soft_wrap=True,
+    )
+
+
 def _kept(state: RunState, store: Store) -> dict[str, str]:
     """How far shards have come that take long: what a killed run would go on from."""
     from cluster.keep import newest_step
@@ -109,14 +114,6 @@ def _kept(state: RunState, store: Store) -> dict[str, str]:
     open_stages = [stage.digest for stage in state.stages if stage.state == "to do"]
     steps = prefetch(lambda digest: newest_step(store, digest), open_stages)
     return {digest: f"state kept at step {step:,}" for digest, step in steps if step is not None}
-
-
-def _status_word(state: RunState, store: Store) -> str:
-    """The status as it was written, or LOST where the driver that wrote RUNNING does not live any more."""
-    if state.status != "RUNNING":
-        return state.status
-    sign = _last_sign(store, state.run)
-    return "LOST" if sign is None or time.time() - sign > LOST_SECONDS else "RUNNING"
 
 
 def _last_sign(store: Store, run: str) -> float | None:
@@ -147,14 +144,22 @@ def logs(
         bool, typer.Option("--failed", help="Tracebacks of the shards that failed and are still missing.")
     ] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    driver: Annotated[
+        bool, typer.Option("--driver", help="What the driver of a submitted run printed, from its cluster.")
+    ] = False,
     store: StoreOption = None,
+    address: DashboardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what happened in a run, in order; or the tracebacks of its failures."""
-    from cluster.runs import load_state
+    from cluster.runs import load_state, resolve_run
     from schemas.errors import UsageError
 
+    if driver:
+        _show_driver(run, store, address)
+        return
     where = open_existing(store)
+    run = resolve_run(where, run)
     state = load_state(where, run)
     digests = {
         s.digest for s in state.stages if stage is None or s.digest.startswith(stage) or s.cell.startswith(stage)
@@ -199,19 +204,29 @@ def _show_failures(store: Store, state: RunState, digests: set[str], shard: int 
         )
 
 
-def _events(store: Store, run: str, follow: bool) -> Iterator[dict[str, Any]]:
-    from cluster.events import read_segments
-    from cluster.runs import load_state
+def _show_driver(run: str, store: str | None, address: str | None) -> None:
+    """The words of a driver; its store is not needed where submission and cluster are named."""
+    from cluster.on_ray.jobs import ClusterJobs
+    from cluster.runs import load_options, resolve_run
+    from schemas.errors import UsageError
 
-    shown = 0
-    while True:
-        ended = load_state(store, run).status != "RUNNING"
-        for segment in read_segments(store, run, shown):
-            yield from segment
-            shown += 1
-        if not follow or ended:
-            return
-        time.sleep(1.0)
+    submission, url = run, address
+    if re.fullmatch(r".+-[0-9a-f]{8}-a\d+", run) is None or address is None:
+        where = open_existing(store)
+        options = load_options(where, resolve_run(where, run))
+        submission, url = options.submission, address or options.jobs
+        if not submission:
+            raise UsageError(
+                f"run {run} was not submitted to a cluster; what its workers printed lies where it was run"
+            )
+    typer.echo(ClusterJobs(url).logs(submission), nl=False)
+
+
+def _events(store: Store, run: str, follow: bool) -> Iterable[dict[str, Any]]:
+    from cluster.events import read_events
+    from cluster.watching import follow_events
+
+    return follow_events(store, run) if follow else read_events(store, run)
 
 
 _SKIP = {"time", "event", "work", "title", "stages", "seconds", "stage", "kind", "round", "final"}

@@ -19,6 +19,10 @@ ExecutorOption = Annotated[ExecutorName, typer.Option("--executor", help="Ray ac
 AddressOption = Annotated[
     str | None, typer.Option("--address", help="A running Ray cluster (auto, host:port); else Ray starts here.")
 ]
+DashboardOption = Annotated[
+    str | None,
+    typer.Option("--address", help="URL of the cluster's dashboard; else $RAY_API_SERVER_ADDRESS.", show_default=False),
+]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Workers per stage, whatever the spec says.")
 ]

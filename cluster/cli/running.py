@@ -91,6 +91,10 @@ def run(
     cpus: CpusOption = None,
     gpus: GpusOption = 0,
     address: AddressOption = None,
+    submission: Annotated[str, typer.Option("--submission", hidden=True)] = "",
+    jobs_url: Annotated[str, typer.Option("--jobs-url", hidden=True)] = "",
+    python: Annotated[str, typer.Option("--python", hidden=True)] = "python",
+    ship: Annotated[bool, typer.Option("--ship", hidden=True)] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a spec here; the same command again goes on where it stopped, and does nothing once it is done."""
@@ -99,7 +103,10 @@ def run(
 
     file = read_spec_file(spec, overrides or (), limit)
     where = open_store(store, file.pipeline.store)
-    options = RunOptions(executor=executor.value, workers=workers, cpus=cpus, gpus=gpus, address=address)
+    options = RunOptions(
+        executor=executor.value, workers=workers, cpus=cpus, gpus=gpus, address=address,
+        submission=submission, jobs=jobs_url, python=python, ship=ship,
+    )  # fmt: skip
     raise typer.Exit(execute(file, where, options, as_json))
 
 
@@ -114,14 +121,23 @@ def retry(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the spec of an earlier run again, with its options: only what failed or is left."""
-    from cluster.runs import load_options, load_spec
+    """Run the spec of an earlier run again, with its options and where it ran: only what failed or is left."""
+    from cluster.cli.remote import hand_over
+    from cluster.runs import load_options, load_spec, resolve_run
     from cluster.spec_file import parse_spec
 
     where = open_existing(store)
+    run = resolve_run(where, run)
     file = parse_spec(load_spec(where, run), f"{run}/spec.yaml")
+    before = load_options(where, run)
     asked = {"executor": executor, "workers": workers, "cpus": cpus, "gpus": gpus, "address": address}
-    options = load_options(where, run).model_copy(update={k: v for k, v in asked.items() if v is not None})
+    options = before.model_copy(update={k: v for k, v in asked.items() if v is not None})
+    to_jobs = (address or "").startswith(("http://", "https://"))
+    if to_jobs or (before.submission and executor is None and address is None):
+        raise typer.Exit(hand_over(file, where, options, address or before.jobs, as_json=as_json))
+    options = options.model_copy(
+        update={"submission": "", "jobs": "", "address": address if before.submission else options.address}
+    )
     raise typer.Exit(execute(file, where, options, as_json))
 
 

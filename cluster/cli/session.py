@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
+import threading
 import types
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +18,8 @@ from cluster.events import EventLog, StoreEvents
 from cluster.executor import DeferredExecutor, Executor, SerialExecutor, StopFlag
 from cluster.on_ray.terminal import own_the_terminal
 from cluster.stores import Store
+from cluster.watching import CancelWatch
+from schemas.errors import MiclipError
 
 
 class Session:
@@ -53,6 +57,8 @@ class Session:
             if events:
                 events.start()
                 stack.callback(_close, events)
+            if self._run:
+                stack.enter_context(CancelWatch(self.store, self._run, self.stop))
             self.executor = self._open()
             stack.callback(self.executor.close)
             self.log = EventLog(*([events] if events else []), self.progress)
@@ -92,24 +98,51 @@ def _log_folder() -> Path:
     return Path(state).expanduser() / "miclip" / "logs"
 
 
+_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
 class _Signals:
-    """Ctrl-C or SIGTERM once: no new shards, clean end. Twice: leave now; finished shards are kept all the same."""
+    """Ctrl-C or SIGTERM once: no new shards, clean end. Twice: leave now; finished shards are kept all the same.
+
+    A thread of its own hears of a signal through the wakeup descriptor, at once even while the main thread is deep in a
+    library, and writes the state: a machine that is taken back gives seconds.
+    """
 
     def __init__(self, stop: StopFlag, progress: RunProgress) -> None:
         self._stop, self._progress = stop, progress
         self._before: dict[int, Any] = {}
+        self._heard = 0
 
     def __enter__(self) -> _Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _NAMES:
             self._before[number] = signal.signal(number, self._handle)
+        self._ear, self._mouth = socket.socketpair()
+        self._mouth.setblocking(False)  # as `set_wakeup_fd` wants it
+        self._wakeup_before = signal.set_wakeup_fd(self._mouth.fileno())
+        self._listener = threading.Thread(target=self._listen, name="miclip-signals", daemon=True)
+        self._listener.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._mouth.close()  # which ends the listener
+        self._listener.join()
+        self._ear.close()
 
     def _handle(self, number: int, frame: types.FrameType | None) -> None:
-        if self._stop.reason:
+        """In the main thread, between two steps of it; nothing here may wait for a lock that it holds."""
+        self._heard += 1
+        if self._heard > 1:
             os._exit(130)
-        self._stop.stop("Ctrl-C" if number == signal.SIGINT else "SIGTERM")
-        self._progress.say("stopping; finished shards are kept, once more leaves at once", "yellow")
+
+    def _listen(self) -> None:
+        while heard := self._ear.recv(64):
+            for number in heard:
+                if (name := _NAMES.get(signal.Signals(number))) is not None:
+                    self._progress.say("stopping; finished shards are kept, once more leaves at once", "yellow")
+                    try:
+                        self._stop.stop(name)
+                    except MiclipError as error:  # the store is away; the run meets it too and says what is wrong
+                        self._progress.say(f"state not saved: {error}", "red")

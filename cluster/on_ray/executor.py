@@ -11,11 +11,12 @@ import ray
 
 from cluster.board import Board, Need, Outcome
 from cluster.executor import Rests, StopFlag
+from cluster.feasible import check_fits, describe
 from cluster.on_ray.session import join, start_local
 from cluster.on_ray.team import Died, Team
 from cluster.on_ray.watch import PATIENCE, ClusterWatch
-from cluster.scheduler import Assign, Node, Slot, Start, Stop, View, count_fitting, decide, get_demands
-from schemas.errors import ClusterUnreachable, Infeasible
+from cluster.scheduler import Assign, Slot, Start, Stop, View, decide, get_demands
+from schemas.errors import ClusterUnreachable
 
 TICK = 0.2
 """Seconds after which a request to stop is seen at the latest."""
@@ -58,7 +59,7 @@ class RayExecutor:
     def check(self, works: Sequence[Need]) -> None:
         """Refuse what no machine of this cluster can hold, because Ray would wait for it for ever."""
         for work in works:
-            _check_fits(work, self._watch.nodes)
+            check_fits(work, self._watch.nodes)
 
     # -- work
 
@@ -150,7 +151,7 @@ class RayExecutor:
 
     def _explain_wait(self) -> str:
         slots = sorted({team.slot for team in self._teams.values()})
-        asked = "; ".join(_describe(slot) for slot in slots) or "nothing fits"
+        asked = "; ".join(describe(slot) for slot in slots) or "nothing fits"
         free = {k: round(v, 2) for k, v in ray.available_resources().items() if k in ("CPU", "GPU", "memory")}
         return (
             f"no worker started within {self._start_timeout:.0f} s: waiting for {asked}; free in the cluster now: {free}. "
@@ -175,37 +176,3 @@ class RayExecutor:
         self._end(list(self._teams.values()))
         if self._owns_session:
             ray.shutdown()
-
-
-def _check_fits(work: Need, nodes: tuple[Node, ...]) -> None:
-    """Raise Infeasible, naming the field and both numbers."""
-    slot, needs = Slot.of(work), work.resources
-    if needs.gpus > 1 and needs.gpus != int(needs.gpus):
-        raise Infeasible(f"{work.title}: resources.gpus is {needs.gpus}; above one GPU only whole numbers can be given")
-    if count_fitting(nodes, slot) > 0:
-        return
-    cluster = {
-        "cpus": [n.cpus for n in nodes],
-        "gpus": [float(len(n.gpus)) for n in nodes],
-        "memory_gb": [n.memory_gb for n in nodes],
-    }
-    asked = {"cpus": slot.cpus, "gpus": slot.gpus, "memory_gb": slot.memory_gb}
-    for name in ("gpus", "cpus", "memory_gb"):
-        largest, total = max(cluster[name], default=0.0), sum(cluster[name])
-        if asked[name] > largest:
-            raise Infeasible(
-                f"{work.title}: resources.{name} {asked[name]:g} asked for each worker, the largest machine of the cluster "
-                f"has {largest:g} (all together {total:g}); lower stages.*.resources.{name} or use a larger machine"
-            )
-        if asked[name] * slot.gang > total:
-            raise Infeasible(
-                f"{work.title}: a gang of {slot.gang} workers with resources.{name} {asked[name]:g} needs "
-                f"{asked[name] * slot.gang:g}, the cluster has {total:g}; lower gang, or "
-                f"data_parallel and feeders, or stages.*.resources.{name}"
-            )
-    raise Infeasible(f"{work.title}: no machine has {_describe(slot)} together; lower stages.*.resources")
-
-
-def _describe(slot: Slot) -> str:
-    each = f"{slot.cpus:g} CPUs, {slot.gpus:g} GPUs" + (f", {slot.memory_gb:g} GB" if slot.memory_gb else "")
-    return f"{slot.gang} x ({each})" if slot.gang > 1 else each

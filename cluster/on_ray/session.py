@@ -61,22 +61,31 @@ def join(address: str) -> None:
         with _signal_handlers_kept():
             ray.init(address=address, **_QUIET)
     except ray.exceptions.AuthenticationError as error:
-        raise ClusterUnreachable(
-            f"the Ray cluster at {address} refused our token ({_first_line(error)}); put the cluster's token into "
-            f"{token_path() or 'RAY_AUTH_TOKEN'} or set RAY_AUTH_TOKEN_PATH"
-        ) from error
+        raise refused(address, error) from error
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise ClusterUnreachable(f"no Ray cluster answers at {address!r}: {_first_line(error)}") from error
+        raise ClusterUnreachable(f"no Ray cluster answers at {address!r}: {first_line(error)}") from error
+
+
+def refused(address: str, error: BaseException) -> ClusterUnreachable:
+    """What to say of a cluster that does not know our token."""
+    return ClusterUnreachable(
+        f"the Ray cluster at {address} refused our token ({first_line(error)}); put the cluster's token into "
+        f"{token_path() or 'RAY_AUTH_TOKEN'} or set RAY_AUTH_TOKEN_PATH"
+    )
 
 
 def _knock(address: str) -> None:
-    """Fail within seconds where nobody listens; Ray would try for minutes."""
     if address == "auto":
         from ray._private.services import canonicalize_bootstrap_address_or_die
 
         address = canonicalize_bootstrap_address_or_die(address)
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+    knock(host.strip("[]"), int(port))
+
+
+def knock(host: str, port: int) -> None:
+    """Fail within seconds where nobody listens; Ray would try for minutes. Raises OSError."""
+    socket.create_connection((host, port), timeout=10.0).close()
 
 
 def token_path() -> Path | None:
@@ -106,5 +115,6 @@ def keep_token_private() -> None:
         path.chmod(0o600)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

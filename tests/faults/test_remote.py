@@ -1,0 +1,149 @@
+"""A spec handed to a cluster of several machines: machines and drivers die, people cancel, and no row is lost or doubled."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.runs import load_options, load_state
+from cluster.stores.base import make_store
+from schemas.specs import SelftestSpec, as_pipeline
+from tests.lakes import Lake
+from tests.on_cluster import Place, kill, start_cluster, wait_until
+
+pytestmark = pytest.mark.slow
+SHARDS = {"rows": 60, "shard_rows": 3, "variants": ("a", "b")}
+SECRET = "kqzj7wvbx3marker"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with start_cluster(tmp_path_factory.mktemp("cluster")) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files of a run that nothing happened to."""
+    lake = Lake(tmp_path_factory.mktemp("quiet"))
+    assert lake.run(as_pipeline(SelftestSpec(**SHARDS))).exit_code == 0
+    return lake.files()
+
+
+def write_spec(folder: Path, sleep_ms: int = 1000) -> Path:
+    spec = folder / "far.yaml"
+    spec.write_text(json.dumps({"kind": "selftest", "name": "far", "store": "lake", "sleep_ms": sleep_ms, **SHARDS}))
+    return spec
+
+
+def wait_for_markers(store: Path, n: int) -> None:
+    wait_until(lambda: len(list(store.rglob("*.done.json"))) >= n, lambda: f"fewer than {n} markers")
+
+
+def test_a_submitted_run_is_watched_to_its_end_while_a_machine_dies(
+    place: Place, tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    spec, store = write_spec(tmp_path), tmp_path / "lake"
+    first = place.submit(spec, AWS_SECRET_ACCESS_KEY=SECRET)
+    assert first["new"] and first["id"].startswith("far-") and first["id"].endswith("-a1")
+    again = place.submit(spec)
+    assert (again["id"], again["new"]) == (first["id"], False)
+    watching = place.start("watch", first["id"], "--store", str(store), "--address", place.url)
+    wait_for_markers(store, 8)
+    place.lose_a_machine()
+    out, err = watching.communicate(timeout=400)
+    assert watching.returncode == 0, err
+    assert "far-00001 done" in out and "lost its worker, trying again" in err
+    assert Lake(store).files() == undisturbed
+    assert load_options(make_store(str(store)), "far-00001").submission == first["id"]
+    told = place.miclip("logs", first["id"], "--driver", "--address", place.url)
+    assert "far-00001 done" in told
+    assert SECRET not in told + place.jobs_as_text()
+    assert not [path for path in store.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+
+
+def test_a_cancelled_run_ends_says_so_everywhere_and_a_retry_finishes_it(
+    place: Place, tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    spec, store = write_spec(tmp_path), tmp_path / "lake"
+    first = place.submit(spec)
+    watching = place.start("watch", first["id"], "--store", str(store), "--address", place.url)
+    wait_for_markers(store, 6)
+    assert "CANCELLED" in place.miclip("cancel", first["id"], "--store", str(store))
+    assert watching.wait(timeout=120) == 130
+    state = load_state(make_store(str(store)), "far-00001")
+    assert (state.status, state.exit_code) == ("CANCELLED", 130)
+    assert not list(store.rglob("published.json"))
+    wait_until(lambda: place.status_of(first["id"]) == "FAILED")  # 130 is no success
+    done = len(list(store.rglob("*.done.json")))
+    again = json.loads(place.miclip("retry", "far-00001", "--store", str(store), "--json"))
+    assert again["id"] == first["id"][:-1] + "2" and again["new"]
+    place.miclip("watch", again["id"], "--store", str(store), "--address", place.url)
+    lake = Lake(store)
+    assert lake.files() == undisturbed
+    computed = [len(e["stages"]) for e in place.events(store, "far-00002") if e["event"] == "shard_done"]
+    assert sum(computed) == 42 - done  # 20 shards and a merge of each of two stages
+    assert "DONE" in place.miclip("cancel", again["id"], "--store", str(store))
+
+
+def test_a_driver_that_is_killed_is_submitted_again_and_does_what_is_left(
+    place: Place, tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    spec, store = write_spec(tmp_path), tmp_path / "lake"
+    first = place.submit(spec)
+    wait_for_markers(store, 8)
+    kill(place.driver(first["id"]))
+    assert load_state(make_store(str(store)), "far-00001").status == "RUNNING"  # it could not say anything
+    wait_until(lambda: place.status_of(first["id"]) == "FAILED")
+    told = place.miclip("submit", str(spec), "--address", place.url, "--python", sys.executable, "--wait")
+    assert first["id"][:-1] + "2 submitted" in told and "far-00002 done" in told
+    assert Lake(store).files() == undisturbed
+
+
+def test_a_driver_that_is_told_to_go_leaves_its_state_within_two_seconds(place: Place, tmp_path: Path) -> None:
+    """As a machine that is taken back tells it: no shard of five minutes is waited for."""
+    spec, store = write_spec(tmp_path, sleep_ms=300_000), tmp_path / "lake"
+    first = place.submit(spec)
+    run = place.run_of(str(store), first["id"])
+    opened = make_store(str(store))
+    driver = place.driver(first["id"])
+    wait_until(lambda: bool([e for e in place.events(store, run) if e["event"] == "planned"]))
+    begun = time.monotonic()
+    driver.send_signal(signal.SIGTERM)
+    wait_until(lambda: load_state(opened, run).status != "RUNNING")
+    print(f"state after {time.monotonic() - begun:.2f} s")
+    assert load_state(opened, run).status == "INTERRUPTED"
+    wait_until(lambda: place.status_of(first["id"]) == "FAILED")
+    print(f"driver gone after {time.monotonic() - begun:.2f} s")
+
+
+def test_what_no_machine_has_is_refused_before_anything_is_submitted(place: Place, tmp_path: Path) -> None:
+    spec = write_spec(tmp_path)
+    told = place.miclip("submit", str(spec), "--address", place.url, "--set", "resources.gpus=2", code=2)
+    assert "resources.gpus 2 asked for each worker, the largest machine of the cluster has 0" in told
+    assert not (tmp_path / "lake").exists()
+    store = f"s3://{'AKIA' + 'A' * 16}/lake"
+    told = place.miclip("submit", str(spec), "--address", place.url, "--store", store, code=2)
+    assert "looks like a credential" in told and "AKIA" not in told
+    assert "AKIA" not in place.jobs_as_text()
+
+
+def test_another_token_opens_nothing(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0" * 64)
+    told = place.miclip(
+        "submit", str(write_spec(tmp_path)), "--address", place.url, code=3, RAY_AUTH_TOKEN_PATH=str(tmp_path / "token")
+    )
+    assert "refused our token" in told and "Traceback" not in told
+
+
+def test_the_source_of_this_package_can_be_sent_along(place: Place, tmp_path: Path) -> None:
+    spec = write_spec(tmp_path, sleep_ms=0)
+    first = place.submit(spec, "--ship")
+    place.miclip("watch", first["id"], "--store", str(tmp_path / "lake"), "--address", place.url)
+    assert '"py_modules"' in place.jobs_as_text()
