@@ -75,7 +75,7 @@ def make_plans(cell: Cell, known: Known) -> tuple[Plan, ...]:
     spec = cell.spec
     assert isinstance(spec, MineRosettaSpec)
     if cell.pair is not None:
-        of_a, of_b = ([Side.of(spec, m) for m in find_members(cell, known, model)] for model in cell.pair)
+        of_a, of_b = (_sides(cell, known, model) for model in cell.pair)
         return tuple(_pair_plan(cell, known, a, b) for a in of_a for b in of_b)
     if cell.model is not None:
         members = find_members(cell, known, cell.model)
@@ -167,6 +167,17 @@ class Side(NamedTuple):
     def of(cls, spec: MineRosettaSpec, member: Member) -> Side:
         """The side that a member is."""
         return cls(member, units_stage(spec, member).digest, member.model_dump(mode="json"))
+
+
+def _sides(cell: Cell, known: Known, model: str) -> list[Side]:
+    """The members of one model; it has a pair with every other model of the zoo, and is the same in each of them."""
+    read = tuple(plan.digest for plans in cell.reads.values() for plan in plans if plan.stage.subject == model)
+    key = ("mine_rosetta", cell.name, model, read)
+    if key not in known.memo:
+        assert isinstance(cell.spec, MineRosettaSpec)
+        known.memo[key] = [Side.of(cell.spec, member) for member in find_members(cell, known, model)]
+    sides: list[Side] = known.memo[key]
+    return sides
 
 
 def _pair_plan(cell: Cell, known: Known, side_a: Side, side_b: Side) -> Plan:
