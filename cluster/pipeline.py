@@ -106,6 +106,9 @@ class PipelineRun:
         _refuse_wrong_names(board, planned.facts)
         self._planned = planned = plan_pipeline(self._spec, self._store, planned.facts)
         self._hold(planned)
+        for cell in planned.cells:
+            if cell.refusal is not None:  # said at once, and again when the others are done
+                self._log.emit("error", subject=title(cell), message=str(cell.refusal))
         self._save("RUNNING")
         self._run_plans([(plan, c.cell.resources) for c in planned.cells for plan in c.plans])
 

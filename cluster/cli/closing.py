@@ -49,10 +49,8 @@ def report_json(report: RunReport, store: Store) -> dict[str, Any]:
     }
 
 
-def show_report(report: RunReport, store: Store, log_file: Path | None, cached: int = 0, advise: bool = True) -> None:
+def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0, advise: bool = True) -> None:
     """The report for people: tables on stdout, failures on stderr; `cached` stages were published before this run.
-
-    log_file: what workers printed; None if they ran elsewhere.
 
     advise: say what to type next.
     """
@@ -93,15 +91,14 @@ def show_report(report: RunReport, store: Store, log_file: Path | None, cached: 
             console.print(Text(f"or look at it: miclip report{one} --store {store.uri}", "dim"), soft_wrap=True)
 
 
-def show_failures(report: RunReport, store: Store, log_file: Path | None, most: int = 8) -> None:
+def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8) -> None:
     """Each failure in a line, and the commands that show more."""
     if not report.failures:
         return
     console = errors()
     # what waits for an input that failed says nothing new
-    waits = {failure: waited for failure in report.failures if (waited := _waits_for(failure))}
-    causes = [failure for failure in report.failures if failure not in waits]
-    waiting = Counter(waits.values()) if causes else Counter()
+    causes = [failure for failure in report.failures if not _waits_for(failure)]
+    waiting = Counter(waited for failure in report.failures if causes and (waited := _waits_for(failure)))
     causes = causes or report.failures
     # nor do the stages that failed for the same reason, such as all that need a model that cannot be opened
     alike = Counter(map(_reason, causes))
@@ -123,8 +120,7 @@ def show_failures(report: RunReport, store: Store, log_file: Path | None, most: 
         )
     run = report.state.run
     console.print(Text(f"tracebacks: miclip logs {run} --failed --store {store.uri}", "dim"), soft_wrap=True)
-    if log_file is not None:
-        console.print(Text(f"what workers printed: {log_file}", "dim"), soft_wrap=True)
+    console.print(Text(f"what workers printed: {log_file}", "dim"), soft_wrap=True)
     console.print(Text(f"go on: miclip retry {run} --store {store.uri}", "dim"), soft_wrap=True)
 
 

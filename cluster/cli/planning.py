@@ -50,7 +50,9 @@ def make_report(planned: PlannedPipeline, store: Store, tflops: float | None = N
                 **estimate._asdict(),
             }
         )
-    missing = [{"cell": title(cell), "why": cell.error} for cell in planned.cells if not cell.plans]
+    missing = [
+        {"cell": title(c), "why": c.error, "refused": c.refusal is not None} for c in planned.cells if not c.plans
+    ]
     return {
         "pipeline": planned.spec.name,
         "store": store.uri,
@@ -94,7 +96,8 @@ def lines_of(report: dict[str, Any], by_stage: bool) -> list[dict[str, Any]]:
     else:
         lines = [_line_of(cell, stages) for cell, stages in _grouped(report["stages"], "cell").items()]
     empty = dict.fromkeys((*_SUMS, "images", "flops", "memory"), 0)
-    return lines + [{"name": m["cell"], "state": "not inspected yet", **empty} for m in report["not_planned"]]
+    states = {True: "cannot be planned", False: "not inspected yet"}
+    return lines + [{"name": m["cell"], "state": states[m["refused"]], **empty} for m in report["not_planned"]]
 
 
 def _line_of(cell: str, stages: list[dict[str, Any]]) -> dict[str, Any]:

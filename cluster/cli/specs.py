@@ -49,6 +49,7 @@ def validate(
 
         with file.placed():
             planned = plan_pipeline(file.pipeline, make_store(uri))
+            planned.refuse()
         unplanned = {title(cell): cell.error for cell in planned.cells if not cell.plans}
     if as_json:
         unchecked = [f"{cell}: {why}" for cell, why in unplanned.items()]
@@ -113,6 +114,8 @@ def plan(
 
 
 def _show(report: dict[str, Any], verbose: bool, tflops: float | None, spec: Path) -> None:
+    from rich.text import Text
+
     from cluster.cli.planning import lines_of
 
     right = ["shards left", "images", "FLOPs", "stored", "memory", *(["device hours"] if tflops else [])]
@@ -141,9 +144,12 @@ def _show(report: dict[str, Any], verbose: bool, tflops: float | None, spec: Pat
         console.print(f"[dim]{cells}: {note}[/dim]", soft_wrap=True)
     if report["limited"] and any(s["kind"] == "index_images" and s["state"] != "cached" for s in report["stages"]):
         console.print("[yellow]a limit cuts what models see; the image set is indexed in whole first[/yellow]")
-    if report["not_planned"]:
+    for cell in (missing := report["not_planned"]):
+        if cell["refused"]:
+            console.print(Text(f"{cell['cell']}: {cell['why']}; the others go on without it", "red"), soft_wrap=True)
+    if unknown := [cell for cell in missing if not cell["refused"]]:
         console.print(
-            f"[yellow]{some(len(report['not_planned']), 'cell')} not inspected or indexed yet[/yellow]; "
+            f"[yellow]{some(len(unknown), 'cell')} not inspected or indexed yet[/yellow]; "
             f"[bold]miclip plan {spec} --inspect[/bold] does only that",
             soft_wrap=True,
         )
@@ -159,7 +165,13 @@ def _notes(report: dict[str, Any]) -> dict[str, str]:
 
 
 def _state(line: dict[str, Any]) -> str:
-    colours = {"cached": "green", "to do": "cyan", "not inspected yet": "yellow", "failed": "red"}
+    colours = {
+        "cached": "green",
+        "to do": "cyan",
+        "not inspected yet": "yellow",
+        "cannot be planned": "red",
+        "failed": "red",
+    }
     word = line["state"].split(":")[0]
     return f"[{colours.get(word, 'cyan')}]{line['state']}[/]"
 

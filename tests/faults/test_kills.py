@@ -81,6 +81,22 @@ def test_killed_between_part_and_marker_a_rerun_adopts_the_part_and_doubles_no_r
     assert lake.files() == quiet(place)
 
 
+@pytest.mark.parametrize("nth", [6, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 9))])
+def test_killed_among_stages_that_read_each_other_a_rerun_does_the_missing_shards(place: Place, nth: int) -> None:
+    """Two chains side by side, of 3 stages with 2 shards and a merge, and of 1: 12 markers, of which `nth` are written."""
+    cell = {"kind": "selftest", "rows": 20, "shard_rows": 10}
+    chain = {"one": {}, "two": {"reads": "one"}, "three": {"reads": "two"}, "beside": {}}
+    stages = {name: {**cell, "subject": name, **more} for name, more in chain.items()}
+    spec = PipelineSpec.model_validate({"name": "chains", "stages": stages}, strict=False)
+    store = place.store("lake")
+    process = victim.start(store, spec, die={"key": r"done\.json$", "nth": nth, "when": "after"})
+    assert victim.finish(process)[0] == victim.DIED
+    lake = Lake(store)
+    assert lake.run(spec).exit_code == 0
+    assert lake.count("shard_done") == 12 - nth
+    assert lake.files() == quiet(place, spec)
+
+
 def test_an_error_in_the_middle_of_a_shard_leaves_none_of_it_in_the_store(place: Place) -> None:
     """Rows 20 to 24 are given by the worker before row 27 stops it; not one of them may be seen."""
     lake = Lake(place.store("lake"))

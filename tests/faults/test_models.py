@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from importlib.resources import files
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from jobs import forward as forwards
 from schemas.errors import UsageError
+from schemas.specs import PipelineSpec
 from tests.faults.conftest import Place
 from tests.lakes import Lake, export, make_extract
 
@@ -131,21 +133,57 @@ def test_a_model_that_cannot_be_loaded_fails_alone_and_the_others_are_published(
     assert published_models(lake, report) == {GOOD}
 
 
-def test_a_folder_without_weights_is_refused_before_any_work(world: Path, tmp_path: Path) -> None:
+def test_a_folder_without_weights_fails_alone_and_is_refused_before_any_work_if_there_is_no_other_model(
+    world: Path, tmp_path: Path
+) -> None:
     model = copy_model(tmp_path / "empty")
     (tmp_path / "empty" / WEIGHTS).unlink()
-    lake = Lake(tmp_path / "lake")
-    with pytest.raises(UsageError, match=r"empty: no checkpoint \(.safetensors"):
-        embed(lake, world, model, GOOD)
+    lake, said = Lake(tmp_path / "lake"), r"empty: no checkpoint \(.safetensors"
+    with pytest.raises(UsageError, match=said):
+        embed(lake, world, model)
     assert not [key for key in lake.store.list("tables") if "/embeddings/" in key]
+    report = embed(lake, world, model, GOOD)
+    assert report.exit_code == 1 and all(re.search(said, failure) for failure in report.failures)
+    assert published_models(lake, report) == {GOOD}
 
 
-def test_a_folder_that_is_gone_is_refused_before_any_work(world: Path, tmp_path: Path) -> None:
-    """What is not there is a fault of the spec, whatever the other models are."""
-    lake = Lake(tmp_path / "lake")
+def test_a_folder_that_is_gone_fails_alone_and_is_refused_before_any_work_if_there_is_no_other_model(
+    world: Path, tmp_path: Path
+) -> None:
+    """Tonight's checkpoint was not written: that is no reason to leave out all others."""
+    lake, gone = Lake(tmp_path / "lake"), f"open_clip:clip-p8@file:{tmp_path}/gone"
     with pytest.raises(UsageError, match=f"nothing at {tmp_path}/gone"):
-        embed(lake, world, f"open_clip:clip-p8@file:{tmp_path}/gone", GOOD)
+        embed(lake, world, gone)
     assert lake.store.list("tables") == []
+    report = embed(lake, world, gone, GOOD)
+    assert report.exit_code == 1 and [f for f in report.failures if f"nothing at {tmp_path}/gone" not in f] == []
+    assert published_models(lake, report) == {GOOD}
+
+
+@pytest.mark.slow
+def test_of_three_models_with_all_that_is_made_of_them_a_bad_checkpoint_spoils_its_own_cells_alone(
+    world: Path, tmp_path: Path
+) -> None:
+    """The file of the bad one is cut in half: what reads it waits, both others go through to their features."""
+    bad, good = copy_model(tmp_path / "bad"), ("demo:clip-p8", "demo:siglip-p8")
+    path = tmp_path / "bad" / WEIGHTS
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    few = {"latents": 16, "k": 2, "steps": 4, "batch_tokens": 64, "block_images": 4}
+    stages = {
+        "acts": {"kind": "extract", "sites": ["resid_post.-2@patch"], "batch_size": 8},
+        "sae": {"kind": "train_sae", "reads": "acts", **few},
+        "features": {"kind": "sae_features", "reads": ["sae", "acts"], "tables": ["features"]},
+    }
+    data = {"name": "three", "images": {"ref": f"folder:{world}/images"}, "matrix": {"model": [good[0], bad, good[1]]}}
+    report = (lake := Lake(tmp_path / "lake")).run(
+        PipelineSpec.model_validate({**data, "stages": stages}, strict=False)
+    )
+    assert report.exit_code == 1
+    assert sorted({failure.split(": ")[0].split(" ")[0] for failure in report.failures}) == [
+        f"{stage}/{bad}" for stage in sorted(stages)
+    ]
+    assert all(f.startswith(f"acts/{bad}") or "it reads" in f or bad in f for f in report.failures)
+    assert set(lake.table(report, "sae_features")["model"].to_pylist()) == set(good)
 
 
 def test_weights_swapped_between_inspection_and_extraction_are_noticed(

@@ -20,7 +20,7 @@ from cluster.shard_host import ShardHost
 from cluster.stores.base import Store, make_store
 from jobs import activations
 from schemas.errors import DamagedPart
-from schemas.specs import SelftestSpec, as_pipeline
+from schemas.specs import PipelineSpec, SelftestSpec, as_pipeline
 from tests.faults import victim
 from tests.faults.conftest import Place
 from tests.lakes import Lake, export, make_extract
@@ -50,6 +50,21 @@ class ShuffledExecutor(SerialExecutor):
             task = self._rng.choice(list(board.ready()))
             board.hand_out(task)
             yield self._rng.choice(self._hosts).run(board.works[task.work], task)
+
+
+def test_the_order_in_which_stages_are_done_that_read_each_other_changes_no_byte(tmp_path: Path) -> None:
+    """Siblings `two` read stages that come in any order, and are then opened together or apart."""
+    cell = {"kind": "selftest", "rows": 30, "shard_rows": 10}
+    chain = {"a": {}, "b": {}, "two-a": {"reads": "a"}, "two-b": {"reads": "b"}, "last": {"reads": ["two-a", "two-b"]}}
+    stages = {name: {**cell, "subject": name, **more} for name, more in chain.items()}
+    stages["two-b"] |= {"subject": "two-a", "variants": ["c"]}
+    spec = PipelineSpec.model_validate({"name": "chains", "stages": stages}, strict=False)
+    quiet = Lake(tmp_path / "quiet")
+    assert quiet.run(spec).exit_code == 0
+    for workers, seed in ((1, 1), (3, 2), (3, 3)):
+        store = str(tmp_path / f"shuffled-{seed}")
+        lake = Lake(store, ShuffledExecutor(store, workers, seed))
+        assert lake.run(spec).exit_code == 0 and lake.files() == quiet.files()
 
 
 def test_order_and_number_of_workers_change_no_byte(place: Place) -> None:

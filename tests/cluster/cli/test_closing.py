@@ -8,6 +8,7 @@ import pytest
 
 from cluster.cli.closing import show_failures, show_report
 from cluster.pipeline import WAITS, RunReport
+from cluster.planned import READS
 from cluster.runs import RunState, StageState
 from cluster.stores import make_store
 
@@ -39,6 +40,14 @@ def test_of_many_causes_some_are_named_and_the_rest_is_counted(
     lines = last_words(["s sae: shard 0: diverged", *waiting, waiting[-1]], tmp_path, capsys)
     assert lines[8] == "  1 stage waits: its input stage s7 sae is not published"
     assert lines[9].startswith("  3 stages more wait for others; mend what failed")
+
+
+def test_cells_that_cannot_be_planned_because_of_another_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading = [f"{stage}/b: {READS} acts/b, which cannot be planned" for stage in ("sae", "features")]
+    lines = last_words(["acts/b: b: nothing at /b", *reading], tmp_path, capsys)
+    assert lines[:2] == ["  ✗ acts/b: b: nothing at /b", "  2 stages wait: it reads acts/b, which cannot be planned"]
 
 
 def test_where_all_wait_each_says_for_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

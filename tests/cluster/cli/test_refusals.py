@@ -125,3 +125,14 @@ def test_what_is_not_known_yet_is_said_once_with_how_to_look_it_up(inspected: Pa
         "not checked yet  1 cell that reads these",
         f"to look them up: miclip plan {spec} --inspect",
     ]
+
+
+def test_a_stage_that_suits_one_of_two_models_is_invalid_as_a_spec_and_planned_for_the_one(inspected: Path) -> None:
+    """`validate` wants all of a spec; a night does what can be done, and says what cannot."""
+    spec = inspected / "mixed.yaml"
+    spec.write_text(TEXT.replace(', "SITE"', "").replace('    model: "demo:clip-p8"\n', ""))
+    lines = miclip("plan", spec).stdout.splitlines()
+    assert miclip("validate", spec).exit_code == 2
+    assert any("acts/demo:clip-rn" in line and "cannot be planned" in line for line in lines)
+    assert any(line.startswith("acts/demo:clip-rn: ") and line.endswith("go on without it") for line in lines)
+    assert not any("not inspected" in line for line in lines)
