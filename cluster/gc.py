@@ -3,8 +3,8 @@
 Why it is safe. A run writes what it may read or make into `holds.json`, then looks whether a sweep is going on, and only
 then looks what is published (`cluster/hold.py`). A sweep takes its lease and only then reads all holds. So a sweep either
 sees what a run holds, or the run sees the sweep and waits if what it holds is doomed. What is kept is found generously:
-any text in a plan that looks like the name of a stage is taken for one. A stage that is removed stops being published
-first, then its shards stop being done, and its parts go last: whatever is cut short leaves a stage that can be made again.
+any text in a plan that looks like the name of a stage is taken for one. A run that is dropped goes first; a stage stops
+being published, then its shards stop being done, and its parts go last: whatever is cut short can be made again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cluster.catalog import load_drift, stored_objects
 from cluster.hold import GC, load_holds, names_in
@@ -119,7 +119,7 @@ def sweep(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
 
 
 def _in_order(trash: Iterable[Trash]) -> list[list[str]]:
-    """All keys by rank: no stage is published, and no shard done, whose parts are not all there."""
+    """All keys by rank: no run is there whose stages are not, no stage is published, and no shard done, without its parts."""
     ranks: list[list[str]] = [[] for _ in range(6)]
     for item in trash:
         for key in item.keys:
@@ -128,13 +128,15 @@ def _in_order(trash: Iterable[Trash]) -> list[list[str]]:
 
 
 def _rank(key: str) -> int:
+    if key.startswith(
+        "runs/"
+    ):  # without its spec it is no run, which nobody reads or keeps, and its number is never given again
+        return 0 if key.endswith("/spec.yaml") else 5
     if key.startswith("stages/"):
         return (
-            0 if key.endswith("/published.json") else 1 if "/shards/" in key else 2 if key.endswith("/plan.json") else 3
+            1 if key.endswith("/published.json") else 2 if "/shards/" in key else 3 if key.endswith("/plan.json") else 4
         )
-    if key.startswith("runs/"):  # without its spec it is no run, and its number is never given again
-        return 4 if key.endswith("/spec.yaml") else 5
-    return 3 if key.startswith(("tables/", "listings/")) else 5
+    return 4 if key.startswith(("tables/", "listings/")) else 5
 
 
 def _remove(store: Store, keys: Sequence[str], lease: Lease) -> None:
@@ -164,7 +166,8 @@ def look(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
     reached = lake.reach(name for run in kept for name in held[run])
     named = lake.reach(name for run in held for name in held[run])
     unnamed = lake.names - named
-    young = _young(store, runs, unnamed, policy)
+    record = _last_record(store)
+    young = _young(runs, unnamed - set(record["doomed"]), record["unnamed"], policy)
     going = {name for run in runs if run.may_go_on and run.run in kept for name in held[run.run]}
     dropped = [run.run for run in runs if run.run not in kept]
     return Sweep(
@@ -251,13 +254,12 @@ def _names_of(store: Store, run: RunFacts, lake: _Lake) -> set[str]:
 
 
 def _young(
-    store: Store, runs: Sequence[RunFacts], unnamed: Collection[str], policy: Policy
+    runs: Sequence[RunFacts], unnamed: Collection[str], earlier: Mapping[str, dict[str, int]], policy: Policy
 ) -> dict[str, dict[str, int]]:
     """What no run names, as facts that were made beforehand: it stays until enough runs have finished that do not want it."""
     newest: dict[str, int] = {}
     for run in runs:
         newest[run.pipeline] = max(newest.get(run.pipeline, 0), run.number)
-    earlier = _last_record(store)
     young = {}
     for name in unnamed:
         first = earlier.get(name, newest)
@@ -267,9 +269,10 @@ def _young(
     return young
 
 
-def _last_record(store: Store) -> dict[str, dict[str, int]]:
+def _last_record(store: Store) -> dict[str, Any]:
+    """What the last sweep was about to remove, and may not have come to; and what no run named then."""
     records = store.list("sweeps")
-    return dict(json.loads(store.get(records[-1]))["unnamed"]) if records else {}
+    return dict(json.loads(store.get(records[-1]))) if records else {"doomed": [], "unnamed": {}}
 
 
 def _run_records(store: Store, events: Sequence[str], kept: Collection[str]) -> Iterator[Trash]:

@@ -409,6 +409,15 @@ def kill_a_sweep(uri: str, policy: Policy, lives: int) -> bool:
     return False
 
 
+def test_a_sweep_that_keeps_more_than_the_one_that_was_killed_has_no_half_run(three: Path, tmp_path: Path) -> None:
+    uri = copy(three, tmp_path / "lake")
+    assert kill_a_sweep(uri, Policy(keep_runs=1), 9)
+    store = make_store(uri)
+    found = sweep(store, Policy(keep_runs=3), fast())
+    assert found.kept == ("p-00003",) and stages(store) == set(load_tables(store, "p-00003").digests)
+    assert {name.split("/")[1] for name in store.list("runs")} == {"p-00003"} and damage(store) == []
+
+
 @pytest.mark.parametrize("lives", [1, 6, 17])
 def test_a_sweep_that_was_killed_leaves_nothing_half_and_the_next_one_ends_it(
     three: Path, tmp_path: Path, lives: int, monkeypatch: pytest.MonkeyPatch
@@ -442,7 +451,9 @@ STEPS = st.lists(
 
 def kept_at_least(store: Store, keep: int) -> set[str]:
     """By another way than the sweep's: the newest finished runs of each pipeline."""
-    finished = [key.split("/")[1] for key in store.list("runs") if key.endswith("/tables.json")]
+    keys = store.list("runs")
+    finished = [key.split("/")[1] for key in keys if key.endswith("/tables.json")]
+    finished = [name for name in finished if f"runs/{name}/spec.yaml" in keys]
     newest = sorted(finished, key=lambda name: int(name[2:]))
     return {name for pipeline in "pq" for name in [n for n in newest if n[0] == pipeline][-keep:]}
 
