@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import ConstructorError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.representer import SafeRepresenter
 
 from schemas.errors import BadSpec
 
@@ -65,12 +66,23 @@ def read_value(text: str, name: str) -> Any:
 def write_yaml(data: Any) -> str:
     """Block-style YAML of plain data; `read_yaml` gives the same data back."""
     yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _Writer
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.width = 1000
     sink = io.StringIO()
     yaml.dump(data, sink)
     return sink.getvalue()
+
+
+class _Writer(SafeRepresenter):
+    """Writes text of several lines line by line, where YAML can."""
+
+    def represent_str(self, data: str) -> ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+
+_Writer.add_representer(str, _Writer.represent_str)
 
 
 def _compose(text: str, name: str) -> Node | None:

@@ -1,0 +1,1 @@
+"""What runs miclip on machines of others: manifests, images, buckets and monitoring, made from typed values."""

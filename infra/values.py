@@ -1,0 +1,190 @@
+"""The values that deployments differ in, and the way from a YAML file to them; they hold names of secrets, never secrets."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+
+from cluster.secrets import holds_a_secret
+from cluster.spec_errors import explain
+from cluster.spec_file import parse_spec
+from cluster.yaml_text import read_yaml
+from schemas.base import Frozen
+from schemas.errors import BadSpec
+
+
+def _written(pattern: str, words: str) -> AfterValidator:
+    """A text that must match; `words` say so to a person."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f'found "{text}", expected {words}')
+        return text
+
+    return AfterValidator(check)
+
+
+Label = Annotated[str, _written(r"[a-z]([a-z0-9-]{0,22}[a-z0-9])?", "small letters, digits and -, at most 24 of them")]
+"""A name in Kubernetes, short enough for what schedulers and operators append to it."""
+Namespace = Annotated[str, _written(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "the name of a namespace")]
+SecretName = Annotated[str, _written(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "the name of a Secret")]
+StoreUri = Annotated[
+    str, _written(r"s3://[a-z0-9][a-z0-9.-]+[a-z0-9](/[\w./-]+)?", "s3://bucket or s3://bucket/prefix")
+]
+Url = Annotated[str, _written(r"https?://[\w.-]+(:\d+)?", "http://host:port or https://host")]
+Cron = Annotated[str, _written(r"\S+ \S+ \S+ \S+ \S+", "five fields of cron, as in 0 1 * * *")]
+Cidr = Annotated[str, _written(r"\d+\.\d+\.\d+\.\d+/\d+", "addresses such as 10.0.0.0/8")]
+Tag = Annotated[str, _written(r"\S+:\S+", "registry/name:tag")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Labels = dict[str, str]
+
+
+class Images(Frozen):
+    """Where the two images of infra/Dockerfile were pushed; heads and launchers run the one without CUDA."""
+
+    cpu: Tag
+    gpu: Tag
+    pull_secrets: tuple[SecretName, ...] = ()
+
+
+class StoreValues(Frozen):
+    """The bucket. Without `secret` pods use the role of their service account or machine."""
+
+    uri: StoreUri
+    endpoint: Url | None = None
+    region: str = "us-east-1"
+    secret: SecretName | None = None
+    """A Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
+
+
+class Schedule(Frozen):
+    """When the night begins, and how long it may take."""
+
+    cron: Cron = "0 1 * * *"
+    time_zone: Annotated[str, Field(min_length=1)] = "Etc/UTC"
+    start_within_minutes: Annotated[int, Field(ge=2)] = 60
+    nodes_within_minutes: Annotated[int, Field(ge=1)] = 45
+    """A cluster that has not got its machines by then fails, rather than wait until morning."""
+    end_within_hours: Annotated[float, Field(gt=0)] = 10.0
+    new_clusters: Annotated[int, Field(ge=0)] = 1
+    """How often a night that failed is tried again on a cluster of its own: what is done stays done."""
+    keep: Annotated[int, Field(ge=1)] = 7
+    """Nights whose RayJobs can still be looked at."""
+
+
+class Machine(Frozen):
+    """What one pod holds."""
+
+    cpus: Annotated[int, Field(ge=1)]
+    memory_gb: Annotated[int, Field(ge=2)]
+    node_selector: Labels = Field(default_factory=dict)
+
+
+class Workers(Machine):
+    """One group of alike worker pods, from none to `most` as work asks for them."""
+
+    name: Label
+    gpus: Annotated[int, Field(ge=0)] = 0
+    least: Annotated[int, Field(ge=0)] = 0
+    most: Annotated[int, Field(ge=1)] = 4
+    cache_gb: Annotated[int, Field(ge=1)] = 100
+    """Room for checkpoints and temporary files on the machine's disk."""
+
+    @model_validator(mode="after")
+    def _least_fits(self) -> Workers:
+        if self.least > self.most:
+            raise ValueError(f"least {self.least} is more than most {self.most}")
+        return self
+
+
+class Secrets(Frozen):
+    """Names of Secrets whose keys become environment variables."""
+
+    hub: SecretName | None = None
+    """With HF_TOKEN, for gated models."""
+    webhook: SecretName | None = None
+    """With MICLIP_WEBHOOK, the URL that is told how nights end."""
+
+
+class Network(Frozen):
+    """Who may talk with the pods besides themselves, and where they may go."""
+
+    operator_namespace: Namespace = "kuberay-operator"
+    monitoring_namespace: Namespace = "monitoring"
+    egress_ports: tuple[Port, ...] = (443, 6443)
+    """443 for buckets, hubs and roles, 6443 for the API server; the port of the store's endpoint is added."""
+    egress_to: tuple[Cidr, ...] = ("0.0.0.0/0",)
+
+
+class Monitoring(Frozen):
+    """The page of figures, and what is read by a Prometheus operator and a Grafana that watch the namespace."""
+
+    port: Port = 9108
+    success_within_hours: Annotated[int, Field(ge=1)] = 26
+    labels: Labels = Field(default_factory=lambda: {"release": "prometheus"})
+    """What the Prometheus operator selects monitors and rules by."""
+
+
+class Values(Frozen):
+    """Everything that the manifests are made from."""
+
+    name: Label = "miclip"
+    namespace: Namespace = "miclip"
+    spec: Annotated[str, Field(min_length=1)]
+    """The pipeline of the night: a file beside the values."""
+    images: Images
+    store: StoreValues
+    schedule: Schedule = Schedule()
+    head: Machine = Machine(cpus=4, memory_gb=16)
+    workers: Annotated[tuple[Workers, ...], Field(min_length=1)]
+    idle_seconds: Annotated[int, Field(ge=1)] = 120
+    """After so long without work a machine is given back."""
+    role_annotations: Labels = Field(default_factory=dict)
+    """On the service accounts of heads, workers and figures: the cloud's role that may read and write the store."""
+    secrets: Secrets = Secrets()
+    network: Network = Network()
+    monitoring: Monitoring = Monitoring()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Values:
+        names = [group.name for group in self.workers]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two groups of workers are called {min(twice)!r}; names of groups differ")
+        return self
+
+
+def read_values(path: Path) -> tuple[Values, str]:
+    """The values of a YAML file, and the text of the valid spec that they name.
+
+    Raises:
+        BadSpec: with file, line, field, found and expected; or because something in it looks like a credential, or
+            the spec is not valid.
+    """
+    document = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    if secret := [place for where, place in document.places.items() if holds_a_secret(_text(document.data, where))]:
+        raise BadSpec(f"{secret[0]}  this looks like a credential; put it into a Secret and name that here")
+    adapter: TypeAdapter[Values] = TypeAdapter(Values)
+    try:
+        values = adapter.validate_json(json.dumps(document.data))
+    except ValidationError as error:
+        problems = explain(error, document.data, adapter)
+        raise BadSpec(
+            "\n".join(f"{document.place(p.path)}  {'.'.join(map(str, p.path))}: {p.text}" for p in problems)
+        ) from None
+    spec = path.parent / values.spec
+    if not spec.is_file():
+        raise BadSpec(f"{document.place(('spec',))}  spec: {spec} is no file; expected the spec of the night")
+    text = spec.read_text(encoding="utf-8")
+    if parse_spec(text, str(spec)).pipeline.store is not None:
+        raise BadSpec(f"{spec}: it names a store, as {path} does; leave it out here, so that there is one")
+    return values, text
+
+
+def _text(data: Any, where: tuple[Any, ...]) -> str:
+    for part in where:
+        data = data[part]
+    return data if isinstance(data, str) else ""
