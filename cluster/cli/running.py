@@ -30,6 +30,8 @@ from cluster.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from cluster.cli.session import Session
+    from cluster.pipeline import RunReport
     from cluster.runs import RunOptions
     from cluster.spec_file import SpecFile
     from cluster.stores import Store
@@ -150,6 +152,17 @@ def execute(
 ) -> int:
     """Run a spec in a session of its own and say what came of it, and what to type next; returns the exit code."""
     from cluster.cli.closing import report_json, show_report
+
+    report, session = work(file, store, options, quiet=as_json)
+    if as_json:
+        print_json(report_json(report, store))
+    else:
+        show_report(report, store, session.log_file, session.progress.cached, advise)
+    return report.exit_code
+
+
+def work(file: SpecFile, store: Store, options: RunOptions, quiet: bool = False) -> tuple[RunReport, Session]:
+    """Run a spec in a session of its own, which has ended when this returns."""
     from cluster.cli.session import Session
     from cluster.pipeline import PipelineRun
     from cluster.planned import plan_pipeline
@@ -169,16 +182,12 @@ def execute(
         address=options.address,
         cpus=options.cpus,
         gpus=options.gpus,
-        quiet=as_json,
+        quiet=quiet,
     )
     with file.placed(), session:
         session.progress.say(f"run {name}  store {store.uri}", "dim")
         report = PipelineRun(pipeline, name, store, session.executor, session.log, session.stop, planned).run()
-    if as_json:
-        print_json(report_json(report, store))
-    else:
-        show_report(report, store, session.log_file, session.progress.cached, advise)
-    return report.exit_code
+    return report, session
 
 
 def with_workers(pipeline: PipelineSpec, workers: int | None) -> PipelineSpec:
