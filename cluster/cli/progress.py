@@ -48,26 +48,25 @@ class WorkView:
     said: float = 0.0
     ended: bool = False
 
-    @property
-    def rate(self) -> float:
-        """Items per second since its first shard began."""
-        return self.items / max(1e-3, time.monotonic() - self.started)
+    def rate(self, now: float) -> float:
+        """Items per second from the moment its first shard began until `now`."""
+        return self.items / max(1e-3, now - self.started)
 
-    def status(self) -> str:
+    def status(self, now: float) -> str:
         """Items, rate and what went wrong, in a few words."""
         words = [some(self.workers, "worker")] * bool(self.workers)
         if self.unit:
             words = [
                 f"{count(self.before + self.items)}/{count(self.total)} {self.unit}",
-                _per_second(self.rate),
+                _per_second(self.rate(now)),
                 *words,
             ]
         troubles = [f"{self.failures} failed"] * bool(self.failures) + [f"{self.retried} retried"] * bool(self.retried)
         return "  ".join([*words, *troubles])
 
-    def result(self) -> str:
+    def result(self, now: float) -> str:
         """Items and rate of the whole."""
-        return f"{count(self.total)} {self.unit}  {_per_second(self.rate)}" if self.unit else ""
+        return f"{count(self.total)} {self.unit}  {_per_second(self.rate(now))}" if self.unit else ""
 
 
 _TEXTS = "texts"
@@ -101,10 +100,30 @@ _UNITS = {
 """What the rows of the first round are; where one row is all there is, stages are counted."""
 
 
+class EventClock:
+    """Seconds since the epoch as the driver has them: those of its last event, and what has passed here since.
+
+    Events of a run that is watched from elsewhere, or that is over, come at another pace than they happened.
+    """
+
+    def __init__(self) -> None:
+        self._time = time.time()
+        self._seen = time.monotonic()
+
+    def set(self, event: Event) -> None:
+        """Take the time of an event."""
+        self._time, self._seen = float(event.get("time", self())), time.monotonic()
+
+    def __call__(self) -> float:
+        """Now."""
+        return self._time + time.monotonic() - self._seen
+
+
 class RunProgress:
     """A listener for EventLog; use it as a context manager around the run."""
 
     def __init__(self, stream: TextIO, quiet: bool = False) -> None:
+        self._now = EventClock()
         self._console = Console(file=stream, highlight=False, markup=False, soft_wrap=not stream.isatty())
         self._quiet = quiet
         self._bars = self._make_bars() if stream.isatty() and not quiet else None
@@ -121,6 +140,7 @@ class RunProgress:
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self._console,
             refresh_per_second=8,
+            get_time=self._now,
         )
 
     def __enter__(self) -> RunProgress:
@@ -142,6 +162,7 @@ class RunProgress:
 
     def __call__(self, event: Event) -> None:
         """Take one event."""
+        self._now.set(event)
         handler = getattr(self, f"_on_{event['event']}", None)
         if handler is not None:
             handler(event)
@@ -157,9 +178,9 @@ class RunProgress:
             event["rows"],
             set(event["stages"]),
             event["workers"],
-            time.monotonic(),
+            self._now(),
             before=event["rows"] - event["rows_left"],
-            said=time.monotonic(),
+            said=self._now(),
         )
         self._works[key] = view
         if self._bars:
@@ -175,7 +196,7 @@ class RunProgress:
         view = self._works[event["work"]]
         if event["round"] == 0:
             if view.items == 0:  # it may have waited for others; the clock of its rate starts with its first shard
-                view.started = max(view.started, time.monotonic() - sum(event["seconds"].values()))
+                view.started = max(view.started, self._now() - sum(event["seconds"].values()))
             view.items = min(view.items + event["items"], view.total)
         for note in event.get("notes", ()):
             if note not in view.notes and len(view.notes) < MAX_NOTES:
@@ -222,9 +243,10 @@ class RunProgress:
                 self._update(key, view)
 
     def _update(self, key: str, view: WorkView) -> None:
+        now = self._now()
         if self._bars:
             task = self._tasks[key]
-            status = view.result() if view.ended else view.status()
+            status = view.result(now) if view.ended else view.status(now)
             done = view.before + view.items
             # a last step is left until the stages are published: merging follows the pass over the images
             self._bars.update(
@@ -232,12 +254,12 @@ class RunProgress:
             )
             return
         if view.ended:
-            took = duration(time.monotonic() - view.started)
-            self.say(f"{view.title}: {some(len(view.stages), 'stage')} published in {took}  {view.result()}".rstrip())
-        elif time.monotonic() - view.said > LINE_SECONDS and (status := view.status()):
-            view.said = time.monotonic()
+            took = duration(now - view.started)
+            self.say(f"{view.title}: {some(len(view.stages), 'stage')} published in {took}  {view.result(now)}".rstrip())
+        elif now - view.said > LINE_SECONDS and (status := view.status(now)):
+            view.said = now
             left = view.total - view.before - view.items
-            eta = f"  ETA {duration(left / view.rate)}" if view.items and left else ""
+            eta = f"  ETA {duration(left / view.rate(now))}" if view.items and left else ""
             self.say(f"{view.title}: {status}{eta}")
 
 

@@ -76,10 +76,9 @@ def hand_over(
     as_json: bool = False,
 ) -> int:
     """Submit a spec, and say what to type next or watch it to its end; returns the exit code."""
-    from cluster.on_ray.jobs import ClusterJobs
     from cluster.remote import submit as submit_spec
 
-    jobs = ClusterJobs(address)
+    jobs = _connect(address)
     with file.placed():
         done = submit_spec(file, store, options, jobs, grows)
     said = {**asdict(done), "store": store.uri}
@@ -127,9 +126,7 @@ def watch(
     except UnknownRun:
         if run is None or address is None:
             raise
-        from cluster.on_ray.jobs import ClusterJobs
-
-        name = _wait_for_run(where, run, ClusterJobs(address))
+        name = _wait_for_run(where, run, _connect(address))
     raise typer.Exit(_watch(where, name, as_json))
 
 
@@ -230,13 +227,12 @@ def cancel(
 ) -> None:
     """End a run, wherever its driver is: through the store; if it does not answer, and if asked twice, by its cluster."""
     from cluster.cli.looking import show_head
-    from cluster.on_ray.jobs import ClusterJobs
     from cluster.remote import cancel as cancel_run
     from cluster.runs import load_options, resolve_run
     from cluster.watching import find_state
     from schemas.errors import ClusterUnreachable, UnknownRun
 
-    jobs = ClusterJobs(address) if address else None
+    jobs = _connect(address) if address else None
     where = open_store(store) if jobs else open_existing(store)
     try:
         name = resolve_run(where, run)
@@ -262,13 +258,18 @@ def cancel(
         show_head(state, status)
 
 
+def _connect(address: str | None) -> ClusterJobs:
+    from cluster.on_ray.jobs import ClusterJobs  # which loads Ray
+
+    return ClusterJobs(address)
+
+
 def _reach(url: str) -> ClusterJobs | None:
     """The cluster that a run was submitted to, if it can be reached from here too."""
-    from cluster.on_ray.jobs import ClusterJobs
     from schemas.errors import ClusterUnreachable
 
     try:
-        return ClusterJobs(url)
+        return _connect(url)
     except ClusterUnreachable as error:
         errors().print(f"only the store is asked: {error}", style="dim", markup=False, soft_wrap=True)
         return None

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from cluster import runs
-from cluster.runs import RunState, RunTables
+from cluster.runs import RunOptions, RunState, RunTables, StateKeeper
 from cluster.stores.base import Store, make_store
-from schemas.errors import UnknownRun
+from schemas.errors import Cancelled, ClusterUnreachable, Interrupted, UnknownRun
 
 
 @pytest.fixture
@@ -123,3 +123,72 @@ def test_an_unknown_run_or_pipeline_is_refused_with_what_there_is(store):
         runs.load_spec(store, "zoo-00002")
     with pytest.raises(UnknownRun, match=r"pipeline 'zo' has no run in .*; there are zoo"):
         runs.latest_runs(store, "zo")
+
+
+# ---------------------------------------------------------------- submissions, and how runs end
+
+
+def submitted(store: Store, attempt: int, prefix: str = "zoo-0123abcd") -> str:
+    run = runs.new_run(store, "zoo", "")
+    runs.save_options(store, run, RunOptions(submission=f"{prefix}-a{attempt}", jobs="http://head:8265"))
+    return run
+
+
+def test_a_run_is_found_by_its_own_name_and_by_that_of_its_submission(store):
+    first, second = submitted(store, 1), submitted(store, 2)
+    runs.new_run(store, "zoo", "")
+    assert runs.resolve_run(store, first) == first
+    assert runs.resolve_run(store, "zoo-0123abcd-a1") == first
+    assert runs.resolve_run(store, "zoo-0123abcd-a2") == second
+    for name in ("zoo-0123abcd-a3", "zoo-fedcba98-a1", "zoo-00009", "zoo"):
+        with pytest.raises(UnknownRun, match=name):
+            runs.resolve_run(store, name)
+    assert [run for run, _ in runs.submitted_runs(store, "zoo-0123abcd")] == [second, first]
+
+
+def test_of_two_runs_of_one_submission_the_newer_is_meant(store):
+    _, newer = submitted(store, 1), submitted(store, 1)  # a cluster that knew of no store counted from one again
+    assert runs.resolve_run(store, "zoo-0123abcd-a1") == newer
+
+
+def running(store: Store) -> RunState:
+    return RunState(run=runs.new_run(store, "zoo", ""), pipeline="zoo", number=1, status="RUNNING", seconds=3.0)
+
+
+@pytest.mark.parametrize(("error", "status"), [(Interrupted("a"), "INTERRUPTED"), (Cancelled("a"), "CANCELLED")])
+def test_a_stop_is_written_at_once_and_the_run_is_not_said_to_run_again(store, error, status):
+    keeper, state = StateKeeper(store), running(store)
+    keeper.save(state)
+    keeper.stop(error)
+    for _ in range(2):
+        found = runs.load_state(store, state.run)
+        assert (found.status, found.exit_code, found.message, found.seconds) == (status, 130, "a", 3.0)
+        keeper.save(state.model_copy(update={"seconds": 3.0}))  # work that was under way tells what it has done
+    keeper.save(state.model_copy(update={"status": "DONE", "exit_code": 0}))  # and may have been the last of it
+    assert runs.load_state(store, state.run).status == "DONE"
+
+
+def test_a_stop_after_the_end_changes_nothing(store):
+    keeper, state = StateKeeper(store), running(store)
+    keeper.save(state.model_copy(update={"status": "FAILED", "exit_code": 1}))
+    keeper.stop(Interrupted("late"))
+    assert runs.load_state(store, state.run).status == "FAILED"
+
+
+def test_a_stop_before_the_first_state_is_what_that_state_says(store):
+    keeper, state = StateKeeper(store), running(store)
+    keeper.stop(Interrupted("early"))
+    keeper.save(state)
+    assert runs.load_state(store, state.run).status == "INTERRUPTED"
+
+
+def test_what_ends_a_run_gives_it_its_status_and_exit_code():
+    errors = (Interrupted(), KeyboardInterrupt(), Cancelled(), ClusterUnreachable(), UnknownRun(), ValueError())
+    assert [(runs.status_of(error), runs.get_exit_code(error)) for error in errors] == [
+        ("INTERRUPTED", 130),
+        ("INTERRUPTED", 130),
+        ("CANCELLED", 130),
+        ("STOPPED", 3),
+        ("STOPPED", 2),
+        ("STOPPED", 1),
+    ]

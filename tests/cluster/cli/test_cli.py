@@ -23,7 +23,7 @@ from schemas.layout import alive_key
 from tests.published import SPEC, publish_numbers, run_spec
 
 VERBS = [
-    ["demo"], ["run"], ["retry"], ["validate"], ["plan"], ["schema"], ["status"], ["logs"], ["metrics"], ["tables"], ["sql"], ["views"],
+    ["demo"], ["run"], ["retry"], ["submit"], ["watch"], ["cancel"], ["validate"], ["plan"], ["schema"], ["status"], ["logs"], ["metrics"], ["tables"], ["sql"], ["views"],
     ["verify"], ["search"], ["report"], ["saes"], ["export"], ["models"], ["sites"], ["world", "export"], ["doctor"],
 ]  # fmt: skip
 

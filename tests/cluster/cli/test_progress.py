@@ -54,8 +54,8 @@ def test_plain_lines_say_what_is_left_what_failed_and_what_was_published() -> No
 
 def test_texts_are_no_images_and_nobody_is_told_of_no_workers() -> None:
     assert show(planned(first_round="texts", rows_left=400)).startswith("extract demo:x texts: 400 texts, 2 stages")
-    assert " worker" not in WorkView("t", "images", 4, set(), 0, 0.0).status()
-    assert "1 worker" in WorkView("t", "images", 4, set(), 1, 0.0).status()
+    assert " worker" not in WorkView("t", "images", 4, set(), 0, 0.0).status(1.0)
+    assert "1 worker" in WorkView("t", "images", 4, set(), 1, 0.0).status(1.0)
 
 
 def test_a_work_of_which_there_is_nothing_to_say_yet_gets_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,3 +113,11 @@ def test_a_long_title_leaves_room_for_its_bar_and_keeps_both_ends() -> None:
     title = "index folder:/data/a/very/long/way/to/the/pictures/of/imagenet/val"
     text = show(planned("w", title=title), stream=Terminal())
     assert "index folder…" in text and "of/imagenet/val" in text and title not in text
+
+
+def test_a_run_that_is_looked_at_later_has_the_rates_that_it_had() -> None:
+    """100 of 400 images in the 4 seconds of one shard, the end 12 seconds after that; read in no time, a year later."""
+    events = [planned(rows_left=400, time=1000.0), shard(time=1010.0, seconds={"process": 4.0})]
+    events += [{"event": "published", "stage": stage, "time": 1022.0} for stage in ("s1", "s2")]
+    assert "  25/s  2 workers" in show(*events[:2])
+    assert "extract demo:x: 2 stages published in 16s  400 images  6.25/s" in show(*events)

@@ -1,0 +1,118 @@
+"""A run seen from elsewhere: its events up to the last, a driver that went away without a word, a request to end."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from cluster import watching
+from cluster.events import EventLog, StoreEvents
+from cluster.executor import StopFlag
+from cluster.runs import RunState, RunStatus, ask_to_cancel, new_run, save_state
+from cluster.stores.base import Store, make_store
+from cluster.watching import CancelWatch, find_state, follow_events, seen_status
+from schemas.errors import Cancelled, Interrupted
+from schemas.layout import alive_key
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return make_store(str(tmp_path))
+
+
+@pytest.fixture
+def run(store: Store) -> str:
+    name = new_run(store, "zoo", "")
+    set_status(store, name, "RUNNING")
+    return name
+
+
+def set_status(store: Store, run: str, status: RunStatus) -> RunState:
+    state = RunState(run=run, pipeline="zoo", number=1, status=status)
+    save_state(store, state)
+    return state
+
+
+def write(store: Store, run: str, *names: str) -> None:
+    """One segment with these events."""
+    events = StoreEvents(store, run)
+    for name in names:
+        EventLog(events).emit(name)
+    events.flush()
+
+
+def live(store: Store, run: str) -> None:
+    """A sign of life from a clock that is far ahead of ours, so that no test is too slow for it."""
+    store.replace(alive_key(run), json.dumps({"time": 4e9}).encode())
+
+
+def test_events_are_followed_from_the_first_to_the_last_while_they_are_written(store: Store, run: str) -> None:
+    live(store, run)
+    write(store, run, "planned", "shard_done")
+    seen = follow_events(store, run, pause=0.01)
+    assert [next(seen)["event"] for _ in range(2)] == ["planned", "shard_done"]
+    write(store, run, "published")
+    assert next(seen)["event"] == "published"
+    set_status(store, run, "DONE")
+    write(store, run, "finished")  # after the state, as a driver does
+    assert [event["event"] for event in seen] == ["finished"]
+
+
+@pytest.mark.parametrize("status", ["INTERRUPTED", "STOPPED"])
+def test_a_run_that_ended_long_ago_without_last_words_is_followed_to_where_it_ends(
+    store: Store, run: str, status: RunStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "LAST_WORDS_SECONDS", 0.0)
+    write(store, run, "planned")
+    set_status(store, run, status)
+    assert [event["event"] for event in follow_events(store, run, pause=0.01)] == ["planned"]
+
+
+def test_following_ends_where_the_driver_is_lost(store: Store, run: str) -> None:
+    store.replace(alive_key(run), json.dumps({"time": 0.0}).encode())
+    write(store, run, "planned")
+    assert [event["event"] for event in follow_events(store, run)] == ["planned"]
+
+
+def test_a_run_without_a_recent_sign_of_life_is_lost_and_one_that_ended_is_what_it_says(store: Store, run: str) -> None:
+    state = find_state(store, run)
+    assert state is not None and seen_status(store, state) == "LOST"  # it never said anything
+    live(store, run)
+    assert seen_status(store, state) == "RUNNING"
+    assert seen_status(store, set_status(store, run, "CANCELLED")) == "CANCELLED"
+    assert find_state(store, new_run(store, "zoo", "")) is None  # its driver has only just begun
+
+
+def test_a_driver_hears_that_it_is_cancelled_by_anybody_who_reaches_its_store(store: Store, run: str) -> None:
+    stop, heard = StopFlag(), threading.Event()
+    told: list[Interrupted] = []
+    stop.listen(told.append)
+    stop.listen(lambda _: heard.set())
+    with CancelWatch(store, run, stop, pause=0.01):
+        stop.check()
+        assert ask_to_cancel(make_store(store.uri), run)
+        assert heard.wait(60)
+    assert [type(error) for error in told] == [Cancelled]
+    with pytest.raises(Cancelled, match="cancelled"):
+        stop.check()
+    assert not ask_to_cancel(store, run)  # asked before
+
+
+def test_a_driver_that_nobody_cancels_goes_on(store: Store, run: str) -> None:
+    stop = StopFlag()
+    with CancelWatch(store, run, stop, pause=0.001):
+        pass
+    stop.check()
+
+
+def test_who_asks_first_says_why_a_run_is_stopped() -> None:
+    stop, told = StopFlag(), []
+    stop.listen(lambda error: told.append(str(error)))
+    stop.stop("SIGTERM")
+    stop.stop("cancelled", Cancelled)
+    with pytest.raises(Interrupted, match="SIGTERM") as caught:
+        stop.check()
+    assert type(caught.value) is Interrupted and len(told) == 1
