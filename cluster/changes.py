@@ -16,7 +16,6 @@ from schemas.errors import KeyMissing
 from schemas.plans import StageSpec, load_json
 
 Word = Literal["new", "gone", "changed", "failed", "still failing", "recovered"]
-BAD: tuple[Word, ...] = ("failed", "still failing")
 _REF = re.compile(r"\b(sae|align):[0-9a-f]{8}\b|\b[0-9a-f]{8}\b")
 """In the detail of a stage: digests, which differ whenever anything before it does."""
 

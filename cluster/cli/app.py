@@ -11,6 +11,7 @@ from cluster.cli import (
     looking,
     metrics,
     models,
+    nightly,
     remote,
     report,
     running,
@@ -18,6 +19,7 @@ from cluster.cli import (
     search,
     specs,
     tables,
+    upkeep,
 )
 
 app = typer.Typer(
@@ -40,6 +42,21 @@ def _everything(
     common.debug = debug
 
 
-_ALL = (running, remote, specs, looking, metrics, report, explore, tables, search, saes, models, doctor)
+_ALL = (
+    running,
+    remote,
+    nightly,
+    specs,
+    looking,
+    metrics,
+    report,
+    explore,
+    tables,
+    search,
+    saes,
+    upkeep,
+    models,
+    doctor,
+)
 for _verbs in (module.VERBS for module in _ALL):
     _verbs.add_to(app)

@@ -1,0 +1,105 @@
+"""Tells a webhook how a night went: one JSON message, tried a few times, whose failure never fails the run."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from cluster.amounts import duration, some
+from cluster.changes import Changes
+from cluster.runs import RunState
+from cluster.secrets import redact
+from schemas.base import Frozen
+
+ATTEMPTS = 4
+TIMEOUT = 10.0
+MOST = 10
+_BUSY = {408, 425, 429, 500, 502, 503, 504}
+
+
+class Notice(Frozen):
+    """What is told; `text` is all of it in a few lines, as chat services show it."""
+
+    text: str
+    pipeline: str
+    run: str | None
+    status: str
+    exit_code: int
+    store: str
+    changes: Mapping[str, tuple[str, ...]]
+    """What changed -> subjects: models, pairs, image sets."""
+    failures: tuple[str, ...]
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it says more than that all is as it was."""
+        return bool(self.changes) or self.exit_code != 0
+
+
+def make_notice(
+    store: str,
+    pipeline: str,
+    state: RunState | None,
+    changes: Changes | None,
+    exit_code: int,
+    failures: tuple[str, ...] = (),
+) -> Notice:
+    """A notice without credentials; `state` is that of the run, None if none was begun."""
+    found: dict[str, list[str]] = {}
+    for change in changes.subjects if changes else ():
+        found.setdefault(change.change, []).append(change.subject)
+    status = state.status if state else "NOT STARTED"
+    head = f"{state.run if state else pipeline}: {status}" + (f" in {duration(state.seconds)}" if state else "")
+    lines = [head, *(f"{word}: {_few(subjects)}" for word, subjects in found.items())]
+    lines += [f"- {failure}" for failure in failures[:MOST]]
+    if len(failures) > MOST:
+        lines.append(f"and {some(len(failures) - MOST, 'failure')} more")
+    return Notice(
+        text=redact("\n".join(lines)),
+        pipeline=pipeline,
+        run=state.run if state else None,
+        status=status,
+        exit_code=exit_code,
+        store=redact(store),
+        changes={word: tuple(subjects) for word, subjects in found.items()},
+        failures=tuple(redact(failure) for failure in failures[:MOST]),
+    )
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return ", ".join(names[:MOST]) + more
+
+
+def post(url: str, notice: Notice, sleep: Callable[[float], object] = time.sleep) -> str | None:
+    """Send it; None if it arrived, else what went wrong, without the url, which may be a secret."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "the webhook must be an http or https url (--webhook or MICLIP_WEBHOOK)"
+    body = json.dumps(notice.model_dump(mode="json"), ensure_ascii=False).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
+    said = ""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            sleep(2.0 ** (attempt - 1))
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT):
+                return None
+        except urllib.error.HTTPError as error:
+            said = f"it answered {error.code}"
+            error.close()
+            if error.code not in _BUSY:
+                break
+        except (OSError, ValueError) as error:  # of names, connections and silence
+            said = _reason(error)
+    return f"the webhook at {parts.hostname} was not told: {said}"
+
+
+def _reason(error: Exception) -> str:
+    reason: Any = getattr(error, "reason", error)
+    return f"{type(reason).__name__}" if isinstance(reason, Exception) else str(reason)
