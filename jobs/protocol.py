@@ -190,9 +190,9 @@ class Known:
     files: Mapping[str, str] = field(default_factory=dict)
     stages: Mapping[str, StageSpec] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, int] = field(default_factory=dict)
     memo: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
     """What a kind has worked out from these facts for one cell and wants again for the next, under a key of its own."""
-    weights: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
