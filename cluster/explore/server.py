@@ -104,6 +104,7 @@ def _parse_range(asked: str | None, size: int) -> tuple[int, int] | None:
     if match is None or match[1] == match[2] == "":
         return None
     if match[1] == "":
-        return max(0, size - int(match[2])), size
-    start, stop = int(match[1]), min(size, int(match[2]) + 1) if match[2] else size
+        start, stop = max(0, size - int(match[2])), size
+    else:
+        start, stop = int(match[1]), min(size, int(match[2]) + 1) if match[2] else size
     return (start, stop) if start < stop else None

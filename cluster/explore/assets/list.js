@@ -35,7 +35,7 @@ export function makeList(withModel) {
         h("span", { class: "sub" }, h("b", {}, `#${row.unit}`), withModel && ` ${set.model} · ${set.site}`, said && [` ${withModel ? "· " : ""}`, marked(said, patterns)], also && [" · also ", marked(also, patterns)])),
       h("span", { class: "side" },
         row.partners > 0 && h("span", { class: "shared", title: `best r ${short(row.best_r)}` }, `in ${plural(row.partners, "other model")}`),
-        h("span", { class: "density", title: set.kind === "features" ? "share of tokens on which it is active" : "share of values above zero" }, row.density === null ? "" : `${set.kind === "features" ? "active" : "positive"} ${percent(row.density)}`)));
+        h("span", { class: "density", title: set.kind === "features" ? "share of tokens on which it is active" : "share of values above zero" }, !row.density ? "" : `${set.kind === "features" ? "active" : "positive"} ${percent(row.density)}`)));
     element.style.top = `${i * HEIGHT}px`;
     return element;
   }

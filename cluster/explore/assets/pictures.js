@@ -19,7 +19,8 @@ export function tilesOf(unit) {
     const words = `${short(image.value)}  ${image.words}`;
     const canvas = h("canvas", { class: "tile", width: 96, height: 96, role: "img", "aria-label": `Image ${n + 1}, value ${words}` });
     const tile = { canvas, image, n, map, unit, words };
-    strip.then((bitmap) => { tile.bitmap = bitmap; draw(tile); drawn.add(tile); });
+    // A bitmap of its own: drawn from the strip, a tile would take colour from its neighbours at the edges.
+    strip.then((all) => createImageBitmap(all, n * SIDE, 0, SIDE, SIDE)).then((bitmap) => { tile.bitmap = bitmap; draw(tile); drawn.add(tile); });
     canvas.addEventListener("pointermove", (event) => tell(tile, event));
     canvas.addEventListener("pointerleave", hideTip);
     return canvas;
@@ -27,14 +28,14 @@ export function tilesOf(unit) {
 }
 
 function draw(tile) {
-  const { canvas, bitmap, image, map, unit, n } = tile;
+  const { canvas, bitmap, image, map, unit } = tile;
   const side = canvas.width = canvas.height = Math.round(136 * Math.min(devicePixelRatio || 1, 2));
   const pen = canvas.getContext("2d");
   pen.imageSmoothingQuality = "high";
   const ratio = 1 / Math.max(image.width, image.height);
   const wide = image.width * ratio, high = image.height * ratio;
   const left = (1 - wide) / 2, top = (1 - high) / 2;
-  pen.drawImage(bitmap, n * SIDE + left * SIDE, top * SIDE, wide * SIDE, high * SIDE, left * side, top * side, wide * side, high * side);
+  pen.drawImage(bitmap, left * SIDE, top * SIDE, wide * SIDE, high * SIDE, left * side, top * side, wide * side, high * side);
   if (!map) return;
   const [x, y, w, tall] = image.seen;
   const spot = { left: left + x * wide, top: top + y * high, wide: (w * wide) / unit.map_w, high: (tall * high) / unit.map_h };

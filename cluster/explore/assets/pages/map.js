@@ -25,7 +25,7 @@ export async function map({ stage, query, go }) {
   const names = sets.map((one) => [one.stage.slice(0, 12), `${one.model} · ${one.site}`]);
   const legend = h("ul", { class: "legend" }, topics.map(({ topic, size }, i) => h("li", { class: `s${i % N_COLOURS}` },
     h("button", { type: "button", "aria-pressed": "false", onclick: (event) => { const on = view.only(topic); legend.querySelectorAll("button").forEach((button) => button.setAttribute("aria-pressed", "false")); event.currentTarget.setAttribute("aria-pressed", String(on)); } },
-      h("i", { class: isHollow(i) ? "swatch hollow" : "swatch", "aria-hidden": "true" }), topic, h("span", { class: "remark" }, String(size))))));
+      h("i", { class: isHollow(i) ? "swatch hollow" : "swatch", "aria-hidden": "true" }), topic, h("span", { class: "remark" }, size.toLocaleString("en"))))));
   return {
     title: `Map of ${set.model}`, page: "map", end: () => view.end(), restyle: () => view.restyle(),
     body: [

@@ -100,7 +100,9 @@ const meter = (share) => svg("svg", { class: "meter", viewBox: "0 0 100 8", pres
 
 function partners(one) {
   if (!one.partners.length) return null;
-  const first = one.partners.filter(findSet).slice(0, COVERS), others = one.partners.filter((row) => !first.includes(row));
+  const known = one.partners.filter(findSet), best = known.filter((row, i) => known.findIndex((other) => other.model === row.model) === i);
+  // One of each model before a second of any.
+  const first = [...new Set([...best, ...known])].slice(0, COVERS), others = one.partners.filter((row) => !first.includes(row));
   return block("In other models", h("ul", { class: "partners" }, first.map((row) => {
     const set = findSet(row);
     const what = [coverOf(set, row.unit), h("span", { class: "what" }, h("strong", {}, row.model), h("span", { class: "sub" }, `${row.site} #${row.unit}`)), h("b", { class: "r", title: "correlation of their maps over images" }, `r ${row.r.toFixed(2)}`)];

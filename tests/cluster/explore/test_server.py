@@ -1,0 +1,80 @@
+"""The small server: whole files, ranges, and nothing outside its folder."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPResponse
+
+import pytest
+
+from cluster.explore.server import FolderServer
+
+DATA = bytes(range(200))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FolderServer]:
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "secret").write_text("outside")
+    (folder / "site" / "data").mkdir(parents=True)
+    (folder / "site" / "index.html").write_text("<p>hello")
+    (folder / "site" / "data" / "part.parquet").write_bytes(DATA)
+    with FolderServer(folder / "site") as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def ask(server: FolderServer, path: str, asked: str | None = None, method: str = "GET") -> tuple[HTTPResponse, bytes]:
+    connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    connection.request(method, path, headers={} if asked is None else {"Range": asked})
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer, body
+
+
+def test_a_folder_has_its_page(server: FolderServer) -> None:
+    for path in ("/", "/index.html", "/?a=b"):
+        answer, body = ask(server, path)
+        assert (answer.status, body) == (200, b"<p>hello")
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert answer.headers["Accept-Ranges"] == "bytes"
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [
+        ("bytes=0-9", 0, 10),
+        ("bytes=190-199", 190, 200),
+        ("bytes=190-999", 190, 200),
+        ("bytes=150-", 150, 200),
+        ("bytes=-20", 180, 200),
+        ("bytes=-999", 0, 200),
+    ],
+)
+def test_a_range_is_those_bytes(server: FolderServer, asked: str, start: int, stop: int) -> None:
+    answer, body = ask(server, "/data/part.parquet", asked)
+    assert (answer.status, body) == (206, DATA[start:stop])
+    assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/200"
+
+
+@pytest.mark.parametrize("asked", ["bytes=200-", "bytes=20-10", "bytes=-", "bytes=-0", "bytes=a-b", "lines=1-2"])
+def test_a_range_that_is_none_is_refused_with_the_size(server: FolderServer, asked: str) -> None:
+    answer, _ = ask(server, "/data/part.parquet", asked)
+    assert (answer.status, answer.headers["Content-Range"]) == (416, "bytes */200")
+
+
+def test_head_says_the_size_alone(server: FolderServer) -> None:
+    answer, body = ask(server, "/data/part.parquet", method="HEAD")
+    assert (answer.status, answer.headers["Content-Length"], body) == (200, "200", b"")
+
+
+@pytest.mark.parametrize(
+    "path", ["/../secret", "/%2e%2e/secret", "/data/../../secret", "/data", "/nothing", "//etc/passwd", "/%00"]
+)
+def test_nothing_outside_the_folder_and_no_folder_is_served(server: FolderServer, path: str) -> None:
+    assert ask(server, path)[0].status == 404
