@@ -26,7 +26,9 @@ def ray_version() -> str:
 
 def entrypoint(values: Values) -> str:
     """The command of a night, in the driver on the head of its cluster."""
-    return f"miclip nightly {SPEC} --store {shlex.quote(values.store.uri)} --address auto"
+    keep = values.schedule.keep_runs
+    drop = f" --keep-runs {keep}" if keep else ""
+    return f"miclip nightly {SPEC} --store {shlex.quote(values.store.uri)} --address auto{drop}"
 
 
 def deadline_s(values: Values) -> int:

@@ -74,6 +74,8 @@ class Schedule(Frozen):
     """How often a night that failed is tried again on a cluster of its own: what is done stays done."""
     keep: Annotated[int, Field(ge=1)] = 7
     """Nights whose RayJobs can still be looked at."""
+    keep_runs: Annotated[int, Field(ge=1)] | None = None
+    """Runs whose tables stay; each night drops what only older ones reach. All stay if left out."""
 
 
 class Machine(Frozen):

@@ -59,6 +59,12 @@ def test_images_hold_the_python_that_is_asked_for_and_the_user_that_pods_are() -
     assert f"--uid {USER} " in " ".join(steps("RUN")) and set(steps("USER")) == {str(USER)}
 
 
+def test_the_dockerfile_is_one_and_its_linter_has_nothing_to_say() -> None:
+    linter = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([str(linter), "--no-color", str(INFRA / "Dockerfile")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_the_package_can_be_built_from_what_is_copied_alone(tmp_path: Path) -> None:
     """Everything that an installed package needs is in the image: as many files as the folders have."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from infra import launch as launch_module
 from infra.launch import Api, run, tonight
 
 TEMPLATE = {
@@ -81,6 +84,13 @@ def launch(account: Path) -> Iterator[Any]:
     for cluster in clusters:
         cluster.shutdown()
         cluster.server_close()
+
+
+def test_the_script_needs_nothing_but_python() -> None:
+    tree = ast.parse(Path(launch_module.__file__).read_text())
+    imports = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    imports |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in imports} <= set(sys.stdlib_module_names)
 
 
 def test_a_night_that_succeeds_ends_well_and_belongs_to_the_job_that_began_it(launch: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,9 @@ import kubernetes_validate
 import pytest
 import yaml
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from cluster.cli.app import app
 from infra import kuberay
 from infra.render import DEFAULTS, RENDERED, main, render
 from infra.values import Values, read_values
@@ -28,6 +31,7 @@ EVERYTHING = {
     "store": {"uri": "s3://b-1/lake", "endpoint": "http://s3.example.org:9000", "secret": "keys", "region": "eu-1"},
     "workers": [{"name": "big", "cpus": 4, "memory_gb": 8, "gpus": 2, "node_selector": {"gpu": "h100"}, "least": 1}],
     "secrets": {"hub": "hub", "webhook": "hook"},
+    "schedule": {"keep_runs": 14, "new_clusters": 0},
     "role_annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/lake"},
     "network": {"egress_to": ["10.0.0.0/8"]},
     "name": "lab", "namespace": "lab-night", "spec": "first.yaml",
@@ -87,6 +91,16 @@ def test_the_command_writes_all_files_or_says_what_is_wrong(tmp_path: Path, caps
     assert main(["--values", str(tmp_path / "bad.yaml"), "--out", str(tmp_path / "none")]) == 2
     assert "images: this field is missing" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_what_is_deployed_knows_nothing_of_how() -> None:
+    """infra may import cluster and schemas; no package that is installed imports infra."""
+    for package in ("schemas", "miclip_core", "jobs", "cluster"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert not re.search(r"^\s*(?:from|import) infra\b", path.read_text(), re.M), path
+    for path in (ROOT / "infra").glob("*.py"):
+        found = re.findall(r"^\s*(?:from|import) (schemas|miclip_core|jobs|cluster)\b", path.read_text(), re.M)
+        assert set(found) <= {"schemas", "cluster"}, path
 
 
 # ---------------------------------------------------------------- schemas
@@ -167,6 +181,25 @@ def test_the_monitor_reads_ports_that_pods_have(files: dict[str, str]) -> None:
         {p["name"]: p["containerPort"] for c in t["spec"]["containers"] for p in c.get("ports", ())} for t in chosen
     ]
     assert {p["metrics"] for p in ports if "metrics" in p} == {8080, 9108}
+
+
+def test_every_command_is_one_that_miclip_has(files: dict[str, str]) -> None:
+    commands = [shlex.split(text) for text in inside(documents(files), "entrypoint")]
+    commands += [words for words in inside(documents(files), "command") if words[0] == "miclip"]
+    assert {words[1] for words in commands} == {"nightly", "metrics"}
+    for words in commands:
+        shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0, words
+        assert [word for word in words if word.startswith("--") and word not in shown.output] == []
+
+
+def test_a_night_drops_old_runs_only_where_the_values_say_so() -> None:
+    kept = [
+        text.partition(" --address auto")[2]
+        for files in (FILES, FULL)
+        for text in inside(documents(files), "entrypoint")
+    ]
+    assert kept == ["", "", " --keep-runs 14", " --keep-runs 14"]
 
 
 # ---------------------------------------------------------------- security
