@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from cluster.ledger import load_published
@@ -19,8 +19,10 @@ Word = Literal["new", "gone", "changed", "failed", "still failing", "recovered"]
 _REF = re.compile(r"\b(sae|align):[0-9a-f]{8}\b|\b[0-9a-f]{8}\b")
 """In the detail of a stage: digests, which differ whenever anything before it does."""
 
-StageKey = tuple[str, str, str, str]
-"""(cell, subject, output, detail without digests): what stays the same from one run to the next."""
+Place = tuple[str, str, str]
+"""(cell, subject, output): what stays the same from one run to the next."""
+Alike = Mapping[str, Sequence[str]]
+"""Detail of a stage, without digests -> the stages of one place with that detail, in the order of the plan."""
 
 
 class Change(Frozen):
@@ -49,17 +51,29 @@ class Changes(Frozen):
         return [change for change in self.subjects if change.change in words]
 
 
-def stages_by_key(state: RunState) -> dict[StageKey, set[str]]:
-    """The digests of a run by what does not change from run to run."""
-    found: dict[StageKey, set[str]] = defaultdict(set)
-    for stage in state.stages:
-        found[stage_key(stage)].add(stage.digest)
-    return dict(found)
+def stages_by_place(stages: Iterable[StageState]) -> dict[Place, dict[str, list[str]]]:
+    """The digests of a run by what they are about."""
+    found: dict[Place, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for stage in stages:
+        found[stage.cell, stage.subject, stage.output][_REF.sub("", stage.detail).strip()].append(stage.digest)
+    return {place: dict(details) for place, details in found.items()}
 
 
-def stage_key(stage: StageState) -> StageKey:
-    """What a stage is called in every run of its pipeline."""
-    return stage.cell, stage.subject, stage.output, _REF.sub("", stage.detail).strip()
+def pair_alike(was: Alike, now: Alike) -> Iterator[tuple[str | None, str | None]]:
+    """Stages of one place then and now: those of one detail, and then, if as many are left, those of changed settings."""
+    left: tuple[list[str], list[str]] = ([], [])
+    for detail in {**was, **now}:
+        old, new = was.get(detail, ()), now.get(detail, ())
+        if len(old) == len(new):
+            yield from zip(old, new)
+        else:
+            left[0].extend(old)
+            left[1].extend(new)
+    if len(left[0]) == len(left[1]):
+        yield from zip(*left)
+    else:
+        yield from ((digest, None) for digest in left[0])
+        yield from ((None, digest) for digest in left[1])
 
 
 def run_before(store: Store, run: str) -> str | None:
@@ -107,14 +121,22 @@ def _change(store: Store, subject: str, was: Sequence[StageState], now: Sequence
         return Change(subject=subject, change="new" if now else "gone", cells=_cells(now or was))
     if failed_before:
         return Change(subject=subject, change="recovered", cells=_cells(failed_before))
-    old, new = _digests(was), _digests(now)
-    differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    differ = list(_differing(was, now))
     if not differ:
         return None
-    why = dict.fromkeys(reason for key in differ for reason in _why(store, old.get(key, set()), new.get(key, set())))
+    why = dict.fromkeys(reason for _, old, new in differ for reason in _why(store, old, new))
     own = [reason for reason in why if reason != MADE_FROM]
-    cells = tuple(dict.fromkeys(cell for cell, _ in differ))
+    cells = tuple(dict.fromkeys(cell for cell, _, _ in differ))
     return Change(subject=subject, change="changed", cells=cells, why=tuple(own or why))
+
+
+def _differing(was: Iterable[StageState], now: Iterable[StageState]) -> Iterator[tuple[str, str | None, str | None]]:
+    """(cell, stage then, stage now) of all that are not the same."""
+    before, after = stages_by_place(was), stages_by_place(now)
+    for place in {**before, **after}:
+        for old, new in pair_alike(before.get(place, {}), after.get(place, {})):
+            if old != new:
+                yield place[0], old, new
 
 
 def _failed(stages: Iterable[StageState]) -> list[StageState]:
@@ -125,29 +147,16 @@ def _cells(stages: Iterable[StageState]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stage.cell for stage in stages))
 
 
-def _digests(stages: Iterable[StageState]) -> dict[tuple[str, str], set[str]]:
-    found: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for stage in stages:
-        cell, _, output, detail = stage_key(stage)
-        found[cell, f"{output} {detail}"].add(stage.digest)
-    return dict(found)
-
-
 MADE_FROM = "what it is made from"
 """The reason of a stage that differs only because one before it does."""
 
 
-def _why(store: Store, old: set[str], new: set[str]) -> list[str]:
+def _why(store: Store, old: str | None, new: str | None) -> list[str]:
     """Names of the settings and inputs in which a stage differs from the one before, as far as both are still there."""
-    if not old or not new:
+    if old is None or new is None:
         return ["the spec"]
-    before, after = (
-        load_published(store, min(digests - others)) if digests - others else None
-        for digests, others in ((old, new), (new, old))
-    )
-    if before is None or after is None:
-        return []
-    return _differences(before.stage, after.stage)
+    before, after = load_published(store, old), load_published(store, new)
+    return _differences(before.stage, after.stage) if before and after else []
 
 
 def _differences(before: StageSpec, after: StageSpec) -> list[str]:

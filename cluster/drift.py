@@ -13,11 +13,11 @@ import pyarrow as pa
 from scipy import sparse
 
 from cluster.catalog import Catalog, load_drift
-from cluster.changes import StageKey, stage_key
+from cluster.changes import pair_alike, stages_by_place
 from cluster.hold import Holds, load_holds
 from cluster.ledger import get_checked, load_published
 from cluster.parquet import EncodedPart, PartEncoder, sha256
-from cluster.runs import RunState
+from cluster.runs import RunState, StageState
 from cluster.sql import run_sql
 from cluster.stores.base import Store, prefetch
 from jobs.feature_matches import Matches, match_codes, match_decoders
@@ -82,8 +82,13 @@ class Drift:
 
 def compare_runs(store: Store, before: RunState, after: RunState) -> Drift:
     """What moved in stages that both runs publish and that are not the same stage."""
-    was, now = _published_by_key(before), _published_by_key(after)
-    differ = [(key[0], was[key], now[key]) for key in now if key in was and was[key] != now[key]]
+    was, now = stages_by_place(_there(before)), stages_by_place(_there(after))
+    differ = [
+        (place[0], old, new)
+        for place in now
+        for old, new in pair_alike(was.get(place, {}), now[place])
+        if old is not None and new is not None and old != new
+    ]
     return _compare(store, differ, (before, after))
 
 
@@ -93,9 +98,9 @@ def compare_models(store: Store, run: RunState, before: str, after: str) -> Drif
     Raises:
         UsageError: the run has published nothing of one of them.
     """
-    by_model: dict[str, dict[tuple[str, str], dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
-    for (cell, subject, output, detail), stage in _published_by_key(run).items():
-        by_model[subject][cell.replace(subject, ""), output][detail] = stage
+    by_model: dict[str, dict[tuple[str, str], dict[str, list[str]]]] = defaultdict(dict)
+    for (cell, subject, output), details in stages_by_place(_there(run)).items():
+        by_model[subject][cell.replace(subject, ""), output] = details
     for model in (before, after):
         if model not in by_model:
             there = ", ".join(sorted(by_model)) or "none"
@@ -103,25 +108,14 @@ def compare_models(store: Store, run: RunState, before: str, after: str) -> Drif
     found = [
         (f"{cell}{after}", old, new)
         for (cell, output), now in by_model[after].items()
-        for old, new in _alike(by_model[before].get((cell, output), {}), now)
+        for old, new in pair_alike(by_model[before].get((cell, output), {}), now)
+        if old is not None and new is not None
     ]
     return _compare(store, found, (run,))
 
 
-def _alike(was: Mapping[str, str], now: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Stages of one cell by site and settings; one alone on both sides whatever its site, for depths may differ."""
-    if len(was) == len(now) == 1:
-        return [(*was.values(), *now.values())]  # type: ignore[list-item]
-    return [(was[detail], now[detail]) for detail in now if detail in was]
-
-
-def _published_by_key(state: RunState) -> dict[StageKey, str]:
-    """The published stages of a run whose name is theirs alone."""
-    found: dict[StageKey, set[str]] = defaultdict(set)
-    for stage in state.stages:
-        if stage.state in _THERE:
-            found[stage_key(stage)].add(stage.digest)
-    return {key: min(digests) for key, digests in found.items() if len(digests) == 1}
+def _there(state: RunState) -> list[StageState]:
+    return [stage for stage in state.stages if stage.state in _THERE]
 
 
 def _compare(store: Store, keys: Sequence[tuple[str, str, str]], runs: Sequence[RunState]) -> Drift:

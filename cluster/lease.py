@@ -63,7 +63,7 @@ def still_lives(store: Store, name: str, term: Term, pace: Pace = PACE) -> bool:
     """
     before, begun = _read_beat(store, name, term.number), pace.clock()
     while True:
-        pace.sleep(min(pace.beat, pace.patience / 4))
+        pace.sleep(min(pace.beat, pace.patience / 8))
         now = find_term(store, name)
         if now is None or now.number != term.number or _read_beat(store, name, term.number) != before:
             return True

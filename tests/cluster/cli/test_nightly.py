@@ -1,0 +1,155 @@
+"""The verbs of every night on a command line: nightly, drift, gc."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cluster.cli.app import app
+from cluster.lease import Lease, take
+from cluster.stores import make_store
+from tests.cluster.test_notify import listener
+from tests.paces import fast
+
+SPEC = """\
+kind: pipeline
+name: zoo
+stages:
+  one: {kind: selftest, subject: one, rows: 30, shard_rows: 20, seed: 0}
+  two: {kind: selftest, subject: two, rows: 20}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in ("MICLIP_STORE", "MICLIP_WEBHOOK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> str:
+    (tmp_path / "zoo.yaml").write_text(SPEC)
+    return str(tmp_path / "lake")
+
+
+def call(*words: str, code: int = 0) -> Result:
+    done = CliRunner().invoke(app, [*words])
+    assert done.exit_code == code, done.output
+    return done
+
+
+def nightly(lake: str, *words: str, code: int = 0) -> Result:
+    spec = str(Path(lake).parent / "zoo.yaml")
+    return call("nightly", spec, "--store", lake, "--executor", "serial", *words, code=code)
+
+
+def as_json(done: Result) -> Any:
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def beating(lake: str) -> Iterator[Lease]:
+    """Another machine's night, which goes on."""
+    with take(make_store(lake), "nightly-zoo", fast()._replace(beat=0.05)) as lease:
+        yield lease
+
+
+def test_two_nights_say_what_changed_and_a_third_that_nothing_did(lake: str) -> None:
+    assert "this is the first run" in nightly(lake).stdout
+    second = nightly(lake, "--set", "stages.one.seed=5").stdout
+    assert "since zoo-00001: 1 as they were, 1 change\n" in second
+    assert "changed       one  one: seed" in second
+    third = as_json(nightly(lake, "--set", "stages.one.seed=5", "--json"))
+    assert third["changes"]["subjects"] == [] and third["changes"]["before"] == "zoo-00002"
+    assert third["exit_code"] == 0 and third["problems"] == [] and third["gc"] is None
+
+
+def test_a_night_that_fails_says_so_to_the_webhook_and_the_next_that_it_recovered(
+    lake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listener(200) as (url, told):
+        monkeypatch.setenv("MICLIP_WEBHOOK", url)
+        failed = nightly(lake, "--set", "stages.one.error_shards=[1]", code=1)
+        nightly(lake, "--notify-on", "news")
+        nightly(lake, "--notify-on", "news")  # nothing to tell
+        nightly(lake, "--notify-on", "failed")
+    assert [message["changes"] for message in told] == [{"failed": ["one"], "new": ["two"]}, {"recovered": ["one"]}]
+    assert [message["status"] for message in told] == ["FAILED", "DONE"] and "shard 1" in told[0]["text"]
+    assert "T0PSECRET" not in failed.output and not [
+        key for key in make_store(lake).list("") if b"T0PSECRET" in make_store(lake).get(key)
+    ]
+
+
+def test_a_webhook_that_is_away_fails_no_night(lake: str) -> None:
+    with listener(404) as (url, _):
+        done = nightly(lake, "--webhook", url)
+    assert "the webhook at 127.0.0.1 was not told: it answered 404" in done.output
+
+
+def test_a_spec_that_cannot_be_planned_is_told_and_its_exit_code_stays(lake: str) -> None:
+    with listener(200) as (url, told):
+        Path(lake).parent.joinpath("zoo.yaml").write_text(
+            "kind: extract\nname: zoo\nmodel: open_clip:none\nimages: {ref: 'folder:/nowhere'}\nsites: [resid_post.0]\n"
+        )
+        nightly(lake, "--webhook", url, code=2)
+    assert told[0]["status"] == "NOT STARTED" and told[0]["exit_code"] == 2
+
+
+def test_a_second_night_at_the_same_time_says_so_and_does_nothing(lake: str, beating: Lease) -> None:
+    done = nightly(lake, "--patience", "8")
+    assert "nightly-zoo: " in done.stdout and "(term 1) and is at work; nothing was done" in done.stdout.replace(
+        "\n", " "
+    )
+    assert make_store(lake).list("runs") == []
+    assert as_json(nightly(lake, "--patience", "8", "--json"))["exit_code"] == 0
+
+
+def test_a_night_that_was_killed_is_followed_after_the_patience_that_is_given(lake: str) -> None:
+    take(make_store(lake), "nightly-zoo", fast())
+    nightly(lake, "--patience", "1")
+    assert "runs/zoo-00001/changes.json" in make_store(lake).list("runs")
+
+
+def test_nights_drop_old_runs_when_they_are_told_how_many_stay(lake: str) -> None:
+    for seed in (1, 2, 3):
+        done = nightly(lake, "--set", f"stages.one.seed={seed}", "--keep-runs", "2")
+    assert "1 old run dropped" in done.stdout and "2 runs kept" in done.stdout
+    assert {key.split("/")[1] for key in make_store(lake).list("runs")} == {"zoo-00002", "zoo-00003"}
+    assert as_json(call("verify", "--store", lake, "--all", "--json"))["damaged"] == []
+
+
+def test_gc_removes_nothing_until_it_is_told_yes(lake: str) -> None:
+    for seed in (1, 2, 3):
+        nightly(lake, "--set", f"stages.one.seed={seed}")
+    before = make_store(lake).list("")
+    shown = call("gc", "--keep-runs", "1", "--store", lake).stdout
+    assert "selftest one rows a" in shown and "1 run kept, 2 dropped" in shown and "nothing was removed" in shown
+    assert make_store(lake).list("") == before
+    kept = as_json(call("gc", "--keep-runs", "1", "--keep", "zoo-00001", "--store", lake, "--json"))
+    assert kept["dropped"] == ["zoo-00002"] and not kept["removed"] and len(kept["stages"]) == 1
+    assert "removed" in call("gc", "--keep-runs", "1", "--store", lake, "--yes").stdout
+    again = as_json(call("gc", "--keep-runs", "1", "--store", lake, "--json"))
+    assert again["kept"] == ["zoo-00003"] and again["stages"] == again["leftovers"] == []
+    assert call("sql", "SELECT count(*) AS n FROM selftest", "--store", lake, "--csv").stdout == "n\n50\n"
+    assert "run 'zoo-00009' is to be kept" in call("gc", "--keep", "zoo-00009", "--store", lake, code=2).output
+
+
+def test_drift_says_what_changed_between_any_two_runs(lake: str) -> None:
+    for seed in (1, 2, 3):
+        nightly(lake, "--set", f"stages.one.seed={seed}")
+    shown = call("drift", "--store", lake).stdout
+    assert "since zoo-00002: 1 as they were, 1 change" in shown and "no figure moved in 1 stage" in shown
+    found = as_json(call("drift", "zoo-00003", "--against", "zoo-00001", "--store", lake, "--json"))
+    assert found["changes"]["before"] == "zoo-00001" and found["rows"] == []
+    both = as_json(call("drift", "--models", "one", "two", "--store", lake, "--json"))
+    assert both["changes"] is None and both["run"] == "zoo-00003"
+    assert "first finished run" in call("drift", "zoo-00001", "--store", lake, code=2).output
+    assert "leave --against out" in call(
+        "drift", "--models", "one", "two", "--against", "zoo-00001", "--store", lake, code=2
+    ).output.replace("\n", " ")

@@ -1,0 +1,111 @@
+"""A webhook is told what a person wants to know, tried again while it is busy, and never given or shown a secret."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from cluster.changes import Change, Changes
+from cluster.notify import ATTEMPTS, Notice, make_notice, post
+from cluster.runs import RunState
+
+STATE = RunState(run="zoo-00007", pipeline="zoo", number=7, status="FAILED", seconds=75.0)
+CHANGES = Changes(
+    run="zoo-00007",
+    before="zoo-00006",
+    unchanged=3,
+    subjects=(
+        Change(subject="demo:clip-p8", change="changed", cells=("acts",), why=("weights",)),
+        Change(subject="demo:clip-rn", change="failed", cells=("acts",), why=("gone",)),
+    ),
+)
+
+
+@contextmanager
+def listener(*answers: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A web server that gives these answers one after the other, the last one for ever; and what it was told."""
+    told: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(answers[min(len(told), len(answers)) - 1])
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return None
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/hook/T0PSECRET", told
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def notice(*failures: str, store: str = "/lake") -> Notice:
+    return make_notice(store, "zoo", STATE, CHANGES, 1, failures)
+
+
+def test_a_notice_says_how_it_went_what_changed_and_what_failed() -> None:
+    found = notice("acts/demo:clip-rn activations: shard 3: gone")
+    assert found.text.splitlines() == [
+        "zoo-00007: FAILED in 1m15s",
+        "changed: demo:clip-p8",
+        "failed: demo:clip-rn",
+        "- acts/demo:clip-rn activations: shard 3: gone",
+    ]
+    assert found.changes == {"changed": ("demo:clip-p8",), "failed": ("demo:clip-rn",)} and found.exit_code == 1
+    assert found.is_news and not make_notice("/lake", "zoo", STATE, None, 0).is_news
+    assert make_notice("/lake", "zoo", None, None, 3, ("StoreUnreachable: away",)).status == "NOT STARTED"
+
+
+def test_many_failures_are_counted_not_listed() -> None:
+    found = notice(*(f"failure {number}" for number in range(25)))
+    assert len(found.failures) == 10 and found.text.splitlines()[-1] == "and 15 failures more"
+
+
+def test_what_is_told_arrives_as_json() -> None:
+    with listener(200) as (url, told):
+        assert post(url, notice("broken")) is None
+    (message,) = told
+    assert message["run"] == "zoo-00007" and message["text"].endswith("- broken")
+    assert message["changes"] == {"changed": ["demo:clip-p8"], "failed": ["demo:clip-rn"]}
+
+
+def test_a_busy_listener_is_asked_again_with_growing_pauses() -> None:
+    pauses: list[float] = []
+    with listener(503, 429, 204) as (url, told):
+        assert post(url, notice(), pauses.append) is None
+    assert len(told) == 3 and pauses == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(("answer", "asked"), [(500, ATTEMPTS), (404, 1), (403, 1)])
+def test_one_that_refuses_is_a_sentence_without_the_url(answer: int, asked: int) -> None:
+    with listener(answer) as (url, told):
+        said = post(url, notice(), lambda _: None)
+    assert said == f"the webhook at 127.0.0.1 was not told: it answered {answer}" and len(told) == asked
+
+
+def test_a_listener_that_is_not_there_is_a_sentence_too() -> None:
+    with listener(200) as (url, _):
+        pass
+    said = post(url, notice(), lambda _: None)
+    assert said is not None and "ConnectionRefusedError" in said and "T0PSECRET" not in said
+    for wrong in ("file:///etc/passwd", "hooks.example/T0PSECRET", ""):
+        said = post(wrong, notice())
+        assert said == "the webhook must be an http or https url (--webhook or MICLIP_WEBHOOK)"
+
+
+def test_no_credential_is_told() -> None:
+    found = notice("https://me:hunter2secret@host/x refused", store="s3://lake?X-Amz-Signature=abcdef0123456789")
+    assert "hunter2secret" not in found.model_dump_json() and "abcdef0123456789" not in found.model_dump_json()
