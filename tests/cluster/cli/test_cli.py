@@ -23,8 +23,8 @@ from schemas.layout import alive_key
 from tests.published import SPEC, publish_numbers, run_spec
 
 VERBS = [
-    ["demo"], ["run"], ["retry"], ["submit"], ["watch"], ["cancel"], ["validate"], ["plan"], ["schema"], ["status"], ["logs"], ["metrics"], ["tables"], ["sql"], ["views"],
-    ["verify"], ["search"], ["report"], ["saes"], ["export"], ["models"], ["sites"], ["world", "export"], ["doctor"],
+    ["demo"], ["run"], ["retry"], ["submit"], ["watch"], ["cancel"], ["nightly"], ["drift"], ["validate"], ["plan"], ["schema"], ["status"], ["logs"], ["metrics"], ["tables"], ["sql"], ["views"],
+    ["verify"], ["gc"], ["search"], ["report"], ["saes"], ["export"], ["models"], ["sites"], ["world", "export"], ["doctor"],
 ]  # fmt: skip
 
 
