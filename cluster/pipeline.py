@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from cluster.board import Board
 from cluster.cells import CellPlans, models_needed
+from cluster.cost_log import CostLog
 from cluster.events import Event, EventLog
 from cluster.executor import Executor, StopFlag
 from cluster.facts import FactPlans
@@ -79,6 +80,7 @@ class PipelineRun:
         self._planned = planned
         self._save_after = self._started + SAVE_SECONDS
         self._holds = Holds(store, run)
+        self._costs = CostLog(store, run)
 
     def run(self) -> RunReport:
         """Facts, plans of every cell, then all cells side by side: each starts when what it reads is published.
@@ -89,11 +91,14 @@ class PipelineRun:
         """
         self._save("RUNNING")
         self._log.add(self._note_published)
+        self._log.add(self._costs)
         try:
             self._run_all()
         except BaseException as error:
             self._end_early(self._stop.error or error)
             raise
+        finally:
+            self._costs.save()
         return self._finish()
 
     def _run_all(self) -> None:
@@ -102,10 +107,12 @@ class PipelineRun:
         unplanned = [cell for cell in planned.cells if not cell.plans]
         self._executor.check([_Unplanned(title(c), c.cell.resources) for c in unplanned])
         self._hold(planned)
+        self._costs.expect(planned)
         board = self._run_plans(planned.facts.freeze(self._store, self._spec.index_resources))
         _refuse_wrong_names(board, planned.facts)
         self._planned = planned = plan_pipeline(self._spec, self._store, planned.facts)
         self._hold(planned)
+        self._costs.expect(planned)
         for cell in planned.cells:
             if cell.refusal is not None:  # said at once, and again when the others are done
                 self._log.emit("error", subject=title(cell), message=str(cell.refusal))

@@ -105,6 +105,8 @@ class Resources(Frozen):
     workers: int = Field(default=2, ge=1)
     decode_threads: int = Field(default=1, ge=1)
     memory_gb: float | None = Field(default=None, gt=0)
+    price: float | None = Field(default=None, ge=0)
+    """Money that one worker costs per hour, in whatever currency; only `plan` reads it."""
 
 
 class Plan(Frozen):

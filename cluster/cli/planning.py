@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
+from cluster.amounts import some
 from cluster.board import group_siblings
+from cluster.cost import Cost, Part, Terms, cost_of, load_rates
 from cluster.ledger import find_published
 from cluster.planned import PlannedPipeline, stage_state, title
 from cluster.runs import StageState
@@ -14,10 +18,15 @@ from jobs.kinds import get_kind
 from schemas.plans import Plan, Resources
 
 _SUMS = ("shards", "shards_left", "bytes")
+HOURS = ("gpu_hours", "cpu_hours")
 
 
-def make_report(planned: PlannedPipeline, store: Store, tflops: float | None = None) -> dict[str, Any]:
-    """Every stage with its state and estimate, the cells that cannot be planned yet, and totals."""
+def make_report(planned: PlannedPipeline, store: Store, terms: Terms) -> dict[str, Any]:
+    """Every stage with its state and estimate, what cells cost, those that cannot be planned yet, and totals.
+
+    Hours and money are of what is left, by what past runs in the store took; `null` where none tells.
+    """
+    rates = load_rates(store)
     everything = planned.plans()
     shared = {
         plan.digest: work.key for work in group_siblings([(p, r) for _, p, r in everything]) for plan in work.plans
@@ -29,9 +38,11 @@ def make_report(planned: PlannedPipeline, store: Store, tflops: float | None = N
         return stage_state(store, cell, plan, published=plan.digest in published)
 
     states = (state for _, state in ask_many(look_up, everything))
-    stages = []
+    stages, parts = [], defaultdict[str, list[Part]](list)
     for (cell, plan, resources), state in zip(everything, states):
         estimate = get_kind(plan.stage.kind).estimate(plan, planned.known)
+        part = Part(shared[plan.digest], plan, resources, estimate, state.shards_done)
+        parts[cell].append(part)
         stages.append(
             {
                 "cell": cell,
@@ -48,6 +59,7 @@ def make_report(planned: PlannedPipeline, store: Store, tflops: float | None = N
                 "forward": shared[plan.digest],
                 "workers": _workers(plan, resources),
                 **estimate._asdict(),
+                **_numbers(cost_of([part], rates, terms)),
             }
         )
     missing = [
@@ -58,8 +70,9 @@ def make_report(planned: PlannedPipeline, store: Store, tflops: float | None = N
         "store": store.uri,
         "limited": planned.limited,
         "stages": stages,
+        "cells": {cell: _numbers(cost_of(of, rates, terms)) for cell, of in parts.items()},
         "not_planned": missing,
-        "total": _total(stages, tflops),
+        "total": _total(stages) | _words(cost_of(chain.from_iterable(parts.values()), rates, terms)),
     }
 
 
@@ -67,18 +80,28 @@ def _workers(plan: Plan, resources: Resources) -> int:
     return min(resources.workers, max((r.n_shards for r in plan.rounds), default=0))
 
 
-def _total(stages: list[dict[str, Any]], tflops: float | None) -> dict[str, Any]:
+def _numbers(cost: Cost) -> dict[str, Any]:
+    """Hours and money, or null where no past run, or no price, tells all of them."""
+    hours = dict.fromkeys(HOURS) if cost.unknown else {name: getattr(cost, name) for name in HOURS}
+    return {**hours, "money": None if cost.unknown or cost.unpriced else cost.money}
+
+
+def _words(cost: Cost) -> dict[str, Any]:
+    """Hours and money as far as they are known, what they rest on, and what they leave out."""
+    kinds = {name: sorted(getattr(cost, name)) for name in ("borrowed", "unknown", "unpriced")}
+    return {**{name: getattr(cost, name) for name in (*HOURS, "money")}, "rests_on": dict(cost.rests_on), **kinds}
+
+
+def _total(stages: list[dict[str, Any]]) -> dict[str, Any]:
     left = [stage for stage in stages if stage["state"] != "cached"]
-    flops = _flops(left)
-    total = {
+    return {
         "stages": len(stages),
         "cached": len(stages) - len(left),
         "to_do": len(left),
         "shards_left": sum(s["shards_left"] for s in left),
-        "flops": flops,
+        "flops": _flops(left),
         "bytes": sum(s["bytes"] for s in left),
     }
-    return total if tflops is None else {**total, "device_hours": flops / tflops / 3.6e15}
 
 
 def lines_of(report: dict[str, Any], by_stage: bool) -> list[dict[str, Any]]:
@@ -94,10 +117,37 @@ def lines_of(report: dict[str, Any], by_stage: bool) -> list[dict[str, Any]]:
             for s in report["stages"]
         ]
     else:
-        lines = [_line_of(cell, stages) for cell, stages in _grouped(report["stages"], "cell").items()]
-    empty = dict.fromkeys((*_SUMS, "images", "flops", "memory"), 0)
+        lines = [
+            _line_of(cell, stages) | report["cells"][cell]
+            for cell, stages in _grouped(report["stages"], "cell").items()
+        ]
+    empty = dict.fromkeys((*_SUMS, "images", "flops", "memory"), 0) | dict.fromkeys((*HOURS, "money"))
     states = {True: "cannot be planned", False: "not inspected yet"}
     return lines + [{"name": m["cell"], "state": states[m["refused"]], **empty} for m in report["not_planned"]]
+
+
+def device_hours(numbers: Mapping[str, Any]) -> str:
+    """1.5 and 0 -> 1.50 GPU-h; `?` where no past run tells, `-` where nothing is left."""
+    if numbers["gpu_hours"] is None:
+        return "?"
+    found = [(numbers["gpu_hours"], "GPU-h"), (numbers["cpu_hours"], "CPU-h")]
+    return (
+        ", ".join(f"{hours:,.2f} {unit}" if hours >= 0.01 else f"<0.01 {unit}" for hours, unit in found if hours) or "-"
+    )
+
+
+def cost_notes(total: dict[str, Any], priced: bool) -> Iterator[str]:
+    """What the hours of a plan rest on, and what they leave out, in sentences."""
+    if past := [f"{kind} {some(shards, 'shard')}" for kind, shards in total["rests_on"].items() if shards]:
+        yield f"busy hours are what past runs in this store took, at least: {', '.join(past)}; waiting is not in them"
+    if stated := [kind for kind, shards in total["rests_on"].items() if not shards]:
+        yield f"busy hours of {', '.join(stated)} are FLOPs at the TFLOP/s that were given"
+    if total["borrowed"]:
+        yield f"{', '.join(total['borrowed'])}: not all of it was run before; what other models took stands for it"
+    if total["unknown"]:
+        yield f"{', '.join(total['unknown'])}: no past run tells how long it takes, so it is in no sum; a run with --limit would"
+    if priced and total["unpriced"]:
+        yield f"{', '.join(total['unpriced'])}: no price is given, so it is in no sum of costs"
 
 
 def _line_of(cell: str, stages: list[dict[str, Any]]) -> dict[str, Any]:

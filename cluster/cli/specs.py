@@ -81,14 +81,19 @@ def _show_unplanned(unplanned: dict[str, str], spec: str) -> None:
         screen().print(f"[dim]to look them up: miclip plan {spec} --inspect[/dim]", soft_wrap=True)
 
 
-@VERBS.verb("plan", "miclip plan zoo.yaml --inspect --tflops 60")
+@VERBS.verb("plan", "miclip plan zoo.yaml --inspect --price 2.5")
 def plan(
     spec: SpecArgument,
     inspect: Annotated[bool, typer.Option("--inspect", help="Inspect models and index images first.")] = False,
     verbose: Annotated[bool, typer.Option("--stages", help="One line per stage instead of per cell.")] = False,
     tflops: Annotated[
-        float | None, typer.Option("--tflops", min=0.001, help="TFLOP/s that one device reaches; adds device hours.")
+        float | None,
+        typer.Option(
+            "--tflops", min=0.001, help="TFLOP/s that one device reaches; counts hours by it, not by past runs."
+        ),
     ] = None,
+    price: Annotated[float | None, typer.Option("--price", min=0, help="Money per GPU-hour.")] = None,
+    cpu_price: Annotated[float | None, typer.Option("--cpu-price", min=0, help="Money per CPU-hour.")] = None,
     overrides: SetOption = None,
     limit: LimitOption = None,
     store: StoreOption = None,
@@ -96,8 +101,10 @@ def plan(
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run would do: cached or to do, shards, images, FLOPs, bytes, memory. Computes nothing but --inspect."""
+    """Show what a run would do: cached or to do, shards, images, FLOPs, bytes, memory, and hours and money by what past
+    runs in the store took. Computes nothing but --inspect."""
     from cluster.cli.planning import make_report
+    from cluster.cost import Terms
     from cluster.planned import plan_pipeline
     from cluster.spec_file import read_spec_file
 
@@ -106,21 +113,23 @@ def plan(
     with file.placed():
         if inspect:
             _inspect(file.pipeline, where, executor, address)
-        report = make_report(plan_pipeline(file.pipeline, where), where, tflops)
+        report = make_report(plan_pipeline(file.pipeline, where), where, Terms(price, cpu_price, tflops))
     if as_json:
         print_json(report)
     else:
-        _show(report, verbose, tflops, spec)
+        _show(report, verbose, spec)
 
 
-def _show(report: dict[str, Any], verbose: bool, tflops: float | None, spec: Path) -> None:
+def _show(report: dict[str, Any], verbose: bool, spec: Path) -> None:
     from rich.text import Text
 
-    from cluster.cli.planning import lines_of
+    from cluster.cli.planning import cost_notes, device_hours, lines_of
 
-    right = ["shards left", "images", "FLOPs", "stored", "memory", *(["device hours"] if tflops else [])]
+    lines, total = lines_of(report, by_stage=verbose), report["total"]
+    priced = any(line["money"] for line in lines)
+    right = ["shards left", "images", "FLOPs", "stored", "memory", "busy", *(["cost"] if priced else [])]
     table = make_table("stage", "state", *right, right=right, keep=("state",))
-    for line in lines_of(report, by_stage=verbose):
+    for line in lines:
         table.add_row(
             line["name"],
             _state(line),
@@ -129,17 +138,19 @@ def _show(report: dict[str, Any], verbose: bool, tflops: float | None, spec: Pat
             short(line["flops"], "FLOP"),
             short(line["bytes"], "B"),
             short(line["memory"], "B"),
-            *([f"{line['flops'] / tflops / 3.6e15:.2f}"] if tflops else []),
+            device_hours(line),
+            *([_money(line["money"])] if priced else []),
         )
     console = screen()
     console.print(table)
-    total = report["total"]
     left = [some(total["shards_left"], "shard"), short(total["flops"], "FLOP"), short(total["bytes"], "B")]
-    left += [f"{total['device_hours']:.2f} device hours at {tflops:g} TFLOP/s"] if tflops else []
+    left += [device_hours(total), *([f"cost {_money(total['money'])}"] if priced else [])]
     work = f" ({', '.join(word for word in left if word != '-')})" if total["to_do"] else ""
     console.print(
         f"{some(total['stages'], 'stage')}: {count(total['cached'])} cached, {count(total['to_do'])} to do{work}"
     )
+    for words in cost_notes(total, priced):
+        console.print(f"[dim]{words}[/dim]", soft_wrap=True)
     for note, cells in _notes(report).items():
         console.print(f"[dim]{cells}: {note}[/dim]", soft_wrap=True)
     if report["limited"] and any(s["kind"] == "index_images" and s["state"] != "cached" for s in report["stages"]):
@@ -162,6 +173,10 @@ def _notes(report: dict[str, Any]) -> dict[str, str]:
         if stage["note"] and stage["state"] != "cached" and stage["cell"] not in found.setdefault(stage["note"], []):
             found[stage["note"]].append(stage["cell"])
     return {n: c[0] if len(c) == 1 else f"{c[0]} and {count(len(c) - 1)} more" for n, c in found.items()}
+
+
+def _money(amount: float | None) -> str:
+    return "?" if amount is None else f"{amount:,.2f}" if amount else "-"
 
 
 def _state(line: dict[str, Any]) -> str:
