@@ -16,7 +16,19 @@ from typer.testing import CliRunner
 
 from cluster.cli.app import app
 from cluster.events import EventLog, StoreEvents, read_events
-from cluster.metrics import ITEMS, METRICS, RETRIES, SHARDS, Metric, Sample, StoreMetrics, changes, to_text
+from cluster.metrics import (
+    ITEMS,
+    METRICS,
+    RETRIES,
+    ROWS,
+    SECONDS,
+    SHARDS,
+    Metric,
+    Sample,
+    StoreMetrics,
+    changes,
+    to_text,
+)
 from cluster.metrics_server import MetricsServer
 from cluster.runs import load_state, new_run, save_state
 from cluster.stores import Store, make_store
@@ -113,6 +125,8 @@ def test_only_a_try_that_is_repeated_is_a_retry() -> None:
         Sample(RETRIES, ("zoo", "extract"), 1),
     ]
     assert list(changes("zoo", bad | {"final": True})) == [Sample(SHARDS, ("zoo", "extract", "lost"), 1)]
+    good = {"event": "shard_done", "kind": "extract", "seconds": {"store": 0.5}, "items": 10, "rows": 20}
+    assert [(s.metric, s.value) for s in changes("zoo", good)] == [(SHARDS, 1), (SECONDS, 0.5), (ITEMS, 10), (ROWS, 20)]
     assert list(changes("zoo", {"event": "planned", "kind": "extract"})) == []
 
 
