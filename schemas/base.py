@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -30,6 +31,16 @@ class Frozen(BaseModel):
     """A frozen value that refuses unknown fields and silent conversions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields changed, not validated; what was worked out of the old fields and kept is left behind."""
+        copy = super().model_copy(update=update, deep=deep)
+        if update:
+            for name in [
+                name for name in copy.__dict__ if isinstance(getattr(type(copy), name, None), cached_property)
+            ]:
+                del copy.__dict__[name]
+        return copy
 
     def canonical_json(self) -> str:
         """The one JSON text of this value: sorted keys, no spaces."""
