@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +26,11 @@ class FolderServer(ThreadingHTTPServer):
         """port: 0 takes a free one. Raises OSError: the port is taken."""
         self.folder = folder.resolve()
         super().__init__(("127.0.0.1", port), _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A reader that closes its connection is no error; what else goes wrong is told as ever."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     @property
     def url(self) -> str:

@@ -18,7 +18,7 @@ HELPERS = """\
 const $ = (s) => document.querySelector(s), $$ = (s) => [...document.querySelectorAll(s)];
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 async function until(holds, what) {
-  for (let n = 0; n < 1500; n++) { const found = holds(); if (found) return found; await sleep(20); }
+  for (let n = 0; n < 6000; n++) { const found = holds(); if (found) return found; await sleep(20); }
   throw new Error(`waited in vain for ${what ?? holds}`);
 }
 const press = (key) => document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
@@ -64,7 +64,7 @@ class _Server(FolderServer):
         self.said: queue.Queue[Any] = queue.Queue()
 
 
-def act(folder: Path, script: str, width: int = 1400, dark: bool = False, seconds: float = 90) -> Seen:
+def act(folder: Path, script: str, width: int = 1400, dark: bool = False, seconds: float = 150) -> Seen:
     """Open the folder, run the body of an async function in it, and give what it returns.
 
     No host but this machine can be reached. Raises AssertionError: the script failed.
