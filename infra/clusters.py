@@ -1,4 +1,8 @@
-"""A Ray cluster as KubeRay is asked for it: a head for drivers, groups of workers that come and go, and a job on top."""
+"""A Ray cluster as KubeRay is asked for it: a head for drivers, groups of workers, and a job on top.
+
+Groups have a fixed size: an executor works with the machines that are there, refuses what none of them can hold, and never
+asks Ray's autoscaler for more.
+"""
 
 from __future__ import annotations
 
@@ -65,17 +69,12 @@ def cluster_spec(values: Values) -> kuberay.RayClusterSpec:
     """The cluster of a run, or one that stands."""
     params = {"object-store-memory": str(OBJECT_STORE_BYTES)}
     head = kuberay.HeadGroup(ray_start_params={**params, "num-cpus": "0"}, template=_head(values))
-    autoscaler = kuberay.AutoscalerOptions(
-        idle_timeout_seconds=values.idle_seconds,
-        resources={"requests": {"cpu": "200m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}},
-        security_context=pods.CONTAINER,
-    )
     groups = [
         kuberay.WorkerGroup(
             group_name=group.name,
-            replicas=group.least,
-            min_replicas=group.least,
-            max_replicas=group.most,
+            replicas=group.count,
+            min_replicas=group.count,
+            max_replicas=group.count,
             ray_start_params=params,
             template=_worker(values, group),
         )
@@ -84,8 +83,6 @@ def cluster_spec(values: Values) -> kuberay.RayClusterSpec:
     return kuberay.RayClusterSpec(
         ray_version=ray_version(),
         auth_options=kuberay.AuthOptions(mode="token"),
-        enable_in_tree_autoscaling=True,
-        autoscaler_options=autoscaler,
         head_group_spec=head,
         worker_group_specs=tuple(groups),
     )
@@ -101,7 +98,7 @@ def _head(values: Values) -> Object:
     container["env"].append({"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "30"})
     container["volumeMounts"].append({"name": "spec", "mountPath": str(Path(SPEC).parent), "readOnly": True})
     spec = {"name": "spec", "configMap": {"name": f"{values.name}-spec"}}
-    pod = pods.template(values, "head", container, [*_room(20), spec], values.head, token=True)
+    pod = pods.template(values, "head", container, [*_room(20), spec], values.head)
     pod["metadata"]["annotations"] = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
     return pod
 

@@ -67,21 +67,11 @@ class AuthOptions(Resource):
     mode: Literal["token", "disabled"]
 
 
-class AutoscalerOptions(Resource):
-    """AutoscalerOptions."""
-
-    idle_timeout_seconds: Positive
-    resources: dict[str, Any]
-    security_context: dict[str, Any]
-
-
 class RayClusterSpec(Resource):
     """RayClusterSpec."""
 
     ray_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
     auth_options: AuthOptions
-    enable_in_tree_autoscaling: bool
-    autoscaler_options: AutoscalerOptions
     head_group_spec: HeadGroup
     worker_group_specs: tuple[WorkerGroup, ...]
 

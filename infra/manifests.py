@@ -89,7 +89,7 @@ def by_hand(values: Values) -> list[Object]:
 
 
 def standing_cluster(values: Values) -> list[Object]:
-    """A RayCluster that stays, for `miclip submit`; it shrinks to its head while nothing runs."""
+    """A RayCluster that stays until it is deleted, for `miclip submit`."""
     return [to_plain(kuberay.RayCluster(metadata=pods.metadata(values, "cluster"), spec=clusters.cluster_spec(values)))]
 
 

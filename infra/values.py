@@ -87,20 +87,13 @@ class Machine(Frozen):
 
 
 class Workers(Machine):
-    """One group of alike worker pods, from none to `most` as work asks for them."""
+    """One group of alike worker pods. All of them are there before a night begins, and until it ends."""
 
     name: Label
+    count: Annotated[int, Field(ge=1)]
     gpus: Annotated[int, Field(ge=0)] = 0
-    least: Annotated[int, Field(ge=0)] = 0
-    most: Annotated[int, Field(ge=1)] = 4
     cache_gb: Annotated[int, Field(ge=1)] = 100
     """Room for checkpoints and temporary files on the machine's disk."""
-
-    @model_validator(mode="after")
-    def _least_fits(self) -> Workers:
-        if self.least > self.most:
-            raise ValueError(f"least {self.least} is more than most {self.most}")
-        return self
 
 
 class Secrets(Frozen):
@@ -143,8 +136,6 @@ class Values(Frozen):
     schedule: Schedule = Schedule()
     head: Machine = Machine(cpus=4, memory_gb=16)
     workers: Annotated[tuple[Workers, ...], Field(min_length=1)]
-    idle_seconds: Annotated[int, Field(ge=1)] = 120
-    """After so long without work a machine is given back."""
     role_annotations: Labels = Field(default_factory=dict)
     """On the service accounts of heads, workers and figures: the cloud's role that may read and write the store."""
     secrets: Secrets = Secrets()

@@ -29,7 +29,7 @@ FILES = render(*read_values(DEFAULTS))
 EVERYTHING = {
     "images": {"cpu": "r.example.org/m:1", "gpu": "r.example.org/m:2", "pull_secrets": ["pull"]},
     "store": {"uri": "s3://b-1/lake", "endpoint": "http://s3.example.org:9000", "secret": "keys", "region": "eu-1"},
-    "workers": [{"name": "big", "cpus": 4, "memory_gb": 8, "gpus": 2, "node_selector": {"gpu": "h100"}, "least": 1}],
+    "workers": [{"name": "big", "cpus": 4, "memory_gb": 8, "gpus": 2, "node_selector": {"gpu": "h100"}, "count": 3}],
     "secrets": {"hub": "hub", "webhook": "hook"},
     "schedule": {"keep_runs": 14, "new_clusters": 0},
     "role_annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/lake"},
@@ -213,8 +213,8 @@ def test_no_pod_has_rights_to_spare(files: dict[str, str]) -> None:
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert {"requests", "limits"} <= container["resources"].keys()
-        talks = template["metadata"]["labels"]["part"] in ("head", "launcher")
-        assert spec["automountServiceAccountToken"] is talks, "only the autoscaler and the launcher ask the API server"
+        talks = template["metadata"]["labels"]["part"] == "launcher"
+        assert spec["automountServiceAccountToken"] is talks, "only the launcher asks the API server"
 
 
 def test_clusters_ask_for_a_token_and_drivers_share_no_machine_with_workers(files: dict[str, str]) -> None:
@@ -265,7 +265,7 @@ def test_gpus_stand_where_schedulers_and_drivers_look_for_them() -> None:
     assert spec["tolerations"][0]["key"] == "nvidia.com/gpu" and spec["nodeSelector"] == {"gpu": "h100"}
     assert spec["imagePullSecrets"] == [{"name": "pull"}]
     (group,) = next(inside(documents(FULL), "workerGroupSpecs"))
-    assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (1, 1, 4)
+    assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (3, 3, 3)
 
 
 def test_an_endpoint_of_ones_own_reaches_every_pod_that_opens_the_store() -> None:
