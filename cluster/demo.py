@@ -103,7 +103,7 @@ These models were trained on the same targets, so they share more than strangers
 
 
 _WORDS = """\
-What do those features mean in a sentence? A language model is steered by one in an empty image, or shown what excites it."""
+What do those features mean in a sentence? A language model is steered by one in the middle of an empty image, or shown what excites it."""
 
 _WORDS_QUERY = """\
 WITH truth AS (   -- what a feature tells best, if it tells it well
@@ -121,7 +121,8 @@ FROM said GROUP BY ALL ORDER BY says_it DESC"""
 
 _WORDS_READING = """\
 says_it: the sentence has the word for what the feature tells best. iou: where the sentence is true and where the feature is active, in images
-that no sentence was made from. A sentence of random directions is the control. Search by meaning: miclip search "a striped object"."""
+that no sentence was made from. A sentence of random directions is the control; a background in nine of 64 patches is none, so steering names
+objects. Search by meaning: miclip search "a striped object"."""
 
 
 class Asked(NamedTuple):

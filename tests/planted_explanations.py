@@ -28,8 +28,8 @@ LEARNT, SHOWN, HELD = "world:seed=3,n=2000", "world:seed=0,n=1500", "world:seed=
 """What SAEs are trained on, texts are made from, and features and texts are judged on."""
 SAE = {"latents": 128, "k": 10, "lr": 2e-3, "steps": 800, "batch_tokens": 1024, "block_images": 16}
 """The recipe of docs/truth.md."""
-ALPHAS = (0, 1, 1.25, 1.5, 2, 3, 4)
-CONTROLS = (1, 2, 4)
+ALPHAS = (0, 1, 1.25, 1.5, 2, 3, 4, 6, 8)
+CONTROLS = (1, 2, 4, 8)
 BLOCK = "block:3"
 GRID = (0.25, 0.5, 1, 1.5, 2, 3, 4)
 VALIDATION = 40

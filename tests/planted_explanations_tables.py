@@ -117,7 +117,19 @@ def alphas_table(folder: Path, positions: str, alphas: Sequence[float], title: s
     """Steering: share of features whose text names their value, by alpha, beside controls."""
     names = [f"alpha {alpha:g}" for alpha in alphas]
     controls = [f"{direction} {alpha:g}" for direction in ("random", "permuted") for alpha in CONTROLS[1:]]
-    yield head(" | ".join([title, "SAE", "features", *names, *controls, "by guessing at 2", "fluent at 1 / 2 / 4"]))
+    yield head(
+        " | ".join(
+            [
+                title,
+                "SAE",
+                "features",
+                *names,
+                *controls,
+                "by guessing at 2",
+                "fluent at " + " / ".join(f"{alpha:g}" for alpha in CONTROLS),
+            ]
+        )
+    )
     for place in BLOCKS:
         for arch in ARCHS:
             runs = Runs(folder, place, arch, "named")
@@ -135,7 +147,7 @@ def alphas_table(folder: Path, positions: str, alphas: Sequence[float], title: s
 
 def kinds_table(folder: Path) -> Iterator[str]:
     """Steering by kind of value."""
-    cells = [(positions, alpha) for positions in ("all", BLOCK) for alpha in (2, 3, 4)]
+    cells = [(positions, alpha) for positions in ("all", BLOCK) for alpha in (2, 4, 8)]
     titles = [f"{'all' if positions == 'all' else '3 x 3'}, alpha {alpha}" for positions, alpha in cells]
     yield head(" | ".join(["layer", "SAE", "values", *titles]))
     for place in BLOCKS:

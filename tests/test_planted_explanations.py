@@ -9,13 +9,19 @@ import pytest
 from tests.planted_explanations import BLOCK, Measure, Part, is_fluent
 from tests.planted_explanations_tables import Row, Run
 
-TAPPED = Part("tapped", "topk", 0)
-STAGES: dict[str, dict[str, Any]] = {
-    "steering": {"methods": ["steering"], "alpha": [0, 2]},
+MIDDLE, TAPPED = Part("middle", "topk", 0), Part("tapped", "topk", 0)
+STEERED: dict[str, dict[str, Any]] = {
+    "steering": {"methods": ["steering"], "alpha": [0, 2, 3]},
     "controls": {"methods": ["steering"], "alpha": [2], "direction": ["random", "permuted"]},
-    "block": {"methods": ["steering"], "alpha": [3], "steered": BLOCK},
-    "topk": {"methods": ["topk"]},
-    "informed": {"methods": ["informed"], "alpha": [1]},
+}
+STAGES: dict[Part, dict[str, dict[str, Any]]] = {
+    MIDDLE: STEERED,
+    TAPPED: {
+        **STEERED,
+        "block": {"methods": ["steering"], "alpha": [6], "steered": BLOCK},
+        "topk": {"methods": ["topk"]},
+        "informed": {"methods": ["informed"], "alpha": [1]},
+    },
 }
 
 
@@ -26,57 +32,66 @@ def test_a_caption_is_fluent_and_a_chain_of_words_is_not() -> None:
 
 
 @pytest.fixture(scope="module")
-def named(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    """The tapped layer of the flagship, one SAE, texts from 600 images and features judged on as many others."""
+def named(tmp_path_factory: pytest.TempPathFactory) -> dict[Part, list[Row]]:
+    """Two layers of the flagship, one SAE each, texts from 600 images and features judged on as many others."""
     folder = tmp_path_factory.mktemp("words")
-    images = {"shown": "world:seed=0,n=600", "held": "world:seed=1,n=600"}
-    measure = Measure(folder, images)
-    features = measure.selective(TAPPED)
-    stages = {name: {**stage, "features": features} for name, stage in STAGES.items()}
-    measure.explain(TAPPED, "named", stages, metrics=["naming"])
-    return Run(folder, TAPPED, "named").named
+    measure = Measure(folder, {"shown": "world:seed=0,n=600", "held": "world:seed=1,n=600"})
+    for part, asked in STAGES.items():
+        features = measure.selective(part)
+        stages = {name: {**stage, "features": features} for name, stage in asked.items()}
+        measure.explain(part, "named", stages, metrics=["naming"])
+    return {part: Run(folder, part, "named").named for part in STAGES}
 
 
-def share(named: list[Row], of: str = "named", objects: bool = False, **where: str) -> float:
-    """Of the texts of one variant; objects: those about features of backgrounds are left out."""
+def rows(named: list[Row], kinds: tuple[str, ...] = (), **where: str) -> list[Row]:
+    """Of one variant; kinds: of what their features stand for."""
     chosen = [one for one in named if all(one[name] == value for name, value in where.items())]
-    chosen = [one for one in chosen if not objects or one["kind"] != "background"]
-    assert len(chosen) >= 12
-    return sum(one[of] for one in chosen) / len(chosen)
+    return [one for one in chosen if not kinds or one["kind"] in kinds]
+
+
+def share(rows: list[Row], of: str = "named") -> float:
+    """Of the texts."""
+    assert len(rows) >= 6
+    return sum(one[of] for one in rows) / len(rows)
+
+
+OBJECTS = ("shape", "colour", "texture")
+EVERYWHERE = {"method": "steering", "positions": "all"}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_steering_names_what_features_of_objects_stand_for(named: list[Row]) -> None:
-    """63 of 65 over three SAEs at alpha 2, in whole phrases; with backgrounds, of which several features share one, .68."""
-    steered = {"method": "steering", "positions": "all", "alpha_asked": "2", "direction": "sae"}
-    assert share(named, objects=True, **steered) >= 0.85
-    assert share(named, **steered) >= 0.45
-    assert share(named, "fluent", **steered) >= 0.9
+def test_steering_names_what_features_of_objects_stand_for(named: dict[Part, list[Row]]) -> None:
+    """61 of 65 (tapped, alpha 2) and 29 of 30 (middle, alpha 3) over three SAEs; with backgrounds, of which several features share one, .72 and .68."""
+    for part, alpha in ((TAPPED, "2"), (MIDDLE, "3")):
+        steered = {**EVERYWHERE, "alpha_asked": alpha, "direction": "sae"}
+        assert share(rows(named[part], OBJECTS, **steered)) >= 0.85
+        assert share(rows(named[part], **steered)) >= 0.5
+        assert share(rows(named[part], **steered), "fluent") >= 0.4
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_random_directions_other_features_and_none_name_it_not(named: list[Row]) -> None:
-    """.06 and .05 at alpha 2: features of grey are named by the blank image alone."""
-    steered = {"method": "steering", "positions": "all"}
-    assert share(named, **steered, alpha_asked="2", direction="random") <= 0.2
-    assert share(named, **steered, alpha_asked="2", direction="permuted") <= 0.2
-    assert share(named, **steered, alpha_asked="0", direction="sae") <= 0.2
+def test_random_directions_other_features_and_none_name_it_not(named: dict[Part, list[Row]]) -> None:
+    """.04 to .08 at alpha 2: features of grey are named by the blank image alone."""
+    for found in named.values():
+        assert share(rows(found, **EVERYWHERE, alpha_asked="2", direction="random")) <= 0.2
+        assert share(rows(found, **EVERYWHERE, alpha_asked="2", direction="permuted")) <= 0.2
+        assert share(rows(found, **EVERYWHERE, alpha_asked="0", direction="sae")) <= 0.2
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_steering_nine_patches_names_it_in_whole_phrases(named: list[Row]) -> None:
-    """64 of 65 at alpha 3."""
-    block = {"method": "steering", "positions": BLOCK, "alpha_asked": "3", "direction": "sae"}
-    assert share(named, objects=True, **block) >= 0.85
-    assert share(named, "fluent", **block) >= 0.9
+def test_steering_nine_patches_names_shapes_colours_and_textures_in_whole_phrases(named: dict[Part, list[Row]]) -> None:
+    block = rows(named[TAPPED], method="steering", positions=BLOCK, alpha_asked="6", direction="sae")
+    assert share(block, "fluent") >= 0.95 and share(rows(block, OBJECTS)) >= 0.85
+    for kind in OBJECTS:
+        assert sum(one["named"] for one in rows(block, (kind,))) >= 0.75 * len(rows(block, (kind,))) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_shown_images_name_it_with_and_without_steering(named: list[Row]) -> None:
-    """.92 and .94, of masks."""
-    assert share(named, method="topk") >= 0.8
-    assert share(named, method="informed", alpha_asked="1") >= 0.8
+def test_shown_images_name_it_with_and_without_steering(named: dict[Part, list[Row]]) -> None:
+    """.86 and .92, of masks."""
+    assert share(rows(named[TAPPED], method="topk")) >= 0.75
+    assert share(rows(named[TAPPED], method="informed", alpha_asked="1")) >= 0.8
