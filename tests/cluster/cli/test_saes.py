@@ -1,4 +1,4 @@
-"""`miclip saes` and `miclip export`: what a store holds, taken out for other libraries and between them."""
+"""`miclip saes` and `miclip export sae`: what a store holds, taken out for other libraries and between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from cluster.cli.app import app
-from cluster.cli.saes import HOW_TO_LOAD, FormatName
+from cluster.cli.exports import HOW_TO_LOAD, FormatName
 from miclip_core.sae.foreign import WRITTEN, load_foreign
 from tests.import_lakes import LATENTS, MODEL, SITE, WIDTH, ImportLake, K, make_sae
 from tests.published import publish_numbers
@@ -48,7 +48,7 @@ def test_every_sae_is_listed_with_what_is_known_of_it(place: ImportLake, listed:
         (line,) = [line for line in text.splitlines() if line.strip().startswith(str(row["sae"])[:16])]
         assert f"{row['fvu']:.4f}" in line and MODEL in line and SITE in line
         assert str(row["source"]) in line  # the one thing in which these two differ
-    assert "miclip export" in text and "seed" not in text
+    assert "miclip export sae SAE" in text and "seed" not in text
 
 
 def test_a_store_without_saes_says_how_to_get_some(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_a_stage_named_by_its_first_digits_is_written_for_a_library(
     format: str, place: ImportLake, listed: list[dict[str, object]], tmp_path: Path
 ) -> None:
     (ref,) = [str(row["sae"]) for row in listed if row["source"] == "saelens"]
-    result = miclip("export", ref[:14], "--format", format, "--to", tmp_path / "out", "--store", place.lake.uri)
+    result = miclip("export", "sae", ref[:14], "--format", format, "--to", tmp_path / "out", "--store", place.lake.uri)
     assert result.exit_code == 0, result.output
     assert f"{tmp_path / 'out'}  topk, {LATENTS} latents of width {WIDTH}, for {format}" in result.stdout
     back, x = load_foreign(format, tmp_path / "out"), torch.randn(20, WIDTH)
@@ -73,7 +73,9 @@ def test_files_of_one_library_become_files_of_another_without_a_store(
     place: ImportLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place.folder)
-    result = miclip("export", "sparsify:b", "--format", "dictionary_learning", "--to", tmp_path / "out", "--json")
+    result = miclip(
+        "export", "sae", "sparsify:b", "--format", "dictionary_learning", "--to", tmp_path / "out", "--json"
+    )
     found = json.loads(result.stdout)
     assert (found["sae"], found["folder"]) == (f"sparsify:{place.folder / 'b'}", str(tmp_path / "out"))
     assert found["config"]["source"] == "sparsify" and found["config"]["k"] == K
@@ -82,7 +84,7 @@ def test_files_of_one_library_become_files_of_another_without_a_store(
 
 def test_a_folder_that_is_there_is_never_touched(place: ImportLake, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    result = miclip("export", f"sparsify:{place.folder / 'b'}", "--format", "saelens", "--to", tmp_path)
+    result = miclip("export", "sae", f"sparsify:{place.folder / 'b'}", "--format", "saelens", "--to", tmp_path)
     assert result.exit_code == 2 and "is there already; nothing was written" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -104,7 +106,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
     words: list[str], code: int, says: str, place: ImportLake, tmp_path: Path
 ) -> None:
     filled = [word.replace("LAKE", place.lake.uri).replace("FOLDER", str(place.folder)) for word in words]
-    result = miclip("export", *filled, "--to", tmp_path / "out")
+    result = miclip("export", "sae", *filled, "--to", tmp_path / "out")
     assert result.exit_code == code and says in " ".join(result.stderr.split()), result.output
     assert "Traceback" not in result.stderr and list(tmp_path.iterdir()) == []
 
@@ -114,7 +116,9 @@ def test_a_stage_that_is_no_sae_is_named_as_what_it_is(
 ) -> None:
     published = {key.split("/")[1] for key in place.lake.store.list("stages") if key.endswith("published.json")}
     index = min(published - {str(row["sae"]).removeprefix("sae:") for row in listed})
-    result = miclip("export", f"sae:{index}", "--format", "saelens", "--to", tmp_path / "x", "--store", place.lake.uri)
+    result = miclip(
+        "export", "sae", f"sae:{index}", "--format", "saelens", "--to", tmp_path / "x", "--store", place.lake.uri
+    )
     assert result.exit_code == 2 and "which is no SAE; `miclip saes` lists" in result.stderr
 
 
