@@ -49,7 +49,7 @@ METRICS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trace_summary": (("variant", "seed", "images_are"), ("images", "crossed_share")),
     "geometry_summary": (("site", "unit_kind", "variant", "seed"), ("silhouette", "purity")),
     "method_scores": (("site", "unit_kind", "variant", "seed", "measure"), ("value",)),
-    "rosetta_pairs": (("model_a", "site_a", "model_b", "site_b", "k"), ("buddies", "above_null", "share_a", "share_b")),
+    "rosetta_pairs": (("model_a", "model_b", "k", "rule"), ("buddies", "above_null", "share_a", "share_b")),
     "explanation_summary": (
         ("site", "vlm", "method", "masking", "direction", "positions", "alpha_asked", "alpha_unit", "metric"),
         ("value", "n_empty"),

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import miclip
 from cluster.cli.app import app
+from cluster.drift import compare_models, save_drift
 from cluster.spec_file import parse_spec
 from miclip_core.images import FORMATS, MAX_PIXELS
 from miclip_core.world.card import read_card
@@ -157,8 +158,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "images": {"ref": f"folder:{world}/images", "labels": f"file:{world}/labels.parquet"},
         "stages": {name: {"kind": "extract", **stage} for name, stage in stages.items()} | saes | units,
     }
-    report = Lake(folder / STORE).run(specs.PipelineSpec.model_validate(spec, strict=False))
+    lake = Lake(folder / STORE)
+    report = lake.run(specs.PipelineSpec.model_validate(spec, strict=False))
     assert report.exit_code == 0, report.failures
+    save_drift(lake.store, report.state.run, report.state.run, compare_models(lake.store, report.state, *both))
     return folder
 
 
@@ -191,7 +194,7 @@ def test_the_commands_of_the_pages_run(demo, where, command):
 def test_every_command_of_the_pages_has_the_options_that_it_is_given():
     """Also of commands that cannot run here, because they are about a bucket or a data set of yours."""
     for block in blocks("sh"):
-        for verb, options in re.findall(r"^miclip ((?:world )?[a-z]+)(.*?)(?:  #|$)", block.text, re.M):
+        for verb, options in re.findall(r"^miclip ((?:world |export )?[a-z]+)(.*?)(?:  #|$)", block.text, re.M):
             shown = CliRunner().invoke(app, [*verb.split(), "--help"], env={"COLUMNS": "200"})
             assert shown.exit_code == 0, f"{block}: {verb}"
             wanted = re.findall(r"(?<= )--?[a-z][a-z-]*", options)

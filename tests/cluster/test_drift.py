@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from safetensors.numpy import save
 
 import miclip
 from cluster.catalog import Scope, open_catalog, verify
-from cluster.drift import Drift, compare_models, compare_runs, save_drift
+from cluster.drift import METRICS, Drift, compare_models, compare_runs, save_drift
 from cluster.gc import Policy, sweep
 from cluster.runs import RunState, RunTables, StageState, new_run, save_state, save_tables
 from cluster.sql import run_sql
@@ -19,6 +20,7 @@ from cluster.stores.base import Store
 from jobs.sae_files import WEIGHTS
 from schemas.errors import UsageError
 from schemas.plans import StageSpec
+from schemas.tables import get_table
 from tests.handmade import publish_stage
 from tests.lakes import Lake
 from tests.paces import fast
@@ -140,6 +142,15 @@ def drift(lake: Lake, nights: tuple[RunState, RunState]) -> Drift:
 
 def of(drift: Drift, **where: Any) -> list[dict[str, Any]]:
     return [row for row in drift.rows if all(row[name] == value for name, value in where.items())]
+
+
+@pytest.mark.parametrize("table", METRICS)
+def test_figures_are_numbers_and_what_tells_rows_apart_holds_no_digest(table: str) -> None:
+    schema = get_table(table).schema
+    keys, figures = METRICS[table]
+    assert {*keys, *figures} <= set(schema.names)
+    assert all(pa.types.is_integer(schema.field(f).type) or pa.types.is_floating(schema.field(f).type) for f in figures)
+    assert not {"stage", "sae", "sae_a", "sae_b", "encoder"} & {*keys, *figures}
 
 
 def test_figures_that_moved_are_there_with_both_values_and_others_are_not(drift: Drift) -> None:
