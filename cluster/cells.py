@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from itertools import combinations, groupby
 
 from jobs.concepts import concept_files
 from jobs.protocol import Cell
@@ -14,7 +14,7 @@ from schemas.errors import UsageError
 from schemas.plans import Plan, Resources
 from schemas.refs import SaeRef, Site
 from schemas.sae_specs import ImportSaeSpec, SaeFeaturesSpec
-from schemas.specs import PipelineSpec
+from schemas.specs import PipelineSpec, Point
 
 
 @dataclass(frozen=True)
@@ -31,30 +31,43 @@ class CellPlans:
 
 
 def spread(spec: PipelineSpec, name: str) -> Iterator[Cell]:
-    """The cells of one stage: one per model of its own list or of the matrix, or just one; over a zoo also one per pair
-    of models, and one for all."""
-    stage = spec.stages[name]
-    resources = stage.resources if "resources" in stage.model_fields_set else spec.resources or Resources()
-    images = getattr(stage, "images", None) or spec.images
-    cell = Cell(name=name, spec=stage, images=images, clip=spec.clip_of(name), resources=resources)
-    models = spec.models_of(name)
-    zoo = models if isinstance(stage, OverZoo) else ()
-    for model in models or (None,):
-        yield replace(cell, model=model, zoo=zoo)
-    if zoo:
-        for pair in combinations(zoo, 2):
-            yield replace(cell, pair=pair, zoo=zoo)
-        yield replace(cell, zoo=zoo)
+    """The cells of one stage: in each place on the axes that it is over one per model of its own list or of the matrix, or
+    just one; over a zoo also one per pair of models, and one for all."""
+    for _, points in groupby(spec.points_of(name), key=lambda point: point.at):
+        cells = [_make_cell(spec, name, point) for point in points]
+        zoo = tuple(cell.model for cell in cells if cell.model is not None and isinstance(cell.spec, OverZoo))
+        yield from (replace(cell, zoo=zoo) for cell in cells)
+        if zoo:
+            whole = replace(cells[0], model=None, zoo=zoo)
+            yield from (replace(whole, pair=pair) for pair in combinations(zoo, 2))
+            yield whole
+
+
+def _make_cell(spec: PipelineSpec, name: str, point: Point) -> Cell:
+    stage = point.setting
+    return Cell(
+        name=name,
+        spec=stage,
+        model=point.model,
+        at=point.at,
+        images=getattr(stage, "images", None) or spec.images,
+        clip=spec.clip_of(name, stage),
+        resources=stage.resources if "resources" in stage.model_fields_set else spec.resources or Resources(),
+    )
 
 
 def cells_read(cell: Cell, planned: Mapping[str, Sequence[CellPlans]], name: str | None = None) -> list[CellPlans]:
-    """The cells that a cell reads (from one stage, or all): those of its models where the other stage has several."""
+    """The cells that a cell reads (from one stage, or all): those of its models, and in its place on
+    the axes of both, where the other stage has several."""
     names = cell.spec.reads if name is None else (name,)
-    return [o for n in names for o in planned[n] if _meet(cell, o.cell)]
+    met = (other for name in names for other in planned[name] if _meet(cell, other.cell))
+    return [o for o in met if o.plans or not (cell.spec.without_others and len(o.cell.models) > 1)]
 
 
 def _meet(cell: Cell, other: Cell) -> bool:
-    """Whether they are about a model in common, or one of them is about none."""
+    """Whether they are about a model in common, or one of them is about none; and in one place on every axis of both."""
+    if any(other.at[axis] != value for axis, value in cell.at.items() if axis in other.at):
+        return False
     return not cell.models or not other.models or not set(cell.models).isdisjoint(other.models)
 
 

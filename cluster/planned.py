@@ -12,6 +12,7 @@ from cluster.stores.base import Store
 from jobs.kinds import get_kind
 from jobs.protocol import Cell, Known
 from schemas.errors import NotInspected, UnknownModel, UsageError
+from schemas.matrix import place_text
 from schemas.plans import Plan, Resources
 from schemas.specs import PipelineSpec
 
@@ -47,9 +48,9 @@ class PlannedPipeline:
 
 
 def title(cell: CellPlans) -> str:
-    """`stage`, `stage/model` or `stage/model+model`, for people."""
-    about = (cell.cell.model,) if cell.cell.model is not None else cell.cell.pair
-    return cell.cell.name if about is None else f"{cell.cell.name}/{'+'.join(about)}"
+    """`stage`, `stage/model` or `stage/model+model`, then `/axis=value` for each other axis; for people."""
+    about = (cell.cell.model,) if cell.cell.model is not None else cell.cell.pair or ()
+    return "/".join(word for word in (cell.cell.name, "+".join(about), place_text(cell.cell.at)) if word)
 
 
 def _fact_title(plan: Plan) -> str:

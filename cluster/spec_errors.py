@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 Path = tuple[Any, ...]
-_PREFIX = re.compile(r"^(stages\.[\w.-]+): (.*)$", re.DOTALL)
+_PREFIX = re.compile(r"^((?:stages|matrix|exclude|overrides)\.[\w.-]+): (.*)$", re.DOTALL)
 
 
 class Problem(NamedTuple):
@@ -68,7 +68,9 @@ def _problem(path: Path, details: list[dict[str, Any]], data: Any, models: list[
     if kind in ("value_error", "assertion_error"):
         text = str(detail["ctx"]["error"])
         prefix = _PREFIX.match(text)
-        return Problem(tuple(prefix[1].split(".")), prefix[2]) if prefix else Problem(path, text)
+        if prefix is None:
+            return Problem(path, text)
+        return Problem(tuple(int(part) if part.isdigit() else part for part in prefix[1].split(".")), prefix[2])
     if detail["loc"] and detail["loc"][-1] == "[key]":
         expected = _literals([detail]) or [_expected(detail)]
         return Problem(path, f"unknown field, expected {_any_of(expected)}{_guess(path[-1], expected)}")

@@ -202,7 +202,9 @@ def _step(inside: Any, path: tuple[Any, ...], part: Any, place: Place) -> Any:
 def _set_limit(document: Document, limit: int) -> None:
     data = document.data if isinstance(document.data, dict) else {}
     stages: dict[str, Any] = data["stages"] if isinstance(data.get("stages"), dict) else {}
-    holders = [data, *(s for s in stages.values() if isinstance(s, dict))]
+    overrides = data["overrides"] if isinstance(data.get("overrides"), list) else []
+    settings = [entry.get("set") for entry in overrides if isinstance(entry, dict)]
+    holders = [data, *(s for s in (*stages.values(), *settings) if isinstance(s, dict))]
     found = [holder["images"] for holder in holders if isinstance(holder.get("images"), dict)]
     if not found:
         raise BadSpec(f"--limit {limit}: no stage of {document.name} reads images, so there is nothing to cut")
@@ -264,6 +266,20 @@ def _make_absolute(data: Any, folder: Path) -> Any:
         data["saes"] = [_absolute(ref, folder) for ref in ([saes] if isinstance(saes, str) else saes)]
     if isinstance(data.get("stages"), dict):
         data["stages"] = {name: _make_absolute(stage, folder) for name, stage in data["stages"].items()}
+    if isinstance(data.get("matrix"), dict):
+        data["matrix"] = {
+            axis: [_make_absolute({axis: value}, folder)[axis] for value in values]
+            if axis in ("concepts", "saes") and isinstance(values, list)
+            else values
+            for axis, values in data["matrix"].items()
+        }
+    if isinstance(data.get("overrides"), list):
+        data["overrides"] = [
+            {**entry, "set": _make_absolute(entry["set"], folder)}
+            if isinstance(entry, dict) and "set" in entry
+            else entry
+            for entry in data["overrides"]
+        ]
     return data
 
 

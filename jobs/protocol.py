@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
+from schemas.matrix import At
 from schemas.plans import Plan, Resources, Shard, StageSpec
 
 if TYPE_CHECKING:
@@ -206,6 +207,8 @@ class Cell:
     """The two models that it is about, of a stage over a zoo."""
     zoo: tuple[str, ...] = ()
     """All models of such a stage; it is about all of them together if neither `model` nor `pair` is given."""
+    at: At = field(default_factory=dict)
+    """Its place on the axes of the matrix that its stage is over, beside models; the values are in the spec."""
     images: Images | None = None
     clip: str | None = None
     """The CLIP that names concepts, for kinds that need one."""

@@ -114,6 +114,9 @@ class Cell(Frozen):
 
     reads: Annotated[tuple[str, ...], LISTED, RESULT] = ()
     """Names of the stages whose tables this one reads."""
+    over: Annotated[tuple[Name, ...], LISTED, EFFORT] = ()
+    """Axes of the pipeline's matrix that the stage is repeated over, beside models: each value stands in the field that is
+    named like the axis, or chooses among the cells that are read."""
     resources: Annotated[Resources, EFFORT] = Resources()
 
     @property
@@ -135,6 +138,11 @@ class Cell(Frozen):
     def folders(self) -> tuple[str, ...]:
         """Where the models lie that it needs and that are no checkpoints; their files name what is made with them."""
         return ()
+
+    @property
+    def without_others(self) -> bool:
+        """Whether it goes on without pairs and zoos that it reads, where another model of theirs cannot be looked at."""
+        return False
 
     def lacks(self, kinds_read: Collection[str]) -> str | None:
         """What it cannot do without among the kinds of stages that it reads."""

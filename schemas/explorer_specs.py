@@ -30,6 +30,11 @@ class ExplorerSpec(OverModels):
     """Units of each other model."""
     shard_units: Annotated[int, Field(ge=1), EFFORT] = 2048
 
+    @property
+    def without_others(self) -> bool:
+        """Pages of a model do not wait for units of models that are not there."""
+        return True
+
     def lacks(self, kinds_read: Collection[str]) -> str | None:
         """Units, without which there is no page."""
         if UNIT_KINDS.isdisjoint(kinds_read):

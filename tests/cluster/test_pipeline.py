@@ -14,6 +14,7 @@ from cluster import pipeline as pipelines
 from cluster.catalog import Scope, open_catalog
 from cluster.events import EventLog, StoreEvents, read_events
 from cluster.executor import SerialExecutor, StopFlag
+from cluster.ledger import load_published
 from cluster.pipeline import PipelineRun
 from cluster.planned import plan_pipeline
 from cluster.runs import load_state, load_tables, new_run
@@ -204,6 +205,29 @@ def test_whether_an_input_is_there_is_not_asked_again_for_every_stage_that_reads
         times.append(asked.count(first))
         asked.clear()
     assert times[0] == times[1] > 0
+
+
+def test_a_stage_over_an_axis_reads_the_cell_in_its_own_place_and_others_read_all(lake):
+    stages = {
+        "one": {"over": "seed", "variants": ["a"]},
+        "two": {"reads": "one", "over": "seed", "variants": ["a"]},
+        "all": {"reads": "one"},
+    }
+    spec = pipeline(
+        stages, matrix={"seed": [1, 2]}, overrides=[{"stage": "two", "at": {"seed": 2}, "set": {"rows": 7}}]
+    )
+    report = lake.run(spec)
+    assert report.exit_code == 0
+    tables = load_tables(lake.store, "test-00001")
+    assert tables is not None and list(tables.stages) == ["one/seed=1", "one/seed=2", "two/seed=1", "two/seed=2", "all"]
+    found = {cell: load_published(lake.store, digests[0]) for cell, digests in tables.stages.items()}
+    read = {cell: set(published.stage.inputs.values()) for cell, published in found.items()}
+    (one,), (two,) = tables.stages["one/seed=1"], tables.stages["one/seed=2"]
+    assert [read[c] for c in ("two/seed=1", "two/seed=2", "all")] == [{one}, {two}, {one, two}]
+    assert [found[c].stage.params["rows"] for c in ("two/seed=1", "two/seed=2")] == [20, 7]
+    with_third = pipeline(stages, matrix={"seed": [1, 2, 3]}, exclude=[{"stage": "two", "at": {"seed": 2}}])
+    assert lake.run(with_third).exit_code == 0
+    assert lake.count("published") == 3  # one and two at 3, and all
 
 
 def test_a_changed_stage_makes_what_reads_it_anew_and_nothing_else(lake):

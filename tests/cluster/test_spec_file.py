@@ -77,7 +77,7 @@ def test_one_text_is_a_list_of_one_and_lists_stay_lists() -> None:
         ("    images: {ref: nowhere}", "s.yaml:10:14  stages.acts.images.ref: images 'nowhere': expected source:location"),
         ("    reads: other", "stages.acts: reads other: extract reads images and models, no stage"),
         ("  more: {kind: selftest, reads: other}", "stages.more.reads: no stage 'other'; there are acts, more"),
-        ("  more: {kind: extrac}", 's.yaml:10:10  stages.more.kind: found "extrac", expected extract, train_sae, import_sae, sae_features, probe, align, describe, intervene, trace_errors, attention_maps, geometry, evaluate, mine_rosetta, invert, explain, score_explanations, map_explanations or selftest; did you mean'),
+        ("  more: {kind: extrac}", 's.yaml:10:10  stages.more.kind: found "extrac", expected extract, train_sae, import_sae, sae_features, probe, align, describe, intervene, trace_errors, attention_maps, geometry, evaluate, mine_rosetta, invert, explain, score_explanations, map_explanations, explorer or selftest; did you mean'),
         ("    top_k: 3\n    top_k: 4", "s.yaml:11:5  stages.acts.top_k: this key stands in line 10 already"),
         ("\ttop_k: 3", "s.yaml:10:1"),
         ("    top_k: .inf", "s.yaml:10:12  stages.acts.top_k: found .inf, expected a finite number"),
@@ -366,3 +366,36 @@ def test_a_list_of_concepts_is_looked_for_where_the_spec_is(tmp_path: Path) -> N
     path = tmp_path / "spec.yaml"
     path.write_text(TWO_STAGES.replace("world:shapes", "file:names.txt"))
     assert getattr(read_spec_file(path).pipeline.stages["names"], "concepts", None) == f"file:{tmp_path}/names.txt"
+
+
+# -- axes, exclusions and overrides
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("    over: width\n", "s.yaml:10:5  stages.acts.over: no axis 'width'; matrix has no axis but that of models"),
+        (
+            "    over: top_k\nmatrix:\n  top_k: [4, 0]\n",
+            "s.yaml:13:14  matrix.top_k.1: found 0, of stages.acts: top_k: ",
+        ),
+        ("exclude:\n  - {stage: act}\n", "s.yaml:11:6  exclude.0.stage: no stage 'act'; there are acts"),
+        ("exclude:\n  - {stagee: acts}\n", "s.yaml:11:6  exclude.0.stagee: unknown field; did you mean 'stage'?"),
+        (
+            "overrides:\n  - {stage: acts, set: {topk: 3}}\n",
+            "s.yaml:11:19  overrides.0.set: stages.acts: topk: ",
+        ),
+    ],
+)
+def test_what_no_cell_can_be_is_named_with_its_place(lines: str, said: str) -> None:
+    text = PIPELINE.replace('matrix:\n  model: ["demo:clip-p8"]', "# two\n# lines") if "\nmatrix" in lines else PIPELINE
+    text = text.replace("kind: extract", "model: demo:clip-p8\n    kind: extract") if "\nmatrix" in lines else text
+    assert said in refusal(text + lines)[0]
+
+
+def test_paths_and_limits_of_overrides_are_those_of_stages(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        PIPELINE + "overrides:\n  - {stage: acts, set: {images: {ref: 'folder:mine'}}}\nexclude: []\n"
+    )
+    pipeline = read_spec_file(tmp_path / "s.yaml", limit=5).pipeline
+    assert pipeline.overrides[0].set == {"images": {"ref": f"folder:{tmp_path}/mine", "limit": 5}}

@@ -43,7 +43,7 @@ MEASURED = FORWARD | {"block_images", "holdout", "order_seed", "evaluate_images"
 ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
     ExtractSpec: {
         "result": FORWARD | {"outputs", "classes", "texts", "top_k", "predictions_k"},
-        "effort": {"resources", "batch_size", "shard_rows"},
+        "effort": {"over", "resources", "batch_size", "shard_rows"},
     },
     TrainSaeSpec: {
         "result": MEASURED | {
@@ -52,59 +52,59 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
             "level_weights", "scope", "bandwidth", "initial_threshold", "sparsity_coefficient", "sparsity_warmup_steps",
             "precision", "data_parallel",
         },
-        "effort": {"resources", "batch_size", "feeders", "keep_every"},
+        "effort": {"over", "resources", "batch_size", "feeders", "keep_every"},
     },
-    ImportSaeSpec: {"result": MEASURED | {"saes"}, "effort": {"resources", "batch_size"}},
+    ImportSaeSpec: {"result": MEASURED | {"saes"}, "effort": {"over", "resources", "batch_size"}},
     SaeFeaturesSpec: {
         "result": FORWARD | {
             "saes", "tables", "top_k", "rank_by", "concepts_per_feature", "features_per_concept", "max_values", "min_positives",
         },
-        "effort": {"resources", "batch_size", "shard_rows"},
+        "effort": {"over", "resources", "batch_size", "shard_rows"},
     },
     ProbeSpec: {
         "result": {"kind", "reads", "model", "sites", "pool", "labels_from", "classes", "l2", "folds", "predictions_k", "seed"},
-        "effort": {"resources"},
+        "effort": {"over", "resources"},
     },
     AlignSpec: {
         "result": {
             "kind", "reads", "model", "clip", "sites", "pool", "templates", "loss", "logit_scale", "lr", "seed", "bias",
             "standardise", "multi_positive", "betas", "batch", "epochs", "drop_last", "patience", "holdout",
         },
-        "effort": {"resources", "keep_every"},
+        "effort": {"over", "resources", "keep_every"},
     },
     DescribeSpec: {
         "result": FORWARD | {
             "clip", "methods", "units", "concepts", "templates", "tau", "pool", "unit_mode", "similarity", "labels_from",
             "min_positives", "segmenter", "on_share", "captioner", "prompt", "patches", "context", "seed",
         },
-        "effort": {"resources", "batch_size", "shard_rows"},
+        "effort": {"over", "resources", "batch_size", "shard_rows"},
     },
     InterveneSpec: {
         "result": FORWARD | {"changes", "error", "positions", "tau", "classes", "labels_from", "off_class_seed"},
-        "effort": {"resources", "batch_size", "shard_rows"},
+        "effort": {"over", "resources", "batch_size", "shard_rows"},
     },
     AttentionMapsSpec: {
         "result": FORWARD | {"concepts", "labels_from", "images_per_concept", "tau", "activation"},
-        "effort": {"resources", "batch_size", "shard_rows"},
+        "effort": {"over", "resources", "batch_size", "shard_rows"},
     },
     TraceErrorsSpec: {
         "result": {"kind", "reads", "model", "sites", "labels_from"},
-        "effort": {"resources", "shard_rows"},
+        "effort": {"over", "resources", "shard_rows"},
     },
     GeometrySpec: {
         "result": {"kind", "reads", "model", "groups", "tau", "neighbours", "permutations", "perplexity", "seed"},
-        "effort": {"resources"},
+        "effort": {"over", "resources"},
     },
     EvaluateSpec: {
         "result": {"kind", "reads", "model", "clip", "truth", "min_truth", "sentences", "seed"},
-        "effort": {"resources"},
+        "effort": {"over", "resources"},
     },
     MineRosettaSpec: {
         "result": FORWARD | {
             "units", "grid", "k", "rank_by", "min_r", "margin", "precision", "chance", "chance_shift", "rare", "min_active_images",
             "min_active_positions", "anchors", "tuples", "min_clique", "most", "entries_from", "entries", "exemplars",
         },
-        "effort": {"resources", "batch_size", "shard_rows", "maps", "cache_gb", "budget_gb"},
+        "effort": {"over", "resources", "batch_size", "shard_rows", "maps", "cache_gb", "budget_gb"},
     },
     InvertSpec: {
         "result": {
@@ -112,7 +112,7 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
             "regulariser", "norm", "towards", "space", "starts", "steps", "lr", "betas", "ramp", "tolerance", "seed", "edit", "amount",
             "chosen",
         },
-        "effort": {"resources", "batch_size", "samples_at_once", "shard_rows"},
+        "effort": {"over", "resources", "batch_size", "samples_at_once", "shard_rows"},
     },
     ExplainSpec: {
         "result": {
@@ -120,7 +120,7 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
             "steered", "informed", "operation", "blank", "k", "features", "most", "steering_prompt", "masks_prompt", "heatmaps_prompt",
             "max_new_tokens", "decoding", "temperature", "top_p", "top_k", "sequences", "seed", "dtype", "segmenter", "masks_scored",
         },
-        "effort": {"resources", "batch_features", "shard_features"},
+        "effort": {"over", "resources", "batch_features", "shard_features"},
     },
     ScoreExplanationsSpec: {
         "result": {
@@ -128,23 +128,23 @@ ROLES: dict[type[BaseModel], dict[str, set[str]]] = {
             "maker_prefix", "maker_images", "maker_steps", "maker_guidance", "maker_size", "activation", "least_auroc",
             "naming_level", "min_iou", "min_synthetic", "min_synthetic_percentile", "sentences", "agreement", "labels", "seed", "dtype",
         },
-        "effort": {"resources", "batch_size", "shard_features"},
+        "effort": {"over", "resources", "batch_size", "shard_features"},
     },
     MapExplanationsSpec: {
         "result": {
             "kind", "reads", "model", "clip", "texts", "sentences", "clusters", "restarts", "layout", "neighbours", "min_dist",
             "topics", "seed", "dtype",
         },
-        "effort": {"resources"},
+        "effort": {"over", "resources"},
     },
     ExplorerSpec: {
         "result": {"kind", "reads", "model", "top", "names", "partners"},
-        "effort": {"resources", "shard_units"},
+        "effort": {"over", "resources", "shard_units"},
     },
     SelftestSpec: {
         "result": {"kind", "reads", "subject", "rows", "seed", "nan_rows", "variants"},
         "effort": {
-            "resources", "shard_rows", "sleep_ms", "poison_shards", "crash_once_dir", "error_shards", "oom_above", "batch_rows",
+            "over", "resources", "shard_rows", "sleep_ms", "poison_shards", "crash_once_dir", "error_shards", "oom_above", "batch_rows",
             "gang",
         },
     },

@@ -116,7 +116,7 @@ def test_every_field_is_named_above_with_its_role():
     roles = ExtractSpec.roles()
     assert set(roles) == set(ExtractSpec.model_fields)
     assert {name for name, role in roles.items() if role == "result"} == {*RESULT_FIELDS, *WITHOUT_CHOICE}
-    assert {name for name, role in roles.items() if role == "effort"} == set(EFFORT_FIELDS)
+    assert {name for name, role in roles.items() if role == "effort"} == {*EFFORT_FIELDS, "over"}
     assert set(Images.roles()) == set(Images.model_fields) == set(IMAGES_FIELDS)
     assert set(Images.roles().values()) == {"result"}
 

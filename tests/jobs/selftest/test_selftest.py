@@ -114,7 +114,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_result_fields_change_the_digest_and_effort_fields_do_not(name):
-    assert {*CHANGES, "kind", "reads", "resources"} == set(SelftestSpec.model_fields)
+    assert {*CHANGES, "kind", "reads", "over", "resources"} == set(SelftestSpec.model_fields)
     same = selftest(**{name: CHANGES[name]})[0][0].digest == selftest()[0][0].digest
     assert same == (SelftestSpec.roles()[name] == "effort")
 
