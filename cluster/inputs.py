@@ -81,13 +81,14 @@ class StoreInputs:
         Raises:
             KeyMissing: the stage has published no such table.
             DamagedPart: a part's bytes are not those its marker names.
+            OlderPart: a part is older than a column that may not be null; others are null where a part lacks them.
         """
-        parts = self._parts(stage, table)
+        parts, declared = self._parts(stage, table), get_table(table)
         if between is not None:
-            yield from self._ranges.read(parts, columns, *between)
+            yield from self._ranges.read(parts, declared, columns, *between)
             return
         for part in parts:
-            yield from read_part(get_checked(self._store, part), list(columns) if columns else None).to_batches()
+            yield from read_part(get_checked(self._store, part), columns or None, declared).to_batches()
 
     def _parts(self, stage: str, table: str) -> tuple[StoredPart, ...]:
         if stage not in self._published:  # what is published never changes, so it is asked for once
@@ -102,8 +103,9 @@ class StoreInputs:
     def shard_table(self, stage: str, shard: int, table: str) -> pa.Table:
         """What one finished shard wrote to a table."""
         marker = load_done(self._store, stage, shard)
-        parts = [read_part(get_checked(self._store, p)) for p in marker.parts if p.table == table]
-        return pa.concat_tables(parts) if parts else get_table(table).schema.empty_table()
+        declared = get_table(table)
+        parts = [read_part(get_checked(self._store, p), table=declared) for p in marker.parts if p.table == table]
+        return pa.concat_tables(parts) if parts else declared.schema.empty_table()
 
     def artifact(self, stage: str, shard: int, name: str) -> bytes:
         """An artifact of a finished shard.

@@ -6,7 +6,7 @@ import hashlib
 import queue
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import IO, NamedTuple
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from jobs.parquet import read_parquet
 from schemas.columns import Table
-from schemas.errors import StoreFull, TableMismatch
+from schemas.errors import OlderPart, StoreFull, TableMismatch
 from schemas.tables import PART_BYTES, ROW_GROUP_BYTES
 
 MAX_ROW_GROUP = 65536
@@ -199,6 +199,35 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_part(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The rows of one part from its bytes; a page that differs from its checksum is an error."""
-    return read_parquet(data, columns, checked=True)
+def read_part(data: bytes, columns: Sequence[str] | None = None, table: Table | None = None) -> pa.Table:
+    """The rows of one part from its bytes; a page that differs from its checksum is an error.
+
+    table: what the part is of, if columns that it is older than shall be null as `complete` says.
+    """
+    if table is None:
+        return read_parquet(data, columns, checked=True)
+    names = table.schema.names if columns is None else columns
+    there = set(pq.read_schema(pa.BufferReader(data)).names)
+    return complete(read_parquet(data, [name for name in names if name in there], checked=True), names, table)
+
+
+def complete(rows: pa.Table, names: Sequence[str], table: Table) -> pa.Table:
+    """These columns of a table's rows, in order; one that the rows were written before is null.
+
+    Raises:
+        OlderPart: it may not be null.
+    """
+    missing = [name for name in names if name not in rows.schema.names]
+    for name in missing:
+        rows = rows.append_column(table.schema.field(name), pa.nulls(len(rows), table.schema.field(name).type))
+    refuse_older(missing, table)
+    return rows.select(list(names))
+
+
+def refuse_older(missing: Sequence[str], table: Table) -> None:
+    """Raise OlderPart if one of the columns that a part lacks may not be null."""
+    if needed := [name for name in missing if not table.schema.field(name).nullable]:
+        raise OlderPart(
+            f"table {table.name}: some rows were written before it had {', '.join(needed)}; leave the run that made them "
+            "out of scope with --pipeline or --run, or run its spec again with a new store"
+        )

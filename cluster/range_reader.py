@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.parquet import complete
 from cluster.stores.base import Store, prefetch
+from schemas.columns import Table
 from schemas.errors import DamagedPart
 from schemas.plans import StoredPart
 
@@ -38,7 +40,12 @@ class RangeReader:
         self._lock = threading.Lock()
 
     def read(
-        self, parts: Sequence[StoredPart], columns: Sequence[str] | None, column: str, ranges: Sequence[tuple[int, int]]
+        self,
+        parts: Sequence[StoredPart],
+        table: Table,
+        columns: Sequence[str] | None,
+        column: str,
+        ranges: Sequence[tuple[int, int]],
     ) -> Iterator[pa.RecordBatch]:
         """Rows of one table's parts whose integer column lies in one of the disjoint [start, stop), in part order.
 
@@ -46,6 +53,7 @@ class RangeReader:
 
         Raises:
             DamagedPart: a part is gone, or is not what was published.
+            OlderPart: a part is older than a column that may not be null.
         """
         groups = self._groups(parts, column)
         names = None if columns is None else list(dict.fromkeys([*columns, column]))
@@ -58,11 +66,12 @@ class RangeReader:
 
         starts, stops = np.array(sorted(ranges), dtype=np.int64).reshape(-1, 2).T
         wanted = np.flatnonzero(_overlap(groups.low, groups.high, starts, stops)).tolist()
-        for _, table in prefetch(read, wanted, GROUPS_AHEAD):
-            value = table.column(column).to_numpy()
-            rows = _take(table, _overlap(value, value, starts, stops))
+        asked = table.schema.names if columns is None else columns
+        for _, group in prefetch(read, wanted, GROUPS_AHEAD):
+            value = group.column(column).to_numpy()
+            rows = _take(group, _overlap(value, value, starts, stops))
             if rows.num_rows:
-                yield from (rows if columns is None else rows.select(list(columns))).to_batches()
+                yield from complete(rows, asked, table).to_batches()
 
     def _groups(self, parts: Sequence[StoredPart], column: str) -> _Groups:
         """The row groups of a table, whose parts never change once they are published."""

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from cluster.catalog import Catalog, Scope, Where, open_catalog, wanted
 from cluster.ledger import get_checked
+from cluster.parquet import refuse_older
 from cluster.sql import run_sql
 from cluster.stores import make_store, prefetch
 from schemas.columns import VECTOR, Table
@@ -189,9 +190,17 @@ class LakeTable:
         for column, values in self._filters(published).items():
             one = pc.field(column).isin(pa.array(values, self._table.schema.field(column).type))
             filters = one if filters is None else filters & one
-        return pq.read_table(
-            f"{root}/{part.key}", columns=self._columns, filters=filters, filesystem=filesystem, partitioning=None
-        ).cast(self.schema)
+        rows = pq.read_table(
+            f"{root}/{part.key}",
+            columns=self._columns,
+            filters=filters,
+            filesystem=filesystem,
+            partitioning=None,
+            schema=self._table.schema,  # so that a column which the part is older than is null
+        )
+        if any(rows[name].null_count for name in self._columns if not self.schema.field(name).nullable):
+            refuse_older([name for name in self._columns if rows[name].null_count], self._table)
+        return rows
 
 
 def _check_column(table: Table, column: str) -> pa.DataType:

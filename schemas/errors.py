@@ -60,6 +60,10 @@ class UnknownTable(UsageError):
     """No published table of that name in the chosen scope."""
 
 
+class OlderPart(UsageError):
+    """A part was written before its table had a column that is asked for, and this column may not be null."""
+
+
 class UnknownRun(UsageError):
     """No run of that name in the store."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import shutil
@@ -22,6 +23,7 @@ from miclip_core.zoo.load import inspect_model
 from schemas.explain_specs import MapExplanationsSpec
 from schemas.plans import Plan, StageSpec
 from schemas.refs import ModelRef
+from schemas.tables import TABLES
 from tests.made_up_descriptions import publish_rows, run_plans
 from tests.made_up_explanations import MODEL, RANDOM, SAE, SITE, STEERING, TOPK, VLM, publish_summary, publish_texts
 from tests.made_up_saes import save_run
@@ -236,3 +238,28 @@ def test_a_folder_that_embedded_the_texts_may_have_moved(tmp_path: Path) -> None
     assert f"its files are those of no encoder of a map; there are {location}" in refusal(
         tmp_path / "lake", "red", "--encoder", moved
     )
+
+
+def test_a_map_from_before_its_rows_had_a_revision_is_searched_too(
+    lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(lake, tmp_path / "lake")
+    store = make_store(str(tmp_path / "lake"))
+    now = TABLES["explanation_map"]
+    older = dataclasses.replace(now, columns=tuple(c for c in now.columns if c.name != "encoder_revision"))
+    params = {"site": SITE, "encoder": inspect_model(ModelRef.parse(CLIP)).files_sha256}
+    stage = StageSpec(
+        kind="map_explanations", method=1, subject=MODEL, output="map", params=params, inputs={"sae": "a"}
+    )
+    text = {**about(stage), **STEERING._asdict(), "feature": 0, "sequence": 0, "text": "from long ago", "encoder": CLIP}
+    of_cluster = {**about(stage), "cluster": 0, "topic": "all", "size": 1, "sample": [], "sample_texts": []}
+    rows = {
+        "explanation_map": [{**text, "cluster": 0, "x": 0.0, "y": 0.0, "embedding": [1.0] + [0.0] * 95}],
+        "explanation_clusters": [of_cluster],
+    }
+    with monkeypatch.context() as context:
+        context.setitem(TABLES, "explanation_map", older)
+        publish_rows(store, stage, rows)
+    save_run(store, "old-00001", [stage])
+    found = hits(tmp_path / "lake", "a red circle", "--top", 100)
+    assert "from long ago" in {hit["text"] for hit in found} and "a red circle" in {hit["text"] for hit in found}
