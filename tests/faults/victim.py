@@ -30,6 +30,8 @@ DIED = 77
 def start(store: str, spec: PipelineSpec, executor: str = "serial", **order: Any) -> subprocess.Popen[str]:
     """Start a run in its own process group, so that killing it kills nothing of the test's."""
     said = spec.model_dump(mode="json", exclude_unset=True)  # what nobody set may not be said by everybody
+    for name, stage in spec.stages.items():
+        said["stages"][name] |= {"kind": stage.kind}  # which nobody sets either, and which says what it is
     text = json.dumps({"store": store, "spec": said, "executor": executor, **order})
     command = [sys.executable, "-m", "tests.faults.victim", text]
     pipe = subprocess.PIPE
