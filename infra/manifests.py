@@ -50,7 +50,8 @@ def nightly(values: Values) -> list[Object]:
     pod = pods.template(values, "launcher", container, volumes, token=True)
     pod["spec"]["restartPolicy"] = "Never"  # what a failure policy asks for
     job = {
-        "activeDeadlineSeconds": clusters.deadline_s(values) + 1800,
+        # each new cluster has a deadline of its own, and the launcher waits for the last one
+        "activeDeadlineSeconds": (night.new_clusters + 1) * clusters.deadline_s(values) + 1800,
         "backoffLimit": 0,
         "podFailurePolicy": {"rules": [_ignore_disruption()]},
         "template": pod,

@@ -193,6 +193,14 @@ def test_every_command_is_one_that_miclip_has(files: dict[str, str]) -> None:
         assert [word for word in words if word.startswith("--") and word not in shown.output] == []
 
 
+def test_the_launcher_waits_longer_than_all_its_clusters_may_take() -> None:
+    for files, clusters in ((FILES, 2), (FULL, 1)):
+        (cron,) = [d for d in documents(files) if d["kind"] == "CronJob"]
+        (job,) = [d for d in documents(files) if d["kind"] == "RayJob"]
+        assert job["spec"]["activeDeadlineSeconds"] == 36000 and job["spec"]["backoffLimit"] == clusters - 1
+        assert cron["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] > clusters * 36000
+
+
 def test_a_night_drops_old_runs_only_where_the_values_say_so() -> None:
     kept = [
         text.partition(" --address auto")[2]
