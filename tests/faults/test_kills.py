@@ -177,9 +177,10 @@ def wait_for(store: str, suffix: str, n: int, process: subprocess.Popen[str]) ->
 
 def stop_and_time(store: str, run: str, process: subprocess.Popen[str]) -> float:
     """Seconds from SIGTERM until the state of the run says that it was interrupted."""
+    opened = make_store(store)
+    assert load_state(opened, run).status == "RUNNING"  # opening a bucket takes time that is not the driver's
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    opened = make_store(store)
     while load_state(opened, run).status != "INTERRUPTED":
         assert time.monotonic() - asked < 240, load_state(opened, run)
         time.sleep(0.02)
