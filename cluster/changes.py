@@ -25,6 +25,10 @@ Alike = Mapping[str, Sequence[str]]
 """Detail of a stage, without digests -> the stages of one place with that detail, in the order of the plan."""
 
 
+MADE_FROM = "what it is made from"
+"""The reason of a stage that differs only because one before it does."""
+
+
 class Change(Frozen):
     """What happened to one subject since the run before."""
 
@@ -45,10 +49,6 @@ class Changes(Frozen):
     unchanged: int
     """Subjects that are as they were."""
     subjects: tuple[Change, ...]
-
-    def of(self, *words: Word) -> list[Change]:
-        """Those with one of these changes."""
-        return [change for change in self.subjects if change.change in words]
 
 
 def stages_by_place(stages: Iterable[StageState]) -> dict[Place, dict[str, list[str]]]:
@@ -121,18 +121,20 @@ def _change(store: Store, subject: str, was: Sequence[StageState], now: Sequence
         return Change(subject=subject, change="new" if now else "gone", cells=_cells(now or was))
     if failed_before:
         return Change(subject=subject, change="recovered", cells=_cells(failed_before))
-    differ = list(_differing(was, now))
+    differ = [
+        (cell, reasons) for cell, old, new in _differing(was, now) if (reasons := _why(store, old, new)) is not None
+    ]
     if not differ:
         return None
-    why = dict.fromkeys(reason for _, old, new in differ for reason in _why(store, old, new))
+    why = dict.fromkeys(reason for _, reasons in differ for reason in reasons)
     own = [reason for reason in why if reason != MADE_FROM]
-    cells = tuple(dict.fromkeys(cell for cell, _, _ in differ))
+    cells = tuple(dict.fromkeys(cell for cell, _ in differ))
     return Change(subject=subject, change="changed", cells=cells, why=tuple(own or why))
 
 
 def _differing(was: Iterable[StageState], now: Iterable[StageState]) -> Iterator[tuple[str, str | None, str | None]]:
-    """(cell, stage then, stage now) of all that are not the same."""
-    before, after = stages_by_place(was), stages_by_place(now)
+    """(cell, stage then, stage now) of all that are not the same; inspections aside, which also speak of times of files."""
+    before, after = (stages_by_place(s for s in stages if s.kind != "inspect") for stages in (was, now))
     for place in {**before, **after}:
         for old, new in pair_alike(before.get(place, {}), after.get(place, {})):
             if old != new:
@@ -147,16 +149,14 @@ def _cells(stages: Iterable[StageState]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stage.cell for stage in stages))
 
 
-MADE_FROM = "what it is made from"
-"""The reason of a stage that differs only because one before it does."""
-
-
-def _why(store: Store, old: str | None, new: str | None) -> list[str]:
-    """Names of the settings and inputs in which a stage differs from the one before, as far as both are still there."""
+def _why(store: Store, old: str | None, new: str | None) -> list[str] | None:
+    """Names of the settings and inputs in which two stages differ, as far as both are there; None if their content is the same."""
     if old is None or new is None:
         return ["the spec"]
     before, after = load_published(store, old), load_published(store, new)
-    return _differences(before.stage, after.stage) if before and after else []
+    if before is None or after is None:
+        return []
+    return None if before.content == after.content else _differences(before.stage, after.stage)
 
 
 def _differences(before: StageSpec, after: StageSpec) -> list[str]:

@@ -435,6 +435,18 @@ def test_a_sweep_that_was_killed_leaves_nothing_half_and_the_next_one_ends_it(
     assert stages(store) == set(load_tables(store, "p-00004").digests) and damage(store) == []
 
 
+@pytest.mark.slow
+def test_sweeps_of_a_bucket_do_the_same(moto_bucket: str) -> None:
+    store = make_store(f"s3://{moto_bucket}/lake")
+    for seed in (1, 2, 3):
+        run(store, seed)
+    before = objects_of(store, "p-00003")
+    assert sweep(store, Policy(keep_runs=1), fast()).dropped == ("p-00001", "p-00002")
+    assert objects_of(store, "p-00003") == before and damage(store) == []
+    assert stages(store) == set(load_tables(store, "p-00003").digests)
+    assert {key.split("/")[1] for key in store.list("runs")} == {"p-00003"}
+
+
 # ---------------------------------------------------------------- any order of all of it
 
 STEPS = st.lists(

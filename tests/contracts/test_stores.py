@@ -68,6 +68,17 @@ def test_a_state_can_be_dropped_and_nothing_else(store: Store) -> None:
         store.drop_state(layout.published_key("0" * 20))
 
 
+def test_what_is_deleted_is_gone_and_can_be_made_again(store: Store) -> None:
+    store.create("tables/x/part", b"1")
+    store.create("tables/x/part-2", b"2")
+    store.delete("tables/x/part")
+    store.delete("tables/x/part")  # which is gone already
+    assert store.list("tables") == ["tables/x/part-2"] and not store.exists("tables/x/part")
+    assert store.create("tables/x/part", b"3") is True and store.get("tables/x/part") == b"3"
+    with pytest.raises(UnsafeName):
+        store.delete("../outside")
+
+
 def test_of_16_creates_at_once_exactly_one_wins_and_its_bytes_stay(store: Store) -> None:
     for round_ in range(3):
         barrier = threading.Barrier(16)
