@@ -161,7 +161,7 @@ def test_help_loads_no_library_of_weight() -> None:
     assert loaded_by(["--help"], "pyarrow", "pydantic", "duckdb")[0] == set()
 
 
-@pytest.mark.parametrize("verb", ["validate", "plan", "status", "tables", "sql", "report"])
+@pytest.mark.parametrize("verb", ["validate", "plan", "status", "watch", "cancel", "tables", "sql", "report"])
 def test_light_verbs_load_neither_torch_nor_ray(verb: str, tmp_path: Path) -> None:
     publish_numbers(tmp_path / "lake")
     (tmp_path / "spec.yaml").write_text(SPEC + "store: lake\n")
@@ -170,6 +170,8 @@ def test_light_verbs_load_neither_torch_nor_ray(verb: str, tmp_path: Path) -> No
         "validate": ["validate", spec],
         "plan": ["plan", spec, "--json"],
         "status": ["status", "numbers-00001", "--store", lake],
+        "watch": ["watch", "numbers-00001", "--store", lake],
+        "cancel": ["cancel", "numbers-00001", "--store", lake],
         "tables": ["tables", "--store", lake],
         "sql": ["sql", "SELECT count(*) FROM selftest", "--store", lake],
         "report": ["report", "--store", lake, "--to", str(tmp_path / "page.html")],

@@ -147,3 +147,34 @@ def test_the_source_of_this_package_can_be_sent_along(place: Place, tmp_path: Pa
     first = place.submit(spec, "--ship")
     place.miclip("watch", first["id"], "--store", str(tmp_path / "lake"), "--address", place.url)
     assert '"py_modules"' in place.jobs_as_text()
+
+
+def test_of_two_people_who_submit_at_one_moment_one_starts_it_and_the_other_is_told(
+    place: Place, tmp_path: Path
+) -> None:
+    spec = write_spec(tmp_path, sleep_ms=0)
+    order = ("submit", str(spec), "--address", place.url, "--python", sys.executable, "--json")
+    both = [place.start(*order) for _ in range(2)]
+    said = [json.loads(process.communicate(timeout=300)[0]) for process in both]
+    assert sorted(answer["new"] for answer in said) == [False, True]
+    assert said[0]["id"] == said[1]["id"]
+    place.miclip("watch", said[0]["id"], "--store", str(tmp_path / "lake"), "--address", place.url)
+
+
+def test_a_driver_that_does_not_look_at_the_store_is_ended_by_its_cluster(place: Place, tmp_path: Path) -> None:
+    first = place.submit(write_spec(tmp_path))
+    store = str(tmp_path / "lake")
+    wait_for_markers(tmp_path / "lake", 2)
+    place.driver(first["id"]).suspend()  # hears neither of the flag nor of SIGTERM
+    assert "CANCELLED" in place.miclip("cancel", first["id"], "--store", store, "--seconds", "4")
+    wait_until(lambda: place.status_of(first["id"]) in ("STOPPED", "FAILED"))
+    assert load_state(make_store(store), "far-00001").status == "CANCELLED"
+
+
+def test_what_goes_wrong_before_a_run_begins_is_told_to_who_waits_for_it(place: Place, tmp_path: Path) -> None:
+    spec = str(write_spec(tmp_path))
+    order = ("submit", spec, "--address", place.url, "--wait")
+    told = place.miclip(*order, "--python", "/no/such/python", code=1)
+    assert "before its run began" in told and "/no/such/python" in told
+    told = place.miclip(*order, "--python", sys.executable, "--set", "resources.gpus=2", "--grows", code=2)
+    assert "far-00001 STOPPED" in told and "resources.gpus 2 asked" in told
