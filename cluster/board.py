@@ -6,6 +6,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Literal, Protocol
 
 from schemas.base import digest
@@ -120,6 +121,12 @@ def group_siblings(plans: Iterable[tuple[Plan, Resources]]) -> list[Work]:
     return [Work(tuple(group), resources[key]) for key, group in groups.items()]
 
 
+def _numbers(plan: Plan) -> list[range]:
+    """The numbers of the shards of each round, which count through all rounds."""
+    ends = list(accumulate((r.n_shards for r in plan.rounds), initial=0))
+    return [range(start, stop) for start, stop in pairwise(ends)]
+
+
 class Board:
     """The unfinished shards of all works; `ready` gives tasks, `record` takes outcomes, `wake` ends rests. Pure: no store, no clock.
 
@@ -144,8 +151,7 @@ class Board:
             self._add(work)
         self._plans = {plan.digest: plan for work in self.works.values() for plan in work.plans}
         self._left: dict[str, list[set[int]]] = {
-            d: [{s.number for s in plan.shards(r)} - done.get(d, set()) for r in range(len(plan.rounds))]
-            for d, plan in self._plans.items()
+            d: [set(numbers) - done.get(d, set()) for numbers in _numbers(plan)] for d, plan in self._plans.items()
         }
         self._total = sum(plan.n_shards for plan in self._plans.values())
         self._unfinished = sum(len(r) for rounds in self._left.values() for r in rounds)
@@ -182,19 +188,23 @@ class Board:
 
     def _queue(self, work: Work, plans: Iterable[Plan]) -> None:
         """Queue the open round of these siblings; shards they share become one task."""
-        shards: dict[Shard, list[str]] = defaultdict(list)
+        alike: dict[tuple[int, int, int, int], list[Plan]] = defaultdict(list)
         for plan in plans:
-            for shard in self._open_shards(plan):
-                shards[shard].append(plan.digest)
-        for shard in sorted(shards, key=lambda s: s.number):
-            task = Task(work.key, shard, tuple(shards[shard]))
+            number = next((n for n, left in enumerate(self._left[plan.digest]) if left), None)
+            if number is not None:  # those that are cut alike have the same shards, which are made once
+                this = plan.rounds[number]
+                first = _numbers(plan)[number].start
+                alike[number, first, this.rows, min(this.rows, this.shard_rows)].append(plan)
+        tasks = [task for (number, *_), cut in alike.items() for task in self._tasks(work, cut, number)]
+        for task in sorted(tasks, key=lambda task: task.shard.number):
             self._ready[work.key][task.id] = task
 
-    def _open_shards(self, plan: Plan) -> Iterable[Shard]:
-        for number, left in enumerate(self._left[plan.digest]):
-            if left:
-                return [s for s in plan.shards(number) if s.number in left]
-        return ()
+    def _tasks(self, work: Work, plans: Sequence[Plan], number: int) -> Iterator[Task]:
+        """The shards of one round that some of these plans lack, each with those that do."""
+        left = {plan.digest: self._left[plan.digest][number] for plan in plans}
+        for shard in plans[0].shards(number):
+            if stages := tuple(digest for digest, numbers in left.items() if shard.number in numbers):
+                yield Task(work.key, shard, stages)
 
     def ready(self) -> Iterator[Task]:
         """Tasks that may start now, oldest first within each work."""
@@ -207,14 +217,9 @@ class Board:
 
     def rows_left(self, work: str) -> int:
         """Rows of the first round that some plan of a work still lacks, whether or not they may start now."""
-        shards = {
-            s
-            for plan in self.works[work].plans
-            if plan.rounds
-            for s in plan.shards(0)
-            if s.number in self._left[plan.digest][0]
-        }
-        return sum(shard.stop - shard.start for shard in shards)
+        cuts = ((plan.rounds[0], self._left[plan.digest][0]) for plan in self.works[work].plans if plan.rounds)
+        ranges = {(n * cut.shard_rows, min((n + 1) * cut.shard_rows, cut.rows)) for cut, left in cuts for n in left}
+        return sum(stop - start for start, stop in ranges)
 
     def hand_out(self, task: Task) -> None:
         """Mark a task as given to a worker."""
