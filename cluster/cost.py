@@ -37,13 +37,18 @@ class Rates:
             self._rates[rate.kind, rate.round, rate.on_gpu, rate.per][rate.subject].append(rate)
 
     def find(self, kind: str, round: str, subject: str, on_gpu: bool, per: Measure) -> Found | None:
-        """The median over past shards of this subject, else the median of what other subjects took; None if there are none."""
+        """The median over past shards of this subject, else the median of what other subjects took; None if there are none.
+
+        A FLOP is a FLOP; a row is a file of one source of images and a thousand images of another, so rows are only taken
+        from subjects of the same source.
+        """
         subjects = self._rates.get((kind, round, on_gpu, per), {})
         if subject in subjects:
             return Found(*_weighted_median(subjects[subject]), True)
-        if not subjects:
+        alike = [s for s in subjects if per != "row" or s.partition(":")[0] == subject.partition(":")[0]]
+        if not alike:
             return None
-        others = sorted(_weighted_median(rates) for rates in subjects.values())
+        others = sorted(_weighted_median(subjects[s]) for s in alike)
         return Found(others[len(others) // 2][0], sum(shards for _, shards in others), False)
 
 

@@ -103,10 +103,18 @@ def test_a_round_that_was_never_reached_makes_the_whole_unknown() -> None:
 
 def test_a_subject_that_was_run_counts_by_itself_and_another_by_the_median_of_all() -> None:
     of = {"x": 1.0, "y": 3.0, "z": 100.0}
-    rates = Rates([rate(round, s, subject=name) for name, s in of.items() for round in ("map", "merge")])
-    assert cost_of(parts(subject="x"), rates, NOTHING).cpu_hours == hours(2 * 101 * 1.0)
-    new = cost_of(parts(subject="new"), rates, NOTHING)
-    assert new.cpu_hours == hours(2 * 101 * 3.0) and new.borrowed == {"selftest"} and new.rests_on == {"selftest": 21}
+    rates = Rates([rate(round, s, "FLOP", name) for name, s in of.items() for round in ("map", "merge")])
+    flop = Estimate(flops=5)
+    assert cost_of(parts(subject="x", estimate=flop), rates, NOTHING).cpu_hours == hours(2 * 10 * 1.0)
+    new = cost_of(parts(subject="new", estimate=flop), rates, NOTHING)
+    assert new.cpu_hours == hours(2 * 10 * 3.0) and new.borrowed == {"selftest"} and new.rests_on == {"selftest": 21}
+
+
+def test_rows_are_not_taken_from_subjects_whose_rows_are_other_things() -> None:
+    rates = Rates([rate("read", 0.002, subject="folder:/a"), rate("read", 2.0, subject="world:seed=1,n=400")])
+    found = rates.find("selftest", "read", "folder:/b", False, "row")
+    assert found == (0.002, 7, False)
+    assert rates.find("selftest", "read", "wds:/b", False, "row") is None
 
 
 def test_of_several_runs_the_middle_shard_counts() -> None:
