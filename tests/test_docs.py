@@ -150,6 +150,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "top": 2,
         },
         "meanings": {"kind": "map_explanations", "reads": ["texts"], "texts": "all", "clusters": 2},
+        "pages": {"kind": "explorer", "reads": ["features", "vectors", "names", "judge", "texts", "scores", "shared", "meanings"]},
     }
     spec = {
         "kind": "pipeline",

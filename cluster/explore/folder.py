@@ -44,10 +44,11 @@ def write_folder(catalog: Catalog, to: Path, base_url: str | None = None) -> Wri
     stages = explorer_stages(catalog)
     parts = [part for stage in stages for table in TABLES for part in stage.tables[table]]
     site = make_site(catalog, lambda part: _place(part, base_url))
+    assets = list(_assets(base_url))
     try:
         to.mkdir(parents=True, exist_ok=True)
         copied, kept = _copy_parts(catalog, parts, to) if base_url is None else (0, 0)
-        for name, text in _assets(base_url):
+        for name, text in assets:
             _write(to / name, text.encode())
         _write(to / "site.json", json.dumps(site, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode())
     except OSError as error:
