@@ -18,8 +18,10 @@ from cluster.on_ray.team import describe, is_out_of_memory
 from jobs.selftest.work import SelftestWorker
 from schemas.errors import ClusterUnreachable, Infeasible, Interrupted
 from schemas.plans import Resources, Shard
+from schemas.specs import PipelineSpec
 from tests import driver
 from tests.corridor import contents, markers, published_rows, run, selftest
+from tests.lakes import Lake
 
 pytestmark = pytest.mark.usefixtures("ray_address")
 MakeRay = Callable[..., RayExecutor]
@@ -251,3 +253,26 @@ def test_only_rays_memory_monitor_is_called_out_of_memory() -> None:
     usual = ray.exceptions.RayActorError(error_msg="\tpid: 1\nThe process was killed, perhaps by the OOM killer")
     assert not is_out_of_memory(usual)
     assert describe(usual) == "the worker's process ended: The process was killed, perhaps by the OOM killer"
+
+
+# -- stages that read each other
+
+
+def test_siblings_that_are_freed_apart_while_others_run_are_done_as_in_one_process(
+    tmp_path: Path, make_ray: MakeRay
+) -> None:
+    """`second` waits for a slow stage and for a quick one: the work that both were planned as becomes two."""
+    cell = {"kind": "selftest", "rows": 20, "shard_rows": 10}
+    stages = {
+        "quick": {**cell, "subject": "quick"},
+        "slow": {**cell, "subject": "slow", "sleep_ms": 300},
+        "of-quick": {**cell, "subject": "second", "reads": "quick"},
+        "of-slow": {**cell, "subject": "second", "reads": "slow", "variants": ["b"]},
+        "last": {**cell, "subject": "last", "reads": ["of-quick", "of-slow"]},
+    }
+    spec = PipelineSpec.model_validate({"name": "chains", "stages": stages}, strict=False)
+    alone, store = Lake(tmp_path / "alone"), tmp_path / "side-by-side"
+    assert alone.run(spec).exit_code == 0
+    lake = Lake(store, make_ray(store))
+    assert lake.run(spec).exit_code == 0
+    assert lake.files() == alone.files()
