@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,21 @@ def test_events_are_followed_from_the_first_to_the_last_while_they_are_written(s
     set_status(store, run, "DONE")
     write(store, run, "finished")  # after the state, as a driver does
     assert [event["event"] for event in seen] == ["finished"]
+
+
+def test_last_words_that_come_after_the_state_are_waited_for(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock:
+        time, monotonic = staticmethod(time.time), staticmethod(time.monotonic)
+
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            write(store, run, "finished")
+
+    monkeypatch.setattr(watching, "time", Clock)
+    set_status(store, run, "DONE")
+    assert [event["event"] for event in follow_events(store, run)] == ["finished"]
 
 
 @pytest.mark.parametrize("status", ["INTERRUPTED", "STOPPED"])
