@@ -49,10 +49,10 @@ def report_json(report: RunReport, store: Store) -> dict[str, Any]:
     }
 
 
-def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0, advise: bool = True) -> None:
+def show_report(report: RunReport, store: Store, log_file: Path | None, cached: int = 0, advise: bool = True) -> None:
     """The report for people: tables on stdout, failures on stderr; `cached` stages were published before this run.
 
-    advise: say what to type next.
+    log_file: what workers printed; None if they ran elsewhere. advise: say what to type next.
     """
     state = report.state
     console = screen()
@@ -91,7 +91,7 @@ def show_report(report: RunReport, store: Store, log_file: Path, cached: int = 0
             console.print(Text(f"or look at it: miclip report{one} --store {store.uri}", "dim"), soft_wrap=True)
 
 
-def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8) -> None:
+def show_failures(report: RunReport, store: Store, log_file: Path | None, most: int = 8) -> None:
     """Each failure in a line, and the commands that show more."""
     if not report.failures:
         return
@@ -120,7 +120,8 @@ def show_failures(report: RunReport, store: Store, log_file: Path, most: int = 8
         )
     run = report.state.run
     console.print(Text(f"tracebacks: miclip logs {run} --failed --store {store.uri}", "dim"), soft_wrap=True)
-    console.print(Text(f"what workers printed: {log_file}", "dim"), soft_wrap=True)
+    if log_file is not None:
+        console.print(Text(f"what workers printed: {log_file}", "dim"), soft_wrap=True)
     console.print(Text(f"go on: miclip retry {run} --store {store.uri}", "dim"), soft_wrap=True)
 
 
