@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from cluster.catalog import Catalog, Scope, Where, open_catalog, wanted
 from cluster.ledger import get_checked
+from cluster.named_queries import run_named
 from cluster.parquet import refuse_older
 from cluster.sql import run_sql
 from cluster.stores import make_store, prefetch
@@ -95,6 +96,10 @@ class Lake:
     def sql(self, query: str) -> pa.Table:
         """The answer of one DuckDB query over the tables and `stages`. Raises UsageError."""
         return run_sql(self._catalog, query).read_all()
+
+    def query(self, name: str, **args: Any) -> pa.Table:
+        """The answer of a named query, as of `miclip sql --query`; `args` are its parameters. Raises UsageError."""
+        return run_named(self._catalog, name, args).read_all()
 
 
 class LakeTable:

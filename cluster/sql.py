@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import duckdb
@@ -19,8 +20,10 @@ _OWN_CATALOG = re.compile(r'\nDid you mean "(?:pg|duckdb|sqlite|pragma)_[^\n]*')
 """DuckDB guesses at its internal tables; ours are listed instead."""
 
 
-def run_sql(catalog: Catalog, query: str) -> pa.RecordBatchReader:
+def run_sql(catalog: Catalog, query: str, empty: Collection[str] = ()) -> pa.RecordBatchReader:
     """Run one query; batches come as they are made.
+
+    empty: tables that stand without rows, where nothing in scope has published them.
 
     Raises:
         UsageError: DuckDB refused it, it does more than read, or a name is no table; says what there is.
@@ -31,31 +34,28 @@ def run_sql(catalog: Catalog, query: str) -> pa.RecordBatchReader:
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type not in _READS:
             raise UsageError("miclip sql reads: expected one SELECT, FROM, DESCRIBE, SHOW or EXPLAIN statement")
-        _register(connection, catalog, query)
+        _register(connection, catalog, query, empty)
         relation = connection.sql(query)
         if relation is None:
             raise UsageError("the statement gives no rows")
         return relation.to_arrow_reader(8192)
     except duckdb.Error as error:
-        if isinstance(error, duckdb.CatalogException) and (empty := _unpublished(catalog, query)):
-            raise UsageError("\n".join(empty)) from None
+        absent = [name for name in _mentioned(query, list(TABLES)) if name not in {*catalog.tables, *empty}]
+        if isinstance(error, duckdb.CatalogException) and absent:
+            raise UsageError(say_unpublished(catalog, absent)) from None
         said = _OWN_CATALOG.sub("", str(error)).strip()
         raise UsageError(f"{said}\n\n{describe_tables(catalog, query)}") from None
 
 
-def _unpublished(catalog: Catalog, query: str) -> list[str]:
-    """For each table that the query mentions and no stage in scope has published, which kinds of stages make it."""
-    there = catalog.tables
+def say_unpublished(catalog: Catalog, names: Collection[str]) -> str:
+    """For each of these tables, which no stage in scope has published, the kinds of stages that make it; and what there is."""
     lines = []
-    for name in _mentioned(query, list(TABLES)):
-        if name not in there:
-            kinds = [kind for kind in KINDS if any(name in made for made in _made_by(kind))]
-            makes = f"a stage of kind {' or '.join(kinds)}" if kinds else "miclip nightly"
-            lines.append(f"no published rows of {name}; {makes} makes them")
-    lines += (
-        ["runs in scope are the newest finished ones; name an earlier run that has them with --run"] if lines else []
-    )
-    return [*lines, f"tables: {', '.join(['stages', *there])}"] if lines else []
+    for name in names:
+        kinds = [kind for kind in KINDS if any(name in made for made in _made_by(kind))]
+        makes = f"a stage of kind {' or '.join(kinds)}" if kinds else "miclip nightly"
+        lines.append(f"no published rows of {name}; {makes} makes them")
+    lines.append("runs in scope are the newest finished ones; name an earlier run that has them with --run")
+    return "\n".join([*lines, f"tables: {', '.join(['stages', *catalog.tables])}"])
 
 
 def _made_by(kind: str) -> list[tuple[str, ...]]:
@@ -78,7 +78,7 @@ def _mentioned(query: str, names: list[str]) -> list[str]:
     return [name for name in names if name in words]
 
 
-def _register(connection: duckdb.DuckDBPyConnection, catalog: Catalog, query: str) -> None:
+def _register(connection: duckdb.DuckDBPyConnection, catalog: Catalog, query: str, empty: Collection[str]) -> None:
     """Make the tables that the query mentions; all of them if it mentions none, as SHOW TABLES does."""
     filesystem = catalog.store.fsspec_fs()
     if filesystem is not None:
@@ -95,6 +95,8 @@ def _register(connection: duckdb.DuckDBPyConnection, catalog: Catalog, query: st
                 connection.execute(view_statement(name, [catalog.store.url(part.key) for part in parts]))
             else:
                 connection.register(name, get_table(name).schema.empty_table())
+        elif name in empty:
+            connection.register(name, get_table(name).schema.empty_table())
 
 
 def view_statement(name: str, urls: list[str]) -> str:
@@ -103,6 +105,8 @@ def view_statement(name: str, urls: list[str]) -> str:
     return f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM read_parquet([{files}], hive_partitioning = false)"
 
 
-def quote(text: Any) -> str:
-    """A SQL string literal."""
+def quote(text: Any, engine: str = "duckdb") -> str:
+    """A SQL string literal; in Spark backslashes are escapes, elsewhere they are letters."""
+    if engine == "spark":
+        return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
     return "'" + str(text).replace("'", "''") + "'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,8 +23,11 @@ from cluster.cli.common import (
     print_json,
     screen,
 )
+from schemas.errors import UsageError
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from cluster.catalog import Catalog
 
 VERBS = Verbs("Tables")
@@ -93,11 +97,32 @@ def _document(table: Any, as_json: bool) -> None:
     console.print(view)
 
 
+class EngineName(StrEnum):
+    """Engines that `views` and `sql --show` write for."""
+
+    duckdb = "duckdb"
+    spark = "spark"
+    trino = "trino"
+    polars = "polars"
+    datafusion = "datafusion"
+
+
 @VERBS.verb("sql", "miclip sql 'SELECT model, site, count(*) FROM top_images GROUP BY ALL'")
 def sql(
     query: Annotated[
-        str, typer.Argument(help="One DuckDB query over the published tables and `stages`.", show_default=False)
-    ],
+        str | None,
+        typer.Argument(help="One DuckDB query over the published tables and `stages`.", show_default=False),
+    ] = None,
+    named: Annotated[str | None, typer.Option("--query", metavar="NAME", help="A query of the library.")] = None,
+    args: Annotated[
+        list[str] | None,
+        typer.Option("--arg", metavar="NAME=VALUE", help="A parameter of it; may be repeated.", show_default=False),
+    ] = None,
+    show: Annotated[
+        EngineName | None,
+        typer.Option("--show", help="Print its text for an engine instead of asking.", show_default=False),
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the library, or the parameters of --query.")] = False,
     store: StoreOption = None,
     pipeline: PipelineOption = None,
     run: RunOption = None,
@@ -106,11 +131,49 @@ def sql(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     parquet: Annotated[Path | None, typer.Option("--parquet", metavar="FILE", help="Write a Parquet file.")] = None,
 ) -> None:
-    """Ask in SQL: published parts only, by default of the newest finished run of every pipeline."""
-    from cluster.cli.answers import show_answer, write_csv, write_json, write_parquet
+    """Ask in SQL, or by the name of a query: published parts only, by default of the newest finished run of every pipeline."""
+    from cluster.named_queries import fill, get_query, run_named
     from cluster.sql import run_sql
 
-    reader = run_sql(_catalog(store, pipeline, run, every), query)
+    if listed:
+        _list_queries(named, as_json)
+        return
+    if (query is None) == (named is None):
+        raise UsageError("expected one query, or --query NAME; miclip sql --list says which there are")
+    values = _values(args or [])
+    if show is not None:
+        typer.echo(fill(get_query(_only_named(named, "--show")), values, show.value))
+        return
+    if values:
+        _only_named(named, "--arg")
+    catalog = _catalog(store, pipeline, run, every)
+    _answer(
+        run_sql(catalog, query) if query is not None else run_named(catalog, str(named), values),
+        as_json,
+        as_csv,
+        parquet,
+    )
+
+
+def _only_named(named: str | None, option: str) -> str:
+    if named is None:
+        raise UsageError(f"{option} is for a query of the library; name it with --query")
+    return named
+
+
+def _values(args: Sequence[str]) -> dict[str, str]:
+    values = {}
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if not equals:
+            raise UsageError(f"--arg {arg}: expected NAME=VALUE")
+        values[name] = value
+    return values
+
+
+def _answer(reader: pa.RecordBatchReader, as_json: bool, as_csv: bool, parquet: Path | None) -> None:
+    from cluster.cli.answers import show_answer, write_csv, write_json, write_parquet
+
     if parquet is not None:
         rows = write_parquet(reader, parquet)
         errors().print(f"{count(rows)} rows in {parquet}")
@@ -122,19 +185,52 @@ def sql(
         show_answer(reader)
 
 
-class EngineName(StrEnum):
-    """Engines that `views` writes for."""
+def _list_queries(named: str | None, as_json: bool) -> None:
+    """All queries in a line each, or one with its parameters."""
+    from cluster.named_queries import get_query, load_queries
 
-    duckdb = "duckdb"
-    spark = "spark"
-    trino = "trino"
-    polars = "polars"
-    datafusion = "datafusion"
+    found = list(load_queries().values()) if named is None else [get_query(named)]
+    if as_json:
+        print_json(
+            [
+                {
+                    **{name: getattr(query, name) for name in ("name", "title", "about", "reads")},
+                    "parameters": [vars(parameter) for parameter in query.parameters],
+                }
+                for query in found
+            ]
+        )
+        return
+    console = screen()
+    if named is None:
+        view = make_table("query", "answers", "parameters", keep=("query",))
+        for query in found:
+            view.add_row(
+                query.name, query.title, ", ".join(p.name + "*" * (p.default is None) for p in query.parameters)
+            )
+        console.print(view)
+        console.print("[dim]* must be given; more: miclip sql --list --query NAME[/dim]")
+        return
+    (query,) = found
+    console.print(f"[bold]{query.name}[/bold]: {query.title}")
+    console.print(query.about, markup=False)
+    view = make_table("--arg", "type", "default", "meaning", keep=("--arg",))
+    for parameter in query.parameters:
+        default = "must be given" if parameter.default is None else repr(parameter.default)
+        view.add_row(parameter.name, parameter.type, default, parameter.meaning)
+    console.print(view)
+    console.print(f"[dim]reads {', '.join(query.reads)}[/dim]")
 
 
 @VERBS.verb("views", "miclip views --engine spark --store s3://lab/lake > views.sql")
 def views(
     engine: Annotated[EngineName, typer.Option("--engine", help="Who will read.")] = EngineName.duckdb,
+    empty: Annotated[
+        bool,
+        typer.Option(
+            "--empty", help="Also tables that nothing has published, without rows, for queries that name them."
+        ),
+    ] = False,
     store: StoreOption = None,
     pipeline: PipelineOption = None,
     run: RunOption = None,
@@ -143,7 +239,7 @@ def views(
     """Print the statements with which another engine reads the same parts."""
     from cluster.views import make_views
 
-    typer.echo(make_views(_catalog(store, pipeline, run, every), engine.value), nl=False)
+    typer.echo(make_views(_catalog(store, pipeline, run, every), engine.value, empty), nl=False)
 
 
 @VERBS.verb("verify", "miclip verify --store /data/lake --all")

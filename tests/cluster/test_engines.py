@@ -27,6 +27,7 @@ from schemas.specs import PipelineSpec
 from schemas.tables import TABLES
 from tests.lakes import Lake, export
 from tests.rows import make_rows
+from tests.spark_session import open_spark, spark_rows
 
 VIT, RESNET = "demo:clip-p8", "demo:clip-rn"
 Rows = list[dict[str, Any]]
@@ -245,22 +246,7 @@ def test_every_engine_finds_the_declared_types(parts, table):
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[Any]:
-    """A Spark session of one thread in this process."""
-    sql = pytest.importorskip("pyspark.sql", reason="needs pyspark: pip install 'miclip[spark]', and Java")
-    builder = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
-    settings = {"spark.sql.shuffle.partitions": "1", "spark.driver.bindAddress": "127.0.0.1"}
-    for name, value in {**settings, "spark.driver.host": "127.0.0.1"}.items():
-        builder = builder.config(name, value)
-    session = builder.getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
-    yield session
-    session.stop()
-
-
-def spark_rows(frame: Any) -> Rows:
-    """Rows as the other engines give them; Spark's byte arrays as bytes."""
-    rows = [row.asDict(recursive=True) for row in frame.collect()]
-    return [{k: bytes(v) if isinstance(v, bytearray) else v for k, v in row.items()} for row in rows]
+    yield from open_spark()
 
 
 @pytest.mark.slow
@@ -279,7 +265,7 @@ def test_spark_reads_stages_by_glob_whole_zoos_by_folder_and_the_views_that_we_w
     zoo = spark_rows(spark.read.parquet(f"{lake.uri}/tables/embeddings"))
     assert {(row["model"], row["m"]) for row in zoo} == {(VIT, "demo-clip-p8"), (RESNET, "demo-clip-rn")}
     assert all(row["s"] == row["stage"] for row in zoo)
-    for statement in make_views(catalog, "spark").split(";"):
+    for statement in make_views(catalog, "spark").split(";\n"):
         if statement.strip():
             spark.sql(statement)
     assert spark.sql("SELECT count(*) FROM activations").collect()[0][0] == catalog.tables["activations"]
