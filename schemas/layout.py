@@ -81,7 +81,7 @@ def listing_key(sha256: str) -> str:
 
 
 def run_key(run_id: str, name: str) -> str:
-    """One file of a run: spec.yaml, options.json, holds.json, state.json, tables.json, costs.json, changes.json or drift.json."""
+    """One file of a run: spec.yaml, options.json, holds.json, state.json, cancel.json, tables.json, costs.json, changes.json or drift.json."""
     check_name(run_id)
     return f"runs/{run_id}/{name}"
 
