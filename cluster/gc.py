@@ -29,7 +29,6 @@ from schemas.plans import Published, StageSpec, load_json
 KEEP_RUNS = 7
 READ_ACROSS = frozenset({"index_images"})
 """Kinds whose unpublished artifacts are read by stages of other kinds too (`cluster/image_reader.py`)."""
-_BATCH = 64
 _SHORT_REF = re.compile(r"(?:sae|align):([0-9a-f]{4,})")
 _FOLDER = re.compile(r"/s=([0-9a-f]{20})/")
 
@@ -140,10 +139,12 @@ def _rank(key: str) -> int:
 
 
 def _remove(store: Store, keys: Sequence[str], lease: Lease) -> None:
-    for start in range(0, len(keys), _BATCH):
-        lease.check()
-        for _ in prefetch(store.delete, keys[start : start + _BATCH]):
-            pass
+    def remove(key: str) -> None:
+        lease.check()  # each time: what another sweep, or a run after it, may have made again is not ours any more
+        store.delete(key)
+
+    for _ in prefetch(remove, keys):
+        pass
 
 
 # ---------------------------------------------------------------- looking, which removes nothing

@@ -8,11 +8,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 from cluster.stores.base import Store
 from schemas import layout
-from schemas.errors import KeyMissing, LeaseHeld, LeaseLost, MiclipError
+from schemas.errors import KeyMissing, LeaseHeld, LeaseLost, MiclipError, Unreachable
 
 
 class Pace(NamedTuple):
@@ -90,6 +91,7 @@ class Lease:
         self._lost = ""
         self._beats = 0
         self._beaten = pace.clock()
+        self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, name=f"miclip-lease-{name}", daemon=True)
 
@@ -104,16 +106,23 @@ class Lease:
         """Make sure that it is still held.
 
         Raises:
-            LeaseLost: somebody took it, or may soon because no beat could be written for half of their patience.
+            LeaseLost: somebody took it, or may soon because no beat could be written for a quarter of their patience: the
+                rest is for what is done next, which a slow store may draw out.
         """
-        late = self._pace.clock() - self._beaten
-        if late > self._pace.patience / 2:
+        if self._is_late():
             self.beat()
         if self._lost:
             raise LeaseLost(f"lease {self._name}, term {self.term}: {self._lost}; the same command goes on from here")
 
+    def _is_late(self) -> bool:
+        return self._pace.clock() - self._beaten > self._pace.patience / 4
+
     def beat(self) -> None:
         """Show life once; what goes wrong is said by the next `check`."""
+        with self._lock:
+            self._beat()
+
+    def _beat(self) -> None:
         try:
             self._beats += 1
             beat = json.dumps({"beat": self._beats}).encode()
@@ -126,15 +135,16 @@ class Lease:
             else:
                 self._beaten = self._pace.clock()
         except MiclipError as error:
-            if self._pace.clock() - self._beaten > self._pace.patience / 2:
+            if self._is_late():
                 self._lost = f"no beat could be written ({error})"
 
     def release(self) -> None:
-        """End the term, so that nobody has to wait."""
+        """End the term, so that nobody has to wait; if the store is away others find out by themselves."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._store.create(layout.lease_key(self._name, self.term, "end"), b"{}")
+        with suppress(Unreachable):
+            self._store.create(layout.lease_key(self._name, self.term, "end"), b"{}")
 
     def _keep_beating(self) -> None:
         while not self._ended.wait(self._pace.beat):
