@@ -104,7 +104,7 @@ class ClusterJobs:
     def nodes(self) -> tuple[Node, ...]:
         """The machines that the cluster has now."""
         with self._errors(), _only(self.url):
-            alive = [("state", "=", "ALIVE")]
+            alive: list[tuple[str, str, str | bool | int | float]] = [("state", "=", "ALIVE")]
             # "missing output" are the machines that have died, too, and those are filtered out
             found = list_nodes(self.url, alive, limit=_MAX_NODES, detail=True, raise_on_missing_output=False)
         return tuple(get_node(node.resources_total) for node in found)
