@@ -75,7 +75,8 @@ def plan_pipeline(spec: PipelineSpec, store: Store, facts: FactPlans | None = No
             known = _with_saes(planned.known, by_stage)
             by_stage[name] = [_plan_cell(cell, by_stage, known, facts) for cell in spread(spec, name)]
             _refuse_whole(by_stage[name])
-    planned.cells = [cell for name in spec.stages for cell in by_stage[name]]
+    # a cell that has neither plans nor a reason is about nothing, such as pages of a model without units
+    planned.cells = [cell for name in spec.stages for cell in by_stage[name] if cell.plans or cell.error]
     return planned
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +41,15 @@ def find_units(cell: Cell, known: Known, facts: ModelFacts) -> tuple[UnitSet, ..
     """Every set of units of the cell's model, each once; in an order of their own, whatever is read first.
 
     Raises:
-        BadSpec: a stage of features does not describe them.
+        BadSpec: a stage of features does not describe them, or nothing that is read has units though extract stages are.
     """
     read = {plan.digest: plan for plans in cell.reads.values() for plan in plans if plan.stage.subject == facts.model}
     found = {one.stage.digest: one for one in _find(list(read.values()), known, facts)}
+    if not found and (extracted := [name for name, plans in cell.reads.items() if _are_extracted(plans)]):
+        raise BadSpec(
+            f"reads: {', '.join(extracted)} stores no top_images of {facts.model}, so no unit of it would have a page; add "
+            "top_images to its outputs, or leave it out"
+        )
     return tuple(sorted(found.values(), key=lambda one: (one.units.key, one.stage.digest)))
 
 
@@ -55,6 +60,11 @@ def _find(plans: list[Plan], known: Known, facts: ModelFacts) -> Iterator[UnitSe
             yield _features(plan, known, facts)
         elif plan.stage.kind == "extract" and plan.stage.output == "top_images":
             yield _neurons(plan, facts, moments.get(_of_site(plan.stage)))
+
+
+def _are_extracted(plans: Sequence[Plan]) -> bool:
+    """Whether they are an extract stage; other kinds bring plans of extract with them."""
+    return bool(plans) and all(plan.stage.kind == "extract" for plan in plans)
 
 
 def _of_site(stage: StageSpec) -> tuple[str, tuple[tuple[str, str], ...]]:

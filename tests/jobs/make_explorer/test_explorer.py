@@ -327,6 +327,10 @@ def test_a_model_without_units_has_no_pages_and_features_that_are_not_described_
     reads = {"features": tuple(world.plans("sae_features"))}
     cell = Cell("pages", ExplorerSpec(reads=("features",)), OTHER, reads=reads)
     assert make_plans(cell, Known({OTHER: facts}, {})) == ()
+    acts = tuple(plan for plan in world.plans("extract") if plan.stage.output == "embeddings")
+    cell = Cell("pages", ExplorerSpec(reads=("acts",)), MODEL, reads={"acts": acts})
+    with pytest.raises(BadSpec, match="acts stores no top_images"):
+        make_plans(cell, Known({MODEL: world.facts}, {}))
     (plan,) = reads["features"]
     bare = plan.model_copy(
         update={"stage": plan.stage.model_copy(update={"params": {**plan.stage.params, "tables": ["codes"]}})}
