@@ -1,17 +1,10 @@
-"""The scheduler's decisions as a specification, and a simulated cluster that shows what they add up to."""
+"""The scheduler's decisions as a specification; what they add up to is seen on a simulated cluster."""
 
 from __future__ import annotations
 
-import heapq
-import random
 import time
 from collections import Counter
-from collections.abc import Callable
-from itertools import count
 
-import pytest
-
-from cluster.board import Board, Outcome, Task, Work
 from cluster.scheduler import (
     QUEUE_AHEAD,
     WINDOW,
@@ -26,7 +19,6 @@ from cluster.scheduler import (
     WorkerState,
     count_fitting,
     decide,
-    get_demands,
 )
 from schemas.plans import Resources
 from tests.corridor import selftest_works
@@ -216,181 +208,3 @@ def test_a_decision_over_a_thousand_busy_workers_and_a_million_tasks_takes_milli
     for _ in range(20):
         decide(view)
     print(f"one decision: {(time.perf_counter() - started) / 20 * 1e3:.2f} ms")
-
-
-# -- a cluster in virtual time
-
-
-class Simulation:
-    """Board and scheduler over machines that exist only as numbers."""
-
-    def __init__(
-        self,
-        works: list[Work],
-        nodes: tuple[Node, ...],
-        seconds: Callable[[Task], float],
-        open_seconds: float = 10.0,
-        start_seconds: float = 5.0,
-        death: Callable[[Task], bool] = lambda task: False,
-    ) -> None:
-        self.board = Board(works, {})
-        self.nodes = nodes
-        self.seconds, self.death = seconds, death
-        self.open_seconds, self.start_seconds = open_seconds, start_seconds
-        self.now, self.useful, self.opens, self.peak = 0.0, 0.0, 0, Counter[str]()
-        self.slots: dict[int, Slot] = {}
-        self.tasks: dict[int, list[Task]] = {}
-        self.opened: dict[int, str] = {}
-        self.starting: set[int] = set()
-        self._ids, self._order = count(), count()
-        self._events: list[tuple[float, int, int]] = []
-
-    def run(self) -> Simulation:
-        for _ in range(1_000_000):
-            made_room = self._decide()
-            if self.board.finished:
-                return self
-            if made_room:
-                continue
-            assert self._events, "tasks are left, nothing runs and nothing starts"
-            self.now, _, worker = heapq.heappop(self._events)
-            self._happen(worker)
-        raise AssertionError("does not end")
-
-    def _state(self, i: int) -> WorkerState:
-        return WorkerState(
-            i, self.slots[i], tuple(t.work for t in self.tasks[i]), self.opened.get(i), i in self.starting
-        )
-
-    def _decide(self) -> bool:
-        """Carry out one decision; whether it made room, so that the next may start somebody at once."""
-        made_room = False
-        for action in decide(View(get_demands(self.board), [self._state(i) for i in self.slots], self.nodes)):
-            if isinstance(action, Start):
-                for _ in range(action.count):
-                    self._start(action.slot)
-            elif isinstance(action, Assign):
-                task = next(iter(self.board.waiting(action.work).values()))
-                self.board.hand_out(task)
-                self.tasks[action.worker].append(task)
-                if len(self.tasks[action.worker]) == 1:
-                    self._begin(action.worker)
-            else:
-                assert not self.tasks[action.worker]
-                self._forget(action.worker)
-                made_room = True
-        self._check()
-        return made_room
-
-    def _check(self) -> None:
-        using = Counter(tasks[0].work for tasks in self.tasks.values() if tasks)
-        for work, n in using.items():
-            assert n <= Demand.of(self.board.works[work], 0).limit
-            self.peak[work] = max(self.peak[work], n)
-        held = sum(slot.gpus * slot.gang for slot in self.slots.values())
-        assert held <= sum(len(node.gpus) for node in self.nodes) + 1e-6
-
-    def _start(self, slot: Slot) -> None:
-        worker = next(self._ids)
-        self.slots[worker], self.tasks[worker] = slot, []
-        self.starting.add(worker)
-        self._later(self.start_seconds, worker)
-
-    def _begin(self, worker: int) -> None:
-        task = self.tasks[worker][0]
-        cost = self.seconds(task)
-        self.useful += cost * self.slots[worker].gpus * self.slots[worker].gang
-        if self.opened.get(worker) != task.work:
-            self.opens += 1
-            self.opened[worker] = task.work
-            cost += self.open_seconds
-        self._later(cost, worker)
-
-    def _later(self, seconds: float, worker: int) -> None:
-        heapq.heappush(self._events, (self.now + seconds, next(self._order), worker))
-
-    def _forget(self, worker: int) -> None:
-        del self.slots[worker], self.tasks[worker]
-        self.opened.pop(worker, None)
-        self.starting.discard(worker)
-
-    def _happen(self, worker: int) -> None:
-        if worker not in self.slots:
-            return
-        if worker in self.starting:
-            self.starting.discard(worker)
-            return
-        task, *queued = self.tasks[worker]
-        if self.death(task):
-            for other in queued:
-                self.board.take_back(other)
-            self._forget(worker)
-            self.board.record(Outcome(task, "lost"))
-            for resting in list(self.board.resting.values()):
-                self.board.wake(resting)
-            return
-        self.tasks[worker] = queued
-        self.board.record(Outcome(task, "done"))
-        if queued:
-            self._begin(worker)
-
-    @property
-    def utilisation(self) -> float:
-        gpus = sum(len(node.gpus) for node in self.nodes)
-        return self.useful / (self.now * gpus)
-
-
-def test_a_hundred_models_on_64_gpus_with_stragglers_and_deaths_keep_them_busy() -> None:
-    rng = random.Random(0)
-    works = selftest_works(100, 50, Resources(gpus=1.0, cpus=4.0, workers=16))
-    sim = Simulation(
-        works,
-        (DGX,) * 8,
-        seconds=lambda task: rng.uniform(45, 75) * (4 if rng.random() < 0.01 else 1) if task.shard.round == 0 else 1.0,
-        death=lambda task: rng.random() < 0.005,
-    ).run()
-    assert not sim.board.incomplete() or len(sim.board.failed) > 0
-    print(
-        f"utilisation {sim.utilisation:.3f} in {sim.now / 3600:.2f} h, {sim.opens} openings of 100 models, "
-        f"most workers on one {max(sim.peak.values())}"
-    )
-    assert sim.utilisation >= 0.90
-    assert sim.opens < 600
-
-
-def test_a_queue_behind_a_straggler_moves_on_before_the_end() -> None:
-    works = selftest_works(1, 640, Resources(gpus=1.0, workers=64))
-    sim = Simulation(works, (DGX,) * 8, seconds=lambda task: 600.0 if task.shard.number == 5 else 60.0).run()
-    # ten tasks of a minute for each of 64 workers, one of which takes ten minutes instead of one
-    assert sim.now <= 5 + 10 + 11 * 60 + 60 + 60
-
-
-def test_a_thousand_shards_that_end_at_once_do_not_leave_workers_idle() -> None:
-    works = selftest_works(1, 1024, Resources(gpus=0.5, workers=128))
-    sim = Simulation(works, (DGX,) * 8, seconds=lambda task: 60.0, open_seconds=0.0, start_seconds=0.0).run()
-    assert sim.now == 8 * 60 + 60
-
-
-def test_gangs_and_single_workers_share_a_cluster_without_deadlock() -> None:
-    gangs = selftest_works(3, 4, Resources(gpus=1.0, workers=8), gang=8)
-    singles = [w for w in selftest_works(8, 20, Resources(gpus=0.5, workers=4)) if w.key not in {g.key for g in gangs}]
-    sim = Simulation([*gangs, *singles], (DGX, DGX), seconds=lambda task: 30.0).run()
-    assert sim.board.incomplete() == []
-
-
-@pytest.mark.parametrize("seed", range(25))
-def test_random_clusters_and_works_always_come_to_an_end(seed: int) -> None:
-    rng = random.Random(seed)
-    nodes = tuple(Node(rng.choice([4, 8]), (1.0,) * rng.choice([0, 1, 2, 4]), 64.0) for _ in range(rng.randint(1, 4)))
-    works = []
-    for i in range(rng.randint(1, 6)):
-        needs = Resources(
-            gpus=rng.choice([0.0, 0.25, 0.5, 1.0, 2.0]), cpus=rng.choice([0.5, 1.0, 3.0]), workers=rng.randint(1, 6)
-        )
-        found = selftest_works(1, rng.randint(0, 12), needs, variants=(f"v{i}",), gang=rng.choice([1, 1, 1, 2]))
-        works += [w for w in found if count_fitting(nodes, Slot.of(w)) > 0]
-    sim = Simulation(
-        works, nodes, seconds=lambda task: rng.expovariate(0.1), death=lambda task: rng.random() < 0.15
-    ).run()
-    failed = {stage for outcome in sim.board.failed.values() for stage in outcome.task.stages}
-    assert {plan.digest for plan in sim.board.incomplete()} == failed
