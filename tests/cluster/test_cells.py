@@ -131,3 +131,25 @@ def test_a_pair_reads_the_cells_of_both_models_and_the_zoo_those_of_all():
     planned = {"sae": [CellPlans(cell) for cell in spread(spec, "sae")]}
     read = [[other.cell.model for other in cells_read(cell, planned)] for cell in spread(spec, "shared")]
     assert read == [[A], [B], [C], [A, B], [A, C], [B, C], [A, B, C]]
+
+
+def test_pages_of_a_model_do_without_pairs_that_cannot_be_planned_but_not_without_their_own_features():
+    """B cannot be looked at: pages of A read what is there; those of B wait for its features."""
+    stages = {
+        "sae": {"kind": "train_sae", "sites": ["resid_post.0@patch"], "latents": 8, "k": 2},
+        "features": {"kind": "sae_features", "reads": "sae"},
+        "shared": {"kind": "mine_rosetta", "reads": "sae"},
+        "pages": {"kind": "explorer", "reads": ["features", "shared"]},
+    }
+    spec = pipeline(stages, matrix={"model": [A, B]}, images=PHOTOS)
+    (check,) = spread(pipeline({"check": {"kind": "selftest"}}), "check")
+    plans = make_plans(check, Known({}, {}))
+    planned = {
+        name: [CellPlans(cell, plans if B not in cell.models else ()) for cell in spread(spec, name)]
+        for name in ("features", "shared")
+    }
+    read = {
+        cell.model: [(other.cell.name, other.cell.models) for other in cells_read(cell, planned)]
+        for cell in spread(spec, "pages")
+    }
+    assert read == {A: [("features", (A,)), ("shared", (A,))], B: [("features", (B,)), ("shared", (B,))]}
