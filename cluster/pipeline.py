@@ -80,6 +80,7 @@ class PipelineRun:
         self._planned = planned
         self._save_after = self._started + SAVE_SECONDS
         self._holds = Holds(store, run)
+        self._waited = False
         self._costs = CostLog(store, run)
 
     def run(self) -> RunReport:
@@ -121,8 +122,16 @@ class PipelineRun:
 
     def _hold(self, planned: PlannedPipeline) -> None:
         """Before anything is relied on or made; what was seen published before may have been removed until now."""
-        if self._holds.add((plan for _, plan, _ in planned.plans()), self._stop.check):
+        if self._holds.add((plan for _, plan, _ in planned.plans()), self._say_waiting):
             self._published.clear()
+
+    def _say_waiting(self) -> None:
+        self._stop.check()
+        if not self._waited:
+            self._waited = True
+            self._log.emit(
+                "waiting", message="gc is removing stages of old runs that this one needs; they are made again"
+            )
 
     def _run_plans(self, plans: list[tuple[Plan, Resources]]) -> Board:
         board = run_stages(plans, self._store, self._executor, self._log, self._stop)

@@ -231,6 +231,9 @@ class RunProgress:
     def _on_damaged(self, event: Event) -> None:
         self.say(event["message"], "red")
 
+    def _on_waiting(self, event: Event) -> None:
+        self.say(event["message"], "yellow")
+
     def _on_error(self, event: Event) -> None:
         self.say(f"{event['subject']}: {event['message']}", "red")
 
@@ -255,7 +258,9 @@ class RunProgress:
             return
         if view.ended:
             took = duration(now - view.started)
-            self.say(f"{view.title}: {some(len(view.stages), 'stage')} published in {took}  {view.result(now)}".rstrip())
+            self.say(
+                f"{view.title}: {some(len(view.stages), 'stage')} published in {took}  {view.result(now)}".rstrip()
+            )
         elif now - view.said > LINE_SECONDS and (status := view.status(now)):
             view.said = now
             left = view.total - view.before - view.items

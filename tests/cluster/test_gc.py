@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cluster import pipeline as pipeline_module
 from cluster.catalog import Scope, open_catalog, verify
-from cluster.events import Event, EventLog
+from cluster.events import Event, EventLog, read_events
 from cluster.executor import SerialExecutor, StopFlag
 from cluster.gc import Policy, look, sweep
 from cluster.hold import GC, Holds
@@ -372,6 +372,8 @@ def test_a_run_goes_on_when_the_sweep_that_it_waits_for_is_dead(store: Store, mo
     dead = take(store, GC, fast())
     monkeypatch.setattr(pipeline_module, "Holds", patient_holds)
     assert run(store, 1).exit_code == 0
+    waited = [event["message"] for event in read_events(store, "p-00001") if event["event"] == "waiting"]
+    assert len(waited) == 1 and waited[0].startswith("gc is removing stages")
     assert take(store, GC, fast()).term == dead.term + 2  # the run ended the sweep for all, so that nobody waits again
 
 
