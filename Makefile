@@ -37,7 +37,7 @@ test-all: $(VENV)/.ready-dev check
 	$(BIN)/python -m pytest -q -m "not soak and not bench"
 
 soak: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q -m soak
+	$(BIN)/python -m pytest -q -m soak -s
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -q -m bench -s
