@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from cluster.catalog import Catalog
     from cluster.stores import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -153,6 +154,20 @@ def open_existing(store: str | None) -> Store:
     if "://" not in found.uri and not os.path.isdir(found.uri):
         raise StoreMissing(f"{found.uri} is not there; expected a store that a run has written to")
     return found
+
+
+def open_tables(store: str | None, pipeline: str | None, run: str | None, every: bool) -> Catalog:
+    """The published tables in scope; notes on their runs go to stderr.
+
+    Raises:
+        StoreMissing: as `open_existing`. UnknownRun: no such pipeline or run.
+    """
+    from cluster.catalog import Scope, open_catalog
+
+    catalog = open_catalog(open_existing(store), Scope(pipeline, run, every))
+    for note in catalog.notes:
+        errors().print(note, style="yellow")
+    return catalog
 
 
 # ---------------------------------------------------------------- printing

@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from cluster.amounts import count
-from cluster.cli.common import JsonOption, StoreOption, Verbs, clean, open_existing, print_json, screen
+from cluster.cli.common import (
+    AllOption,
+    JsonOption,
+    PipelineOption,
+    RunOption,
+    StoreOption,
+    Verbs,
+    clean,
+    make_table,
+    open_existing,
+    open_tables,
+    print_json,
+    screen,
+)
+from schemas.errors import UsageError
 
 VERBS = Verbs("Tables")
 
@@ -79,3 +93,46 @@ def _absolute(ref: str) -> str:
     if source == "sae" or not location or location.startswith(("/", "s3://")):
         return ref
     return f"{source}:{Path(location).resolve()}"
+
+
+@exports.command("iceberg", epilog="Example: [bold]miclip export iceberg --to ./iceberg --store s3://lab/lake[/bold]")
+@clean
+def export_iceberg(
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="A folder for the catalog and its metadata; renewed if it is there."),
+    ] = None,
+    configured: Annotated[
+        str | None,
+        typer.Option("--catalog", metavar="NAME", help="Instead: a catalog that pyiceberg is configured for."),
+    ] = None,
+    namespace: Annotated[str, typer.Option("--namespace", help="Of the tables.")] = "miclip",
+    store: StoreOption = None,
+    pipeline: PipelineOption = None,
+    run: RunOption = None,
+    every: AllOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep Apache Iceberg tables over the published parts, which stay where they are: only metadata is written."""
+    from cluster.iceberg import count_parts, export_tables, open_configured, open_folder
+
+    if (to is None) == (configured is None):
+        raise UsageError("expected --to DIR, or --catalog NAME of one that pyiceberg is configured for")
+    catalog = open_tables(store, pipeline, run, every)
+    iceberg = open_folder(to, catalog) if to is not None else open_configured(str(configured), catalog)
+    changes = export_tables(catalog, iceberg, namespace)
+    where = str(to.resolve()) if to is not None else str(configured)
+    if as_json:
+        print_json({"catalog": where, "namespace": namespace, "tables": [change._asdict() for change in changes]})
+        return
+    table = make_table("table", "rows", "parts added", "removed", right=("rows", "parts added", "removed"))
+    for change in changes:
+        if change.added or change.removed:
+            table.add_row(change.table, *(count(n) for n in change[1:]))
+    added, removed = count_parts(changes)
+    if added or removed:
+        screen().print(table)
+    screen().print(
+        f"{where}  {count(len(changes))} tables in namespace {namespace}: {count(added)} parts added, {count(removed)} removed",
+        soft_wrap=True,
+    )

@@ -19,7 +19,7 @@ from cluster.cli.common import (
     Verbs,
     errors,
     make_table,
-    open_existing,
+    open_tables,
     print_json,
     screen,
 )
@@ -28,18 +28,7 @@ from schemas.errors import UsageError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cluster.catalog import Catalog
-
 VERBS = Verbs("Tables")
-
-
-def _catalog(store: str | None, pipeline: str | None, run: str | None, every: bool) -> Catalog:
-    from cluster.catalog import Scope, open_catalog
-
-    catalog = open_catalog(open_existing(store), Scope(pipeline, run, every))
-    for note in catalog.notes:
-        errors().print(note, style="yellow")
-    return catalog
 
 
 @VERBS.verb("tables", "miclip tables activations")
@@ -60,7 +49,7 @@ def tables(
         _document(get_table(table), as_json)
         return
     looked = store or os.environ.get("MICLIP_STORE")
-    rows = _catalog(store, pipeline, run, every).tables if looked else {}
+    rows = open_tables(store, pipeline, run, every).tables if looked else {}
     if as_json:
         print_json(
             [
@@ -146,7 +135,7 @@ def sql(
         return
     if values:
         _only_named(named, "--arg")
-    catalog = _catalog(store, pipeline, run, every)
+    catalog = open_tables(store, pipeline, run, every)
     _answer(
         run_sql(catalog, query) if query is not None else run_named(catalog, str(named), values),
         as_json,
@@ -239,7 +228,7 @@ def views(
     """Print the statements with which another engine reads the same parts."""
     from cluster.views import make_views
 
-    typer.echo(make_views(_catalog(store, pipeline, run, every), engine.value, empty), nl=False)
+    typer.echo(make_views(open_tables(store, pipeline, run, every), engine.value, empty), nl=False)
 
 
 @VERBS.verb("verify", "miclip verify --store /data/lake --all")
@@ -259,7 +248,7 @@ def verify(
     from cluster.catalog import find_unnamed
     from cluster.catalog import verify as verify_all
 
-    catalog = _catalog(store, pipeline, run, every)
+    catalog = open_tables(store, pipeline, run, every)
     checked, size, damaged = 0, 0, []
     with errors().status("") as line:
         for verdict in verify_all(catalog):
