@@ -110,6 +110,10 @@ COLUMNS = {
         "monosemanticity? partners best_r? x? y? topic?",
     "drift": "stage cell subject subject_before aspect source item setting status before? after? feature_before? feature_after? "
         "similarity?",
+    "explorer_features": "stage model site sae? unit_kind unit figures histogram? names concepts texts partners neighbours images "
+        "thumbnails? cover? maps? map_h? map_w? map_most?",
+    "explorer_index": "stage model site sae? unit_kind unit name? name_score? text? text_iou? concept? auroc? words images_active? "
+        "density? largest? monosemanticity? partners best_r? x? y? topic?",
     "selftest": "stage row value vector",
     "selftest_summary": "stage rows total",
 }  # fmt: skip
