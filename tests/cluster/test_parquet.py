@@ -18,6 +18,7 @@ import pytest
 
 from cluster import parquet
 from cluster.parquet import PartEncoder, read_part
+from schemas.columns import Table
 from schemas.errors import StoreFull, TableMismatch
 from schemas.tables import TABLES, get_table
 from tests.rows import make_rows
@@ -260,3 +261,26 @@ def test_a_temp_folder_without_room_is_an_error_that_says_where_and_never_a_wait
     error = error_in_time(PartEncoder(SELFTEST, capacity=2), [make_rows("selftest", rows)] * batches)
     assert isinstance(error, StoreFull)
     assert tempfile.gettempdir() in str(error) and "TMPDIR" in str(error) and "selftest" in str(error)
+
+
+def test_a_table_of_pages_has_row_groups_of_its_own_size_whatever_the_batches_and_statistics_of_numbers_alone() -> None:
+    table = get_table("explorer_index")
+    pages = Table("explorer_index", table.row, table.columns, group_rows=16)
+    rows = [
+        {column.name: f"{column.name} {n}" if pa.types.is_string(column.type) else n for column in table.columns}
+        for n in range(700)
+    ]
+    batch = pa.RecordBatch.from_pylist(rows, schema=table.schema)
+    found = []
+    for sizes in ([], [1, 299], [256]):
+        encoder = PartEncoder(pages)
+        for piece in cut(batch, sizes):
+            encoder.add(piece)
+        found.append([(part.read(), part.rows) for part in encoder.finish()])
+    assert found[0] == found[1] == found[2]
+    assert [rows for _, rows in found[0]] == [512, 188]  # 32 groups a part
+    meta = pq.ParquetFile(io.BytesIO(found[0][0][0])).metadata
+    assert {meta.row_group(i).num_rows for i in range(meta.num_row_groups)} == {16}
+    group = meta.row_group(1)
+    noted = {group.column(i).path_in_schema for i in range(group.num_columns) if group.column(i).is_stats_set}
+    assert noted == {column.name for column in table.columns if not pa.types.is_string(column.type)}
