@@ -101,19 +101,11 @@ COLUMNS = {
         "encoder encoder_revision? cluster x y embedding",
     "explanation_clusters": "stage model site sae cluster topic size sample sample_texts",
     "explorer_features": "stage model site sae? unit_kind unit figures histogram? names concepts texts partners neighbours images "
-    "thumbnails? cover? maps? map_h? map_w? map_most?",
-    "explorer_index": "stage model site sae? unit_kind unit name? name_score? text? text_iou? concept? auroc? words images_active? "
-    "density? largest? monosemanticity? partners best_r? x? y? topic?",
-    "explorer_features": "stage model site sae? unit_kind unit figures histogram? names concepts texts partners neighbours images thumbnails? cover? maps? "
-        "map_h? map_w? map_most?",
-    "explorer_index": "stage model site sae? unit_kind unit name? name_score? text? text_iou? concept? auroc? words images_active? density? largest? "
-        "monosemanticity? partners best_r? x? y? topic?",
-    "drift": "stage cell subject subject_before aspect source item setting status before? after? feature_before? feature_after? "
-        "similarity?",
-    "explorer_features": "stage model site sae? unit_kind unit figures histogram? names concepts texts partners neighbours images "
         "thumbnails? cover? maps? map_h? map_w? map_most?",
     "explorer_index": "stage model site sae? unit_kind unit name? name_score? text? text_iou? concept? auroc? words images_active? "
         "density? largest? monosemanticity? partners best_r? x? y? topic?",
+    "drift": "stage cell subject subject_before aspect source item setting status before? after? feature_before? feature_after? "
+        "similarity?",
     "selftest": "stage row value vector",
     "selftest_summary": "stage rows total",
 }  # fmt: skip
