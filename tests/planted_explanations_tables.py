@@ -50,7 +50,8 @@ class Run:
             for table in TABLES:
                 if (folder / "tables" / table).is_dir():
                     self.sql.execute(
-                        f"CREATE VIEW {table} AS SELECT * FROM '{folder}/tables/{table}/**/*.parquet' WHERE stage IN ({of_run})"
+                        f"CREATE VIEW {table} AS SELECT * FROM read_parquet('{folder}/tables/{table}/**/*.parquet', union_by_name = true) "
+                        f"WHERE stage IN ({of_run})"
                     )
 
     def rows(self, query: str) -> list[Row]:
