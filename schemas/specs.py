@@ -236,6 +236,10 @@ class PipelineSpec(Frozen):
         axes = [axis for axis in self.matrix if axis != MODEL]
         for name, stage in self.stages.items():
             for axis in stage.over:
+                if axis == MODEL:
+                    raise ValueError(
+                        f"stages.{name}.over: stages over models are repeated for each as it is; leave it out"
+                    )
                 if axis not in axes:
                     there = f"there are {', '.join(axes)}" if axes else "matrix has no axis but that of models"
                     raise ValueError(f"stages.{name}.over: no axis {axis!r}; {there}")

@@ -204,9 +204,9 @@ def test_every_command_of_the_pages_has_the_options_that_it_is_given():
 
 def test_the_pages_find_the_examples_of_the_package(tmp_path):
     found = [b for b in blocks("sh") if b.text.startswith("examples=")]
-    assert {block.page for block in found} == {"README.md", "describe.md"}
+    assert {block.page for block in found} == {"README.md", "describe.md", "pipelines.md"}
     for block in found:
-        spec = re.search(r"^miclip run (\S+)", block.text, re.M)[1]
+        spec = re.search(r"^miclip (?:run|nightly) (\S+)", block.text, re.M)[1]
         script = f"{block.text.splitlines()[0]}\nls {spec}"
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
         subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=env, check=True)

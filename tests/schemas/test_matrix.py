@@ -138,6 +138,7 @@ def test_what_one_cell_is_given_holds_for_its_resources_and_images_too():
             {"stages": {**STAGES, "acts": {**STAGES["acts"], "over": "batch_size"}}, "matrix": {"batch_size": [8, 16]}},
             "stages.acts.over: batch_size changes no result",
         ),
+        ({"stages": {**STAGES, "acts": {**STAGES["acts"], "over": "model"}}}, "stages.acts.over: stages over models are"),
         ({"exclude": [{"stage": "sea"}]}, "exclude.0.stage: no stage 'sea'; there are acts, sae, features"),
         ({"exclude": [{"stage": "sae", "at": {"k": 3}}]}, "exclude.0: there is no such cell"),
         ({"exclude": [{"model": C}]}, "exclude.0: there is no such cell"),
