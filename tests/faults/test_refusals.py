@@ -24,6 +24,8 @@ from tests.faultproxy import Rule
 from tests.faults import victim
 from tests.faults.conftest import Place
 from tests.lakes import Lake, export, make_extract
+from tests.made_up_explorer import explorer_stage, publish_units
+from tests.made_up_saes import save_run
 
 GOOD = """\
 kind: pipeline
@@ -231,6 +233,32 @@ def test_a_secret_of_the_environment_is_in_no_object_no_log_and_no_message(
     said = "".join(r.stdout + r.stderr for r in (failed, logs, denied, away))
     assert SECRET not in said
     assert objects_with_secret(store) == [] and len(make_store(store).list("")) > 10
+    assert files_with_secret(tmp_path) == [] and list(own_state.rglob("*.log"))
+
+
+@pytest.mark.slow
+def test_a_secret_of_the_environment_is_on_no_page_in_no_figure_and_told_to_nobody_after_a_night(
+    tmp_path: Path, own_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night that fails and cannot tell its webhook, and every page that is made of its store."""
+    for name, value in {**PLANTED, "MICLIP_WEBHOOK": f"http://127.0.0.1:1/{SECRET}"}.items():
+        monkeypatch.setenv(name, value)
+    uri, pages = str(tmp_path / "lake"), tmp_path / "pages"
+    night = run_command(
+        "nightly", str(write_spec(tmp_path / "spec.yaml")), "--store", uri, "--executor", "serial", "--keep-runs", "1"
+    )
+    assert night.returncode == 1 and "the webhook at 127.0.0.1 was not told" in " ".join(night.stderr.split())
+    store = make_store(uri)
+    save_run(store, "units-00001", [publish_units(store, explorer_stage("demo:clip-p8"), 20)])
+    made = [
+        run_command("report", "numbers-00001", "--store", uri, "--to", str(tmp_path / "report.html")),
+        run_command("explore", "--store", uri, "--to", str(pages)),
+        run_command("metrics", "--store", uri, "--to", str(tmp_path / "figures.prom")),
+        run_command("drift", "numbers-00001", "--against", "numbers-00001", "--store", uri),
+    ]
+    assert [r.returncode for r in made] == [0, 0, 0, 0], [r.stderr for r in made]
+    assert (tmp_path / "report.html").stat().st_size > 10_000 and (pages / "site.json").exists()
+    assert SECRET not in "".join(r.stdout + r.stderr for r in (night, *made))
     assert files_with_secret(tmp_path) == [] and list(own_state.rglob("*.log"))
 
 
