@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cluster.catalog import Catalog
+from cluster.changes import load_changes
 from cluster.ledger import load_failures
 from cluster.read import LakeTable
 from cluster.runs import RunState, latest_runs, list_runs, load_state
@@ -161,7 +162,8 @@ def _state(catalog: Catalog, run: str) -> RunState | None:
 
 
 def _told(catalog: Catalog, state: RunState, stands: bool) -> Row:
-    """One run with its stages; what failed says why in one line."""
+    """One run with its stages, and what it changed if a night was kept of it; what failed says why in one line."""
+    changes = load_changes(catalog.store, state.run)
     return {
         "run": state.run,
         "pipeline": state.pipeline,
@@ -170,6 +172,7 @@ def _told(catalog: Catalog, state: RunState, stands: bool) -> Row:
         "message": _first_line(state.message),
         "limited": state.limited,
         "stands": stands,
+        "changes": changes and changes.model_dump(mode="json"),
         "stages": [
             {
                 "digest": stage.digest,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.catalog import open_catalog
+from cluster.changes import Change, Changes, save_changes
 from cluster.explore.folder import write_folder
 from cluster.stores.base import make_store
 from tests.cluster.explore.browser import Request, act
@@ -38,6 +39,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages = [publish_units(store, FEATURES, UNITS, PARTNERS)]
     stages += [publish_units(store, explorer_stage(m, NEURONS, None, has_map=False), 16) for m in (OTHER, THIRD)]
     save_run(store, "pages-00001", stages)
+    change = Change(subject=OTHER, change="new", cells=("pages",), why=("it was not there",))
+    save_changes(store, Changes(run="pages-00001", before="pages-00000", unchanged=1, subjects=(change,)))
     write_folder(open_catalog(store), folder / "pages")
     return folder / "pages"
 

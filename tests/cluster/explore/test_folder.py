@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.catalog import open_catalog
+from cluster.changes import Change, Changes, save_changes
 from cluster.explore.folder import write_folder
 from cluster.explore.site import make_site
 from cluster.stores.base import Store, make_store
@@ -31,6 +32,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         publish_units(store, explorer_stage(OTHER, "mlp_act.3@patch", None, has_map=False), 20),
     ]
     save_run(store, "pages-00001", stages)
+    change = Change(subject=OTHER, change="new", cells=("pages",), why=("it was not there",))
+    save_changes(store, Changes(run="pages-00001", before="pages-00000", unchanged=1, subjects=(change,)))
     return store
 
 
@@ -68,6 +71,7 @@ def test_models_and_runs_are_told(store: Store, tmp_path: Path) -> None:
     assert [m["model"] for m in site["models"]] == [MODEL, OTHER]
     (run,) = site["runs"]
     assert (run["run"], run["status"], run["stands"], len(run["stages"])) == ("pages-00001", "DONE", True, 2)
+    assert (run["changes"]["before"], run["changes"]["subjects"][0]["change"]) == ("pages-00000", "new")
     assert "store" not in json.dumps(site) and str(tmp_path.parent.parent) not in json.dumps(site)
 
 

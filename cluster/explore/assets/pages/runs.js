@@ -27,6 +27,21 @@ export function runs() {
   };
 }
 
+// What differs from the night before, subject by subject.
+function changed({ before, unchanged, subjects }) {
+  const kind = { new: "good", recovered: "good", changed: "warm", failed: "bad", "still failing": "bad", gone: "warm" };
+  return [
+    h("h2", {}, "What changed", before && [" since ", h("a", { href: `#/runs/${before}` }, before)]),
+    subjects.length ? table("What changed", [
+      { name: "subject", value: (s) => s.subject, show: (s) => s.subject },
+      { name: "change", value: (s) => s.change, show: (s) => h("span", { class: `state ${kind[s.change] ?? ""}` }, s.change) },
+      { name: "cells", number: true, value: (s) => s.cells.length, show: (s) => count(s.cells.length) },
+      { name: "why", value: (s) => s.why.join("; "), show: (s) => s.why.join("; ") },
+    ], subjects) : null,
+    h("p", { class: "note" }, `${plural(unchanged, "subject")} as before.`),
+  ];
+}
+
 export function run({ name }) {
   const one = site.runs.find((other) => other.run === name);
   if (!one) return missing(name);
@@ -40,6 +55,8 @@ export function run({ name }) {
       h("h1", {}, one.run, " ", badge(one.status)),
       h("p", { class: "lead" }, `${count(done(one))} of ${plural(one.stages.length, "stage")} in ${duration(one.seconds)}`, one.message && ` · ${one.message}`),
       failures.map((stage) => h("div", { class: "alarm", role: "alert" }, h("strong", {}, stage.cell), ` ${stage.what}`, h("ul", {}, stage.failures.map((one) => h("li", {}, `shard ${one.shard}, ${plural(one.attempts, "attempt")}: ${one.error}`))))),
+      one.changes && changed(one.changes),
+      h("h2", {}, "Stages"),
       table("Stages", [
         { name: "cell", value: (s) => s.cell, show: (s) => s.cell },
         { name: "output", value: (s) => s.what, show: (s) => s.what },
