@@ -96,11 +96,12 @@ def publish_zoo(store: Store) -> None:
     ])  # fmt: skip
 
 
-def publish(store: Store, kind: str, subject: str, site: str | None = None, n: int = 0, **tables: list[Row]) -> None:
-    """One stage with these rows."""
+def publish(store: Store, kind: str, subject: str, site: str | None = None, n: int = 0, **tables: list[Row]) -> str:
+    """One stage with these rows; returns its digest."""
     params = {"n": n, **({} if site is None else {"site": site}), "note": ODD}
-    output = next(iter(tables))
-    publish_rows(store, StageSpec(kind=kind, method=1, subject=subject, output=output, params=params), tables)
+    stage = StageSpec(kind=kind, method=1, subject=subject, output=next(iter(tables)), params=params)
+    publish_rows(store, stage, tables)
+    return stage.digest
 
 
 def image(n: int, label: str | None) -> Row:

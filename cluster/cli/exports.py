@@ -95,6 +95,41 @@ def _absolute(ref: str) -> str:
     return f"{source}:{Path(location).resolve()}"
 
 
+@exports.command(
+    "features", epilog="Example: [bold]miclip export features sae:3f2a9c1b --to ./features --store /data/lake[/bold]"
+)
+@clean
+def export_features(
+    sae: Annotated[str, typer.Argument(help="sae:STAGE as `miclip saes` lists it.", show_default=False)],
+    to: Annotated[
+        Path,
+        typer.Option(
+            "--to", metavar="DIR", help="A new folder; one that is there is never touched.", show_default=False
+        ),
+    ],
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="The stage of kind sae_features to read, if there are several.")
+    ] = None,
+    store: StoreOption = None,
+    pipeline: PipelineOption = None,
+    run: RunOption = None,
+    every: AllOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the features of an SAE, their images and explanations as JSON lines in the manner of Neuronpedia."""
+    from cluster.neuronpedia import export_features as write
+
+    done = write(open_tables(store, pipeline, run, every), sae, to.resolve(), stage)
+    if as_json:
+        print_json({"folder": str(to.resolve()), **done._asdict()})
+        return
+    screen().print(
+        f"{to.resolve()}  {count(done.features)} features of {done.sae}, {count(done.activations)} activations, "
+        f"{count(done.explanations)} explanations",
+        soft_wrap=True,
+    )
+
+
 @exports.command("iceberg", epilog="Example: [bold]miclip export iceberg --to ./iceberg --store s3://lab/lake[/bold]")
 @clean
 def export_iceberg(

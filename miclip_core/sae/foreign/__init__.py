@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from pydantic import ValidationError
 
+from miclip_core.new_folder import new_folder
 from miclip_core.sae.sae import Sae
 from schemas.errors import BadSae, UsageError
 
@@ -57,20 +56,8 @@ def save_foreign(name: str, sae: Sae, folder: Path) -> None:
     """
     if name not in WRITTEN:
         raise UsageError(f"format {name!r} is not written; expected one of {', '.join(WRITTEN)}")
-    if folder.exists() or folder.is_symlink():
-        raise UsageError(f"{folder} is there already; nothing was written: name a new folder")
-    if not folder.parent.is_dir():
-        raise UsageError(f"{folder.parent} is no folder; create it first")
-    try:
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    except OSError as error:
-        raise UsageError(f"{folder}: {error.strerror}; choose a folder that you may write to") from error
-    try:
+    with new_folder(folder) as partial:
         _module(name).save(sae.check(), partial)
-        partial.chmod(0o755)  # as any new folder; a temporary one is its owner's alone
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _module(name: str) -> ModuleType:

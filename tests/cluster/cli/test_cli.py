@@ -24,7 +24,7 @@ from tests.published import SPEC, publish_numbers, run_spec
 
 VERBS = [
     ["demo"], ["run"], ["retry"], ["submit"], ["watch"], ["cancel"], ["nightly"], ["drift"], ["validate"], ["plan"], ["schema"], ["status"], ["logs"], ["metrics"], ["tables"], ["sql"], ["views"],
-    ["verify"], ["gc"], ["search"], ["report"], ["saes"], ["export", "sae"], ["models"], ["sites"], ["world", "export"], ["doctor"],
+    ["verify"], ["gc"], ["search"], ["report"], ["saes"], ["export", "sae"], ["export", "features"], ["export", "iceberg"], ["models"], ["sites"], ["world", "export"], ["doctor"],
 ]  # fmt: skip
 
 
