@@ -111,6 +111,8 @@ def _origin(base_url: str | None) -> str:
     if base_url is None:
         return ""
     scheme, _, rest = base_url.partition("://")
-    if scheme not in ("http", "https") or not rest or any(letter in rest for letter in " ;,'\"<>"):
-        raise UsageError(f"--base-url {base_url}: expected http:// or https:// and where the store is served")
+    if scheme not in ("http", "https") or not rest or any(letter in rest for letter in " ;,'\"<>@?#"):
+        raise UsageError(
+            f"--base-url {base_url}: expected http:// or https:// and where the store is served, without a name, a password or a query"
+        )
     return f"{scheme}://{rest.split('/')[0]}"

@@ -107,7 +107,9 @@ def test_with_a_base_url_parts_are_read_where_they_are_and_its_host_alone_is_all
     assert "connect-src 'self' \"" in (tmp_path / "index.html").read_text()
 
 
-@pytest.mark.parametrize("url", ["data.example.org", "ftp://x/y", "https://x'; script-src *"])
+@pytest.mark.parametrize(
+    "url", ["data.example.org", "ftp://x/y", "https://me:word@x/y", "https://x/y?token=1", "https://x'; script-src *"]
+)
 def test_a_base_url_that_is_none_is_refused(store: Store, tmp_path: Path, url: str) -> None:
     with pytest.raises(UsageError, match="base-url"):
         write(store, tmp_path / "pages", base_url=url)
