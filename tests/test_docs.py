@@ -166,7 +166,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("block", [b for b in blocks("python") if b.words != "spark"], ids=str)
+@pytest.mark.parametrize("block", [b for b in blocks("python") if not b.words], ids=str)
 def test_the_python_of_the_pages_runs(demo, block, monkeypatch):
     monkeypatch.chdir(demo)
     exec(compile(block.text, str(block), "exec"), {})

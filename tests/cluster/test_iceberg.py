@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from schemas.tables import TABLES
 from tests.made_up_descriptions import publish_rows
 from tests.made_up_lake import DEEP, SITE, A, B, bad, publish, top
 from tests.published import run_spec
+from tests.queries import DOCS
 from tests.rows import make_rows
 
 
@@ -155,6 +157,16 @@ def test_the_command_line_exports_to_a_folder(tmp_path):
     first = miclip(*words)
     assert first.exit_code == 0 and "4 tables in namespace miclip: 5 parts added, 0 removed" in first.stdout
     assert "0 parts added, 0 removed" in miclip(*words).stdout
+
+
+def test_the_python_of_the_page_reads_them(tmp_path, monkeypatch, capsys):
+    store = fill_store(tmp_path / "lake")
+    export(store, tmp_path / "miclip-iceberg")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"^```python iceberg\n(.*?)^```$", (DOCS / "sql.md").read_text(), re.M | re.S)
+    exec(compile(block, "sql.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "value: [[1],[0.75]]" in printed or "value: [[0.75],[1]]" in printed, "the first of each unit, and no other"
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from cluster.views import make_views
 from schemas.errors import UsageError
 from schemas.tables import TABLES
 from tests.made_up_lake import BOTH, DEEP, ODD, SAE, SITE, A, B, buddies, publish, publish_zoo
+from tests.queries import DOCS
 from tests.spark_session import open_spark, spark_rows
 
 QUERIES = load_queries()
@@ -303,6 +304,12 @@ def test_a_file_is_read_into_its_parts():
     assert (query.title, query.about, query.optional) == ("Title", "What a row is.", {"images", "drift"})
     assert [(p.name, p.type, p.default) for p in query.parameters] == [("n", "int", None), ("s", "text", "x y")]
     assert query.text == "SELECT 1"
+
+
+def test_the_page_lists_every_query_with_what_must_be_given():
+    rows = re.findall(r"^\| `([a-z-]+)` \| [^|]+ \| ?([^|]*) ?\|$", (DOCS / "sql.md").read_text(), re.M)
+    must = {q.name: {p.name for p in q.parameters if p.default is None} for q in QUERIES.values()}
+    assert {name: set(re.findall(r"`(\w+)`", given)) for name, given in rows} == must
 
 
 # -- Python and the command line
