@@ -127,5 +127,11 @@ def test_workers_killed_at_random_moments_leave_an_identical_store(tmp_path: Pat
         if hosts and process.poll() is None:
             rng.choice(hosts).kill()
     code, counts, err = driver.finish(process)
+    if code:  # where workers start slowly, one shard may have been in the hands of three that were killed
+        assert code == 1 and all(said.startswith("the worker's process ended") for said in counts["failed"]), (
+            counts,
+            err,
+        )
+        code, counts, err = driver.finish(driver.start(str(store), ray_address, FIELDS))
     assert (code, counts["failed"]) == (0, []), err
     assert contents(str(store)) == undisturbed(tmp_path, **FIELDS)
