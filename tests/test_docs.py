@@ -150,7 +150,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "top": 2,
         },
         "meanings": {"kind": "map_explanations", "reads": ["texts"], "texts": "all", "clusters": 2},
-        "pages": {"kind": "explorer", "reads": ["features", "vectors", "names", "judge", "texts", "scores", "shared", "meanings"]},
+        "pages": {
+            "kind": "explorer",
+            "reads": ["features", "vectors", "names", "judge", "texts", "scores", "shared", "meanings"],
+        },
     }
     spec = {
         "kind": "pipeline",
