@@ -19,6 +19,8 @@ from tests.on_cluster import Place, kill, start_cluster, wait_until
 
 pytestmark = pytest.mark.slow
 SHARDS = {"rows": 60, "shard_rows": 3, "variants": ("a", "b")}
+LONG_MS = 5000
+"""Of a shard, where a command must come while the run goes on: twenty of them leave it most of a minute."""
 SECRET = "kqzj7wvbx3marker"
 
 
@@ -55,7 +57,7 @@ def test_a_submitted_run_is_watched_to_its_end_while_a_machine_dies(
     again = place.submit(spec)
     assert (again["id"], again["new"]) == (first["id"], False)
     watching = place.start("watch", first["id"], "--store", str(store), "--address", place.url)
-    wait_for_markers(store, 8)
+    wait_for_markers(store, 4)
     place.lose_a_machine()
     out, err = watching.communicate(timeout=400)
     assert watching.returncode == 0, err
@@ -71,10 +73,10 @@ def test_a_submitted_run_is_watched_to_its_end_while_a_machine_dies(
 def test_a_cancelled_run_ends_says_so_everywhere_and_a_retry_finishes_it(
     place: Place, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
-    spec, store = write_spec(tmp_path), tmp_path / "lake"
+    spec, store = write_spec(tmp_path, sleep_ms=LONG_MS), tmp_path / "lake"
     first = place.submit(spec)
     watching = place.start("watch", first["id"], "--store", str(store), "--address", place.url)
-    wait_for_markers(store, 6)
+    wait_for_markers(store, 2)
     assert "CANCELLED" in place.miclip("cancel", first["id"], "--store", str(store))
     assert watching.wait(timeout=120) == 130
     state = load_state(make_store(str(store)), "far-00001")
@@ -97,7 +99,7 @@ def test_a_driver_that_is_killed_is_submitted_again_and_does_what_is_left(
 ) -> None:
     spec, store = write_spec(tmp_path), tmp_path / "lake"
     first = place.submit(spec)
-    wait_for_markers(store, 8)
+    wait_for_markers(store, 4)
     kill(place.driver(first["id"]))
     assert load_state(make_store(str(store)), "far-00001").status == "RUNNING"  # it could not say anything
     wait_until(lambda: place.status_of(first["id"]) == "FAILED")
@@ -143,10 +145,10 @@ def test_another_token_opens_nothing(place: Place, tmp_path: Path) -> None:
 
 
 def test_the_source_of_this_package_can_be_sent_along(place: Place, tmp_path: Path) -> None:
-    spec = write_spec(tmp_path, sleep_ms=0)
-    first = place.submit(spec, "--ship")
+    first = place.submit(write_spec(tmp_path), "--ship")
+    wait_for_markers(tmp_path / "lake", 2)
+    assert "py_modules_files" in place.driver(first["id"]).environ()["PYTHONPATH"]
     place.miclip("watch", first["id"], "--store", str(tmp_path / "lake"), "--address", place.url)
-    assert '"py_modules"' in place.jobs_as_text()
 
 
 def test_of_two_people_who_submit_at_one_moment_one_starts_it_and_the_other_is_told(
@@ -162,7 +164,7 @@ def test_of_two_people_who_submit_at_one_moment_one_starts_it_and_the_other_is_t
 
 
 def test_a_driver_that_does_not_look_at_the_store_is_ended_by_its_cluster(place: Place, tmp_path: Path) -> None:
-    first = place.submit(write_spec(tmp_path))
+    first = place.submit(write_spec(tmp_path, sleep_ms=LONG_MS))
     store = str(tmp_path / "lake")
     wait_for_markers(tmp_path / "lake", 2)
     place.driver(first["id"]).suspend()  # hears neither of the flag nor of SIGTERM
