@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,8 +56,8 @@ def search(
             encoder knows no word of the query.
         WeightsMissing, UnknownModel: the encoder is not what it was, or not there.
     """
-    if not query.strip():
-        raise UsageError("an empty query; give words to look for, such as miclip search 'red stripes'")
+    if not re.search(r"\w", query):
+        raise UsageError("a query without a word; give words to look for, such as miclip search 'red stripes'")
     maps = _choose_maps(catalog, {name: value for name, value in filters.items() if name in OF_STAGES})
     opened, maps = _choose_encoder(catalog, maps, encoder)
     chosen = Catalog(catalog.store, tuple(maps))
@@ -140,14 +141,14 @@ def _read_encoders(chosen: Catalog, maps: Sequence[Published]) -> list[TextEncod
     names = ["stage", "encoder", "encoder_revision"]
     rows = LakeTable(chosen, MAP, {}, names).arrow().group_by(names).aggregate([]).to_pylist()
     there = {row["stage"]: row for row in rows}
-    return [
-        TextEncoder(
-            name=there[p.stage.digest]["encoder"],
-            files=str(p.stage.params["encoder"]),
-            revision=there[p.stage.digest]["encoder_revision"],
-        )
-        for p in maps
-    ]
+    return [_encoder_of(p.stage.params["encoder"], there[p.stage.digest]) for p in maps]
+
+
+def _encoder_of(param: Any, row: Mapping[str, Any]) -> TextEncoder:
+    """Maps of before 0.6.0 have all of it in their params, later ones the files alone."""
+    older = param if isinstance(param, dict) else {"files": param}
+    revision = row["encoder_revision"] or older.get("revision")
+    return TextEncoder(name=row["encoder"], files=str(older["files"]), revision=revision)
 
 
 def _find_moved(of_map: Sequence[TextEncoder], folder: str) -> TextEncoder:

@@ -148,7 +148,7 @@ def alphas_table(folder: Path, positions: str, alphas: Sequence[float], title: s
 
 def kinds_table(folder: Path) -> Iterator[str]:
     """Steering by kind of value."""
-    cells = [(positions, alpha) for positions in ("all", BLOCK) for alpha in (2, 4, 8)]
+    cells = [(positions, alpha) for positions in ("all", BLOCK) for alpha in (2, 4, 6, 8)]
     titles = [f"{'all' if positions == 'all' else '3 x 3'}, alpha {alpha}" for positions, alpha in cells]
     yield head(" | ".join(["layer", "SAE", "values", *titles]))
     for place in BLOCKS:
@@ -166,7 +166,19 @@ def kinds_table(folder: Path) -> Iterator[str]:
 def groups_table(folder: Path) -> Iterator[str]:
     """Steering, for features of objects and of backgrounds, and for the best feature of each value alone."""
     alphas = ALPHAS[1:]
-    yield head(" | ".join(["layer", "SAE", "tokens", "of", "features", *[f"alpha {alpha:g}" for alpha in alphas]]))
+    yield head(
+        " | ".join(
+            [
+                "layer",
+                "SAE",
+                "tokens",
+                "of",
+                "features",
+                *[f"alpha {alpha:g}" for alpha in alphas],
+                "fluent at 2 / 4 / 8",
+            ]
+        )
+    )
     for place in BLOCKS:
         for arch in ARCHS:
             runs = Runs(folder, place, arch, "named")
@@ -183,7 +195,10 @@ def groups_table(folder: Path) -> Iterator[str]:
                 for name, chosen in groups.items():
                     if at[0]:
                         cells = [share(chosen(rows)) for rows in at]
-                        yield row(place, arch, positions, name, len(chosen(at[0])), *cells)
+                        fluent = [
+                            mean(chosen(rows), "fluent") for a, rows in zip(alphas, at, strict=True) if a in (2, 4, 8)
+                        ]
+                        yield row(place, arch, positions, name, len(chosen(at[0])), *cells, " / ".join(fluent))
 
 
 def blanks_table(folder: Path) -> Iterator[str]:

@@ -16,7 +16,7 @@ from jobs.embeddings import clip_forward, clip_images_plan, clip_texts_plan
 from jobs.memory import LIBRARY_BYTES
 from jobs.predictions import PREDICTED, predictions_read
 from jobs.protocol import Cell, Estimate, Known
-from jobs.sae_tokens import patch_positions, planned_tokens
+from jobs.sae_tokens import latents_of, patch_positions, planned_tokens
 from schemas.base import digest
 from schemas.cells import templates_json
 from schemas.concept_specs import OF_A_CLIP, OF_LABELS, SPATIAL, DescribeSpec, Method, Similarity
@@ -127,7 +127,7 @@ class _Planner:
         """What the method needs to know, and nothing else: another setting of another method changes no digest."""
         spec = self.spec
         found: dict[str, JsonValue] = {}
-        if (latents := _latents(units.sae)) is not None:
+        if (latents := latents_of(units.sae)) is not None:
             found["latents"] = latents
         if method in OF_A_CLIP:
             found |= {"clip": self.cell.clip, "templates": templates_json(spec.templates)}
@@ -215,12 +215,6 @@ class _Planner:
 def _is_half(units: Units) -> bool:
     """Whether activations have 16 bits, whose thresholds two passes find; codes of an SAE are computed in float32."""
     return units.sae is None and units.tokens.round_to in ("fp16", "bf16")
-
-
-def _latents(sae: StageSpec | None) -> int | None:
-    """Of an SAE that is trained here; what one has that is imported is known when its file is read."""
-    settings = sae.params.get("sae") if sae is not None else None
-    return int(str(settings["latents"])) if isinstance(settings, dict) else None
 
 
 def sizes_of(plan: Plan, known: Known) -> Sizes:

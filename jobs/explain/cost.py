@@ -43,7 +43,7 @@ def estimate(plan: Plan, known: Known) -> Estimate:
         shared_flops=round(shown * before * vlm.flops),
         bytes=features * sequences * ROW_BYTES,
         memory=plan.rounds[0].shard_rows * sequences * ROW_BYTES,
-        worker_memory=LIBRARY_BYTES + _held(asked, vlm, vlm.language, images, tokens),
+        worker_memory=LIBRARY_BYTES + _held(asked, vlm, vlm.language, images, tokens) + _segmenter(plan, known),
         note=_note(asked, features * tries * sequences),
     )
 
@@ -70,6 +70,11 @@ def _held(asked: Asked, vlm: ModelFacts, language: LanguageFacts, images: int, t
     numbers = TOKEN_COPIES * images * batch + BLOCK_COPIES * batch
     numbers += asked.batch * tokens * language.width * (2 * language.layers + BLOCK_COPIES)
     return each * (2 * (vlm.params + language.params) + numbers)
+
+
+def _segmenter(plan: Plan, known: Known) -> int:
+    """Bytes of the weights of the segmenter by which alphas are compared, if that lies in a folder."""
+    return known.weights.get(str(plan.effort.get("segmenter", "")).removeprefix("file:"), 0)
 
 
 def _note(asked: Asked, texts: int) -> str:

@@ -132,10 +132,16 @@ class Explainer:
     # -------------------------------------------------------------- from there on
 
     def _write(self, one: Try, batch: Batch, prefix: Callable[[int], Tensor]) -> list[Written]:
-        """Texts about a batch, or about each of its features alone if numbers of any overflow."""
+        """Texts about a batch, or about each of its features alone if what is added makes numbers of any overflow.
+
+        Raises NonFiniteActivation: they overflow without it too, so that the model is broken or its dtype too small.
+        """
         try:
             return self._ask(one, batch, prefix)
         except NonFiniteActivation:
+            if not one.asked.steers or one.alpha == 0:
+                raise
+            self._ask(replace(one, alpha=0), batch, prefix)
             return [text for place in range(len(batch.features)) for text in self._write_alone(one, batch, place)]
 
     def _write_alone(self, one: Try, batch: Batch, place: int) -> list[Written]:
@@ -221,7 +227,8 @@ class Explainer:
             for key, (least, most) in self._rounded.items()
         ]
         found += [
-            f"{key} cannot hold some numbers: {count} not_finite, without a text; take a smaller alpha or dtype: fp32"
+            f"{key} cannot hold some numbers: {count} not_finite, without a text; take a smaller alpha"
+            + (" or dtype: fp32" if "fp32" not in key else "")
             for key, count in self._overflowed.items()
         ]
         self._rounded.clear()

@@ -24,11 +24,9 @@ SHARES = {"shape": 0.3, "colour": 0.22, "texture": 0.18, "size": 0.1, "backgroun
 MOST_IMAGES = 5
 PATCH = 8  # pixels on a side, of the tower
 _MOST_DROPPED, _MOST_FALSE = 0.5, 0.05  # shares of patches at which a map may be wrong, drawn for each image
-_LOCAL, _SCATTERED = (
-    0.7,
-    0.4,
-)  # shares: of the collages that leave a scene around them, and of those that lie scattered in it
-_BLOCK = (2, 5)  # patches on a side of the others
+_LOCAL = 0.7  # share of the collages that leave a scene around them
+_SCATTERED = 0.4  # of these: in single patches
+_BLOCK = (2, 5)  # patches on a side of the other collages in a scene
 _MASKED = 0.4  # of the groups; the rest is shown as heatmaps, which are harder to read
 _HALF = IMAGE_SIZE // 2
 _SPREAD = 0.4  # of the logarithm of an active patch's value

@@ -247,7 +247,8 @@ def test_a_map_from_before_its_rows_had_a_revision_is_searched_too(
     store = make_store(str(tmp_path / "lake"))
     now = TABLES["explanation_map"]
     older = dataclasses.replace(now, columns=tuple(c for c in now.columns if c.name != "encoder_revision"))
-    params = {"site": SITE, "encoder": inspect_model(ModelRef.parse(CLIP)).files_sha256}
+    files = {"name": CLIP, "files": inspect_model(ModelRef.parse(CLIP)).files_sha256, "revision": None}
+    params: dict[str, Any] = {"site": SITE, "encoder": files}
     stage = StageSpec(
         kind="map_explanations", method=1, subject=MODEL, output="map", params=params, inputs={"sae": "a"}
     )

@@ -437,6 +437,20 @@ def test_a_feature_whose_numbers_overflow_fails_alone(world: World, tmp_path: Pa
     assert len(notes) == 2 and all("fp32 cannot hold some numbers: 1 not_finite" in note for note in notes), notes
 
 
+def test_a_model_whose_numbers_overflow_by_themselves_is_an_error_and_no_table(world: World, tmp_path: Path) -> None:
+    """Of what it says with nothing added nobody could tell that it says nothing."""
+    model = make_model(tmp_path / "vlm")
+    file = tmp_path / "vlm" / "model.safetensors"
+    weights = load_file(file)
+    (name,) = [name for name in weights if name.endswith("multi_modal_projector.linear_1.weight")]
+    save_file({**weights, name: torch.full_like(weights[name], 1e38)}, file, {"format": "pt"})
+    lake = Lake(tmp_path / "lake")
+    broken = World(tmp_path, lake, model, publish_sae(lake, model, make_sae()))
+    report = broken.run(methods=["topk", "steering"], alpha=2, alpha_unit="p90", features=[2, 3])
+    assert report.exit_code == 1 and len(report.failures) == 2
+    assert all("NonFiniteActivation" in failure for failure in report.failures), report.failures
+
+
 # ---------------------------------------------------------------- towers
 
 
