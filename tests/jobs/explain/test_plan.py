@@ -240,6 +240,9 @@ def test_costs_follow_from_tokens_and_the_part_of_the_tower() -> None:
     assert 28e9 < 1.6 * bf16 < fp32 < 100e9
     tried = plans_of(alpha="auto", images=WORLD, validation=10, alpha_grid=(1.0, 2.0, 4.0), methods=("steering",))[0]
     assert estimate(tried, known).flops == 10 * 3 * (blank.flops // LATENTS)
+    heavier = replace(known, weights={str(tried.effort["segmenter"]).removeprefix("file:"): 1 << 30})
+    assert estimate(tried, heavier).worker_memory == estimate(tried, known).worker_memory + (1 << 30)
+    assert estimate(steering, heavier) == estimate(steering, known)
 
 
 @pytest.mark.parametrize(
