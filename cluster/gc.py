@@ -163,7 +163,7 @@ def look(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
         dropped=tuple(dropped),
         stages=tuple(lake.trash(name) for name in sorted(lake.names - reached - young.keys())),
         leftovers=tuple(lake.leftovers(reached - going)),
-        records=(*_run_records(store, events, kept), *_own_records(store)),
+        records=(*_run_records(store, events, {run.run for run in runs}, kept), *_own_records(store)),
         young=young,
     )
 
@@ -263,14 +263,17 @@ def _last_record(store: Store) -> dict[str, Any]:
     return dict(json.loads(store.get(records[-1]))) if records else {"doomed": [], "unnamed": {}}
 
 
-def _run_records(store: Store, events: Sequence[str], kept: Collection[str]) -> Iterator[Trash]:
-    """The files of runs that are dropped, and what is left of those that were."""
+def _run_records(
+    store: Store, events: Sequence[str], looked_at: Collection[str], kept: Collection[str]
+) -> Iterator[Trash]:
+    """The files of runs that are dropped, and what is left of those that were; a run that began since we looked is neither."""
     keys: dict[str, list[str]] = defaultdict(list)
     for key in (*store.list("runs"), *events):
         keys[key.split("/")[1]].append(key)
     specs = {run for run, its in keys.items() if f"runs/{run}/spec.yaml" in its}
     for run, its in sorted(keys.items()):
-        if run not in kept and (run in specs or _is_left(its)):
+        dropped = run in looked_at if run in specs else _is_left(its)
+        if dropped and run not in kept:
             yield Trash(run, "run", tuple(its), 0)
 
 

@@ -172,7 +172,8 @@ class Side(NamedTuple):
 def _sides(cell: Cell, known: Known, model: str) -> list[Side]:
     """The members of one model; it has a pair with every other model of the zoo, and is the same in each of them."""
     read = tuple(plan.digest for plans in cell.reads.values() for plan in plans if plan.stage.subject == model)
-    key = ("mine_rosetta", cell.name, model, read)
+    images = cell.images.canonical_json() if cell.images else ""
+    key = ("mine_rosetta", cell.name, cell.spec, images, cell.zoo, model, read)
     if key not in known.memo:
         assert isinstance(cell.spec, MineRosettaSpec)
         known.memo[key] = [Side.of(cell.spec, member) for member in find_members(cell, known, model)]

@@ -25,7 +25,7 @@ from cluster.parquet import sha256
 from cluster.pipeline import PipelineRun, RunReport
 from cluster.planned import plan_pipeline
 from cluster.run import run_stages
-from cluster.runs import RunState, RunTables, load_tables, new_run, save_state, save_tables
+from cluster.runs import RunState, RunTables, list_runs, load_state, load_tables, new_run, save_state, save_tables
 from cluster.spec_file import parse_spec
 from cluster.stores import Store, make_store
 from cluster.stores.posix import PosixStore
@@ -300,6 +300,7 @@ def begin_during_a_sweep(three: Path, folder: Path, when: int, monkeypatch: pyte
     assert [report.exit_code for report in reports] == [0]
     assert objects_of(store, "p-00004") == expected and damage(store) == []
     assert objects_of(store, "p-00003")
+    assert "p-00004" in list_runs(store) and load_state(store, "p-00004").status == "DONE"
     return store.calls
 
 

@@ -96,6 +96,17 @@ def test_adding_a_model_to_a_zoo_of_three_plans_three_new_pairs_and_nothing_else
     ]
 
 
+def test_pairs_along_an_axis_are_of_the_units_of_their_own_setting(lake: Lake) -> None:
+    stages = {"shared": {"kind": "mine_rosetta", "rare": "keep"}}
+    whole = pipeline(ZOO[:2], stages=stages).model_dump(mode="json", exclude_unset=True)
+    whole["matrix"]["min_active_images"] = [5, 9]
+    whole["stages"]["shared"]["over"] = "min_active_images"
+    cells = plan_pipeline(PipelineSpec.model_validate(whole, strict=False), lake.store).cells
+    units = {plan.digest: cell.cell.at for cell in cells for plan in cell.plans if plan.stage.output == "units"}
+    pairs = [(cell.cell.at, plan) for cell in cells if cell.cell.pair for plan in cell.plans]
+    assert len(pairs) == 2 and all(units[plan.stage.inputs[one]] == at for at, plan in pairs for one in "ab")
+
+
 def test_effort_changes_no_digest_and_every_result_field_of_a_pair_does(lake: Lake) -> None:
     usual = {p.digest for p in by_output(planned(lake), "pair")}
     for effort in ({"budget_gb": 0.3}, {"maps": "recompute"}, {"batch_size": 8}, {"shard_rows": 7}, {"cache_gb": 1.0}):
