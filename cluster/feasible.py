@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from cluster.board import Need
 from cluster.scheduler import Node, Slot, count_fitting
 from schemas.errors import Infeasible
+from schemas.plans import Resources
+
+
+class Asked(NamedTuple):
+    """What a cell asks of each of its workers, before anything is known of its models and images."""
+
+    title: str
+    resources: Resources
+    gang: int = 1
 
 
 def check_fits(work: Need, nodes: tuple[Node, ...]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from cluster.board import Board
 from cluster.cells import CellPlans, models_needed
@@ -13,6 +12,7 @@ from cluster.cost_log import CostLog
 from cluster.events import Event, EventLog
 from cluster.executor import Executor, StopFlag
 from cluster.facts import FactPlans
+from cluster.feasible import Asked
 from cluster.hold import Holds
 from cluster.ledger import find_published
 from cluster.planned import PlannedPipeline, plan_pipeline, stage_state, title
@@ -41,14 +41,6 @@ class RunReport:
     def exit_code(self) -> int:
         """0 if everything it stands for is published."""
         return 0 if self.state.status == "DONE" else 1
-
-
-class _Unplanned(NamedTuple):
-    """A cell as an executor can check it before its models and images are known."""
-
-    title: str
-    resources: Resources
-    gang: int = 1
 
 
 class PipelineRun:
@@ -106,7 +98,7 @@ class PipelineRun:
         self._planned = planned = self._planned or plan_pipeline(self._spec, self._store)
         # what needs facts first is checked before they cost anything; the rest is, when all are planned
         unplanned = [cell for cell in planned.cells if not cell.plans]
-        self._executor.check([_Unplanned(title(c), c.cell.resources) for c in unplanned])
+        self._executor.check([Asked(title(c), c.cell.resources) for c in unplanned])
         self._hold(planned)
         self._costs.expect(planned)
         board = self._run_plans(planned.facts.freeze(self._store, self._spec.index_resources))

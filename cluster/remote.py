@@ -8,10 +8,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cluster.cells import CellPlans, spread
-from cluster.feasible import check_fits
+from cluster.feasible import Asked, check_fits
 from cluster.planned import title
 from cluster.runs import RunOptions, ask_to_cancel, load_options, save_state, stopped, submitted_runs
 from cluster.secrets import holds_a_secret
@@ -19,7 +19,6 @@ from cluster.stores.base import Store
 from cluster.watching import find_state, seen_status
 from schemas.base import digest
 from schemas.errors import BadSpec, Cancelled, Infeasible, Unreachable
-from schemas.plans import Resources
 from schemas.specs import PipelineSpec
 
 if TYPE_CHECKING:
@@ -42,14 +41,6 @@ class Submission:
     url: str
     new: bool
     """False if it was running already, so that nothing was submitted."""
-
-
-class Asked(NamedTuple):
-    """What a cell asks of each of its workers, before anything is known of its models and images."""
-
-    title: str
-    resources: Resources
-    gang: int = 1
 
 
 def submit(file: SpecFile, store: Store, options: RunOptions, jobs: ClusterJobs, grows: bool = False) -> Submission:

@@ -15,8 +15,7 @@ from cluster.cli.common import (
     RunOption,
     StoreOption,
     Verbs,
-    errors,
-    open_existing,
+    open_tables,
     print_json,
     screen,
 )
@@ -49,13 +48,9 @@ def explore(
     as_json: JsonOption = False,
 ) -> None:
     """Write a folder of static pages over what stages of kind explorer published: zoo, features, search, map, runs."""
-    from cluster.catalog import Scope, open_catalog
     from cluster.explore.folder import write_folder
 
-    catalog = open_catalog(open_existing(store), Scope(pipeline, run, all_))
-    for note in catalog.notes:
-        errors().print(note, style="yellow")
-    written = write_folder(catalog, to, base_url)
+    written = write_folder(open_tables(store, pipeline, run, all_), to, base_url)
     if as_json:
         print_json({"folder": str(to.resolve()), **written._asdict()})
     else:

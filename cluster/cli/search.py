@@ -19,7 +19,7 @@ from cluster.cli.common import (
     Verbs,
     errors,
     make_table,
-    open_existing,
+    open_tables,
     print_json,
     screen,
 )
@@ -56,12 +56,9 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Find features by what the texts about them mean: those of a map_explanations stage, nearest first."""
-    from cluster.catalog import Scope, open_catalog
     from cluster.search import search as find
 
-    catalog = open_catalog(open_existing(store), Scope(pipeline, run, every))
-    for note in catalog.notes:
-        errors().print(note, style="yellow")
+    catalog = open_tables(store, pipeline, run, every)
     named = {"model": model, "site": site, "sae": sae, "vlm": vlm, "method": method}
     filters = {name: value for name, value in named.items() if value is not None}
     with errors().status("opening the encoder of the texts"), _loading():
