@@ -10,7 +10,7 @@ from cluster.gc import Policy, Sweep, sweep
 from cluster.lease import PACE, Pace
 from cluster.runs import list_runs, load_state, load_tables
 from cluster.stores.base import Store
-from schemas.errors import LeaseHeld, MiclipError
+from schemas.errors import LeaseHeld
 
 
 def lease_name(pipeline: str) -> str:
@@ -55,13 +55,13 @@ def conclude(store: Store, run: str, keep_runs: int | None, pace: Pace = PACE) -
             evening.drift = compare_runs(store, load_state(store, before), load_state(store, run))
             save_drift(store, run, before, evening.drift)
         save_changes(store, evening.changes)
-    except MiclipError as error:
-        evening.problems.append(f"not compared with {before}: {error}")
+    except Exception as error:  # whatever it is, the run itself went well, and people are to be told of both
+        evening.problems.append(f"not compared with {before}: {type(error).__name__}: {error}")
     if keep_runs is not None:
         try:
             evening.swept = sweep(store, Policy(keep_runs, run.rpartition("-")[0]), pace)
         except LeaseHeld as error:  # the next night does it
             evening.problems.append(str(error))
-        except MiclipError as error:
-            evening.problems.append(f"old runs were not all dropped: {error}")
+        except Exception as error:
+            evening.problems.append(f"old runs were not all dropped: {type(error).__name__}: {error}")
     return evening

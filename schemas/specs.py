@@ -216,7 +216,13 @@ class PipelineSpec(Frozen):
                     f"{', '.join(sorted(READS[stage.kind]))}"
                 )
             if isinstance(stage, OverModels) and not self.models_of(name):
+                if self._all_models_of(name):
+                    raise ValueError(
+                        f"exclude: nothing is left of stages.{name}; leave that stage out, or exclude less"
+                    )
                 raise ValueError(f"stages.{name}: no model; give stages.{name}.model or matrix.model")
+            if not any(True for _ in self.points_of(name)):
+                raise ValueError(f"exclude: nothing is left of stages.{name}; leave that stage out, or exclude less")
             for setting in {id(point.setting): point.setting for point in self.points_of(name)}.values():
                 self._check_setting(name, setting, kinds)
         return self
@@ -235,6 +241,8 @@ class PipelineSpec(Frozen):
         """Every axis is used, and every stage can take what its axes hold. Raises ValueError."""
         axes = [axis for axis in self.matrix if axis != MODEL]
         for name, stage in self.stages.items():
+            if len(set(stage.over)) != len(stage.over):
+                raise ValueError(f"stages.{name}.over: the same axis twice: {', '.join(stage.over)}")
             for axis in stage.over:
                 if axis == MODEL:
                     raise ValueError(
@@ -290,6 +298,10 @@ class PipelineSpec(Frozen):
             raise ValueError(
                 f"overrides.{number}.model: stages.{name} compares all its models in one way; leave model out, or write "
                 "another stage"
+            )
+        if own := sorted(set(stage.over) & entry.set.keys()):
+            raise ValueError(
+                f"overrides.{number}.set.{own[0]}: stages.{name} is over {own[0]}, whose value names the cell; change matrix.{own[0]}"
             )
         try:
             for at in self._points(name):

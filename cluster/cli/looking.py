@@ -23,16 +23,19 @@ COLOURS = {
     "STOPPED": "red", "LOST": "red",
     "published": "green", "cached": "green", "failed": "red", "to do": "cyan",
 }  # fmt: skip
-MAX_RUNS = 20
+SHOWN_RUNS = 10
+"""Of each pipeline, the newest."""
 
 
 @VERBS.verb("status", "miclip status zoo-00003 --store /data/lake")
 def status(
     run: Annotated[str | None, typer.Argument(help="A run, by name; all runs if left out.", show_default=False)] = None,
     store: StoreOption = None,
+    pipeline: Annotated[str | None, typer.Option("--pipeline", help="Only runs of this pipeline.")] = None,
+    newest: Annotated[int, typer.Option("--newest", min=1, help="How many runs of each pipeline.")] = SHOWN_RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Show runs, or the stages of one run with the first error of each."""
+    """Show the newest runs of every pipeline, or the stages of one run with the first error of each."""
     from cluster.runs import list_runs, load_state, resolve_run
     from cluster.watching import find_state, seen_status
 
@@ -40,13 +43,17 @@ def status(
     if run is not None:
         _status_of(load_state(where, resolve_run(where, run)), where, as_json)
         return
-    states = [state for state in (find_state(where, name) for name in list_runs(where)[-MAX_RUNS:]) if state]
+    runs = list_runs(where, pipeline)
+    names = {name: [run for run in runs if run.rpartition("-")[0] == name] for name in _pipelines(runs)}
+    shown = [run for its in names.values() for run in its[-newest:]]
+    states = [state for state in (find_state(where, name) for name in shown) if state]
     status_of = {state.run: seen_status(where, state) for state in states}
     if as_json:
         print_json([{**s.model_dump(mode="json", exclude={"stages"}), "status": status_of[s.run]} for s in states])
         return
     if not states:
-        screen().print(f"no runs in {where.uri} yet; [bold]miclip run SPEC --store {where.uri}[/bold]")
+        of = f" of pipeline {pipeline}" if pipeline else ""
+        screen().print(f"no runs{of} in {where.uri} yet; [bold]miclip run SPEC --store {where.uri}[/bold]")
         return
     table = make_table("run", "status", "stages", "time", "", right=("stages", "time"))
     for state in states:
@@ -60,6 +67,12 @@ def status(
             " ".join(filter(None, [trial, _first_line(state.message)])),
         )
     screen().print(table)
+    if older := len(runs) - len(shown):
+        screen().print(f"[dim]and {count(older)} older: --newest N, --pipeline NAME[/dim]")
+
+
+def _pipelines(runs: list[str]) -> list[str]:
+    return list(dict.fromkeys(run.rpartition("-")[0] for run in runs))
 
 
 def _status_of(state: RunState, store: Store, as_json: bool) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,12 +95,13 @@ def nightly(
     from cluster.stores.probe import check_writable
     from schemas.errors import LeaseHeld
 
-    file = read_spec_file(spec, overrides or ())
-    where = open_store(store, file.pipeline.store)
-    check_writable(where)
+    teller = Teller(webhook or os.environ.get("MICLIP_WEBHOOK"), notify_on)
+    with teller.of_errors(store or os.environ.get("MICLIP_STORE") or "", spec.stem):
+        file = read_spec_file(spec, overrides or ())
+        where = open_store(store, file.pipeline.store)
+        check_writable(where)
     options = RunOptions(executor=executor.value, workers=workers, cpus=cpus, gpus=gpus, address=address)
     pace = Pace(patience=patience)
-    teller = Teller(webhook or os.environ.get("MICLIP_WEBHOOK"), notify_on)
     try:
         lease = take(where, lease_name(file.pipeline.name), pace)
     except LeaseHeld as held:
@@ -108,9 +110,10 @@ def nightly(
         else:
             screen().print(str(held), soft_wrap=True, markup=False)
         raise typer.Exit(0) from None
-    with lease:
-        code = _one_night(file, where, options, keep_runs, pace, teller, as_json)
-    raise typer.Exit(code)
+    with teller.of_errors(where.uri, file.pipeline.name), lease:  # which is free again before anybody is told
+        notice = _one_night(file, where, options, keep_runs, pace, as_json)
+    teller.tell(notice)
+    raise typer.Exit(notice.exit_code)
 
 
 class Teller:
@@ -118,6 +121,19 @@ class Teller:
 
     def __init__(self, url: str | None, on: NotifyOn) -> None:
         self._url, self._on = url, on
+
+    @contextmanager
+    def of_errors(self, store: str, pipeline: str) -> Iterator[None]:
+        """Tells of a night that ends by an error, also of one that cannot begin."""
+        from cluster.notify import make_notice
+
+        try:
+            yield
+        except BaseException as error:
+            code = int(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1))
+            said = (f"{type(error).__name__}: {error}",)
+            self.tell(make_notice(store, pipeline, None, None, code, said))
+            raise
 
     def tell(self, notice: Notice) -> None:
         """Send a notice."""
@@ -129,32 +145,24 @@ class Teller:
 
 
 def _one_night(
-    file: SpecFile, store: Store, options: RunOptions, keep_runs: int | None, pace: Any, teller: Teller, as_json: bool
-) -> int:
+    file: SpecFile, store: Store, options: RunOptions, keep_runs: int | None, pace: Any, as_json: bool
+) -> Notice:
     from cluster.cli.closing import report_json, show_report
     from cluster.cli.running import work
     from cluster.nightly import conclude
     from cluster.notify import make_notice
 
-    pipeline = file.pipeline.name
-    try:
-        report, session = work(file, store, options, quiet=as_json)
-    except BaseException as error:
-        code = int(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1))
-        said = (f"{type(error).__name__}: {error}",)
-        teller.tell(make_notice(store.uri, pipeline, None, None, code, said))
-        raise
+    report, session = work(file, store, options, quiet=as_json)
     evening = conclude(store, report.state.run, keep_runs, pace)
     code = report.exit_code or int(bool(evening.problems))
     failures = (*report.failures, *evening.problems)
-    notice = make_notice(store.uri, pipeline, report.state, evening.changes, code, failures)
+    notice = make_notice(store.uri, file.pipeline.name, report.state, evening.changes, code, failures)
     if as_json:
         print_json({**report_json(report, store), "exit_code": code, **evening_json(evening)})
     else:
         show_report(report, store, session.log_file, session.progress.cached)
         show_evening(evening)
-    teller.tell(notice)
-    return code
+    return notice
 
 
 def evening_json(evening: Evening) -> dict[str, Any]:

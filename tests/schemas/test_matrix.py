@@ -146,6 +146,10 @@ def test_what_one_cell_is_given_holds_for_its_resources_and_images_too():
         ({"overrides": [{"stage": "sae", "set": {"stesp": 3}}]}, "overrides.0.set: stages.sae: stesp: "),
         ({"overrides": [{"stage": "sae", "set": {"steps": -3}}]}, "overrides.0.set: stages.sae: steps: "),
         ({"overrides": [{"model": A, "set": {"reads": "x"}}]}, "reads is what a stage is"),
+        ({"overrides": [{"stage": "sae", "set": {"k": 3}}]}, "overrides.0.set.k: stages.sae is over k, whose value names the cell"),
+        ({"exclude": [{"stage": "features"}]}, "exclude: nothing is left of stages.features"),
+        ({"exclude": [{"stage": "acts"}]}, "exclude: nothing is left of stages.acts"),
+        ({"stages": {**STAGES, "sae": {**STAGES["sae"], "over": ["k", "k"]}}}, "stages.sae.over: the same axis twice: k, k"),
     ],
 )  # fmt: skip
 def test_what_no_cell_can_be_is_refused_at_its_place(fields: dict[str, Any], said: str):

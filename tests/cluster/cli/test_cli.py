@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster.cli.app import app
-from cluster.runs import load_options, load_state, save_state
+from cluster.runs import RunState, load_options, load_state, new_run, save_state
 from cluster.stores import make_store
 from schemas.layout import alive_key
 from tests.published import SPEC, publish_numbers, run_spec
@@ -333,6 +333,23 @@ def test_status_lists_runs_and_the_stages_of_one(lake: str) -> None:
     assert [(s["state"], s["shards_done"]) for s in stages] == [("published", 4)] * 2
     missing = miclip("status", "numbers-00007", "--store", lake)
     assert missing.exit_code == 2 and "there are numbers-00001" in missing.stderr
+
+
+def test_status_shows_the_newest_runs_of_every_pipeline_and_says_how_many_are_older(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path))
+    for name, number in [("aa", 1), ("zz", 1), ("zz", 2), ("zz", 3)]:
+        run = f"{name}-{number:05d}"
+        assert new_run(store, name, "kind: selftest") == run
+        save_state(store, RunState(run=run, pipeline=name, number=number, status="DONE"))
+    shown = miclip("status", "--store", tmp_path, "--newest", 2).stdout
+    assert [run for run in ("aa-00001", "zz-00001", "zz-00002", "zz-00003") if run in shown] == [
+        "aa-00001",
+        "zz-00002",
+        "zz-00003",
+    ]
+    assert "and 1 older: --newest N, --pipeline NAME" in shown
+    one = json.loads(miclip("status", "--store", tmp_path, "--pipeline", "zz", "--json").stdout)
+    assert [state["run"] for state in one] == ["zz-00001", "zz-00002", "zz-00003"]
 
 
 def test_logs_show_events_in_order_and_filter_by_shard(lake: str) -> None:

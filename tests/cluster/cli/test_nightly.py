@@ -101,6 +101,22 @@ def test_a_spec_that_cannot_be_planned_is_told_and_its_exit_code_stays(lake: str
     assert told[0]["status"] == "NOT STARTED" and told[0]["exit_code"] == 2
 
 
+def test_a_night_that_cannot_begin_is_told_too(lake: str, tmp_path: Path) -> None:
+    spec = Path(lake).parent / "zoo.yaml"
+    with listener(200) as (url, told):
+        right = spec.read_text()
+        spec.write_text("kind: pipline\n")
+        nightly(lake, "--webhook", url, code=2)
+        spec.unlink()
+        nightly(lake, "--webhook", url, code=2)
+        spec.write_text(right)
+        (tmp_path / "a-file").write_text("")
+        nightly(str(tmp_path / "a-file"), "--webhook", url, code=3)
+    assert [(message["pipeline"], message["status"], message["exit_code"]) for message in told] == [
+        ("zoo", "NOT STARTED", 2), ("zoo", "NOT STARTED", 2), ("zoo", "NOT STARTED", 3),
+    ]  # fmt: skip
+
+
 def test_a_second_night_at_the_same_time_says_so_and_does_nothing(lake: str, beating: Lease) -> None:
     done = nightly(lake, "--patience", "8")
     assert "nightly-zoo: " in done.stdout and "(term 1) and is at work; nothing was done" in done.stdout.replace(
