@@ -6,6 +6,7 @@ import typer
 
 from cluster.cli import (
     common,
+    comparing,
     doctor,
     explore,
     exports,
@@ -47,6 +48,7 @@ _ALL = (
     running,
     remote,
     nightly,
+    comparing,
     specs,
     looking,
     metrics,
