@@ -11,10 +11,10 @@ from jobs.protocol import Cell
 from schemas.cells import ForwardCell, Images, OverZoo
 from schemas.concept_specs import DescribeSpec
 from schemas.errors import UsageError
+from schemas.pipeline_spec import PipelineSpec, Point
 from schemas.plans import Plan, Resources
 from schemas.refs import SaeRef, Site
 from schemas.sae_specs import ImportSaeSpec, SaeFeaturesSpec
-from schemas.specs import PipelineSpec, Point
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from schemas.plans import Plan
 from schemas.refs import ImageSetRef
 
 if TYPE_CHECKING:
-    from schemas.specs import Images
+    from schemas.cells import Images
 
 
 class IndexPlan(NamedTuple):

@@ -20,8 +20,8 @@ from cluster.run import run_stages
 from cluster.runs import RunState, RunStatus, RunTables, StageState, StateKeeper, get_exit_code, save_tables, status_of
 from cluster.stores.base import Store, prefetch
 from schemas.errors import BadRef, BadSite, EmptyImageSet, UnknownModel, UnknownSite, UsageError
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, Resources
-from schemas.specs import PipelineSpec
 
 SAVE_SECONDS = 20.0
 SAVE_SHARE = 50.0

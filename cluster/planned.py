@@ -13,8 +13,8 @@ from jobs.kinds import get_kind
 from jobs.protocol import Cell, Known
 from schemas.errors import NotInspected, UnknownModel, UsageError
 from schemas.matrix import place_text
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, Resources
-from schemas.specs import PipelineSpec
 
 READS = "it reads"
 """How the reason of a cell begins that cannot be planned only because of one before it."""

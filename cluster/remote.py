@@ -19,7 +19,7 @@ from cluster.stores.base import Store
 from cluster.watching import find_state, seen_status
 from schemas.base import digest
 from schemas.errors import BadSpec, Cancelled, Infeasible, Unreachable
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 
 if TYPE_CHECKING:
     from cluster.on_ray.jobs import ClusterJobs

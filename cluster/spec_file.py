@@ -18,8 +18,10 @@ from cluster.spec_errors import Path as FieldPath
 from cluster.spec_errors import Problem, explain
 from cluster.yaml_text import Document, Place, read_value, read_yaml, write_yaml
 from schemas.errors import BadSpec, UsageError
+from schemas.job_files import AnySpec, as_pipeline
+from schemas.pipeline_spec import PipelineSpec
 from schemas.refs import SAE_SOURCES
-from schemas.specs import AnySpec, JobSpec, PipelineSpec, as_pipeline
+from schemas.specs import JobSpec
 
 _NO_SECRETS = (
     "looks like a credential, which would be kept with the run; take it out and set it in the environment "

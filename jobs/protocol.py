@@ -13,8 +13,9 @@ from schemas.matrix import At
 from schemas.plans import Plan, Resources, Shard, StageSpec
 
 if TYPE_CHECKING:
+    from schemas.cells import Images
     from schemas.models import ModelFacts
-    from schemas.specs import Images, JobSpec  # takes a fifth of a second, which readers of tables need not wait for
+    from schemas.specs import JobSpec  # takes a fifth of a second, which readers of tables need not wait for
 
 
 class FileInfo(NamedTuple):

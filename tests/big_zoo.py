@@ -12,8 +12,8 @@ from cluster.parquet import sha256
 from cluster.stores.base import Store
 from schemas import layout
 from schemas.models import Geometry, ModelFacts, SiteFacts
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Published, StoredArtifact
-from schemas.specs import PipelineSpec
 from tests.made_up_saes import publish_rows
 
 IMAGES, PER_TAR = 1_280_000, 1000

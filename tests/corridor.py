@@ -15,7 +15,7 @@ from cluster.stores.base import Store, make_store
 from jobs.protocol import Cell, Known
 from jobs.selftest.plan import make_plans
 from schemas.plans import Plan, Resources
-from schemas.specs import SelftestSpec
+from schemas.selftest_specs import SelftestSpec
 
 Todo = list[tuple[Plan, Resources]]
 

@@ -10,8 +10,8 @@ import torch
 from cluster.pipeline import RunReport
 from miclip_core.sae.foreign import save_foreign
 from miclip_core.sae.sae import Sae
+from schemas.pipeline_spec import PipelineSpec
 from schemas.sae import SaeConfig
-from schemas.specs import PipelineSpec
 from tests.lakes import Lake, export
 
 MODEL, SITE, WIDTH, LATENTS, K = "demo:clip-p8", "resid_post.3@patch", 96, 64, 6

@@ -14,8 +14,8 @@ from cluster.listing import load_image_facts, plan_index
 from cluster.run import run_stages
 from cluster.stores.base import Store, make_store
 from jobs.protocol import ImageFacts
+from schemas.cells import Images
 from schemas.plans import Plan, Resources
-from schemas.specs import Images
 
 
 class Indexed:

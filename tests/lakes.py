@@ -16,7 +16,10 @@ from cluster.pipeline import PipelineRun, RunReport
 from cluster.runs import new_run
 from cluster.stores.base import make_store
 from jobs.world import export_images
-from schemas.specs import ExtractSpec, PipelineSpec, SelftestSpec, as_pipeline
+from schemas.extract_specs import ExtractSpec
+from schemas.job_files import as_pipeline
+from schemas.pipeline_spec import PipelineSpec
+from schemas.selftest_specs import SelftestSpec
 from schemas.tables import get_table
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "heart")

@@ -13,7 +13,7 @@ import pyarrow as pa
 from cluster.pipeline import RunReport
 from miclip_core.world.captions import sentences
 from miclip_core.world.reading import read
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.lakes import Lake
 
 MODEL, VLM = "demo:clip-p8", "demo:llava-p8"

@@ -23,7 +23,7 @@ from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
 from miclip_core.world.planted import VALUES
 from miclip_core.zoo.edits import rows_of
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.lakes import Lake
 from tests.planted_concepts import JUDGE, SELECTIVE, drawn, make_units, open_model
 

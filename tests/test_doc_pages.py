@@ -16,7 +16,7 @@ from cluster.spec_file import parse_spec
 from jobs.kinds import KINDS, get_kind
 from schemas import errors
 from schemas.cells import OverModels
-from schemas.specs import ExtractSpec, Output
+from schemas.extract_specs import ExtractSpec, Output
 from tests import picture_docs
 from tests.test_docs import ROOT, blocks
 

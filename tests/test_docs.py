@@ -21,11 +21,14 @@ from miclip_core.images import FORMATS, MAX_PIXELS
 from miclip_core.world.card import read_card
 from miclip_core.world.recipes import RECIPES
 from miclip_core.zoo.load import inspect_model
-from schemas import specs
 from schemas.cells import Cell, OverModels, OverZoo
+from schemas.explain_specs import ExplainSpec, MapExplanationsSpec, ScoreExplanationsSpec
 from schemas.explain_tables import EXPLANATIONS
+from schemas.invert_specs import InvertSpec
 from schemas.models import site_names
+from schemas.pipeline_spec import PipelineSpec
 from schemas.refs import ModelRef
+from schemas.rosetta_specs import MineRosettaSpec
 from tests.lakes import Lake, export
 
 ROOT = Path(__file__).parent.parent
@@ -163,7 +166,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "stages": {name: {"kind": "extract", **stage} for name, stage in stages.items()} | saes | units,
     }
     lake = Lake(folder / STORE)
-    report = lake.run(specs.PipelineSpec.model_validate(spec, strict=False))
+    report = lake.run(PipelineSpec.model_validate(spec, strict=False))
     assert report.exit_code == 0, report.failures
     save_drift(lake.store, report.state.run, report.state.run, compare_models(lake.store, report.state, *both))
     return folder
@@ -343,7 +346,7 @@ def test_the_figures_of_the_vision_language_model_are_what_its_card_says():
 # -- rosetta.md
 
 
-@pytest.mark.parametrize(("spec", "others"), [(specs.MineRosettaSpec, OverZoo), (specs.InvertSpec, Cell)])
+@pytest.mark.parametrize(("spec", "others"), [(MineRosettaSpec, OverZoo), (InvertSpec, Cell)])
 def test_the_page_of_shared_units_has_every_field_of_its_own(spec, others):
     page = (ROOT / "docs" / "rosetta.md").read_text()
     own = set(spec.model_fields) - set(others.model_fields) - {"kind"}
@@ -353,7 +356,7 @@ def test_the_page_of_shared_units_has_every_field_of_its_own(spec, others):
 # -- explain.md
 
 
-@pytest.mark.parametrize("spec", [specs.ExplainSpec, specs.ScoreExplanationsSpec, specs.MapExplanationsSpec])
+@pytest.mark.parametrize("spec", [ExplainSpec, ScoreExplanationsSpec, MapExplanationsSpec])
 def test_the_page_of_explanations_has_every_field_of_its_own(spec):
     page = (ROOT / "docs" / "explain.md").read_text()
     own = set(spec.model_fields) - set(OverModels.model_fields) - {"kind", "clip"}

@@ -15,7 +15,7 @@ from cluster.cli.app import app
 from cluster.spec_file import parse_spec, read_spec_file
 from cluster.sql import run_sql
 from cluster.stores import make_store
-from schemas.specs import ExtractSpec
+from schemas.extract_specs import ExtractSpec
 
 EXAMPLES = Path(str(files("jobs") / "examples"))
 NAMES = sorted(path.name for path in EXAMPLES.glob("*.yaml"))

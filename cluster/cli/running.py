@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cluster.runs import RunOptions
     from cluster.spec_file import SpecFile
     from cluster.stores import Store
-    from schemas.specs import PipelineSpec
+    from schemas.pipeline_spec import PipelineSpec
 
 VERBS = Verbs("Work")
 DEMO_FOLDER = "miclip-demo"

@@ -11,10 +11,10 @@ from jobs.memory import LIBRARY_BYTES
 from jobs.predictions import choose_classes
 from jobs.protocol import Cell, Estimate, Known
 from schemas.errors import BadSpec
+from schemas.extract_specs import SITE_OUTPUTS, ExtractSpec
 from schemas.models import ModelFacts, resolve_sites, rows_per_image, site_width
 from schemas.plans import Plan, Round, StageSpec
 from schemas.refs import Site
-from schemas.specs import SITE_OUTPUTS, ExtractSpec
 from schemas.tables import PART_BYTES, ROW_GROUP_BYTES
 
 METHODS = {

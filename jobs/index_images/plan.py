@@ -11,7 +11,7 @@ from schemas.plans import Plan, Published, Round, StageSpec
 from schemas.refs import ImageSetRef
 
 if TYPE_CHECKING:
-    from schemas.specs import Images
+    from schemas.cells import Images
 
 METHOD = 2
 TABLES = {"images": {"write": ("images", "bad_inputs")}}

@@ -18,7 +18,7 @@ from schemas.errors import BadRef, EmptyImageSet, ImageChanged, KeyMissing
 from schemas.refs import ImageSetRef
 
 if TYPE_CHECKING:
-    from schemas.specs import Images
+    from schemas.cells import Images
 
 LISTING = pa.schema(
     [

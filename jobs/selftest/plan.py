@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jobs.protocol import Cell, Estimate, Known
 from schemas.plans import Plan, Round, StageSpec
-from schemas.specs import SelftestSpec
+from schemas.selftest_specs import SelftestSpec
 
 METHOD = 1
 TABLES = {"rows": {"map": ("selftest",), "merge": ("selftest_summary",)}}

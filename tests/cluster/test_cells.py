@@ -8,8 +8,10 @@ from typing import Any
 from cluster.cells import CellPlans, cells_read, find_needs, spread, with_reads
 from jobs.protocol import Known
 from jobs.selftest.plan import make_plans
+from schemas.cells import Images
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Resources
-from schemas.specs import Images, PipelineSpec, SelftestSpec
+from schemas.selftest_specs import SelftestSpec
 
 A, B, C = "demo:clip-p8", "demo:clip-rn", "demo:resnet-sup"
 ACTS = {"kind": "extract", "sites": ["resid_post.0@cls"], "outputs": ["activations"]}

@@ -15,7 +15,7 @@ from cluster.stores.base import Store, make_store
 from jobs.protocol import Estimate
 from schemas.layout import run_key
 from schemas.plans import Resources
-from schemas.specs import SelftestSpec
+from schemas.selftest_specs import SelftestSpec
 from tests.corridor import selftest
 from tests.lakes import Lake
 

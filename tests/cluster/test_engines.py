@@ -22,8 +22,8 @@ from cluster.parquet import PartEncoder
 from cluster.sql import run_sql
 from cluster.views import make_views
 from schemas import layout
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Published
-from schemas.specs import PipelineSpec
 from schemas.tables import TABLES
 from tests.lakes import Lake, export
 from tests.rows import make_rows

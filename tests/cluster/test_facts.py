@@ -12,7 +12,7 @@ from cluster.facts import load_known, plan_facts
 from cluster.stores.base import make_store
 from jobs.files import hash_tree
 from schemas.errors import BadRef
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.corridor import run, selftest
 
 

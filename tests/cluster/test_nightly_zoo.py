@@ -14,7 +14,7 @@ from cluster.changes import MADE_FROM, Changes
 from cluster.gc import Policy, sweep
 from cluster.nightly import Evening, conclude
 from cluster.sql import run_sql
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.lakes import Lake, export
 from tests.paces import fast
 

@@ -21,7 +21,7 @@ from cluster.runs import load_state, load_tables, new_run
 from cluster.stores.base import make_store
 from schemas.errors import EmptyImageSet, Interrupted, UnknownModel, UsageError
 from schemas.layout import published_key
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.lakes import Lake, export, make_extract
 
 CLIP = "demo:clip-p8"

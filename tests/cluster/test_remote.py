@@ -18,9 +18,10 @@ from cluster.scheduler import Node
 from cluster.stores.base import Store, make_store
 from cluster.watching import CancelWatch
 from schemas.errors import BadSpec, Cancelled, Infeasible
+from schemas.job_files import as_pipeline
 from schemas.layout import alive_key
 from schemas.plans import Resources
-from schemas.specs import SelftestSpec, as_pipeline
+from schemas.selftest_specs import SelftestSpec
 
 SMALL = (Node(2.0, (), 8.0), Node(4.0, (1.0,), 16.0))
 

@@ -85,7 +85,7 @@ from cluster.cli.planning import make_report
 from cluster.cost import Terms
 from cluster.planned import plan_pipeline
 from cluster.stores import make_store
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 
 folder = Path(sys.argv[1])
 spec = PipelineSpec.model_validate_json((folder / "spec.json").read_text())

@@ -14,7 +14,8 @@ from cluster.spec_file import json_schema, parse_spec, read_spec_file
 from cluster.yaml_text import read_yaml, write_yaml
 from jobs.kinds import KINDS
 from schemas.errors import BadSpec, UsageError
-from schemas.specs import ExtractSpec, SelftestSpec
+from schemas.extract_specs import ExtractSpec
+from schemas.selftest_specs import SelftestSpec
 
 PIPELINE = """\
 kind: pipeline

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.jobs.sae_features.lake_of_saes import MODEL, make_sae, publish_sae
 from tests.lakes import Lake
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.faults import victim
 from tests.faults.conftest import Place
 from tests.faults.test_sameness import ShuffledExecutor

@@ -23,7 +23,9 @@ from cluster.runs import load_state
 from cluster.shard_host import ShardHost
 from cluster.stores.base import make_store
 from jobs.selftest.work import SelftestWorker
-from schemas.specs import PipelineSpec, SelftestSpec, as_pipeline
+from schemas.job_files import as_pipeline
+from schemas.pipeline_spec import PipelineSpec
+from schemas.selftest_specs import SelftestSpec
 from tests.corridor import selftest
 from tests.faults import victim
 from tests.faults.conftest import Place

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import miclip
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.faults import victim
 from tests.faults.conftest import Place
 from tests.faults.test_models import WEIGHTS, copy_model

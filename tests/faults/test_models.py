@@ -19,7 +19,7 @@ from torch import Tensor
 
 from jobs import forward as forwards
 from schemas.errors import UsageError
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.faults.conftest import Place
 from tests.lakes import Lake, export, make_extract
 

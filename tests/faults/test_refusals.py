@@ -19,7 +19,7 @@ from cluster.stores.base import make_store
 from schemas import layout
 from schemas.errors import Infeasible, UnsafeName
 from schemas.plans import Resources, Shard, StageSpec
-from schemas.specs import SelftestSpec
+from schemas.selftest_specs import SelftestSpec
 from tests.faultproxy import Rule
 from tests.faults import victim
 from tests.faults.conftest import Place

@@ -13,7 +13,8 @@ import pytest
 
 from cluster.runs import load_options, load_state
 from cluster.stores.base import make_store
-from schemas.specs import SelftestSpec, as_pipeline
+from schemas.job_files import as_pipeline
+from schemas.selftest_specs import SelftestSpec
 from tests.lakes import Lake
 from tests.on_cluster import Place, kill, start_cluster, wait_until
 

@@ -20,7 +20,9 @@ from cluster.shard_host import ShardHost
 from cluster.stores.base import Store, make_store
 from jobs import activations
 from schemas.errors import DamagedPart
-from schemas.specs import PipelineSpec, SelftestSpec, as_pipeline
+from schemas.job_files import as_pipeline
+from schemas.pipeline_spec import PipelineSpec
+from schemas.selftest_specs import SelftestSpec
 from tests.faults import victim
 from tests.faults.conftest import Place
 from tests.lakes import Lake, export, make_extract

@@ -16,7 +16,9 @@ import pytest
 
 from cluster.runs import load_state
 from cluster.stores.base import make_store
-from schemas.specs import PipelineSpec, SelftestSpec, as_pipeline
+from schemas.job_files import as_pipeline
+from schemas.pipeline_spec import PipelineSpec
+from schemas.selftest_specs import SelftestSpec
 from tests.faultproxy import Rule
 from tests.faults.conftest import Place
 from tests.faults.test_kills import start_command, write_spec

@@ -19,7 +19,7 @@ from safetensors.torch import load
 from cluster.inputs import StoreInputs
 from cluster.keep import newest_step
 from cluster.pipeline import RunReport
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.faults import victim
 from tests.lakes import Lake, export
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.specs import SelftestSpec, as_pipeline
+from schemas.job_files import as_pipeline
+from schemas.selftest_specs import SelftestSpec
 from tests.faults import victim
 from tests.faults.conftest import Place
 from tests.lakes import Lake

@@ -20,7 +20,7 @@ from typing import Any
 
 from cluster.executor import Executor, SerialExecutor
 from schemas.errors import MiclipError
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.lakes import Lake
 
 ROOT = Path(__file__).parents[2]

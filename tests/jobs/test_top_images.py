@@ -14,8 +14,8 @@ from cluster.ledger import load_plan
 from jobs.activations import forward_of
 from jobs.top_images import read_top_images, read_views
 from miclip_core.zoo.load import load_model
+from schemas.pipeline_spec import PipelineSpec
 from schemas.refs import ModelRef
-from schemas.specs import PipelineSpec
 from tests.lakes import Lake, export
 
 

@@ -21,9 +21,9 @@ from miclip_core.explain.vlm import Vlm, load_vlm
 from miclip_core.world.render import render
 from miclip_core.world.scene import HELD_OUT_INDICES, World
 from schemas.errors import NoLanguageModel, UnknownSite, WeightsMissing
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan
 from schemas.refs import ModelRef
-from schemas.specs import PipelineSpec
 from tests.lakes import Lake
 from tests.miclip_core.explain import vlms
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from schemas.align_specs import AlignSpec
 from schemas.cells import Classes, OverModels, templates_json
 from schemas.evaluate_specs import EvaluateSpec, TraceErrorsSpec
-from schemas.specs import ExtractSpec
+from schemas.extract_specs import ExtractSpec
 
 
 def align(**fields: Any) -> AlignSpec:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from schemas.concept_specs import DescribeSpec
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 
 
 def make(**fields: Any) -> DescribeSpec:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from schemas.explain_specs import ExplainSpec, ScoreExplanationsSpec
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 
 SCORES = {"kind": "score_explanations", "reads": ["texts", "others"]}
 CLIP = {"clip": "demo:clip-rn"}

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from cluster.cells import CellPlans, spread
 from cluster.planned import title
 from schemas.matrix import place_text, with_fields
+from schemas.pipeline_spec import PipelineSpec
 from schemas.sae_specs import TrainSaeSpec
-from schemas.specs import PipelineSpec
 
 A, B, C = "demo:clip-p8", "demo:siglip-p8", "demo:clip-rn"
 STAGES: dict[str, Any] = {

@@ -8,10 +8,12 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.errors import BadRef
+from schemas.job_files import AnySpec, as_pipeline
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import StageSpec
 from schemas.refs import SaeRef
 from schemas.sae import SaeSettings, default_dead_tokens, default_lr, make_group_sizes
-from schemas.specs import AnySpec, PipelineSpec, TrainSaeSpec, as_pipeline
+from schemas.sae_specs import TrainSaeSpec
 
 SITE = "resid_post.-2@patch"
 

@@ -10,33 +10,30 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schemas.align_specs import AlignSpec
 from schemas.base import canonical_json, digest
+from schemas.cells import Classes, Images
 from schemas.concept_specs import DescribeSpec
 from schemas.evaluate_specs import EvaluateSpec, GeometrySpec, TraceErrorsSpec
 from schemas.explain_specs import ExplainSpec, MapExplanationsSpec, ScoreExplanationsSpec
 from schemas.explorer_specs import ExplorerSpec
+from schemas.extract_specs import ExtractSpec
 from schemas.intervene_specs import AttentionMapsSpec, InterveneSpec
 from schemas.invert_specs import InvertSpec
-from schemas.probe_specs import ProbeSpec
-from schemas.rosetta_specs import MineRosettaSpec
-from schemas.specs import (
+from schemas.job_files import (
     AnySpec,
-    Classes,
     ExtractFile,
-    ExtractSpec,
-    Images,
     ImportSaeFile,
-    ImportSaeSpec,
-    JobSpec,
     OneJob,
-    PipelineSpec,
     SaeFeaturesFile,
-    SaeFeaturesSpec,
     SelftestFile,
-    SelftestSpec,
     TrainSaeFile,
-    TrainSaeSpec,
     as_pipeline,
 )
+from schemas.pipeline_spec import PipelineSpec
+from schemas.probe_specs import ProbeSpec
+from schemas.rosetta_specs import MineRosettaSpec
+from schemas.sae_specs import ImportSaeSpec, SaeFeaturesSpec, TrainSaeSpec
+from schemas.selftest_specs import SelftestSpec
+from schemas.specs import JobSpec
 
 FORWARD = {"kind", "reads", "model", "images", "sites", "round_to", "dtype", "geometry", "on_nonfinite", "on_changed"}
 MEASURED = FORWARD | {"block_images", "holdout", "order_seed", "evaluate_images", "classes", "labels_from"}

@@ -23,8 +23,8 @@ from cluster.catalog import Scope, open_catalog, stored_objects, verify
 from cluster.inputs import StoreInputs
 from cluster.stores.base import Store, make_store
 from schemas.errors import DamagedPart
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Published, StoredPart, load_json
-from schemas.specs import PipelineSpec
 from tests.faultproxy import FaultProxy, Rule
 from tests.faults import victim
 from tests.lakes import Lake

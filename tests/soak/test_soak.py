@@ -14,7 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from cluster.spec_file import parse_spec
-from schemas.specs import PipelineSpec, SelftestSpec, as_pipeline
+from schemas.job_files import as_pipeline
+from schemas.pipeline_spec import PipelineSpec
+from schemas.selftest_specs import SelftestSpec
 from tests.faultproxy import FaultProxy
 from tests.lakes import Lake, export, make_extract
 from tests.soak.chaos import Nights, Runs, Tally

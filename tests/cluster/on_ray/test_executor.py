@@ -17,8 +17,8 @@ from cluster.on_ray.executor import RayExecutor
 from cluster.on_ray.team import describe, is_out_of_memory
 from jobs.selftest.work import SelftestWorker
 from schemas.errors import ClusterUnreachable, Infeasible, Interrupted
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Resources, Shard
-from schemas.specs import PipelineSpec
 from tests import driver
 from tests.corridor import contents, markers, published_rows, run, selftest
 from tests.lakes import Lake

@@ -26,9 +26,9 @@ from miclip_core.zoo.load import load_model
 from miclip_core.zoo.reducers import Moments
 from schemas.align import AlignSettings
 from schemas.errors import BadAlignment, UsageError
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, Resources
 from schemas.refs import ModelRef
-from schemas.specs import PipelineSpec
 from tests.lakes import SHAPES, Lake, export
 
 IMAGES, BATCH, EPOCHS = 96, 32, 2

@@ -28,10 +28,10 @@ from miclip_core.zoo.geometry import to_pixels
 from miclip_core.zoo.load import load_model
 from miclip_core.zoo.model import VisionModel
 from schemas.errors import UsageError
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import StageSpec
 from schemas.refs import ModelRef
 from schemas.sae import SaeConfig
-from schemas.specs import PipelineSpec
 from tests.handmade import publish_stage
 from tests.lakes import Lake
 

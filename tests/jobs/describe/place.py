@@ -27,9 +27,9 @@ from miclip_core.sae.foreign import save_foreign
 from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import load_sae
 from schemas.errors import KeyMissing
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, Resources, Shard
 from schemas.sae import SaeConfig
-from schemas.specs import PipelineSpec
 from tests.lakes import SHAPES, Lake
 
 MODEL, CLIP, SITE, IMAGES, WIDTH, LATENTS = "demo:clip-p8", "demo:clip-rn", "resid_post.3@patch", 112, 96, 48

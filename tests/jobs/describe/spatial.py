@@ -14,7 +14,7 @@ from cluster.inputs import StoreInputs
 from cluster.pipeline import RunReport
 from jobs.sae_files import WEIGHTS
 from miclip_core.sae.weights import load_sae
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.lakes import Lake
 
 MODEL, CLIP, SITE, IMAGES = "demo:clip-p8", "demo:clip-rn", "resid_post.-2@patch", 96

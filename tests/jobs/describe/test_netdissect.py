@@ -25,8 +25,8 @@ from miclip_core.dissect.segment import TextSegmenter
 from miclip_core.world.render import render_scenes
 from miclip_core.world.scene import HELD_OUT_INDICES, PLANTED, World, attributes
 from schemas.errors import BadSpec, UsageError, WeightsMissing
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, Resources
-from schemas.specs import PipelineSpec
 from tests.jobs.describe.spatial import IMAGES, MODEL, SAE, SITE, Place, same_rows
 from tests.lakes import Lake, export
 from tests.miclip_core.dissect import tiny_models

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cluster.pipeline import RunReport
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.lakes import SHAPES, Lake, export
 
 MODEL, SITE = "demo:clip-p8", "resid_post.-2@patch"

@@ -14,7 +14,7 @@ from jobs.files import hash_tree
 from jobs.protocol import Cell
 from schemas.errors import BadSpec, NotInspected
 from schemas.evaluate_specs import EvaluateSpec
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.jobs.evaluate.made_up import (
     ALL_WRONG,
     CLIP,

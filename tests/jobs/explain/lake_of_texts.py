@@ -13,9 +13,9 @@ from cluster.parquet import sha256
 from miclip_core.sae.sae import Sae
 from miclip_core.sae.weights import save_sae
 from schemas import layout
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import DoneMarker, Plan, Round, StageSpec, StoredArtifact
 from schemas.sae import SaeConfig
-from schemas.specs import PipelineSpec
 from tests.lakes import Lake
 from tests.miclip_core.explain.vlms import save
 

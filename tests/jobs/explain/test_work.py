@@ -27,9 +27,9 @@ from miclip_core.explain.vlm import Vlm, load_vlm
 from miclip_core.sae.weights import save_sae
 from miclip_core.zoo.load import inspect_model
 from schemas.errors import BadSae, BadUnits, ImageChanged, UnknownModel, UsageError
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, Resources
 from schemas.refs import ModelRef
-from schemas.specs import PipelineSpec
 from tests.jobs.explain.lake_of_texts import DEAD, LATENTS, SITE, make_model, make_sae, make_spec, publish_sae
 from tests.jobs.explain.one_by_one import Said, adding, ids_of, layers_of, say
 from tests.lakes import Lake, export

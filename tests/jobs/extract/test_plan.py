@@ -17,9 +17,11 @@ from cluster.executor import StopFlag
 from cluster.planned import plan_pipeline
 from cluster.run import run_stages
 from jobs.extract.plan import estimate
+from schemas.cells import Images
 from schemas.errors import UsageError
+from schemas.extract_specs import ExtractSpec
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, Resources
-from schemas.specs import ExtractSpec, Images, PipelineSpec
 from tests.lakes import Lake, export
 
 CLIP, RESNET = "demo:clip-p8", "demo:clip-rn"

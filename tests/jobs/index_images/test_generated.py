@@ -16,9 +16,9 @@ from jobs.protocol import FileInfo
 from miclip_core.generate.load import load_generator
 from miclip_core.images import decode
 from miclip_core.zoo import shipped
+from schemas.cells import Images
 from schemas.errors import BadRef, ImageChanged, ReadsNoImages
 from schemas.refs import ImageSetRef, ModelRef
-from schemas.specs import Images
 from tests.indexing import index
 from tests.lakes import Lake, make_extract
 

@@ -18,8 +18,8 @@ from cluster.stores.base import make_store
 from jobs.index_images.plan import READ, estimate, make_plan
 from jobs.index_images.sources import canonical_images
 from jobs.protocol import Known
+from schemas.cells import Images
 from schemas.errors import BadRef, EmptyImageSet
-from schemas.specs import Images
 from tests.indexing import Indexed, ShardFailed, index, run_index
 from tests.pictures import bomb, encode, fill_folder, half_a_jpeg, jpeg, noise, with_orientation
 

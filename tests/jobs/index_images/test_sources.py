@@ -21,9 +21,9 @@ from miclip_core.world.location import parse_location
 from miclip_core.world.render import render
 from miclip_core.world.scene import HELD_OUT_INDICES, World, attributes
 from miclip_core.world.truth import truth_rows
+from schemas.cells import Images
 from schemas.errors import BadRef
 from schemas.refs import ImageSetRef
-from schemas.specs import Images
 from tests.indexing import Indexed, ShardFailed, index
 from tests.pictures import encode, fill_folder, half_a_jpeg, jpeg, noise
 

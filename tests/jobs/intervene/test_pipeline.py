@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.pipeline import RunReport
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.lakes import SHAPES, Lake, export
 
 MODEL, SITE = "demo:clip-p8", "resid_post.-2@patch"

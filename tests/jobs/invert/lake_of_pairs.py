@@ -12,8 +12,8 @@ from cluster.executor import StopFlag
 from cluster.inputs import StoreInputs
 from cluster.planned import plan_pipeline
 from cluster.run import run_stages
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, Resources
-from schemas.specs import PipelineSpec
 from schemas.tables import TABLES
 from tests.lakes import Lake
 from tests.made_up_descriptions import publish_rows

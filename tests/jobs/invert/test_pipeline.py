@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.pipeline import RunReport
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.lakes import Lake
 
 GENERATOR, VIT = "demo:generator", "demo:clip-p8"

@@ -19,9 +19,9 @@ from miclip_core.zoo.load import inspect_model
 from schemas.errors import BadSpec
 from schemas.explorer_specs import ExplorerSpec
 from schemas.models import ModelFacts
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import PAIR, Plan, StageSpec
 from schemas.refs import ModelRef
-from schemas.specs import PipelineSpec
 from tests.jobs.sae_features.lake_of_saes import CANONICAL, LATENTS, MODEL, SITE, WIDTH, make_sae, publish_sae
 from tests.lakes import Lake
 from tests.made_up_descriptions import about_units, describe_stage, publish_rows, publish_scores, rows_of, run_plans

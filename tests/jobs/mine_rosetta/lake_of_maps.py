@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cluster.pipeline import RunReport
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.interpolated_maps import interpolated
 from tests.lakes import Lake
 

@@ -19,8 +19,8 @@ from jobs.mine_rosetta.members import Member
 from jobs.mine_rosetta.plan import estimate, member_of
 from jobs.protocol import Artifact, Setting
 from schemas.errors import KeyMissing
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, load_json
-from schemas.specs import PipelineSpec
 
 
 class MadeUpUnits:

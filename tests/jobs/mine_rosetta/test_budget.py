@@ -17,8 +17,8 @@ from jobs.mine_rosetta.members import Member, find_members
 from jobs.mine_rosetta.pair import Pair
 from jobs.mine_rosetta.plan import member_of, unit_member_of
 from schemas.errors import BadSpec
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan
-from schemas.specs import PipelineSpec
 from tests.jobs.mine_rosetta.lake_of_maps import RESNET, VIT, make_spec
 from tests.lakes import Lake
 

@@ -24,10 +24,10 @@ from miclip_core.generate.load import load_generator
 from miclip_core.sae.weights import load_sae
 from miclip_core.zoo.geometry import square_view
 from miclip_core.zoo.load import inspect_model, load_model
+from schemas.cells import Images
 from schemas.plans import Plan, Round, StageSpec
 from schemas.refs import ModelRef
 from schemas.rosetta_specs import MineRosettaSpec
-from schemas.specs import Images
 from tests.indexing import index
 from tests.lakes import export
 from tests.made_up_descriptions import publish_rows, publish_sae, rows_of, run_plans

@@ -21,9 +21,9 @@ from miclip_core.rosetta.statistics import UnitStatistics
 from miclip_core.sae.weights import load_sae
 from miclip_core.zoo.reducers import Moments
 from schemas.errors import BadMaps
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan
 from schemas.rosetta_specs import MineRosettaSpec
-from schemas.specs import PipelineSpec
 from tests.interpolated_maps import pearson
 from tests.jobs.mine_rosetta.lake_of_maps import (
     GRIDS,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.jobs.mine_rosetta import memory_of_pair
 from tests.lakes import Lake
 

@@ -10,8 +10,8 @@ from cluster.board import Work
 from cluster.planned import PlannedPipeline, plan_pipeline, title
 from jobs.kinds import get_kind
 from schemas.errors import BadSpec, TooFewImages
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, Resources
-from schemas.specs import PipelineSpec
 from tests.lakes import Lake
 
 ZOO = ("demo:clip-p8", "demo:clip-rn", "demo:clip-p16")

@@ -24,7 +24,7 @@ from miclip_core.evaluate.probe import make_folds
 from miclip_core.zoo.reducers import Moments
 from schemas.align import AlignSettings
 from schemas.errors import UsageError
-from schemas.specs import PipelineSpec
+from schemas.pipeline_spec import PipelineSpec
 from tests.lakes import SHAPES, Lake, export
 
 IMAGES, FOLDS, L2 = 132, 3, 0.01

@@ -16,9 +16,9 @@ from jobs.score_explanations.plan import make_plans
 from miclip_core.zoo.load import inspect_model
 from schemas.explain_specs import ScoreExplanationsSpec
 from schemas.models import ModelFacts
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, Round, StageSpec
 from schemas.refs import ModelRef
-from schemas.specs import PipelineSpec
 from tests.corridor import Ran
 from tests.jobs.sae_features.lake_of_saes import MODEL, make_sae, publish_sae
 from tests.lakes import Lake

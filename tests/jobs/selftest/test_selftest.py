@@ -15,7 +15,7 @@ from cluster.ledger import load_published
 from cluster.parquet import read_part
 from cluster.stores.base import make_store
 from jobs.selftest.work import get_value
-from schemas.specs import SelftestSpec
+from schemas.selftest_specs import SelftestSpec
 from tests.corridor import Todo, run, selftest
 
 

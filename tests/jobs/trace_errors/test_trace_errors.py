@@ -23,8 +23,8 @@ from jobs.trace_errors.plan import estimate
 from miclip_core.align.encoder import NeuronEncoder, load_encoder, save_encoder
 from schemas.align import AlignSettings, EncoderConfig
 from schemas.errors import UsageError
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, StageSpec
-from schemas.specs import PipelineSpec
 from tests.handmade import publish_stage
 from tests.lakes import SHAPES, Lake, export
 

@@ -16,9 +16,9 @@ from jobs.protocol import Estimate, Known
 from jobs.sae_tokens import tokens_of
 from jobs.train_sae.plan import estimate, settings_of, stream_of
 from schemas.errors import UsageError
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, Resources
 from schemas.sae_specs import TrainSaeSpec
-from schemas.specs import PipelineSpec
 from tests.lakes import Lake, export
 
 CLIP, RESNET = "demo:clip-p8", "demo:clip-rn"

@@ -19,9 +19,9 @@ from miclip_core.sae.weights import load_sae
 from miclip_core.zoo.load import load_model
 from miclip_core.zoo.model import VisionModel
 from miclip_core.zoo.text import zero_shot_classifier
+from schemas.pipeline_spec import PipelineSpec
 from schemas.refs import ModelRef
 from schemas.sae import StreamSettings
-from schemas.specs import PipelineSpec
 from tests.lakes import SHAPES, Lake, export
 
 CLIP = "demo:clip-p8"
