@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.described import Units
 from jobs.explained import OWN_DIRECTION, Variant, read_rows
-from jobs.make_explorer.plan import inputs_of, is_of_features
+from jobs.make_explorer.plan import inputs_of, is_of_features, judges_of
 from jobs.make_explorer.units import same_units
 from jobs.protocol import Inputs
 from schemas.plans import Plan
@@ -21,6 +21,8 @@ _STATISTICS = (
     "n_active", "images_active", "density", "is_dead", "mean", "std", "p50", "p90", "p99", "max", "skewness", "kurtosis",
     "enc_dec_cos", "decoder_norm", "b_enc", "clarity", "clarity_baseline", "clarity_z", "monosemanticity",
 )  # fmt: skip
+_WHOSE = ("site", "sae", "unit", "variant", "seed")
+_VERDICT = ("truth", "correct", "clip_score")
 _MOMENTS = ("mean", "variance", "min", "max", "positive")
 _SCORES = ("iou", "clip", "synthetic", "auroc", "named")
 _SELECTED = ("feature", *Variant._fields, "sequence", "iou")
@@ -58,16 +60,17 @@ def _rows(inputs: Inputs, stage: str, table: str, columns: Sequence[str], by: st
 
 def read_names(inputs: Inputs, plan: Plan, ranges: Ranges) -> ByUnit:
     """Unit -> one entry per method that describes it: its best concepts with scores, and whether the first is true."""
-    judged = _read_judged(inputs, plan, ranges)
+    judged = {stage: _read_judged(inputs, stage, ranges) for stage in inputs_of(plan, "judged")}
     found: dict[int, dict[tuple[str, str], Row]] = defaultdict(dict)
-    columns = ("direction", "method", "variant", "seed", "unit", "concept", "rank", "score")
+    columns = (*_WHOSE, "direction", "method", "concept", "rank", "score")
     most = int(str(plan.stage.params["names"]))
     for stage in inputs_of(plan, "names"):
+        verdicts = [judged[judge] for judge in judges_of(plan, stage)]
         for row in _rows(inputs, stage, "unit_concepts", columns, "unit", ranges):
             if row["direction"] != "describe" or row["rank"] >= most:
                 continue
             variant = row["variant"] if row["seed"] is None else f"{row['variant']} seed {row['seed']}"
-            truth = judged.get((row["unit"], row["variant"], row["seed"]), {})
+            truth = next((verdict[_whose(row)] for verdict in verdicts if _whose(row) in verdict), {})
             entry = {"method": row["method"], "variant": variant, "stage": stage, "concepts": [], **truth}
             found[row["unit"]].setdefault((stage, variant), entry)["concepts"].append(
                 [row["rank"], row["concept"], row["score"]]
@@ -86,18 +89,18 @@ def _preference(entry: Row) -> tuple[int, str, str]:
     return (PREFERRED.index(method) if method in PREFERRED else len(PREFERRED), entry["variant"], entry["stage"])
 
 
-def _read_judged(inputs: Inputs, plan: Plan, ranges: Ranges) -> dict[tuple[int, str, int | None], Row]:
-    """(unit, variant, seed) -> whether its first name is what the unit stands for, and what that is."""
-    columns = ("site", "sae", "unit", "variant", "seed", "truth", "correct", "clip_score")
-    units = units_of_plan(plan)
+def _read_judged(inputs: Inputs, stage: str, ranges: Ranges) -> dict[tuple[Any, ...], Row]:
+    """List of a unit -> whether its first name is what the unit stands for, and what that is."""
+    columns = (*_WHOSE, *_VERDICT)
     return {
-        (row["unit"], row["variant"], row["seed"]): {
-            name: row[name] for name in ("truth", "correct", "clip_score") if row[name] is not None
-        }
-        for stage in inputs_of(plan, "judged")
+        _whose(row): {name: row[name] for name in _VERDICT if row[name] is not None}
         for row in _rows(inputs, stage, "description_eval", columns, "unit", ranges)
-        if same_units(units, row["site"], row["sae"])
     }
+
+
+def _whose(row: Row) -> tuple[Any, ...]:
+    """What tells the lists of one stage apart: a path has neurons at several positions, an SAE is applied at several sites."""
+    return tuple(row[name] for name in _WHOSE)
 
 
 def units_of_plan(plan: Plan) -> Units:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import JsonValue
@@ -64,7 +64,10 @@ def _plan(cell: Cell, spec: ExplorerSpec, facts: ModelFacts, one: UnitSet) -> Pl
         Round(name=PAGES, rows=one.rows, shard_rows=spec.shard_units),
         Round(name=INDEX, rows=1, shard_rows=1),
     )
-    effort: dict[str, JsonValue] = {"geometry": facts.geometry.model_dump(mode="json") if facts.geometry else None}
+    effort: dict[str, JsonValue] = {
+        "geometry": facts.geometry.model_dump(mode="json") if facts.geometry else None,
+        "judges": _judges(cell, inputs),
+    }
     return Plan(stage=stage, rounds=rounds, worker=f"explorer {facts.model} {stage.digest}", effort=effort)
 
 
@@ -80,6 +83,15 @@ def _beside(cell: Cell, facts: ModelFacts, one: UnitSet) -> Iterator[tuple[str, 
             found.setdefault(name, []).append(digest)
     for name, digests in found.items():
         yield from ((f"{name}.{number}", digest) for number, digest in enumerate(digests))
+
+
+def _judges(cell: Cell, inputs: Mapping[str, str]) -> dict[str, JsonValue]:
+    """Describe stage of a page -> the stages that judged its very lists; another's verdict is of other concepts."""
+    judges: dict[str, JsonValue] = {}
+    stages = {plan.digest: plan.stage for plans in cell.reads.values() for plan in plans}
+    for names in _in_order(inputs, "names"):
+        judges[names] = [one for one in _in_order(inputs, "judged") if names in stages[one].inputs.values()]
+    return judges
 
 
 def _role(stage: StageSpec, facts: ModelFacts, one: UnitSet) -> str | None:
@@ -99,8 +111,18 @@ def _role(stage: StageSpec, facts: ModelFacts, one: UnitSet) -> str | None:
 
 def inputs_of(plan: Plan, role: str) -> list[str]:
     """The stages that tell one kind of thing, in the order of their numbers."""
-    named = [name for name in plan.stage.inputs if name.startswith(f"{role}.")]
-    return [plan.stage.inputs[name] for name in sorted(named, key=lambda name: int(name.rpartition(".")[2]))]
+    return _in_order(plan.stage.inputs, role)
+
+
+def _in_order(inputs: Mapping[str, str], role: str) -> list[str]:
+    named = [name for name in inputs if name.startswith(f"{role}.")]
+    return [inputs[name] for name in sorted(named, key=lambda name: int(name.rpartition(".")[2]))]
+
+
+def judges_of(plan: Plan, stage: str) -> list[str]:
+    """The stages that judged the lists of this describe stage."""
+    judges: Any = plan.effort["judges"]
+    return list(judges[stage])
 
 
 def geometry_of(plan: Plan) -> Geometry | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,18 @@ def make_buddies(store: Any, sae: str) -> Plan:
     return publish_rows(store, stage, {"rosetta_buddies": named})
 
 
+def publish_verdicts(store: Any, judged: Sequence[tuple[Plan, int, str, str]]) -> Plan:
+    """An evaluate stage: (describe stage, unit, what it stands for, its first name) of each verdict."""
+    inputs = {f"describe.{number}": plan.digest for number, (plan, *_) in enumerate(judged)}
+    evaluate = StageSpec(kind="evaluate", method=1, subject=MODEL, output="scores", params={}, inputs=inputs)
+    rows = [
+        {**about_units(plan.stage), "unit": unit, "truth": truth, "truth_score": 0.9, "predicted": predicted, "correct": truth == predicted,
+         "clip_score": 0.5, "sentence_score": None}
+        for plan, unit, truth, predicted in judged
+    ]  # fmt: skip
+    return publish_rows(store, evaluate, {"description_eval": rows})
+
+
 @pytest.fixture(scope="module")
 def described(world: World) -> dict[int, dict[str, Any]]:
     """The pages of the features with names, a verdict, texts, a map and partners that the test made up."""
@@ -215,10 +227,7 @@ def described(world: World) -> dict[int, dict[str, Any]]:
     others = publish_scores(
         store, describe_stage("auroc x", concepts, MODEL, CANONICAL, sae="0" * 20), [[0.9, 0.8, 0.7]]
     )
-    evaluate = StageSpec(kind="evaluate", method=1, subject=MODEL, output="scores", params={}, inputs={})
-    verdict = {**about_units(miclip.stage), "unit": 0, "truth": "red", "truth_score": 0.9, "predicted": "blue", "correct": False,
-               "clip_score": 0.5, "sentence_score": None}  # fmt: skip
-    judged = publish_rows(store, evaluate, {"description_eval": [verdict]})
+    judged = publish_verdicts(store, [(miclip, 0, "red", "blue")])
     texts = [
         publish_texts(store, variant, {0: "a red ring", 1: "a cross", 2: None}, sae=sae, site=CANONICAL)
         for variant in (STEERING, RANDOM, TOPK)
@@ -270,6 +279,29 @@ def test_names_are_told_by_method_the_preferred_one_first_with_verdicts(describe
     assert described[1]["names"][1]["concepts"][0] == ["ring", -0.5] and "correct" not in described[1]["names"][0]
     assert described[2]["names"] == []
     assert described[0]["short"]["name"] == "blue" and described[0]["short"]["name_score"] == pytest.approx(0.9)
+
+
+def test_a_verdict_stands_by_the_names_that_were_judged_and_by_no_others(world: World) -> None:
+    """Two lists of concepts, each described by one method and judged by a stage of its own; one site of an SAE among two."""
+    store, sae = world.store, world.sae.removeprefix("sae:")
+
+    def describe(concepts: list[str], site: str, scores: list[float]) -> Plan:
+        return publish_scores(store, describe_stage("miclip in", concepts, MODEL, site, sae=sae), [scores])
+
+    colours = describe(["red", "blue"], CANONICAL, [0.9, 0.1])
+    shapes = describe(["ring", "cross"], CANONICAL, [0.2, 0.8])
+    elsewhere = describe(["red", "blue"], "resid_post.0@patch", [0.1, 0.9])
+    unjudged = describe(["dot"], CANONICAL, [0.7])
+    judged = (
+        publish_verdicts(store, [(colours, 0, "red", "red"), (elsewhere, 0, "red", "blue")]),
+        publish_verdicts(store, [(shapes, 0, "ring", "cross")]),
+    )
+    (plan,) = world.read({"names": (colours, shapes, elsewhere, unjudged), "judged": judged})
+    run_plans(store, [plan])
+    page = next(told(row) for row in rows_of(store, plan, "explorer_features") if row["unit"] == 0)
+    assert {name["concepts"][0][0]: (name.get("truth"), name.get("correct")) for name in page["names"]} == {
+        "red": ("red", True), "cross": ("ring", False), "blue": ("red", False), "dot": (None, None),
+    }  # fmt: skip
 
 
 def test_texts_come_with_scores_the_chosen_first_and_controls_last(described: dict[int, dict[str, Any]]) -> None:
