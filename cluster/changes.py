@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from cluster.ledger import load_published
-from cluster.runs import RunState, StageState, list_runs, load_state, load_tables
+from cluster.runs import RunState, StageState, finished_runs, load_state, runs_before
 from cluster.stores.base import Store
 from schemas import layout
 from schemas.base import Frozen
@@ -78,17 +78,7 @@ def pair_alike(was: Alike, now: Alike) -> Iterator[tuple[str | None, str | None]
 
 def run_before(store: Store, run: str) -> str | None:
     """The newest finished run of the same pipeline before this one, small trials left out."""
-    pipeline = run.rpartition("-")[0]
-    earlier = [name for name in list_runs(store, pipeline) if _number(name) < _number(run)]
-    for name in reversed(earlier):
-        tables = load_tables(store, name)
-        if tables is not None and not tables.limited:
-            return name
-    return None
-
-
-def _number(run: str) -> int:
-    return int(run.rpartition("-")[2])
+    return next((tables.run for tables in finished_runs(store, runs_before(store, run))), None)
 
 
 def find_changes(store: Store, now: RunState, before: RunState | None) -> Changes:

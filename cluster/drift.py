@@ -17,7 +17,7 @@ from cluster.changes import pair_alike, stages_by_place
 from cluster.hold import Holds, load_holds
 from cluster.ledger import get_checked, load_published
 from cluster.parquet import EncodedPart, PartEncoder, sha256
-from cluster.runs import RunState, StageState
+from cluster.runs import RunState, StageState, split_run
 from cluster.sql import run_sql
 from cluster.stores.base import Store, prefetch
 from jobs.feature_matches import Matches, match_codes, match_decoders
@@ -339,7 +339,7 @@ def save_drift(store: Store, run: str, before: str, drift: Drift) -> Published:
     stage = StageSpec(
         kind=KIND,
         method=METHOD,
-        subject=run.rpartition("-")[0],
+        subject=split_run(run)[0],
         output=KIND,
         params={"before": before, "after": run},
     )

@@ -20,7 +20,7 @@ from cluster.catalog import load_drift
 from cluster.hold import GC, load_holds, names_in
 from cluster.lease import PACE, Lease, Pace, take
 from cluster.reach import Reach, Trash
-from cluster.runs import RunState, RunTables, list_runs, load_spec, load_state, load_tables
+from cluster.runs import RunState, RunTables, find_state, list_runs, load_spec, load_tables, split_run
 from cluster.stores.base import Store, prefetch
 from schemas import layout
 from schemas.errors import KeyMissing, UnknownRun
@@ -46,11 +46,11 @@ class RunFacts(NamedTuple):
 
     @property
     def pipeline(self) -> str:
-        return self.run.rpartition("-")[0]
+        return split_run(self.run)[0]
 
     @property
     def number(self) -> int:
-        return int(self.run.rpartition("-")[2])
+        return split_run(self.run)[1]
 
     @property
     def may_go_on(self) -> bool:
@@ -170,10 +170,7 @@ def look(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
 
 def _load_runs(store: Store) -> list[RunFacts]:
     def load(run: str) -> RunFacts:
-        try:
-            return RunFacts(run, load_state(store, run), load_tables(store, run))
-        except UnknownRun:  # it has only just begun
-            return RunFacts(run, None, load_tables(store, run))
+        return RunFacts(run, find_state(store, run), load_tables(store, run))
 
     return [facts for _, facts in prefetch(load, list_runs(store))]
 

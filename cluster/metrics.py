@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 from cluster.events import Event, last_sign, read_segments
-from cluster.runs import RunState, RunStatus, list_runs, load_state
+from cluster.runs import RunState, RunStatus, by_pipeline, find_state, list_runs, split_run
 from cluster.stores.base import Store
-from schemas.errors import MiclipError, UnknownRun
+from schemas.errors import MiclipError
 
 
 class Metric(NamedTuple):
@@ -103,7 +103,7 @@ class _Run:
 
     def read_on(self, store: Store) -> Iterator[Sample]:
         """The counters, with the segments that are new."""
-        pipeline = self.name.rpartition("-")[0]
+        pipeline = split_run(self.name)[0]
         for segment in read_segments(store, self.name, self.segments):
             self.segments += 1
             for event in segment:
@@ -134,10 +134,7 @@ class StoreMetrics:
                 return [Sample(UP, (), 0)]
 
     def _read(self) -> Iterator[Sample]:
-        runs: dict[str, list[str]] = {}
-        for run in list_runs(self.store):
-            runs.setdefault(run.rpartition("-")[0], []).append(run)
-        for pipeline, names in runs.items():
+        for pipeline, names in by_pipeline(list_runs(self.store)).items():
             states = (state for name in reversed(names[-MOST_RUNS:]) if (state := self._state(name)))
             newest = next((state for state in states if not state.limited), None)
             if newest is None:
@@ -164,11 +161,8 @@ class StoreMetrics:
     def _state(self, run: str) -> RunState | None:
         """The state of a run; what has ended is not read again. None for a run that another process begins just now."""
         if run not in self._ended:
-            try:
-                state = load_state(self.store, run)
-            except UnknownRun:
-                return None
-            if state.status == "RUNNING":
+            state = find_state(self.store, run)
+            if state is None or state.status == "RUNNING":
                 return state
             self._ended[run] = state.model_copy(update={"message": ""})
         return self._ended[run]

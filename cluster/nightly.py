@@ -8,7 +8,7 @@ from cluster.changes import Changes, changes_of, load_changes, run_before, save_
 from cluster.drift import Drift, compare_runs, save_drift
 from cluster.gc import Policy, Sweep, sweep
 from cluster.lease import PACE, Pace
-from cluster.runs import list_runs, load_state, load_tables
+from cluster.runs import finished_runs, load_state, runs_before, split_run
 from cluster.stores.base import Store
 from schemas.errors import LeaseHeld
 
@@ -33,13 +33,9 @@ def last_night(store: Store, run: str) -> str | None:
 
     A night that was killed behind its run is not the last: what changed with it is still to be told.
     """
-    pipeline, _, number = run.rpartition("-")
-    for name in reversed(list_runs(store, pipeline)):
-        if int(name.rpartition("-")[2]) < int(number) and load_changes(store, name) is not None:
-            tables = load_tables(store, name)
-            if tables is not None and not tables.limited:
-                return name
-    return run_before(store, run)
+    earlier = finished_runs(store, runs_before(store, run))
+    told = (tables.run for tables in earlier if load_changes(store, tables.run) is not None)
+    return next(told, None) or run_before(store, run)
 
 
 def conclude(store: Store, run: str, keep_runs: int | None, pace: Pace = PACE) -> Evening:
@@ -59,7 +55,7 @@ def conclude(store: Store, run: str, keep_runs: int | None, pace: Pace = PACE) -
         evening.problems.append(f"not compared with {before}: {type(error).__name__}: {error}")
     if keep_runs is not None:
         try:
-            evening.swept = sweep(store, Policy(keep_runs, run.rpartition("-")[0]), pace)
+            evening.swept = sweep(store, Policy(keep_runs, split_run(run)[0]), pace)
         except LeaseHeld as error:  # the next night does it
             evening.problems.append(str(error))
         except Exception as error:

@@ -17,7 +17,17 @@ from cluster.hold import Holds
 from cluster.ledger import find_published
 from cluster.planned import PlannedPipeline, plan_pipeline, stage_state, title
 from cluster.run import run_stages
-from cluster.runs import RunState, RunStatus, RunTables, StageState, StateKeeper, get_exit_code, save_tables, status_of
+from cluster.runs import (
+    RunState,
+    RunStatus,
+    RunTables,
+    StageState,
+    StateKeeper,
+    get_exit_code,
+    save_tables,
+    split_run,
+    status_of,
+)
 from cluster.stores.base import Store, prefetch
 from schemas.errors import BadRef, BadSite, EmptyImageSet, UnknownModel, UnknownSite, UsageError
 from schemas.pipeline_spec import PipelineSpec
@@ -192,7 +202,7 @@ class PipelineRun:
         return RunState(
             run=self._run,
             pipeline=self._spec.name,
-            number=int(self._run.rpartition("-")[2]),
+            number=split_run(self._run)[1],
             status=status,
             exit_code=exit_code,
             limited=bool(planned and planned.limited),

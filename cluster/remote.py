@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from cluster.cells import CellPlans, spread
 from cluster.feasible import Asked, check_fits
 from cluster.planned import title
-from cluster.runs import RunOptions, ask_to_cancel, load_options, save_state, stopped, submitted_runs
+from cluster.runs import RunOptions, ask_to_cancel, find_state, load_options, save_state, stopped, submitted_runs
 from cluster.secrets import holds_a_secret
 from cluster.stores.base import Store
-from cluster.watching import find_state, seen_status
+from cluster.watching import seen_status
 from schemas.base import digest
 from schemas.errors import BadSpec, Cancelled, Infeasible, Unreachable
 from schemas.pipeline_spec import PipelineSpec

@@ -6,7 +6,8 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -102,6 +103,26 @@ def list_runs(store: Store, pipeline: str | None = None) -> list[str]:
     return [f"{name}-{n:05d}" for name, n in sorted(_all(store)) if pipeline in (None, name)]
 
 
+def split_run(run: str) -> tuple[str, int]:
+    """(pipeline, number) of a run by its id."""
+    pipeline, _, number = run.rpartition("-")
+    return pipeline, int(number)
+
+
+def by_pipeline(runs: Iterable[str]) -> dict[str, list[str]]:
+    """Run ids under the names of their pipelines, in the order given."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for run in runs:
+        found[split_run(run)[0]].append(run)
+    return dict(found)
+
+
+def runs_before(store: Store, run: str) -> list[str]:
+    """The runs of the same pipeline that have smaller numbers, oldest first."""
+    pipeline, number = split_run(run)
+    return [name for name in list_runs(store, pipeline) if split_run(name)[1] < number]
+
+
 def _all(store: Store) -> list[tuple[str, int]]:
     found = (_RUN.fullmatch(key) for key in store.list("runs"))  # what is not named like a run is somebody else's
     return [(match[1], int(match[2])) for match in found if match]
@@ -164,10 +185,18 @@ def load_state(store: Store, run: str) -> RunState:
     Raises:
         UnknownRun: there is no such run.
     """
+    state = find_state(store, run)
+    if state is None:
+        raise _unknown(store, run)
+    return state
+
+
+def find_state(store: Store, run: str) -> RunState | None:
+    """The state of a run; None where its driver has only just begun, or ended before it wrote one."""
     try:
         return load_json(RunState, store.get(layout.run_key(run, "state.json")))
     except KeyMissing:
-        raise _unknown(store, run) from None
+        return None
 
 
 def load_spec(store: Store, run: str) -> str:
@@ -247,6 +276,14 @@ def load_tables(store: Store, run: str) -> RunTables | None:
         return None
 
 
+def finished_runs(store: Store, runs: Sequence[str]) -> Iterator[RunTables]:
+    """What each of these runs stands for that has finished, the last given first; small trials left out."""
+    for run in reversed(runs):
+        tables = load_tables(store, run)
+        if tables is not None and not tables.limited:
+            yield tables
+
+
 def latest_runs(store: Store, pipeline: str | None = None) -> list[RunTables]:
     """The newest finished run of each pipeline (or of the named one); small trials are never among them.
 
@@ -255,11 +292,7 @@ def latest_runs(store: Store, pipeline: str | None = None) -> list[RunTables]:
     """
     runs = list_runs(store, pipeline)
     if pipeline is not None and not runs:
-        there = sorted({run.rpartition("-")[0] for run in list_runs(store)})
+        there = sorted(by_pipeline(list_runs(store)))
         raise UnknownRun(f"pipeline {pipeline!r} has no run in {store.uri}; there are {', '.join(there) or 'none yet'}")
-    newest: dict[str, RunTables] = {}
-    for run in reversed(runs):
-        name = run.rpartition("-")[0]
-        if name not in newest and (tables := load_tables(store, run)) is not None and not tables.limited:
-            newest[name] = tables
-    return list(newest.values())
+    newest = (next(finished_runs(store, its), None) for its in by_pipeline(runs).values())
+    return [tables for tables in newest if tables is not None]

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from cluster.events import Event, last_sign, read_segments
 from cluster.executor import StopFlag
-from cluster.runs import RunState, is_cancelled, load_state
+from cluster.runs import RunState, find_state, is_cancelled
 from cluster.stores.base import Store
-from schemas.errors import Cancelled, MiclipError, UnknownRun
+from schemas.errors import Cancelled, MiclipError
 
 LOST_SECONDS = 300.0
 """A driver says that it lives every 20 seconds; after this long without a word it was killed, or its machine is gone."""
@@ -28,14 +28,6 @@ def seen_status(store: Store, state: RunState) -> str:
         return state.status
     sign = last_sign(store, state.run)
     return "LOST" if sign is None or time.time() - sign > LOST_SECONDS else "RUNNING"
-
-
-def find_state(store: Store, run: str) -> RunState | None:
-    """The state of a run; None where its driver has only just begun, or ended before it wrote one."""
-    try:
-        return load_state(store, run)
-    except UnknownRun:
-        return None
 
 
 def follow_events(store: Store, run: str, pause: float = 1.0) -> Iterator[Event]:

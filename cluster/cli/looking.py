@@ -36,16 +36,15 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show the newest runs of every pipeline, or the stages of one run with the first error of each."""
-    from cluster.runs import list_runs, load_state, resolve_run
-    from cluster.watching import find_state, seen_status
+    from cluster.runs import by_pipeline, find_state, list_runs, load_state, resolve_run
+    from cluster.watching import seen_status
 
     where = open_existing(store)
     if run is not None:
         _status_of(load_state(where, resolve_run(where, run)), where, as_json)
         return
     runs = list_runs(where, pipeline)
-    names = {name: [run for run in runs if run.rpartition("-")[0] == name] for name in _pipelines(runs)}
-    shown = [run for its in names.values() for run in its[-newest:]]
+    shown = [run for its in by_pipeline(runs).values() for run in its[-newest:]]
     states = [state for state in (find_state(where, name) for name in shown) if state]
     status_of = {state.run: seen_status(where, state) for state in states}
     if as_json:
@@ -69,10 +68,6 @@ def status(
     screen().print(table)
     if older := len(runs) - len(shown):
         screen().print(f"[dim]and {count(older)} older: --newest N, --pipeline NAME[/dim]")
-
-
-def _pipelines(runs: list[str]) -> list[str]:
-    return list(dict.fromkeys(run.rpartition("-")[0] for run in runs))
 
 
 def _status_of(state: RunState, store: Store, as_json: bool) -> None:

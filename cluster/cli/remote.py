@@ -132,9 +132,9 @@ def watch(
 
 def _find_running(store: Store) -> str:
     """The run that goes on now. Raises UnknownRun where none does, or several do."""
-    from cluster.runs import list_runs
+    from cluster.runs import find_state, list_runs
     from cluster.stores.base import prefetch
-    from cluster.watching import find_state, seen_status
+    from cluster.watching import seen_status
     from schemas.errors import UnknownRun
 
     names = list_runs(store)
@@ -177,7 +177,8 @@ def _wait_for_run(store: Store, submission: str, jobs: ClusterJobs) -> str:
 
 def _watch(store: Store, run: str, as_json: bool) -> int:
     from cluster.cli.progress import RunProgress
-    from cluster.watching import find_state, follow_events
+    from cluster.runs import find_state
+    from cluster.watching import follow_events
 
     failures: list[str] = []
     with RunProgress(sys.stderr, quiet=as_json) as progress:
@@ -228,8 +229,7 @@ def cancel(
     """End a run, wherever its driver is: through the store; if it does not answer, and if asked twice, by its cluster."""
     from cluster.cli.looking import show_head
     from cluster.remote import cancel as cancel_run
-    from cluster.runs import load_options, resolve_run
-    from cluster.watching import find_state
+    from cluster.runs import find_state, load_options, resolve_run
     from schemas.errors import ClusterUnreachable, UnknownRun
 
     jobs = _connect(address) if address else None

@@ -81,8 +81,9 @@ class Session:
         executor = RayExecutor(self.store.uri, address, cpus, gpus)
         if self._run:
             from cluster.on_ray.metrics import RayMetrics
+            from cluster.runs import split_run
 
-            self.log.add(RayMetrics(self._run.rpartition("-")[0]))
+            self.log.add(RayMetrics(split_run(self._run)[0]))
         return executor
 
 

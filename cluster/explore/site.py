@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,9 +9,9 @@ from cluster.catalog import Catalog
 from cluster.changes import load_changes
 from cluster.ledger import load_failures
 from cluster.read import LakeTable
-from cluster.runs import RunState, latest_runs, list_runs, load_state
+from cluster.runs import RunState, by_pipeline, find_state, latest_runs, list_runs
 from cluster.stores.base import prefetch
-from schemas.errors import UnknownRun, UnknownTable
+from schemas.errors import UnknownTable
 from schemas.plans import Published, StoredPart
 
 Row = dict[str, Any]
@@ -144,21 +143,11 @@ def _parts(parts: Sequence[StoredPart], place: Callable[[StoredPart], str]) -> l
 
 def _runs(catalog: Catalog) -> Iterable[Row]:
     store = catalog.store
-    newest: dict[str, list[str]] = defaultdict(list)
-    for run in list_runs(store):
-        newest[run.rpartition("-")[0]].append(run)
-    names = [run for runs in newest.values() for run in reversed(runs[-MOST_RUNS:])]
+    names = [run for runs in by_pipeline(list_runs(store)).values() for run in reversed(runs[-MOST_RUNS:])]
     standing = {tables.run for tables in latest_runs(store)}
-    for run, state in prefetch(lambda name: _state(catalog, name), names):
+    for run, state in prefetch(lambda name: find_state(store, name), names):
         if state is not None:
             yield _told(catalog, state, run in standing)
-
-
-def _state(catalog: Catalog, run: str) -> RunState | None:
-    try:
-        return load_state(catalog.store, run)
-    except UnknownRun:  # it ended before it wrote one
-        return None
 
 
 def _told(catalog: Catalog, state: RunState, stands: bool) -> Row:

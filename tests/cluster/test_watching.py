@@ -12,9 +12,9 @@ import pytest
 from cluster import watching
 from cluster.events import EventLog, StoreEvents
 from cluster.executor import StopFlag
-from cluster.runs import RunState, RunStatus, ask_to_cancel, new_run, save_state
+from cluster.runs import RunState, RunStatus, ask_to_cancel, find_state, new_run, save_state
 from cluster.stores.base import Store, make_store
-from cluster.watching import CancelWatch, find_state, follow_events, seen_status
+from cluster.watching import CancelWatch, follow_events, seen_status
 from schemas.errors import Cancelled, Interrupted
 from schemas.layout import alive_key
 
