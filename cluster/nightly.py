@@ -1,21 +1,65 @@
-"""What follows a night's run: what changed since the last night, how results moved, and what is old enough to go."""
+"""What begins a night, one at a time, and what follows its run: what changed since the last night, how results moved, and what is old enough to go."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cluster.changes import Changes, changes_of, load_changes, run_before, save_changes
 from cluster.drift import Drift, compare_runs, save_drift
 from cluster.gc import Policy, Sweep, sweep
-from cluster.lease import PACE, Pace
+from cluster.lease import PACE, Lease, Pace, find_term, take
 from cluster.runs import finished_runs, load_state, runs_before, split_run
 from cluster.stores.base import Store
-from schemas.errors import LeaseHeld
+from schemas import layout
+from schemas.errors import KeyMissing, LeaseHeld
 
 
 def lease_name(pipeline: str) -> str:
     """Of one night's work at a time, per pipeline."""
     return f"nightly-{pipeline}"
+
+
+class Held(NamedTuple):
+    """Another night of the pipeline is at work."""
+
+    said: str
+    times: int
+    """How many starts in a row have found that very night at work, this one included."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What people are told."""
+        if self.times == 1:
+            return (self.said,)
+        return (
+            self.said,
+            f"{self.times} starts in a row have found it at work: it is slow or hangs; `miclip status` shows how far it is, "
+            "and if nothing moves, end that process and start the night again",
+        )
+
+
+def begin(store: Store, pipeline: str, pace: Pace = PACE) -> Lease | Held:
+    """Take the lease of a night, or count one more start that found it held, beside the term that holds it."""
+    name = lease_name(pipeline)
+    try:
+        return take(store, name, pace)
+    except LeaseHeld as held:
+        return Held(str(held), _count_start(store, name))
+
+
+def _count_start(store: Store, name: str) -> int:
+    term = find_term(store, name)
+    if term is None:  # it has been removed since
+        return 1
+    key = layout.lease_key(name, term.number, "met")
+    try:
+        times = int(json.loads(store.get(key))["times"]) + 1
+    except KeyMissing:
+        times = 1
+    store.replace(key, json.dumps({"times": times}).encode())
+    return times
 
 
 @dataclass

@@ -34,11 +34,18 @@ class Notice(Frozen):
     changes: Mapping[str, tuple[str, ...]]
     """What changed -> subjects: models, pairs, image sets."""
     failures: tuple[str, ...]
+    held: int = 0
+    """How many starts in a row have found one and the same night at work; 0 of a night that began."""
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether somebody should look: work failed, or a night is at work for longer than it is from one start to the next."""
+        return self.exit_code != 0 or self.held > 1
 
     @property
     def is_news(self) -> bool:
         """Whether it says more than that all is as it was."""
-        return bool(self.changes) or self.exit_code != 0
+        return bool(self.changes) or self.is_bad
 
 
 def make_notice(
@@ -68,6 +75,21 @@ def make_notice(
         store=redact(store),
         changes={word: tuple(subjects) for word, subjects in found.items()},
         failures=tuple(redact(failure) for failure in failures[:MOST]),
+    )
+
+
+def make_held_notice(store: str, pipeline: str, lines: tuple[str, ...], times: int) -> Notice:
+    """A notice of a start that found another night of the pipeline at work, as `times` starts in a row have."""
+    return Notice(
+        text=redact("\n".join([f"{pipeline}: HELD", *lines])),
+        pipeline=pipeline,
+        run=None,
+        status="HELD",
+        exit_code=0,
+        store=redact(store),
+        changes={},
+        failures=(),
+        held=times,
     )
 
 

@@ -98,7 +98,7 @@ def lease_prefix(name: str) -> str:
 
 
 def lease_key(name: str, term: int, what: str) -> str:
-    """One term of a lease: who `held` it, the holder's last `beat`, and that it has reached its `end`."""
+    """One term of a lease: who `held` it, the holder's last `beat`, how many starts have `met` it, and that it has reached its `end`."""
     return f"{lease_prefix(name)}{term:08d}.{what}.json"
 
 

@@ -34,7 +34,7 @@ from cluster.cli.options import (
 from cluster.cli.upkeep import PatienceOption, sweep_json
 
 if TYPE_CHECKING:
-    from cluster.nightly import Evening
+    from cluster.nightly import Evening, Held
     from cluster.notify import Notice
     from cluster.runs import RunOptions
     from cluster.spec_file import SpecFile
@@ -81,32 +81,38 @@ def nightly(
 
     A second one at the same time says so and ends with 0; one that was killed is followed by whoever comes next.
     """
-    from cluster.lease import Pace, take
-    from cluster.nightly import lease_name
+    from cluster.lease import Pace
+    from cluster.nightly import Held, begin
+    from cluster.notify import make_held_notice
     from cluster.runs import RunOptions
     from cluster.spec_file import read_spec_file
     from cluster.stores.probe import check_writable
-    from schemas.errors import LeaseHeld
 
     teller = Teller(webhook or os.environ.get("MICLIP_WEBHOOK"), notify_on)
+    pace = Pace(patience=patience)
     with teller.of_errors(store or os.environ.get("MICLIP_STORE") or "", spec.stem):
         file = read_spec_file(spec, overrides or ())
         where = open_store(store, file.pipeline.store)
+    with teller.of_errors(where.uri, file.pipeline.name):
         check_writable(where)
+        lease = begin(where, file.pipeline.name, pace)
+    if isinstance(lease, Held):
+        _show_held(lease, as_json)
+        teller.tell(make_held_notice(where.uri, file.pipeline.name, lease.lines, lease.times))
+        raise typer.Exit(0)
     options = RunOptions(executor=executor.value, workers=workers, cpus=cpus, gpus=gpus, address=address)
-    pace = Pace(patience=patience)
-    try:
-        lease = take(where, lease_name(file.pipeline.name), pace)
-    except LeaseHeld as held:
-        if as_json:
-            print_json({"held": str(held), "exit_code": 0})
-        else:
-            screen().print(str(held), soft_wrap=True, markup=False)
-        raise typer.Exit(0) from None
     with teller.of_errors(where.uri, file.pipeline.name), lease:  # which is free again before anybody is told
         notice = _one_night(file, where, options, keep_runs, pace, as_json)
     teller.tell(notice)
     raise typer.Exit(notice.exit_code)
+
+
+def _show_held(held: Held, as_json: bool) -> None:
+    if as_json:
+        print_json({"held": held.said, "times": held.times, "exit_code": 0})
+        return
+    for line in held.lines:
+        screen().print(line, soft_wrap=True, markup=False)
 
 
 class Teller:
@@ -132,7 +138,7 @@ class Teller:
         """Send a notice."""
         from cluster.notify import post
 
-        wanted = {NotifyOn.always: True, NotifyOn.news: notice.is_news, NotifyOn.failed: notice.exit_code != 0}
+        wanted = {NotifyOn.always: True, NotifyOn.news: notice.is_news, NotifyOn.failed: notice.is_bad}
         if self._url and wanted[self._on] and (problem := post(self._url, notice)):
             errors().print(problem, style="yellow", markup=False)
 

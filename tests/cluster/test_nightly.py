@@ -10,7 +10,7 @@ from cluster.catalog import open_catalog
 from cluster.changes import load_changes
 from cluster.hold import GC
 from cluster.lease import take
-from cluster.nightly import Evening, conclude, last_night
+from cluster.nightly import Evening, Held, begin, conclude, last_night, lease_name
 from cluster.runs import list_runs
 from cluster.sql import run_sql
 from cluster.stores import Store, make_store
@@ -69,3 +69,13 @@ def test_a_sweep_that_is_going_on_is_a_problem_and_not_waited_for(store: Store) 
     evening = conclude(store, run, 1, Time(during=holder.beat).pace())
     assert evening.swept is None and "gc: " in evening.problems[0]
     assert evening.changes is not None
+
+
+def test_starts_that_find_one_night_at_work_are_counted_until_it_ends(store: Store) -> None:
+    for _ in range(2):
+        holder = take(store, lease_name("night"), fast())
+        found = [begin(store, "night", Time(during=holder.beat).pace()) for _ in range(3)]
+        assert [held.times for held in found if isinstance(held, Held)] == [1, 2, 3]
+        holder.release()
+    with begin(store, "night", fast()) as lease:
+        assert lease.term == 3

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cluster.changes import Change, Changes
-from cluster.notify import ATTEMPTS, Notice, make_notice, post
+from cluster.notify import ATTEMPTS, Notice, make_held_notice, make_notice, post
 from cluster.runs import RunState
 
 STATE = RunState(run="zoo-00007", pipeline="zoo", number=7, status="FAILED", seconds=75.0)
@@ -66,6 +66,8 @@ def test_a_notice_says_how_it_went_what_changed_and_what_failed() -> None:
     ]
     assert found.changes == {"changed": ("demo:clip-p8",), "failed": ("demo:clip-rn",)} and found.exit_code == 1
     assert found.is_news and not make_notice("/lake", "zoo", STATE, None, 0).is_news
+    once, again = (make_held_notice("/lake", "zoo", ("host holds the lease",), times) for times in (1, 2))
+    assert once.text == "zoo: HELD\nhost holds the lease" and not once.is_news and again.is_news and again.is_bad
     assert make_notice("/lake", "zoo", None, None, 3, ("StoreUnreachable: away",)).status == "NOT STARTED"
 
 

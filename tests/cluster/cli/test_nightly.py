@@ -117,13 +117,18 @@ def test_a_night_that_cannot_begin_is_told_too(lake: str, tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
-def test_a_second_night_at_the_same_time_says_so_and_does_nothing(lake: str, beating: Lease) -> None:
-    done = nightly(lake, "--patience", "8")
-    assert "nightly-zoo: " in done.stdout and "(term 1) and is at work; nothing was done" in done.stdout.replace(
-        "\n", " "
-    )
+def test_a_second_night_at_the_same_time_says_so_and_one_that_hangs_is_told_to_whoever_wants_failures(
+    lake: str, beating: Lease
+) -> None:
+    with listener(200) as (url, told):
+        done = nightly(lake, "--patience", "8", "--webhook", url, "--notify-on", "failed")
+        assert "nightly-zoo: " in done.stdout and "(term 1) and is at work; nothing was done\n" in done.stdout
+        assert told == []  # as when somebody started it by hand
+        again = as_json(nightly(lake, "--patience", "8", "--webhook", url, "--notify-on", "failed", "--json"))
+    assert again["exit_code"] == 0 and again["times"] == 2
+    assert [(message["status"], message["held"], message["exit_code"]) for message in told] == [("HELD", 2, 0)]
+    assert "(term 1) and is at work" in told[0]["text"] and "2 starts in a row" in told[0]["text"]
     assert make_store(lake).list("runs") == []
-    assert as_json(nightly(lake, "--patience", "8", "--json"))["exit_code"] == 0
 
 
 def test_a_night_that_was_killed_is_followed_after_the_patience_that_is_given(lake: str) -> None:
