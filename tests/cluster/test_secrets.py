@@ -18,17 +18,38 @@ def test_other_fields_do_not(name):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("before", "secret"),
     [
-        "https://me:hunter2@host/x",
-        "AKIAABCDEFGHIJKLMNOP",
-        "hf_" + "a" * 24,
-        "password: x",
-        "-----BEGIN RSA PRIVATE KEY",
+        ("https://", "me:hunter2"),
+        ("key ", "AKIAABCDEFGHIJKLMNOP"),
+        ("token of the hub ", "hf_" + "a" * 24),
+        ("", "password: hunter2"),
+        ("", "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY-----"),
+        ("", "-----BEGIN PRIVATE KEY-----\nMIIEow"),
+        ("/x?size=2&", "token=PLANTED99"),
+        ("https://bucket.s3/images.tar?", "X-Amz-Signature=0123abcd"),
+        ("https://storage/images.tar?", "X-Goog-Signature=0123abcd"),
+        ("https://blob/images.tar?sv=2024&", "sig=Ab%2Fc"),
+        ("Authorization: Bearer ", "eyJhbGciOi.J9"),
     ],
 )
-def test_a_text_that_looks_like_a_credential_is_known(text):
+def test_what_looks_like_a_credential_is_refused_in_a_spec_and_blotted_out_of_a_message(before, secret):
+    text = f"{before}{secret}@host" if "://" in before and "?" not in before else before + secret
     assert holds_a_secret(text)
+    assert redact(f"said: {text}").startswith(f"said: {before}[removed]") and secret not in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "concepts: [torch bearer, standard bearer portraits, the ring bearer standing.]",
+        "https://host/photos?size=2&page=3",
+        "tokenizer: bytes",
+        "sae:0123abcd latents of tokens",
+    ],
+)
+def test_ordinary_words_of_specs_are_not(text):
+    assert not holds_a_secret(text) and redact(text) == text
 
 
 @pytest.mark.parametrize(

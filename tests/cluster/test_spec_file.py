@@ -219,6 +219,8 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     "line",
     [
         "aws_secret_access_key: MARKER",
+        "crash_once_dir: /x?token=MARKER",
+        "# curl -H 'Authorization: Bearer MARKER1.x' to look at it",
         "store: s3://user:MARKER@bucket/lake",
         "# hub password: MARKER",
         "token: MARKER",
