@@ -18,6 +18,8 @@ from schemas.base import Frozen
 
 ATTEMPTS = 4
 TIMEOUT = 10.0
+HASTY = 2.0
+"""Seconds for the only try of a process that was told to end."""
 MOST = 10
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 
@@ -55,12 +57,13 @@ def make_notice(
     changes: Changes | None,
     exit_code: int,
     failures: tuple[str, ...] = (),
+    status: str = "NOT STARTED",
 ) -> Notice:
-    """A notice without credentials; `state` is that of the run, None if none was begun."""
+    """A notice without credentials; `state` is that of the run, and without one `status` says what became of the night."""
     found: dict[str, list[str]] = {}
     for change in changes.subjects if changes else ():
         found.setdefault(change.change, []).append(change.subject)
-    status = state.status if state else "NOT STARTED"
+    status = state.status if state else status
     head = f"{state.run if state else pipeline}: {status}" + (f" in {duration(state.seconds)}" if state else "")
     lines = [head, *(f"{word}: {_few(subjects)}" for word, subjects in found.items())]
     lines += [f"- {failure}" for failure in failures[:MOST]]
@@ -98,19 +101,22 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:MOST]) + more
 
 
-def post(url: str, notice: Notice, sleep: Callable[[float], object] = time.sleep) -> str | None:
-    """Send it; None if it arrived, else what went wrong, without the url, which may be a secret."""
+def post(url: str, notice: Notice, sleep: Callable[[float], object] = time.sleep, hasty: bool = False) -> str | None:
+    """Send it; None if it arrived, else what went wrong, without the url, which may be a secret.
+
+    hasty: try once and for two seconds only, because this process was told to end.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return "the webhook must be an http or https url (--webhook or MICLIP_WEBHOOK)"
     body = json.dumps(notice.model_dump(mode="json"), ensure_ascii=False).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
     said = ""
-    for attempt in range(ATTEMPTS):
+    for attempt in range(1 if hasty else ATTEMPTS):
         if attempt:
             sleep(2.0 ** (attempt - 1))
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT):
+            with urllib.request.urlopen(request, timeout=HASTY if hasty else TIMEOUT):
                 return None
         except urllib.error.HTTPError as error:
             said = f"it answered {error.code}"

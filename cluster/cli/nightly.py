@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.amounts import count, some
+from cluster.amounts import count, short, some
 from cluster.cli.common import (
     JsonOption,
     SetOption,
@@ -62,6 +62,15 @@ def nightly(
             "--keep-runs", min=1, help="Drop older runs of this pipeline, as gc --yes does.", show_default=False
         ),
     ] = None,
+    pages: Annotated[
+        str | None,
+        typer.Option(
+            "--pages",
+            metavar="PLACE",
+            help="Renew the pages of explore there: a folder or s3://bucket/prefix.",
+            show_default=False,
+        ),
+    ] = None,
     webhook: Annotated[
         str | None,
         typer.Option("--webhook", help="Where a JSON message goes; else $MICLIP_WEBHOOK.", show_default=False),
@@ -102,7 +111,7 @@ def nightly(
         raise typer.Exit(0)
     options = RunOptions(executor=executor.value, workers=workers, cpus=cpus, gpus=gpus, address=address)
     with teller.of_errors(where.uri, file.pipeline.name), lease:  # which is free again before anybody is told
-        notice = _one_night(file, where, options, keep_runs, pace, as_json)
+        notice = _one_night(file, where, options, keep_runs, pages, pace, as_json)
     teller.tell(notice)
     raise typer.Exit(notice.exit_code)
 
@@ -125,26 +134,35 @@ class Teller:
     def of_errors(self, store: str, pipeline: str) -> Iterator[None]:
         """Tells of a night that ends by an error, also of one that cannot begin."""
         from cluster.notify import make_notice
+        from cluster.runs import get_exit_code, status_of
+        from schemas.errors import Interrupted
 
         try:
             yield
         except BaseException as error:
-            code = int(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1))
+            stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
+            status = status_of(error) if stopped else "NOT STARTED"
             said = (f"{type(error).__name__}: {error}",)
-            self.tell(make_notice(store, pipeline, None, None, code, said))
+            self.tell(make_notice(store, pipeline, None, None, get_exit_code(error), said, status), hasty=stopped)
             raise
 
-    def tell(self, notice: Notice) -> None:
-        """Send a notice."""
+    def tell(self, notice: Notice, hasty: bool = False) -> None:
+        """Send a notice; hasty: as `post` says."""
         from cluster.notify import post
 
         wanted = {NotifyOn.always: True, NotifyOn.news: notice.is_news, NotifyOn.failed: notice.is_bad}
-        if self._url and wanted[self._on] and (problem := post(self._url, notice)):
+        if self._url and wanted[self._on] and (problem := post(self._url, notice, hasty=hasty)):
             errors().print(problem, style="yellow", markup=False)
 
 
 def _one_night(
-    file: SpecFile, store: Store, options: RunOptions, keep_runs: int | None, pace: Any, as_json: bool
+    file: SpecFile,
+    store: Store,
+    options: RunOptions,
+    keep_runs: int | None,
+    pages: str | None,
+    pace: Any,
+    as_json: bool,
 ) -> Notice:
     from cluster.cli.closing import report_json, show_report
     from cluster.cli.running import work
@@ -152,7 +170,7 @@ def _one_night(
     from cluster.notify import make_notice
 
     report, session = work(file, store, options, quiet=as_json)
-    evening = conclude(store, report.state.run, keep_runs, pace)
+    evening = conclude(store, report.state.run, keep_runs, pace, pages)
     code = report.exit_code or int(bool(evening.problems))
     failures = (*report.failures, *evening.problems)
     notice = make_notice(store.uri, file.pipeline.name, report.state, evening.changes, code, failures)
@@ -170,6 +188,7 @@ def evening_json(evening: Evening) -> dict[str, Any]:
     return {
         "changes": evening.changes.model_dump(mode="json") if evening.changes else None,
         "drift": rows,
+        "pages": evening.pages._asdict() if evening.pages else None,
         "gc": sweep_json(evening.swept, True) if evening.swept else None,
         "problems": evening.problems,
     }
@@ -183,6 +202,8 @@ def show_evening(evening: Evening) -> None:
         show_changes(evening.changes)
     if evening.drift is not None:
         show_drift(evening.drift)
+    if evening.pages is not None:
+        screen().print(f"pages renewed: {count(evening.pages.units)} units, {short(evening.pages.copied, 'B')} new")
     if evening.swept is not None:
         objects = sum(len(trash.keys) for trash in evening.swept.trash)
         runs = some(len(evening.swept.dropped), "old run")

@@ -11,8 +11,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster.cli.app import app
+from cluster.cli.nightly import NotifyOn, Teller
 from cluster.lease import Lease, take
 from cluster.stores import make_store
+from schemas.errors import Interrupted
 from tests.cluster.test_notify import listener
 from tests.paces import fast
 
@@ -115,6 +117,14 @@ def test_a_night_that_cannot_begin_is_told_too(lake: str, tmp_path: Path) -> Non
     assert [(message["pipeline"], message["status"], message["exit_code"]) for message in told] == [
         ("zoo", "NOT STARTED", 2), ("zoo", "NOT STARTED", 2), ("zoo", "NOT STARTED", 3),
     ]  # fmt: skip
+
+
+def test_a_night_that_is_told_to_end_tries_the_webhook_once() -> None:
+    with listener(503) as (url, told):
+        teller = Teller(url, NotifyOn.failed)
+        with pytest.raises(Interrupted), teller.of_errors("/lake", "zoo"):
+            raise Interrupted("signal 15")
+    assert [(message["status"], message["exit_code"]) for message in told] == [("INTERRUPTED", Interrupted.exit_code)]
 
 
 def test_a_second_night_at_the_same_time_says_so_and_one_that_hangs_is_told_to_whoever_wants_failures(
