@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from cluster.changes import Changes, changes_of, load_changes, run_before, save_changes
 from cluster.drift import Drift, compare_runs, save_drift
+from cluster.explore.pages import Written, renew_pages
 from cluster.gc import Policy, Sweep, sweep
 from cluster.lease import PACE, Lease, Pace, find_term, take
 from cluster.runs import finished_runs, load_state, runs_before, split_run
@@ -68,6 +69,7 @@ class Evening:
 
     changes: Changes | None = None
     drift: Drift | None = None
+    pages: Written | None = None
     swept: Sweep | None = None
     problems: list[str] = field(default_factory=list)
 
@@ -82,10 +84,10 @@ def last_night(store: Store, run: str) -> str | None:
     return next(told, None) or run_before(store, run)
 
 
-def conclude(store: Store, run: str, keep_runs: int | None, pace: Pace = PACE) -> Evening:
-    """Compare a finished run with the last night's, write that beside it, and drop old runs of its pipeline.
+def conclude(store: Store, run: str, keep_runs: int | None, pace: Pace = PACE, pages: str | None = None) -> Evening:
+    """Compare a finished run with the last night's, write that beside it, renew pages, and drop old runs of its pipeline.
 
-    keep_runs: how many stay; None drops nothing.
+    keep_runs: how many stay; None drops nothing. pages: where the explorer's are; None renews none.
     """
     evening = Evening()
     before = last_night(store, run)
@@ -97,6 +99,11 @@ def conclude(store: Store, run: str, keep_runs: int | None, pace: Pace = PACE) -
         save_changes(store, evening.changes)
     except Exception as error:  # whatever it is, the run itself went well, and people are to be told of both
         evening.problems.append(f"not compared with {before}: {type(error).__name__}: {error}")
+    if pages is not None:
+        try:
+            evening.pages = renew_pages(store, pages)
+        except Exception as error:
+            evening.problems.append(f"pages were not renewed: {type(error).__name__}: {error}")
     if keep_runs is not None:
         try:
             evening.swept = sweep(store, Policy(keep_runs, split_run(run)[0]), pace)

@@ -19,7 +19,7 @@ from PIL import Image
 
 import miclip
 from cluster.catalog import Scope, open_catalog
-from cluster.explore.folder import write_folder
+from cluster.explore.pages import write_pages
 from cluster.explore.server import FolderServer
 from cluster.stores import make_store
 from tests.pages import chromium, render
@@ -116,7 +116,7 @@ def draw_explorer(store: str) -> None:
     """The page of the feature whose text finds it best."""
     unit = miclip.open(store).sql(UNIT).to_pylist()[0]
     with tempfile.TemporaryDirectory() as folder:
-        write_folder(open_catalog(make_store(store), Scope()), Path(folder))
+        write_pages(open_catalog(make_store(store), Scope()), Path(folder))
         server = FolderServer(Path(folder))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         save("explorer", take_picture(f"{server.url}#/unit/{unit['stage'][:12]}/{unit['unit']}", EXPLORER))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.amounts import count, short
+from cluster.amounts import count, short, some
 from cluster.cli.common import (
     AllOption,
     JsonOption,
@@ -19,6 +19,7 @@ from cluster.cli.common import (
     print_json,
     screen,
 )
+from schemas.errors import UsageError
 
 VERBS = Verbs("Runs")
 
@@ -27,8 +28,11 @@ VERBS = Verbs("Runs")
 def explore(
     store: StoreOption = None,
     to: Annotated[
-        Path, typer.Option("--to", metavar="DIR", help="The folder of the pages; renewed if it is there.")
-    ] = Path("explorer"),
+        str,
+        typer.Option(
+            "--to", metavar="PLACE", help="A folder or s3://bucket/prefix for the pages; renewed if they are there."
+        ),
+    ] = "explorer",
     open_: Annotated[
         bool, typer.Option("--open", help="Serve the folder on this machine and open it, until Ctrl-C.")
     ] = False,
@@ -47,22 +51,28 @@ def explore(
     all_: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a folder of static pages over what stages of kind explorer published: zoo, features, search, map, runs."""
-    from cluster.explore.folder import write_folder
+    """Write static pages, into a folder or a bucket, over what stages of kind explorer published: zoo, features, search, map, runs."""
+    from cluster.explore.pages import write_pages
 
-    written = write_folder(open_tables(store, pipeline, run, all_), to, base_url)
+    in_bucket = to.startswith("s3://")
+    if open_ and in_bucket:
+        raise UsageError(f"--open serves a folder of this machine, not {to}; leave it out, or write into a folder too")
+    written = write_pages(open_tables(store, pipeline, run, all_), to, base_url)
     if as_json:
-        print_json({"folder": str(to.resolve()), **written._asdict()})
+        print_json({"folder": to if in_bucket else str(Path(to).resolve()), **written._asdict()})
     else:
         what = f"{count(written.units)} units in {count(written.parts)} parts"
         new = "read where they are" if base_url else f"{short(written.copied, 'B')} new"
-        screen().print(f"{to}  {what}, {new}", soft_wrap=True, highlight=False)
+        gone = f", {some(written.removed, 'old part')} removed" if written.removed else ""
+        screen().print(f"{to}  {what}, {new}{gone}", soft_wrap=True, highlight=False)
     if open_:
-        _serve(to, port)
+        _serve(Path(to), port)
     elif not as_json:
-        screen().print(
-            f"[dim]look at it: miclip explore --to {to} --open, or serve the folder by any server with byte ranges[/dim]"
-        )
+        screen().print(f"[dim]{_BUCKET_HINT if in_bucket else _FOLDER_HINT.format(to)}[/dim]", soft_wrap=True)
+
+
+_FOLDER_HINT = "look at it: miclip explore --to {} --open, or serve the folder by any server with byte ranges"
+_BUCKET_HINT = "look at it: open index.html there, through whatever serves the bucket to browsers"
 
 
 def _serve(folder: Path, port: int) -> None:
@@ -70,7 +80,6 @@ def _serve(folder: Path, port: int) -> None:
     import webbrowser
 
     from cluster.explore.server import FolderServer
-    from schemas.errors import UsageError
 
     try:
         server = FolderServer(folder, port)

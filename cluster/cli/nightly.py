@@ -90,6 +90,7 @@ def nightly(
 
     A second one at the same time says so and ends with 0; one that was killed is followed by whoever comes next.
     """
+    from cluster.explore.pages import check_place
     from cluster.lease import Pace
     from cluster.nightly import Held, begin
     from cluster.notify import make_held_notice
@@ -104,6 +105,8 @@ def nightly(
         where = open_store(store, file.pipeline.store)
     with teller.of_errors(where.uri, file.pipeline.name):
         check_writable(where)
+        if pages is not None:
+            check_place(pages)
         lease = begin(where, file.pipeline.name, pace)
     if isinstance(lease, Held):
         _show_held(lease, as_json)

@@ -9,10 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-TYPES = {
-    ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
-    ".json": "application/json", ".txt": "text/plain; charset=utf-8", ".md": "text/plain; charset=utf-8",
-}  # fmt: skip
+from cluster.explore.place import headers_of
+
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
 CHUNK = 1 << 20
 
@@ -65,12 +63,12 @@ class _Handler(BaseHTTPRequestHandler):
                 HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, {"Content-Range": f"bytes */{size}", "Content-Length": "0"}
             )
             return
-        start, stop = span
+        (start, stop), told = span, headers_of(path.name)
         about = {
-            "Content-Type": TYPES.get(path.suffix, "application/octet-stream"),
+            "Content-Type": told.content_type,
             "Content-Length": str(stop - start),
             "Accept-Ranges": "bytes",
-            "Cache-Control": "no-cache" if path.suffix in TYPES else "max-age=31536000, immutable",
+            "Cache-Control": told.cache_control,
         }
         if "Range" in self.headers:
             self._head(HTTPStatus.PARTIAL_CONTENT, {**about, "Content-Range": f"bytes {start}-{stop - 1}/{size}"})

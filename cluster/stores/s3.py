@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import aiohttp
@@ -291,13 +291,18 @@ class S3Client:
             self._fs, self._pid = PatientS3(self._endpoint), os.getpid()
         return self._fs
 
-    def put(self, bucket: str, key: str, data: bytes, *, create: bool) -> bool:
-        """Write an object in one request; with `create` only if the key is free. Whether it was written."""
+    def put(
+        self, bucket: str, key: str, data: bytes, *, create: bool, headers: Mapping[str, str] | None = None
+    ) -> bool:
+        """Write an object in one request; with `create` only if the key is free. Whether it was written.
+
+        headers: what is told of it with every answer, as S3 names it: ContentType, CacheControl.
+        """
         if len(data) > MAX_PUT:
             raise StoreFull(
                 f"s3://{bucket}/{key}: {len(data):,} bytes; one object may have {MAX_PUT:,}, make smaller parts"
             )
-        return self._run(self._put, bucket, key, data, create)
+        return self._run(self._put, bucket, key, data, create, headers or {})
 
     def remove(self, bucket: str, key: str) -> None:
         """Remove an object, if it is there."""
@@ -325,8 +330,8 @@ class S3Client:
     def _run(self, call: Callable[..., Awaitable[Answer]], *arguments: Any) -> Answer:
         return sync(self.fs.loop, call, *arguments)
 
-    async def _put(self, bucket: str, key: str, data: bytes, create: bool) -> bool:
-        condition = {"IfNoneMatch": "*"} if create else {}
+    async def _put(self, bucket: str, key: str, data: bytes, create: bool, headers: Mapping[str, str]) -> bool:
+        condition = {"IfNoneMatch": "*", **headers} if create else headers
         try:
             await self.fs.request("put_object", Bucket=bucket, Key=key, Body=data, **condition)
         except ClientError as error:
@@ -422,10 +427,13 @@ class S3Store:
         return self._client.head(self._bucket, self._key(key)).size
 
     def list(self, prefix: str) -> list[str]:
+        return list(self.sizes(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
         prefix = check_prefix(prefix)
         found = self._client.list(self._bucket, self._prefix + (f"{prefix}/" if prefix else ""))
-        keys = (item.key.removeprefix(self._prefix) for item in found)
-        return sorted(key for key in keys if not key.endswith("/"))
+        sizes = ((item.key.removeprefix(self._prefix), item.size) for item in found)
+        return dict(sorted(pair for pair in sizes if not pair[0].endswith("/")))
 
     def arrow_fs(self) -> tuple[pyarrow.fs.FileSystem, str]:
         from pyarrow.fs import FSSpecHandler, PyFileSystem

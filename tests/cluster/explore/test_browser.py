@@ -9,7 +9,7 @@ import pytest
 
 from cluster.catalog import open_catalog
 from cluster.changes import Change, Changes, save_changes
-from cluster.explore.folder import write_folder
+from cluster.explore.pages import write_pages
 from cluster.stores.base import make_store
 from tests.cluster.explore.browser import Request, act
 from tests.made_up_explorer import explorer_stage, publish_units
@@ -41,7 +41,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_run(store, "pages-00001", stages)
     change = Change(subject=OTHER, change="new", cells=("pages",), why=("it was not there",))
     save_changes(store, Changes(run="pages-00001", before="pages-00000", unchanged=1, subjects=(change,)))
-    write_folder(open_catalog(store), folder / "pages")
+    write_pages(open_catalog(store), folder / "pages")
     return folder / "pages"
 
 
@@ -223,7 +223,7 @@ def test_pages_fit_a_phone(pages: Path) -> None:
 def test_a_hundred_thousand_features_are_listed_searched_and_mapped(tmp_path: Path) -> None:
     store, n = make_store(str(tmp_path / "lake")), 100_000
     save_run(store, "pages-00001", [publish_units(store, FEATURES, n)])
-    write_folder(open_catalog(store), tmp_path / "pages")
+    write_pages(open_catalog(store), tmp_path / "pages")
     seen = act(tmp_path / "pages", f"""
         await until(() => $('h1'));
         await visit('#/set/{FEATURES.digest}');

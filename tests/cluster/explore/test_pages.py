@@ -11,7 +11,7 @@ import pytest
 
 from cluster.catalog import open_catalog
 from cluster.changes import Change, Changes, save_changes
-from cluster.explore.folder import write_folder
+from cluster.explore.pages import write_pages
 from cluster.explore.site import make_site
 from cluster.stores.base import Store, make_store
 from schemas.errors import DamagedPart, UnknownTable, UsageError
@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def write(store: Store, to: Path, **options: Any) -> dict[str, Any]:
-    write_folder(open_catalog(store), to, **options)
+    write_pages(open_catalog(store), to, **options)
     return json.loads((to / "site.json").read_text())
 
 
@@ -77,9 +77,9 @@ def test_models_and_runs_are_told(store: Store, tmp_path: Path) -> None:
 
 def test_a_second_time_copies_nothing_and_changes_nothing(store: Store, tmp_path: Path) -> None:
     catalog = open_catalog(store)
-    one = write_folder(catalog, tmp_path)
+    one = write_pages(catalog, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    two = write_folder(catalog, tmp_path)
+    two = write_pages(catalog, tmp_path)
     assert one.units == two.units == UNITS + 20
     assert one.copied == two.kept > 0 and two.copied == one.kept == 0
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
