@@ -11,7 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from cluster.explore.place import headers_of
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
+_RANGE = re.compile(r"bytes=(?:(?P<from>\d+)-(?P<to>\d*)|-(?P<last>\d+))\Z")
+"""One range. Several, or what is none, are answered by the whole file, as RFC 9110 has it for what a server does not serve."""
 CHUNK = 1 << 20
 
 
@@ -24,6 +25,8 @@ class FolderServer(ThreadingHTTPServer):
         """port: 0 takes a free one. Raises OSError: the port is taken."""
         self.folder = folder.resolve()
         super().__init__(("127.0.0.1", port), _Handler)
+        # a page of another origin whose name was made to lead here asks under that name
+        self.names = {f"{host}:{self.server_address[1]}" for host in ("127.0.0.1", "localhost")}
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A reader that closes its connection is no error; what else goes wrong is told as ever."""
@@ -52,12 +55,16 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the terminal belongs to whoever opened the pages."""
 
     def _answer(self, with_body: bool) -> None:
+        if self.headers.get("Host", "").lower() not in self.server.names:
+            self._head(HTTPStatus.FORBIDDEN, {"Content-Length": "0"})
+            return
         path = self._find()
         if path is None:
             self._head(HTTPStatus.NOT_FOUND, {"Content-Length": "0"})
             return
         size = path.stat().st_size
-        span = _parse_range(self.headers.get("Range"), size)
+        asked = _RANGE.match(self.headers.get("Range", ""))
+        span = _clip(asked, size) if asked else (0, size)
         if span is None:
             self._head(
                 HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, {"Content-Range": f"bytes */{size}", "Content-Length": "0"}
@@ -70,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
             "Accept-Ranges": "bytes",
             "Cache-Control": told.cache_control,
         }
-        if "Range" in self.headers:
+        if asked:
             self._head(HTTPStatus.PARTIAL_CONTENT, {**about, "Content-Range": f"bytes {start}-{stop - 1}/{size}"})
         else:
             self._head(HTTPStatus.OK, about)
@@ -100,15 +107,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _parse_range(asked: str | None, size: int) -> tuple[int, int] | None:
-    """[start, stop) of a file of this size; all of it where nothing is asked, None where there is no such range."""
-    if asked is None:
-        return 0, size
-    match = _RANGE.match(asked)
-    if match is None or match[1] == match[2] == "":
-        return None
-    if match[1] == "":
-        start, stop = max(0, size - int(match[2])), size
+def _clip(asked: re.Match[str], size: int) -> tuple[int, int] | None:
+    """[start, stop) of a file of this size; None where none of it is in the range."""
+    if asked["last"] is not None:
+        start, stop = max(0, size - int(asked["last"])), size
     else:
-        start, stop = int(match[1]), min(size, int(match[2]) + 1) if match[2] else size
+        start, stop = int(asked["from"]), min(size, int(asked["to"] or size) + 1)
     return (start, stop) if start < stop else None

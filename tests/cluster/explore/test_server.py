@@ -28,9 +28,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FolderServer]:
         thread.join()
 
 
-def ask(server: FolderServer, path: str, asked: str | None = None, method: str = "GET") -> tuple[HTTPResponse, bytes]:
+def ask(
+    server: FolderServer, path: str, asked: str | None = None, method: str = "GET", host: str | None = None
+) -> tuple[HTTPResponse, bytes]:
     connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
-    connection.request(method, path, headers={} if asked is None else {"Range": asked})
+    headers = {"Range": asked, "Host": host}
+    connection.request(method, path, headers={name: text for name, text in headers.items() if text is not None})
     answer = connection.getresponse()
     body = answer.read()
     connection.close()
@@ -62,10 +65,26 @@ def test_a_range_is_those_bytes(server: FolderServer, asked: str, start: int, st
     assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/200"
 
 
-@pytest.mark.parametrize("asked", ["bytes=200-", "bytes=20-10", "bytes=-", "bytes=-0", "bytes=a-b", "lines=1-2"])
-def test_a_range_that_is_none_is_refused_with_the_size(server: FolderServer, asked: str) -> None:
+@pytest.mark.parametrize("asked", ["bytes=200-", "bytes=200-300", "bytes=20-10", "bytes=-0"])
+def test_a_range_of_which_nothing_is_there_is_refused_with_the_size(server: FolderServer, asked: str) -> None:
     answer, _ = ask(server, "/data/part.parquet", asked)
     assert (answer.status, answer.headers["Content-Range"]) == (416, "bytes */200")
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "bytes=-", "bytes=a-b", "lines=1-2", "bytes=0-9x"])
+def test_several_ranges_and_what_is_none_are_answered_by_the_whole_file(server: FolderServer, asked: str) -> None:
+    answer, body = ask(server, "/data/part.parquet", asked)
+    assert (answer.status, body) == (200, DATA) and "Content-Range" not in answer.headers
+
+
+@pytest.mark.parametrize("host", ["evil.example.org", "evil.example.org:{}", "127.0.0.1", "localhost:1", ""])
+def test_whoever_asks_under_another_name_is_refused(server: FolderServer, host: str) -> None:
+    answer, body = ask(server, "/", host=host.format(server.server_address[1]))
+    assert (answer.status, body) == (403, b"")
+
+
+def test_localhost_is_a_name_of_this_machine(server: FolderServer) -> None:
+    assert ask(server, "/", host=f"LOCALHOST:{server.server_address[1]}")[0].status == 200
 
 
 def test_head_says_the_size_alone(server: FolderServer) -> None:
