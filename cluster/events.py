@@ -6,12 +6,15 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
+from cluster.alive import Heart
+from cluster.alive import last_sign as last_sign
 from cluster.board import Board, Outcome, Work
 from cluster.stores.base import Store, get_many
 from schemas import layout
-from schemas.errors import KeyMissing, MiclipError
+from schemas.errors import MiclipError
 from schemas.plans import Plan, Published
 
 Event = dict[str, Any]
@@ -19,7 +22,8 @@ Listener = Callable[[Event], None]
 FLUSH_EVENTS = 200
 FIRST_PAUSE, LAST_PAUSE = 2.0, 60.0
 """Seconds between two segments of a run that has just begun, and of one that takes hours."""
-ALIVE_SECONDS = 20.0
+ENDINGS = ("finished", "stopped")
+"""The last event of a run, which is written at once."""
 
 
 def _site(plans: Sequence[Plan]) -> list[str]:
@@ -122,12 +126,13 @@ def _stage(plan: Plan) -> Event:
 class StoreEvents:
     """Writes events of one run as numbered JSONL segments, because objects cannot be appended to.
 
-    Between `start` and `close` it also writes from time to time what waits while nothing happens, and a sign of life.
+    Between `start` and `close` it also writes from time to time what waits while nothing happens, and signs of life.
     """
 
     def __init__(self, store: Store, run_id: str) -> None:
         self._store = store
         self._run_id = run_id
+        self._heart = Heart(store, run_id)
         self._lines: list[str] = []
         self._segment = len(_segments(store, run_id))
         self._pause = FIRST_PAUSE
@@ -138,21 +143,29 @@ class StoreEvents:
 
     def start(self) -> None:
         """Begin to show signs of life."""
+        self._heart.start()
         self._thread.start()
 
     def close(self) -> None:
         """Write what is left."""
+        self._heart.stop()
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
         self.flush()
 
     def __call__(self, event: Event) -> None:
-        """Take one event; a segment is written when it is large or old enough, less often the longer the run."""
+        """Take one event; a segment is written when it is large or old enough, less often the longer the run, and at its end."""
         with self._lock:
             self._lines.append(json.dumps(event, ensure_ascii=False, default=str))
-            if len(self._lines) >= FLUSH_EVENTS or time.monotonic() - self._flushed > self._pause:
+            if event["event"] in ENDINGS:
+                with suppress(MiclipError):  # `close` tries again, and says what is wrong
+                    self._flush()
+            elif len(self._lines) >= FLUSH_EVENTS or self._is_due():
                 self._flush()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._flushed > self._pause
 
     def flush(self) -> None:
         """Write what is waiting; a segment of that number written by another process is stepped over."""
@@ -171,20 +184,13 @@ class StoreEvents:
         self._pause = min(LAST_PAUSE, self._pause * 1.1)
 
     def _keep_flushing(self) -> None:
-        due = 0.0
-        while True:
-            now = time.monotonic()
+        while not self._ended.wait(FIRST_PAUSE):
             try:
-                if now >= due:
-                    due = now + ALIVE_SECONDS
-                    self._store.replace(layout.alive_key(self._run_id), json.dumps({"time": time.time()}).encode())
                 with self._lock:
-                    if now - self._flushed > self._pause:
+                    if self._is_due():
                         self._flush()
             except MiclipError:  # the run itself meets this store too and says what is wrong with it
-                pass
-            if self._ended.wait(FIRST_PAUSE):
-                return
+                continue
 
 
 def read_events(store: Store, run_id: str) -> list[Event]:
@@ -196,14 +202,6 @@ def read_segments(store: Store, run_id: str, known: int = 0) -> Iterator[list[Ev
     """The events of a run, segment by segment, in order; the first `known` segments are left out."""
     for _, data in get_many(store, _segments(store, run_id)[known:]):
         yield [json.loads(line) for line in data.decode().splitlines()]
-
-
-def last_sign(store: Store, run_id: str) -> float | None:
-    """When the driver of a run was last known to live, in seconds since the epoch; None if it never said."""
-    try:
-        return float(json.loads(store.get(layout.alive_key(run_id)))["time"])
-    except KeyMissing:
-        return None
 
 
 def _segments(store: Store, run_id: str) -> list[str]:

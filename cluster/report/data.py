@@ -9,14 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from cluster.alive import last_sign
 from cluster.catalog import Catalog, Scope, open_catalog
-from cluster.events import Event, last_sign, read_events
+from cluster.events import Event, read_events
 from cluster.ledger import load_failures, load_published
 from cluster.read import LakeTable
 from cluster.report.pictures import COLUMNS as IMAGE_COLUMNS
 from cluster.report.pictures import Pictures
 from cluster.runs import RunState, latest_runs, load_state, load_tables
 from cluster.stores.base import Store, prefetch
+from cluster.watching import seconds_taken
 from schemas.plans import FailedMarker, Published
 from schemas.tables import get_table
 
@@ -25,13 +27,14 @@ from schemas.tables import get_table
 class RunFacts:
     """One run: its state, its events in order, and the shards that failed and are still missing, by stage.
 
-    last_sign: when its driver last said that it lives, in seconds since the epoch.
+    last_sign: when its driver last said that it lives, in seconds since the epoch. seconds: that it took, or has until then.
     """
 
     state: RunState
     events: tuple[Event, ...]
     failures: Mapping[str, tuple[FailedMarker, ...]]
     last_sign: float | None
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ def catalog_runs(store: Store) -> list[str]:
 
 
 def _facts(store: Store, state: RunState) -> RunFacts:
-    missing = [s.digest for s in state.stages if s.state not in ("cached", "published")]
+    missing = [stage.digest for stage in state.stages if not stage.is_published]
     failures = {digest: tuple(found) for digest, found in prefetch(lambda d: load_failures(store, d), missing) if found}
-    return RunFacts(state, tuple(read_events(store, state.run)), failures, last_sign(store, state.run))
+    sign = last_sign(store, state.run)
+    return RunFacts(state, tuple(read_events(store, state.run)), failures, sign, seconds_taken(store, state))

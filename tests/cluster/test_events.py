@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from unittest.mock import Mock
 
 import pytest
 
 from cluster import events
-from cluster.events import StoreEvents, last_sign, read_events, read_segments
+from cluster.events import StoreEvents, read_events, read_segments
 from cluster.stores.base import Store, make_store
+from schemas.errors import StoreUnreachable
 
 
 @pytest.fixture
@@ -51,31 +53,13 @@ def test_an_event_that_waits_is_written_while_nothing_happens(store, monkeypatch
     assert [len(segment) for segment in read_segments(store, "test-00001", known=1)] == [1]
 
 
-def test_a_driver_says_that_it_lives(store):
-    assert last_sign(store, "test-00001") is None
+def test_the_last_event_of_a_run_is_written_at_once_and_hides_no_error_of_the_store(store, monkeypatch):
     log = StoreEvents(store, "test-00001")
-    log.start()
-    log.close()
-    sign = last_sign(store, "test-00001")
-    assert sign is not None and abs(time.time() - sign) < 60
-    assert read_events(store, "test-00001") == []
-
-
-def test_a_store_that_is_away_does_not_end_the_signs(store, monkeypatch):
-    from schemas.errors import StoreUnreachable
-
-    def away(key: str, data: bytes) -> None:
-        asked.append(key)
-        raise StoreUnreachable("away")
-
-    asked: list[str] = []
-    monkeypatch.setattr(events, "FIRST_PAUSE", 0.02)
-    monkeypatch.setattr(events, "ALIVE_SECONDS", 0.0)
-    monkeypatch.setattr(store, "replace", away)
-    log = StoreEvents(store, "test-00001")
-    log.start()
-    deadline = time.monotonic() + 240
-    while len(asked) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    log.close()
-    assert len(asked) >= 3
+    log({"event": "one"})
+    monkeypatch.setattr(store, "create", Mock(side_effect=StoreUnreachable("away")))
+    log({"event": "stopped"})  # nothing is raised: the run says why it ended
+    with pytest.raises(StoreUnreachable):
+        log.close()
+    monkeypatch.undo()
+    log({"event": "finished"})
+    assert [event["event"] for event in read_events(store, "test-00001")] == ["one", "stopped", "finished"]
