@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,8 @@ from cluster.catalog import Catalog, load_drift
 from cluster.changes import pair_alike, stages_by_place
 from cluster.hold import Holds, load_holds
 from cluster.ledger import get_checked, load_published
-from cluster.parquet import EncodedPart, PartEncoder, sha256
+from cluster.parquet import PartEncoder
+from cluster.parts import store_part
 from cluster.runs import RunState, StageState, split_run
 from cluster.sql import run_sql
 from cluster.stores.base import Store, prefetch
@@ -26,7 +26,7 @@ from schemas import layout
 from schemas.base import digest
 from schemas.drift_tables import DRIFT
 from schemas.errors import UsageError
-from schemas.plans import Published, Shard, StageSpec, StoredPart
+from schemas.plans import Published, Shard, StageSpec
 
 Row = dict[str, Any]
 KIND = "drift"
@@ -348,18 +348,9 @@ def save_drift(store: Store, run: str, before: str, drift: Drift) -> Published:
         encoder.add(batch)
     Holds(store, run).hold({stage.digest, *load_holds(store, run)})
     whole = Shard(number=0, round=0, start=0, stop=len(drift.rows))
-    keys = (layout.part_key(DRIFT.name, stage, whole, n) for n in count())
-    parts = [_store(store, key, part) for key, part in zip(keys, encoder.finish())]
+    parts = [store_part(store, DRIFT.name, stage, whole, n, part) for n, part in enumerate(encoder.finish())]
     published = Published(
         stage=stage, tables={DRIFT.name: tuple(parts)}, content=digest([part.sha256 for part in parts])
     )
     store.create(layout.run_key(run, "drift.json"), published.canonical_json().encode())
     return load_drift(store, run) or published
-
-
-def _store(store: Store, key: str, part: EncodedPart) -> StoredPart:
-    """A part as it lies in the store: one that an earlier try has written stays."""
-    with part.file:
-        store.create(key, part.read())
-    data = store.get(key)
-    return StoredPart(table=DRIFT.name, key=key, rows=part.rows, bytes=len(data), sha256=sha256(data))

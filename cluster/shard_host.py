@@ -5,25 +5,21 @@ from __future__ import annotations
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Callable
-
-import pyarrow as pa
 
 from cluster.board import Outcome, Task, Work
 from cluster.inputs import StoreInputs
 from cluster.keep import StoreKeep
-from cluster.parquet import EncodedPart, PartEncoder, read_part, sha256
+from cluster.parquet import EncodedPart, PartEncoder
+from cluster.parts import store_artifact, store_part
 from cluster.secrets import redact
-from cluster.stores.base import Store, make_store, prefetch
+from cluster.stores.base import make_store, prefetch
 from jobs.kinds import get_opener, get_tables
 from jobs.protocol import Artifact, Gang, Part, Setting, Worker
 from schemas import layout
-from schemas.columns import VECTOR
 from schemas.errors import InputUnreadable, MiclipError, ModelUnreachable, OutOfMemory, TableMismatch, Unreachable
-from schemas.plans import DoneMarker, Plan, StoredArtifact, StoredPart
+from schemas.plans import DoneMarker, Plan
 from schemas.tables import get_table
 
-MAX_KEY_ATTEMPTS = 8
 STORED_AT_ONCE = 4
 """Stages whose parts travel side by side; each holds one part in memory."""
 
@@ -126,31 +122,25 @@ class ShardHost:
         seconds: dict[str, float],
     ) -> DoneMarker:
         """Parts, then artifacts, then the marker that makes them count; an earlier marker of another try stands."""
+        shard = task.shard
         stored_parts = tuple(
-            self._store_part(table, _part_keys(table, plan, task, n), part)
+            store_part(self._store, table, plan.stage, shard, n, part)
             for table, numbered in parts.items()
             for n, part in enumerate(numbered)
         )
         stored_artifacts = tuple(
-            StoredArtifact(name=a.name, key=key, bytes=len(data), sha256=sha256(data))
-            for a in artifacts
-            for key, data in [create_verified(self._store, _artifact_keys(plan, task, a.name), a.data)]
+            store_artifact(self._store, plan.digest, shard.number, a.name, a.data) for a in artifacts
         )
         marker = DoneMarker(
-            shard=task.shard.number,
-            round=task.shard.round,
+            shard=shard.number,
+            round=shard.round,
             parts=stored_parts,
             artifacts=stored_artifacts,
             seconds={k: round(v, 4) for k, v in seconds.items()},
             attempt=task.attempt,
         )
-        self._store.create(layout.done_key(plan.digest, task.shard.number), marker.canonical_json().encode())
+        self._store.create(layout.done_key(plan.digest, shard.number), marker.canonical_json().encode())
         return marker
-
-    def _store_part(self, table: str, keys: list[str], part: EncodedPart) -> StoredPart:
-        with part.file:
-            key, data = create_verified(self._store, keys, part.read(), same_rows)
-        return StoredPart(table=table, key=key, rows=part.rows, bytes=len(data), sha256=sha256(data))
 
 
 def _encoder_of(encoders: dict[tuple[str, str], PartEncoder], part: Part) -> PartEncoder:
@@ -160,42 +150,6 @@ def _encoder_of(encoders: dict[tuple[str, str], PartEncoder], part: Part) -> Par
         raise TableMismatch(
             f"the worker gave rows of {part.table} for stage {part.stage}, which declares none"
         ) from None
-
-
-def _part_keys(table: str, plan: Plan, task: Task, n: int) -> list[str]:
-    return [layout.part_key(table, plan.stage, task.shard, n, attempt) for attempt in range(MAX_KEY_ATTEMPTS)]
-
-
-def _artifact_keys(plan: Plan, task: Task, name: str) -> list[str]:
-    return [layout.artifact_key(plan.digest, task.shard.number, name, attempt) for attempt in range(MAX_KEY_ATTEMPTS)]
-
-
-def create_verified(
-    store: Store, keys: list[str], data: bytes, equivalent: Callable[[bytes, bytes], bool] | None = None
-) -> tuple[str, bytes]:
-    """Store under the first key that then reads back whole; returns that key and what it holds.
-
-    What this call wrote must read back byte for byte. A key that somebody (or our own lost answer) filled before is
-    accepted if it holds the same bytes or, by `equivalent`, the same rows. What is not accepted is left where it is and
-    the next key is used: nothing is ever deleted or overwritten.
-    """
-    for key in keys:
-        created = store.create(key, data)
-        found = store.get(key)
-        if found == data or (not created and equivalent is not None and equivalent(found, data)):
-            return key, found
-    raise TableMismatch(f"{keys[0]} and {len(keys) - 1} later keys all hold other bytes; the store damages objects")
-
-
-def same_rows(found: bytes, ours: bytes) -> bool:
-    """Whether two parts agree in everything but numbers that a kernel may round another way."""
-    try:
-        there = read_part(found)
-    except Exception:  # whatever is wrong with it, it is not our part
-        return False
-    here = read_part(ours)
-    exact = [f.name for f in here.schema if not (pa.types.is_floating(f.type) or f.type == VECTOR)]
-    return there.schema.equals(here.schema) and there.select(exact).equals(here.select(exact))
 
 
 def can_retry(error: BaseException) -> bool:

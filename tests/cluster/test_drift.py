@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 
 import miclip
-from cluster.catalog import Scope, open_catalog, verify
+from cluster.catalog import Catalog, Scope, open_catalog, verify
 from cluster.drift import METRICS, Drift, compare_models, compare_runs, save_drift
 from cluster.gc import Policy, sweep
 from cluster.runs import RunState, RunTables, StageState, new_run, save_state, save_tables
@@ -234,3 +234,20 @@ def test_a_drift_without_rows_is_a_table_without_rows(lake: Lake, nights: tuple[
     store: Store = lake.store
     same = compare_runs(store, nights[0], nights[0])
     assert same.rows == [] and save_drift(store, nights[0].run, "none", same).tables == {"drift": ()}
+
+
+@pytest.mark.parametrize("found", ["foreign bytes", "other rows"])
+def test_what_is_not_ours_on_the_key_of_a_part_is_left_there_and_never_published(tmp_path: Path, found: str) -> None:
+    about = {"cell": "c", "subject": "m", "subject_before": "m", "aspect": "metric", "source": "t", "setting": ""}
+    rows = [{**about, "item": item, "status": "changed", "before": 1.0, "after": 2.0} for item in ("fvu", "l0")]
+    store, twin = Lake(tmp_path / "lake").store, Lake(tmp_path / "twin").store
+    runs = [new_run(some, "nights", "kind: made by hand") for some in (store, twin) for _ in range(2)]
+    (key,) = [part.key for part in save_drift(twin, runs[1], runs[0], Drift(rows[:1], 1)).tables["drift"]]
+    theirs = b"foreign bytes" if found == "foreign bytes" else twin.get(key)
+    store.create(key, theirs)
+    published = save_drift(store, runs[1], runs[0], Drift(rows, 1))
+    (part,) = published.tables["drift"]
+    assert (part.rows, part.key) == (2, key.replace(".parquet", ".a1.parquet")) and store.get(key) == theirs
+    assert [v.problem for v in verify(Catalog(store, (published,)))] == [""]
+    read = run_sql(Catalog(store, (published,)), "SELECT item FROM drift ORDER BY item").read_all().to_pylist()
+    assert [row["item"] for row in read] == ["fvu", "l0"]
