@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -10,8 +9,11 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from schemas.matrix import NotTaken
+from schemas.words import any_of, nearest
+
 Path = tuple[Any, ...]
-_PREFIX = re.compile(r"^((?:stages|matrix|exclude|overrides)\.[\w.-]+): (.*)$", re.DOTALL)
+_PREFIX = re.compile(r"^((?:stages|matrix|exclude|overrides)(?:\.[\w.-]+)?): (.*)$", re.DOTALL)
 
 
 class Problem(NamedTuple):
@@ -29,7 +31,7 @@ def explain(error: ValidationError, data: Any, adapter: TypeAdapter[Any]) -> lis
         by_path.setdefault(_written_path(detail["loc"], data), []).append(dict(detail))
     # what is wrong inside a list says more than that the list as a whole does not fit
     paths = [p for p in by_path if not any(q != p and q[: len(p)] == p and _whole(by_path[p]) for q in by_path)]
-    return [_problem(path, by_path[path], data, models) for path in paths]
+    return [problem for path in paths for problem in _problems(path, by_path[path], data, models)]
 
 
 def _whole(details: Iterable[dict[str, Any]]) -> bool:
@@ -51,33 +53,50 @@ def _written_path(loc: tuple[Any, ...], data: Any) -> Path:
     return tuple(path)
 
 
+def _problems(path: Path, details: list[dict[str, Any]], data: Any, models: list[type[BaseModel]]) -> Iterator[Problem]:
+    cause = details[0].get("ctx", {}).get("error")
+    if not isinstance(cause, NotTaken):
+        yield _problem(path, details, data, models)
+        return
+    place = _parts(cause.place)
+    for inside, text in explain(cause.error, cause.data, TypeAdapter(cause.kind)):
+        written = (*place, *inside)
+        below = inside and _written_path(written, data) == written  # as fields of an override are
+        field = "" if below else ".".join(map(str, inside))
+        yield Problem(written if below else place, ": ".join(word for word in (cause.about, field, text) if word))
+
+
+def _parts(dotted: str) -> Path:
+    return tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
+
+
 def _problem(path: Path, details: list[dict[str, Any]], data: Any, models: list[type[BaseModel]]) -> Problem:
     detail = details[0]
     kind = detail["type"]
     if kind == "extra_forbidden":
         fields = _fields_at(path[:-1], data, models)
-        return Problem(path, f"unknown field; {_nearest(path[-1], fields) or 'there are ' + ', '.join(fields)}")
+        return Problem(path, f"unknown field{nearest(path[-1], fields) or '; there are ' + ', '.join(fields)}")
     if kind == "missing":
         return Problem(path, "this field is missing")
     if kind == "union_tag_invalid":
         expected = [t.strip(" '") for t in detail["ctx"]["expected_tags"].split(",")]
         tag = detail["ctx"]["tag"]
-        return Problem((*path, "kind"), f"found {_found(tag)}, expected {_any_of(expected)}{_guess(tag, expected)}")
+        return Problem((*path, "kind"), f"found {_found(tag)}, expected {any_of(expected)}{nearest(tag, expected)}")
     if kind == "union_tag_not_found":
-        return Problem(path, f"field kind is missing; expected {_any_of(sorted(_kinds(models)))}")
+        return Problem(path, f"field kind is missing; expected {any_of(sorted(_kinds(models)))}")
     if kind in ("value_error", "assertion_error"):
         text = str(detail["ctx"]["error"])
         prefix = _PREFIX.match(text)
         if prefix is None:
             return Problem(path, text)
-        return Problem(tuple(int(part) if part.isdigit() else part for part in prefix[1].split(".")), prefix[2])
+        return Problem(_parts(prefix[1]), prefix[2])
     if detail["loc"] and detail["loc"][-1] == "[key]":
         expected = _literals([detail]) or [_expected(detail)]
-        return Problem(path, f"unknown field, expected {_any_of(expected)}{_guess(path[-1], expected)}")
+        return Problem(path, f"unknown field, expected {any_of(expected)}{nearest(path[-1], expected)}")
     literals = _literals(details)
     expected = literals or list(dict.fromkeys(_expected(d) for d in details))
-    guess = _guess(detail["input"], literals)
-    return Problem(path, f"found {_found(detail['input'])}, expected {_any_of(expected)}{guess}")
+    guess = nearest(detail["input"], literals)
+    return Problem(path, f"found {_found(detail['input'])}, expected {any_of(expected)}{guess}")
 
 
 def _expected(detail: dict[str, Any]) -> str:
@@ -105,20 +124,6 @@ def _literals(details: Iterable[dict[str, Any]]) -> list[str]:
 def _found(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _any_of(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def _nearest(word: Any, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(word), list(known), 1, 0.5)
-    return f"did you mean {near[0]!r}?" if near else ""
-
-
-def _guess(word: Any, known: Iterable[str]) -> str:
-    near = _nearest(word, known)
-    return f"; {near}" if near else ""
 
 
 # ---------------------------------------------------------------- which fields belong where

@@ -51,11 +51,6 @@ class Frozen(BaseModel):
         """Field name -> its declared role; fields without a role are left out."""
         return dict(_declared_roles(cls))
 
-    def result_fields(self) -> dict[str, Any]:
-        """The JSON form of the fields that decide the result."""
-        wanted = {name for name, role in self.roles().items() if role == "result"}
-        return self.model_dump(mode="json", include=wanted)
-
 
 def _declared_roles(cls: type[BaseModel]) -> Iterator[tuple[str, Role]]:
     for name, field in cls.model_fields.items():

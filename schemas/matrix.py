@@ -70,19 +70,40 @@ class Override(Where):
         return value
 
 
+class NotTaken(ValueError):
+    """A stage does not take values that stand elsewhere in its pipeline.
+
+    place: dotted path of the value or values. about: what it was written for, for people, or nothing if the place says it.
+    kind: the class of the stage. data: the whole stage with them. error: what is wrong with it.
+    """
+
+    def __init__(self, kind: type[Cell], data: dict[str, Any], error: ValidationError) -> None:
+        self.place, self.about = "", ""
+        self.kind, self.data, self.error = kind, data, error
+        super().__init__()
+
+    def at(self, place: str, about: str = "") -> NotTaken:
+        """The same, and where the values stand."""
+        self.place, self.about = place, about
+        return self
+
+    def __str__(self) -> str:
+        first = self.error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        return ": ".join(word for word in (self.place, self.about, field, str(first["msg"])) if word)
+
+
 def with_fields(stage: Stage, fields: Mapping[str, Any]) -> Stage:
     """The stage with other values of some fields, checked as if they were written there.
 
     Raises:
-        ValueError: the stage has no such field, or does not take the value; the message names the field.
+        NotTaken: the stage has no such field, or does not take the value; the message names the field.
     """
     data = {**json.loads(stage.model_dump_json(exclude_unset=True)), **fields}
     try:
         return type(stage).model_validate_json(json.dumps(data))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{field}: {first['msg']}" if field else str(first["msg"])) from None
+        raise NotTaken(type(stage), data, error) from None
 
 
 def points(matrix: Mapping[str, tuple[AxisValue, ...]], over: tuple[str, ...]) -> list[At]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Literal
 
@@ -345,9 +345,3 @@ def site_names(facts: ModelFacts) -> list[str]:
 def _examples(facts: ModelFacts, name: str) -> str:
     paths = [site.path for site in facts.sites if site.path.split(".")[0] == name]
     return paths[0] if len(paths) == 1 else f"{paths[0]} to {paths[-1]}"
-
-
-def stops_at(facts: ModelFacts, sites: Sequence[Site]) -> int:
-    """Index in `facts.sites` of the last tensor that these sites need: the forward can stop there."""
-    order = {site.path: index for index, site in enumerate(facts.sites)}
-    return max((order[site.path] for site in sites), default=-1)

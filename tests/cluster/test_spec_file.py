@@ -380,14 +380,27 @@ def test_a_list_of_concepts_is_looked_for_where_the_spec_is(tmp_path: Path) -> N
         ("    over: width\n", "s.yaml:10:5  stages.acts.over: no axis 'width'; matrix has no axis but that of models"),
         (
             "    over: top_k\nmatrix:\n  top_k: [4, 0]\n",
-            "s.yaml:13:14  matrix.top_k.1: found 0, of stages.acts: top_k: ",
+            "s.yaml:13:14  matrix.top_k.1: stages.acts: top_k: found 0, expected greater than or equal to 1",
         ),
         ("exclude:\n  - {stage: act}\n", "s.yaml:11:6  exclude.0.stage: no stage 'act'; there are acts"),
         ("exclude:\n  - {stagee: acts}\n", "s.yaml:11:6  exclude.0.stagee: unknown field; did you mean 'stage'?"),
         (
             "overrides:\n  - {stage: acts, set: {topk: 3}}\n",
-            "s.yaml:11:19  overrides.0.set: stages.acts: topk: ",
+            "s.yaml:11:25  overrides.0.set.topk: stages.acts: unknown field; did you mean 'top_k'?",
         ),
+        (
+            "overrides:\n  - stage: acts\n    set: {resources: {workers: 0}}\n",
+            "s.yaml:12:23  overrides.0.set.resources.workers: stages.acts: found 0, expected greater than or equal to 1",
+        ),
+        (
+            "overrides:\n  - {stage: acts, set: {outputs: [embeddings]}}\n",
+            "s.yaml:11:19  overrides.0.set: stages.acts: sites are given but no output uses them",
+        ),
+        (
+            "exclude:\n  - {model: demo:clip-p9}\n",
+            "s.yaml:11:6  exclude.0.model: found \"demo:clip-p9\", expected demo:clip-p8: the models of this pipeline; did you mean 'demo:clip-p8'?",
+        ),
+        ("exclude:\n  - {model: demo:clip-p8}\n", "s.yaml:10:1  exclude: nothing is left of stages.acts"),
     ],
 )
 def test_what_no_cell_can_be_is_named_with_its_place(lines: str, said: str) -> None:

@@ -168,13 +168,6 @@ def test_a_job_alone_in_a_file_adds_only_its_name_and_store(standing: type[BaseM
     assert set(standing.model_fields) - set(plain.model_fields) == set(OneJob.model_fields) == {"name", "store"}  # type: ignore[attr-defined]
 
 
-def test_effort_does_not_enter_the_result_fields() -> None:
-    slow = SelftestSpec(rows=5)
-    fast = SelftestSpec(rows=5, shard_rows=1, sleep_ms=7, batch_rows=3, gang=2)
-    assert slow.result_fields() == fast.result_fields()
-    assert slow.result_fields() != SelftestSpec(rows=6).result_fields()
-
-
 def load(text: str) -> object:
     return TypeAdapter(AnySpec).validate_json(text)
 
@@ -222,7 +215,7 @@ def pipeline(**fields: object) -> str:
             "stages a, b read each other in a circle",
         ),
         ({"stages": {"a": {"kind": "extract", "outputs": ["embeddings"]}}}, "stages.a: no model"),
-        ({"matrix": {"model": []}}, "an empty list of models"),
+        ({"matrix": {"model": []}}, "matrix.model: an empty list leaves nothing to do"),
         ({"matrix": {"model": ["demo:x", "demo:x"]}}, "the same model twice"),
         (
             {"stages": {"a": {"kind": "selftest"}, "b": {"kind": "train_sae", "reads": "a"}}},
