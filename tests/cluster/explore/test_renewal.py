@@ -189,6 +189,7 @@ def test_parts_on_their_way_into_pages_of_another_are_not_taken_for_old_ones(sto
     assert coming.exists()
 
 
+@pytest.mark.slow
 def test_old_parts_of_a_bucket_go_too(store: Store, moto_bucket: str) -> None:
     to = f"s3://{moto_bucket}/pages"
     for number in range(1, 5):
