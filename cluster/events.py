@@ -11,8 +11,9 @@ from typing import Any
 
 from cluster.alive import Heart
 from cluster.alive import last_sign as last_sign
-from cluster.board import Board, Outcome, Work
+from cluster.board import Board
 from cluster.stores.base import Store, get_many
+from cluster.works import Outcome, Work
 from schemas import layout
 from schemas.errors import MiclipError
 from schemas.plans import Plan, Published

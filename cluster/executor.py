@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from cluster.board import Board, Need, Outcome
+from cluster.board import Board
 from cluster.shard_host import ShardHost
+from cluster.works import Need, Outcome
 from schemas.errors import Infeasible, Interrupted
 
 FIRST_REST = 0.5

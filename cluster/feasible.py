@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cluster.board import Need
 from cluster.scheduler import Node, Slot, count_fitting
+from cluster.works import Need
 from schemas.errors import Infeasible
 from schemas.plans import Resources
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cluster.board import Outcome
 from cluster.parquet import sha256
 from cluster.stores.base import Store, ask_many, prefetch
+from cluster.works import Outcome
 from schemas import layout
 from schemas.errors import DamagedPart, KeyMissing
 from schemas.plans import DoneMarker, FailedMarker, Plan, Published, Resources, StoredArtifact, StoredPart, load_json

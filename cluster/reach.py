@@ -12,12 +12,11 @@ from cluster.catalog import stored_objects
 from cluster.hold import names_in
 from cluster.ledger import load_published
 from cluster.stores.base import Store, prefetch
+from jobs.kinds import READ_ACROSS
 from schemas import layout
 from schemas.errors import KeyMissing
 from schemas.plans import Published, StageSpec, load_json
 
-READ_ACROSS = frozenset({"index_images"})
-"""Kinds whose unpublished artifacts are read by stages of other kinds too (`cluster/image_reader.py`)."""
 _FOLDER = re.compile(r"/s=([0-9a-f]{20})/")
 
 

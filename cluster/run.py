@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster import ledger
-from cluster.board import Board, group_siblings
+from cluster.board import Board
 from cluster.events import EventLog
 from cluster.executor import Executor, StopFlag
 from cluster.stores.base import Store
+from cluster.works import group_siblings
 from jobs.kinds import get_all_tables, get_artifacts
 from schemas import errors
 from schemas.errors import DamagedPart

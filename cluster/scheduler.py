@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from cluster.board import Board, Need, Work
+from cluster.board import Board
+from cluster.works import Need, Work
 
 WINDOW = 2
 """Tasks a worker may hold at once: the second one hides the way there and back."""

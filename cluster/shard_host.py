@@ -6,13 +6,13 @@ import time
 import traceback
 from collections import defaultdict
 
-from cluster.board import Outcome, Task, Work
 from cluster.inputs import StoreInputs
 from cluster.keep import StoreKeep
 from cluster.parquet import EncodedPart, PartEncoder
 from cluster.parts import store_artifact, store_part
 from cluster.secrets import redact
 from cluster.stores.base import make_store, prefetch
+from cluster.works import Outcome, Task, Work
 from jobs.kinds import get_opener, get_tables
 from jobs.protocol import Artifact, Gang, Part, Setting, Worker
 from schemas import layout

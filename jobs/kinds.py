@@ -33,6 +33,11 @@ KINDS: dict[str, str] = {
     "map_explanations": "jobs.map_explanations",
     "explorer": "jobs.make_explorer",
 }
+SEVERAL = frozenset({"mine_rosetta"})
+"""Kinds whose works do different things with one subject, which their titles tell apart: the units of a model, and the model
+with itself."""
+READ_ACROSS = frozenset({"index_images"})
+"""Kinds whose unpublished artifacts are read by stages of other kinds too (`cluster/image_reader.py`), so that they stay."""
 
 
 @cache

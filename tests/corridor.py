@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster import ledger
-from cluster.board import Board, Work, group_siblings
+from cluster.board import Board
 from cluster.events import EventLog
 from cluster.executor import Executor, StopFlag
 from cluster.run import run_stages
 from cluster.stores.base import Store, make_store
+from cluster.works import Work, group_siblings
 from jobs.protocol import Cell, Known
 from jobs.selftest.plan import make_plans
 from schemas.plans import Plan, Resources

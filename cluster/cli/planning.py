@@ -8,12 +8,12 @@ from itertools import chain
 from typing import Any
 
 from cluster.amounts import some
-from cluster.board import group_siblings
 from cluster.cost import Cost, Part, Terms, cost_of, load_rates
 from cluster.ledger import find_published
 from cluster.planned import PlannedPipeline, stage_state, title
 from cluster.runs import StageState
 from cluster.stores import Store, ask_many
+from cluster.works import group_siblings
 from jobs.kinds import get_kind
 from schemas.plans import Plan, Resources
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import ray
 
-from cluster.board import Outcome, Task, Work
 from cluster.shard_host import ShardHost
+from cluster.works import Outcome, Task, Work
 from jobs.protocol import Gang
 
 

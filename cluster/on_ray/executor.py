@@ -9,13 +9,14 @@ from typing import Any
 
 import ray
 
-from cluster.board import Board, Need, Outcome
+from cluster.board import Board
 from cluster.executor import Rests, StopFlag
 from cluster.feasible import check_fits, describe
 from cluster.on_ray.session import join, start_local
 from cluster.on_ray.team import Died, Team
 from cluster.on_ray.watch import PATIENCE, ClusterWatch
 from cluster.scheduler import Assign, Slot, Start, Stop, View, decide, get_demands
+from cluster.works import Need, Outcome
 from schemas.errors import ClusterUnreachable
 
 TICK = 0.2

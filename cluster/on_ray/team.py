@@ -12,9 +12,9 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.board import Outcome, Task
 from cluster.on_ray.actor import HostActor
 from cluster.scheduler import Slot, WorkerState
+from cluster.works import Outcome, Task
 from jobs.protocol import Gang
 
 Refs = list[Any]

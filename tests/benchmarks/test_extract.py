@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cluster.board import Board, group_siblings
+from cluster.board import Board
 from cluster.planned import plan_pipeline
 from cluster.shard_host import ShardHost
+from cluster.works import group_siblings
 from tests.lakes import Lake, export, make_extract
 
 MODEL = "open_clip:ViT-B-32/random(0)"

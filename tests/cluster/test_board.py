@@ -7,7 +7,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.board import MAX_ATTEMPTS, MAX_FAILED_SHARDS, Board, Outcome, Task, group_siblings
+from cluster.board import MAX_ATTEMPTS, MAX_FAILED_SHARDS, Board
+from cluster.works import Outcome, Task, group_siblings
 from schemas.plans import Plan, Resources
 from tests.corridor import selftest, selftest_works
 

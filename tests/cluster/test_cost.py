@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cluster.board import group_siblings
 from cluster.cost import RUNS, Cost, Part, Rates, Terms, cost_of, load_rates
 from cluster.cost_log import COSTS, OPEN, Measure, Rate, RunCosts
 from cluster.stores.base import Store, make_store
+from cluster.works import group_siblings
 from jobs.protocol import Estimate
 from schemas.layout import run_key
 from schemas.plans import Resources

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from cluster import executor
-from cluster.board import Board, Outcome
+from cluster.board import Board
 from cluster.executor import Rests, SerialExecutor, StopFlag
+from cluster.works import Outcome
 from schemas.errors import Interrupted
 from tests.corridor import selftest_works
 

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from cluster import ledger
-from cluster.board import Outcome, Task, group_siblings
 from cluster.executor import SerialExecutor
 from cluster.stores.base import Store, make_store
+from cluster.works import Outcome, Task, group_siblings
 from schemas import layout
 from schemas.errors import DamagedPart, KeyMissing
 from schemas.plans import DoneMarker, Plan, Published, Round, StageSpec, StoredArtifact, StoredPart

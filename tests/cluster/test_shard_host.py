@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from cluster import ledger
-from cluster.board import Board, group_siblings
+from cluster.board import Board
 from cluster.parquet import read_part
 from cluster.planned import plan_pipeline
 from cluster.shard_host import ShardHost
+from cluster.works import group_siblings
 from tests.corridor import selftest
 from tests.damage import DamagingStore
 from tests.lakes import Lake, export, make_extract

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from cluster.board import Board, Outcome, Task, Work
+from cluster.board import Board
 from cluster.scheduler import Assign, Demand, Node, Slot, Start, View, WorkerState, count_fitting, decide, get_demands
+from cluster.works import Outcome, Task, Work
 from schemas.plans import Resources
 from tests.corridor import selftest_works
 

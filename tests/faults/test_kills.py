@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.board import Task, group_siblings
 from cluster.ledger import done_shards
 from cluster.runs import load_state
 from cluster.shard_host import ShardHost
 from cluster.stores.base import make_store
+from cluster.works import Task, group_siblings
 from jobs.selftest.work import SelftestWorker
 from schemas.job_files import as_pipeline
 from schemas.pipeline_spec import PipelineSpec

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from cluster.board import Board, Outcome
+from cluster.board import Board
 from cluster.catalog import open_catalog
 from cluster.cli.app import app
 from cluster.executor import SerialExecutor, StopFlag
 from cluster.inputs import StoreInputs
 from cluster.shard_host import ShardHost
 from cluster.stores.base import Store, make_store
+from cluster.works import Outcome
 from jobs import activations
 from schemas.errors import DamagedPart
 from schemas.job_files import as_pipeline

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import ray
 
-from cluster.board import Outcome, Task, Work, group_siblings
 from cluster.executor import SerialExecutor, StopFlag
 from cluster.on_ray.actor import HostActor, limit_threads
 from cluster.on_ray.executor import RayExecutor
 from cluster.on_ray.team import describe, is_out_of_memory
+from cluster.works import Outcome, Task, Work, group_siblings
 from jobs.selftest.work import SelftestWorker
 from schemas.errors import ClusterUnreachable, Infeasible, Interrupted
 from schemas.pipeline_spec import PipelineSpec

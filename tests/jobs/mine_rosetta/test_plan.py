@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.board import Work
 from cluster.planned import PlannedPipeline, plan_pipeline, title
+from cluster.works import Work
 from jobs.kinds import get_kind
 from schemas.errors import BadSpec, TooFewImages
 from schemas.pipeline_spec import PipelineSpec

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from cluster.board import group_siblings
 from cluster.events import EventLog
 from cluster.executor import StopFlag
 from cluster.planned import plan_pipeline
 from cluster.run import run_stages
+from cluster.works import group_siblings
 from jobs.protocol import Estimate, Known
 from jobs.sae_tokens import tokens_of
 from jobs.train_sae.plan import estimate, settings_of, stream_of
