@@ -9,6 +9,9 @@ from infra.clusters import AGENT_PORT, DASHBOARD_PORT, METRICS_PORT
 from infra.pods import Object
 from infra.values import Values
 
+ROLE_ADDRESSES = {"machine": "169.254.169.254/32", "pod_identity": "169.254.170.23/32"}
+"""Where AWS gives roles to whoever asks from a node, over plain http."""
+
 
 def account(values: Values, part: str) -> Object:
     """An account of its own for each part; the cloud's role is for those that open the store."""
@@ -44,6 +47,11 @@ def network(values: Values) -> Object:
     endpoint = urlsplit(values.store.endpoint or "https://s3")
     store_port = endpoint.port or {"http": 80, "https": 443}[endpoint.scheme]
     outside = sorted({*net.egress_ports, store_port})
+    role = [
+        {"to": [_cidr(ROLE_ADDRESSES[role])], "ports": _tcp(80)}
+        for role in [values.store.role_of]
+        if role in ROLE_ADDRESSES
+    ]
     dns = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
     return {
         "apiVersion": "networking.k8s.io/v1",
@@ -63,7 +71,8 @@ def network(values: Values) -> Object:
             "egress": [
                 {"to": [ours]},
                 {"to": [_namespace("kube-system")], "ports": dns},
-                {"to": [{"ipBlock": {"cidr": cidr}} for cidr in net.egress_to], "ports": _tcp(*outside)},
+                *role,
+                {"to": [_cidr(cidr) for cidr in net.egress_to], "ports": _tcp(*outside)},
             ],
         },
     }
@@ -71,6 +80,10 @@ def network(values: Values) -> Object:
 
 def _namespace(name: str) -> Object:
     return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+
+
+def _cidr(cidr: str) -> Object:
+    return {"ipBlock": {"cidr": cidr}}
 
 
 def _tcp(*ports: int) -> list[Object]:

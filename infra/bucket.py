@@ -1,4 +1,4 @@
-"""Makes a bucket and sets what it may forget: `python -m infra.bucket s3://lab-miclip`. Run again, it changes nothing."""
+"""Makes buckets and sets what they may forget: `python -m infra.bucket s3://lab-miclip`. Run again, it changes nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import sys
 import time
 from typing import Any
+
+from infra.values import Pages
 
 DAYS = 7
 """An upload in pieces that was begun so long ago and not ended belongs to a process that is dead."""
@@ -36,8 +38,42 @@ def lifecycle() -> dict[str, Any]:
     }
 
 
-def make_bucket(uri: str, patience_s: float = 60.0) -> None:
+def readable(pages: Pages) -> dict[str, Any]:
+    """The policy of a bucket by which browsers at some addresses may read its pages, and nothing else of it."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "pages",
+                "Effect": "Allow",
+                "Principal": "*",
+                "Action": "s3:GetObject",
+                "Resource": f"arn:aws:s3:::{pages.to.removeprefix('s3://').rstrip('/')}/*",
+                "Condition": {"IpAddress": {"aws:SourceIp": list(pages.readers)}},
+            }
+        ],
+    }
+
+
+def ranges_for(origin: str) -> dict[str, Any]:
+    """Rules by which pages of another origin may read parts of this bucket where they are, by byte ranges (CORS).
+
+    origin: scheme and host of the pages, as in https://pages.example.org.
+    """
+    rule = {
+        "AllowedOrigins": [origin],
+        "AllowedMethods": ["GET", "HEAD"],
+        "AllowedHeaders": ["Range"],
+        "ExposeHeaders": ["Content-Range", "Content-Length", "ETag"],
+        "MaxAgeSeconds": 3600,
+    }
+    return {"CORSRules": [rule]}
+
+
+def make_bucket(uri: str, patience_s: float = 60.0, origin: str | None = None) -> None:
     """Make the bucket of this store if it is not there, waiting for a service that is just starting, and set its rules.
+
+    origin: pages there may read from it; what other pages might before is replaced.
 
     Credentials, region and endpoint come from the environment, as for all of miclip.
 
@@ -65,10 +101,15 @@ def make_bucket(uri: str, patience_s: float = 60.0) -> None:
                 raise
         time.sleep(1.0)
     client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=lifecycle())
+    if origin is not None:
+        client.put_bucket_cors(Bucket=bucket, CORSConfiguration=ranges_for(origin))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("store", help="s3://bucket, or s3://bucket/prefix")
-    make_bucket(parser.parse_args().store)
-    sys.stderr.write("bucket and lifecycle are there\n")
+    parser.add_argument("stores", nargs="+", metavar="STORE", help="s3://bucket, or s3://bucket/prefix")
+    parser.add_argument("--origin", help="pages there may read parts from it, such as https://pages.example.org")
+    given = parser.parse_args()
+    for store in given.stores:
+        make_bucket(store, origin=given.origin)
+    sys.stderr.write("buckets and their rules are there\n")

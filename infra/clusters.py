@@ -32,7 +32,8 @@ def entrypoint(values: Values) -> str:
     """The command of a night, in the driver on the head of its cluster."""
     keep = values.schedule.keep_runs
     drop = f" --keep-runs {keep}" if keep else ""
-    return f"miclip nightly {SPEC} --store {shlex.quote(values.store.uri)} --address auto{drop}"
+    pages = f" --pages {shlex.quote(values.pages.to)}" if values.pages else ""
+    return f"miclip nightly {SPEC} --store {shlex.quote(values.store.uri)} --address auto{drop}{pages}"
 
 
 def deadline_s(values: Values) -> int:
@@ -57,10 +58,10 @@ def job_spec(values: Values) -> kuberay.RayJobSpec:
         submitter_pod_template=submitter,
         submitter_config=kuberay.SubmitterConfig(backoff_limit=2),
         shutdown_after_job_finishes=True,
-        ttl_seconds_after_finished=300,
+        ttl_seconds_after_finished=60,  # another cluster may be waiting for its machines
         active_deadline_seconds=deadline_s(values),
         pre_running_deadline_seconds=60 * night.nodes_within_minutes,
-        backoff_limit=night.new_clusters,
+        backoff_limit=0,  # it would repeat what fails the same way everywhere; the launcher knows better
         ray_cluster_spec=cluster_spec(values),
     )
 

@@ -40,7 +40,7 @@ def nightly(values: Values) -> list[Object]:
     container = {
         "name": "launch",
         "image": values.images.cpu,
-        "command": ["python", f"{LAUNCH}/launch.py", f"{LAUNCH}/rayjob.json"],
+        "command": ["python", f"{LAUNCH}/launch.py", f"{LAUNCH}/rayjob.json", str(night.new_clusters)],
         "env": env,
         "resources": pods.SMALL,
         "securityContext": {**pods.CONTAINER, "readOnlyRootFilesystem": True},

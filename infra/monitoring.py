@@ -32,7 +32,7 @@ def rules(values: Values) -> Rules:
     hours = values.monitoring.success_within_hours
     running = f'{_n(m.STATUS)}{{status="RUNNING"}} == 1'
     shards = f"sum by (pipeline) (increase({_n(m.SHARDS)}[3h]))"
-    sign = f"time() - {_n(m.SIGN)} > 300"
+    silent = f"changes({_n(m.SIGN)}[5m]) == 0"  # what the driver's clock shows does not matter
     launched = f'sum by (job_name) (kube_job_status_failed{{job_name=~"{values.name}-nightly-.+"}}) > 0'
     alarms = [
         _alarm("MiclipNoSuccess", f"time() - {_n(m.SUCCESS)} > {3600 * hours}", "5m", "page",
@@ -41,8 +41,10 @@ def rules(values: Values) -> Rules:
                "{{ $labels.pipeline }} has run and has never succeeded"),
         _alarm("MiclipRunFailed", f'{_n(m.STATUS)}{{status=~"FAILED|STOPPED"}} == 1', "1m", "ticket",
                "the newest run of {{ $labels.pipeline }} is {{ $labels.status }}"),
-        _alarm("MiclipDriverLost", f"{running} and on (pipeline) {sign}", "1m", "ticket",
-               "the driver of {{ $labels.pipeline }} gives no sign of life"),
+        _alarm("MiclipInterrupted", f'{_n(m.STATUS)}{{status="INTERRUPTED"}} == 1', "30m", "ticket",
+               "{{ $labels.pipeline }} was told to end half an hour ago, and nobody has started it again"),
+        _alarm("MiclipDriverLost", f"{running} and on (pipeline) {silent}", "2m", "ticket",
+               "the newest run of {{ $labels.pipeline }} is LOST: it has not ended, and its driver gives no sign of life"),
         _alarm("MiclipNoProgress", f"{running} unless on (pipeline) {shards} > 0", "3h", "ticket",
                "{{ $labels.pipeline }} runs and has finished no shard for 3 hours"),
         _alarm("MiclipManyRetries", f"sum by (pipeline) (increase({_n(m.RETRIES)}[1h])) > 20", "5m", "ticket",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
@@ -52,13 +52,22 @@ class Images(Frozen):
 
 
 class StoreValues(Frozen):
-    """The bucket. Without `secret` pods use the role of their service account or machine."""
+    """The bucket, and who may use it: a `secret`, or a role."""
 
     uri: StoreUri
     endpoint: Url | None = None
     region: str = "us-east-1"
     secret: SecretName | None = None
     """A Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
+    role_of: Literal["service_account", "machine", "pod_identity"] = "service_account"
+    """Whose role pods have without `secret`: that of their account is asked for over https; that of the machine, or of EKS
+    Pod Identity, at an address of the node, which the network policy then lets them reach."""
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> StoreValues:
+        if self.secret is not None and self.role_of != "service_account":
+            raise ValueError(f"secret and role_of: {self.role_of} are two ways to the store; leave one out")
+        return self
 
 
 class Schedule(Frozen):
@@ -70,8 +79,8 @@ class Schedule(Frozen):
     nodes_within_minutes: Annotated[int, Field(ge=1)] = 45
     """A cluster that has not got its machines by then fails, rather than wait until morning."""
     end_within_hours: Annotated[float, Field(gt=0)] = 10.0
-    new_clusters: Annotated[int, Field(ge=0)] = 1
-    """How often a night that failed is tried again on a cluster of its own: what is done stays done."""
+    new_clusters: Annotated[int, Field(ge=0, le=8)] = 1
+    """How often a night is tried again on a cluster of its own whose driver or cluster was lost, or store away."""
     keep: Annotated[int, Field(ge=1)] = 7
     """Nights whose RayJobs can still be looked at."""
     keep_runs: Annotated[int, Field(ge=1)] | None = None
@@ -103,6 +112,15 @@ class Secrets(Frozen):
     """With HF_TOKEN, for gated models."""
     webhook: SecretName | None = None
     """With MICLIP_WEBHOOK, the URL that is told how nights end."""
+
+
+class Pages(Frozen):
+    """The explorer's pages, renewed after every night; the spec needs a stage of kind explorer."""
+
+    to: StoreUri
+    """Empty at first. Pods write there with what they have for the store."""
+    readers: tuple[Cidr, ...] = ()
+    """Whose browsers may read them straight from the bucket, by a policy that is rendered; nobody's if left out."""
 
 
 class Network(Frozen):
@@ -139,6 +157,7 @@ class Values(Frozen):
     role_annotations: Labels = Field(default_factory=dict)
     """On the service accounts of heads, workers and figures: the cloud's role that may read and write the store."""
     secrets: Secrets = Secrets()
+    pages: Pages | None = None
     network: Network = Network()
     monitoring: Monitoring = Monitoring()
 

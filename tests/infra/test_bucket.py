@@ -10,7 +10,8 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from botocore.session import get_session
 
-from infra.bucket import lifecycle, make_bucket
+from infra.bucket import lifecycle, make_bucket, ranges_for, readable
+from infra.values import Pages
 from tests.servers import CREDENTIALS, moto
 
 
@@ -36,6 +37,31 @@ def test_a_bucket_is_made_once_with_its_rules(
     for _ in range(2):
         make_bucket(f"s3://lake-{region}/below/it")
         assert client.get_bucket_lifecycle_configuration(Bucket=f"lake-{region}")["Rules"] == lifecycle()["Rules"]
+
+
+def test_pages_of_one_origin_may_read_ranges(url: str, credentials: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    client = get_session().create_client("s3", region_name="us-east-1")
+    make_bucket("s3://lake-read", origin="https://pages.example.org")
+    assert (
+        client.get_bucket_cors(Bucket="lake-read")["CORSRules"] == ranges_for("https://pages.example.org")["CORSRules"]
+    )
+    (rule,) = ranges_for("https://pages.example.org")["CORSRules"]
+    assert "Range" in rule["AllowedHeaders"] and "Content-Range" in rule["ExposeHeaders"]
+
+
+def test_readers_may_get_pages_and_nothing_else_of_the_bucket(
+    url: str, credentials: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    policy = readable(Pages(to="s3://lake-shown/pages", readers=("10.0.0.0/8", "192.0.2.0/24")))
+    (rule,) = policy["Statement"]
+    assert (rule["Action"], rule["Resource"]) == ("s3:GetObject", "arn:aws:s3:::lake-shown/pages/*")
+    assert rule["Condition"] == {"IpAddress": {"aws:SourceIp": ["10.0.0.0/8", "192.0.2.0/24"]}}
+    make_bucket("s3://lake-shown")
+    client = get_session().create_client("s3", region_name="us-east-1")
+    client.put_bucket_policy(Bucket="lake-shown", Policy=json.dumps(policy))
 
 
 def test_no_rule_removes_an_object_that_a_reader_can_see() -> None:

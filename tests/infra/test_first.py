@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ def test_the_first_night_publishes_its_tables_and_the_second_finds_them(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     values, _ = read_values(DEFAULTS)
+    assert values.pages is not None
     there = {SPEC: str(DEFAULTS.parent / values.spec), values.store.uri: str(tmp_path / "lake")}
+    there[values.pages.to] = str(tmp_path / "pages")
     words = [there.get(word, word) for word in shlex.split(entrypoint(values))[1:]]
     at = words.index("--address")
     words[at : at + 2] = ["--executor", "serial", "--set", "images.ref=world:seed=0,n=24"]
@@ -40,6 +43,9 @@ def test_the_first_night_publishes_its_tables_and_the_second_finds_them(
             ("first",): number
         }
     assert "all of them before" in done.stdout
+    site = json.loads((tmp_path / "pages" / "site.json").read_text())
+    assert [one["run"] for one in site["runs"]] == ["first-00002", "first-00001"]
+    assert [(one["model"], one["units"]) for one in site["sets"]] == [("demo:clip-p8", 384)]
     sql = ["sql", "--store", str(tmp_path / "lake"), "SELECT model, count(*) AS images FROM embeddings GROUP BY model"]
     assert CliRunner().invoke(app, sql).stdout.count("24") == 2
 
@@ -47,7 +53,7 @@ def test_the_first_night_publishes_its_tables_and_the_second_finds_them(
 @pytest.mark.slow
 def test_the_command_of_a_night_works_on_a_head_without_cpus_that_asks_for_a_token(tmp_path: Path) -> None:
     """Handed over as the operator does, through the jobs interface; workers are on the two other machines."""
-    values, _ = read_values(DEFAULTS)
+    values = read_values(DEFAULTS)[0].model_copy(update={"pages": None})
     (tmp_path / "spec.yaml").write_text("kind: selftest\nname: night\nrows: 60\nshard_rows: 3\n")
     there = {SPEC: str(tmp_path / "spec.yaml"), values.store.uri: str(tmp_path / "lake")}
     words = [there.get(word, word) for word in shlex.split(entrypoint(values))]

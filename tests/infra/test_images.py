@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -99,6 +100,11 @@ def services() -> dict[str, dict[str, Any]]:
     return yaml.safe_load((INFRA / "compose.yaml").read_text())["services"]
 
 
+def identities() -> list[dict[str, Any]]:
+    """Who may do what with the S3 service."""
+    return json.loads(yaml.safe_load((INFRA / "compose.yaml").read_text())["configs"]["s3"]["content"])["identities"]
+
+
 def test_the_compose_file_builds_an_image_that_exists_from_where_it_lies() -> None:
     for name, service in services().items():
         if name != "s3":
@@ -125,8 +131,14 @@ def test_services_call_what_there_is_and_wait_for_services_that_there_are() -> N
 def test_the_commands_above_the_compose_file_name_verbs_and_specs_that_there_are() -> None:
     text = (INFRA / "compose.yaml").read_text()
     commands = [line.split() for line in re.findall(r"run --rm miclip (.+)", text)]
-    assert [words[0] for words in commands] == ["doctor", "run"]
+    assert [words[0] for words in commands] == ["doctor", "nightly"]
     for words in commands:
-        assert CliRunner().invoke(app, [words[0], "--help"]).exit_code == 0
+        shown = CliRunner().invoke(app, [words[0], "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0 and all(word in shown.output for word in words if word.startswith("--"))
+    made = services()["bucket"]["command"].split()[3:]
+    assert made == [commands[0][-1], commands[1][-1]] and services()["s3"]["ports"][0].startswith("127.0.0.1:8333")
+    (anonymous,) = [one for one in identities() if "credentials" not in one]
+    assert anonymous["actions"] == ["Read:pages"], "a browser reads pages and nothing else"
+    assert "http://127.0.0.1:8333/pages/index.html" in text
     spec = INFRA / Path(commands[1][1]).name
     assert read_spec_file(spec).pipeline.store is None, "the store is that of the environment"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from infra import launch as launch_module
-from infra.launch import Api, run, tonight
+from infra.launch import Api, Ended, run, run_night, tonight
 
 TEMPLATE = {
     "apiVersion": "ray.io/v1",
@@ -74,11 +75,15 @@ def account(tmp_path: Path) -> Path:
 def launch(account: Path) -> Iterator[Any]:
     clusters: list[Cluster] = []
 
-    def start(*answers: dict[str, str] | int, patience_s: float = 60.0) -> tuple[str, Cluster]:
+    def start(*answers: dict[str, str] | int, patience_s: float = 60.0, new_clusters: int = -1) -> tuple[str, Cluster]:
+        """One RayJob, or as many as a night may have."""
         clusters.append(cluster := Cluster(*answers))
         threading.Thread(target=cluster.serve_forever, args=(0.01,), daemon=True).start()
+        api = Api(cluster.url, account)
+        if new_clusters >= 0:
+            return run_night(api, TEMPLATE, "miclip-nightly-1", "uid-1", new_clusters, pause_s=0.0), cluster
         job = tonight(TEMPLATE, "miclip-nightly-1", "uid-1")
-        return run(Api(cluster.url, account), job, pause_s=0.0, patience_s=patience_s), cluster
+        return run(api, job, pause_s=0.0, patience_s=patience_s).failure, cluster
 
     yield start
     for cluster in clusters:
@@ -117,15 +122,59 @@ def test_a_night_that_fails_or_is_stopped_ends_badly_and_says_why(
     assert failure.startswith("the night failed:") and said in failure
 
 
-def test_a_retry_on_another_cluster_is_waited_for(launch: Any) -> None:
-    assert launch(RUNNING, {"jobDeploymentStatus": "Retrying", "jobStatus": "FAILED"}, RUNNING, DONE)[0] == ""
+def failed(code: int | None, reason: str = "AppFailed") -> dict[str, str]:
+    """What the operator tells of a driver that ended so, or of one that it lost."""
+    told = f"Job entrypoint command failed with exit code {code}, last available logs:\nfailed with exit code 7"
+    return {
+        "jobDeploymentStatus": "Failed",
+        "jobStatus": "FAILED" if code is not None else "RUNNING",
+        "reason": reason,
+        "message": told if code is not None else "the head is gone",
+    }
+
+
+CODES = {0: 1, 1: 1, 2: 1, 130: 1, 3: 3, -9: 3, -15: 3, None: 3}
+"""Exit code of the driver -> clusters that a night costs that may have two more; None: nobody knows."""
+
+
+@pytest.mark.parametrize(("code", "clusters"), CODES.items())
+def test_only_what_another_cluster_may_mend_costs_one(launch: Any, code: int | None, clusters: int) -> None:
+    failure, cluster = launch(RUNNING, DONE if code == 0 else failed(code), new_clusters=2)
+    assert len(cluster.jobs) == clusters and bool(failure) == (code != 0)
+    assert list(cluster.jobs) == ["miclip-nightly-1", "miclip-nightly-1-2", "miclip-nightly-1-3"][:clusters]
+
+
+def test_ray_tells_exit_codes_in_these_words() -> None:
+    source = Path(importlib.util.find_spec("ray").submodule_search_locations[0])  # type: ignore[union-attr,index]
+    supervisor = (source / "dashboard" / "modules" / "job" / "job_supervisor.py").read_text()
+    assert launch_module._EXIT_CODE.pattern == r"failed with exit code (-?\d+)"
+    assert 'f"failed with exit code {return_code}' in supervisor
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        failed(None, "DeadlineExceeded"),
+        {"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"},
+        {"jobDeploymentStatus": "ValidationFailed", "reason": "ValidationFailed", "message": "no such field"},
+        403,
+    ],
+)
+def test_what_took_too_long_was_stopped_or_refused_is_not_tried_again(launch: Any, status: Any) -> None:
+    failure, cluster = launch(status, new_clusters=2)
+    assert failure and len(cluster.jobs) == 1
+
+
+def test_a_night_that_a_new_cluster_mends_succeeded(launch: Any) -> None:
+    failure, cluster = launch(RUNNING, failed(None), RUNNING, DONE, new_clusters=1)
+    assert failure == "" and len(cluster.jobs) == 2
 
 
 def test_a_pod_that_is_started_again_waits_for_the_rayjob_that_is_there(account: Path, launch: Any) -> None:
     _, cluster = launch(DONE)
     there = dict(cluster.jobs)
     job = tonight(TEMPLATE, "miclip-nightly-1", "uid-2")
-    assert run(Api(cluster.url, account), job, pause_s=0.0) == ""
+    assert run(Api(cluster.url, account), job, pause_s=0.0) == Ended("")
     assert cluster.jobs == there
 
 

@@ -146,7 +146,8 @@ NIGHT = {
             ]
             + [
                 {"series": 'miclip_run_sign_of_life_timestamp_seconds{pipeline="stuck"}', "values": "0+60x600"},
-                {"series": 'miclip_run_sign_of_life_timestamp_seconds{pipeline="busy"}', "values": "0+60x600"},
+                # its clock is ten hours behind
+                {"series": 'miclip_run_sign_of_life_timestamp_seconds{pipeline="busy"}', "values": "-36000+60x600"},
                 {"series": 'miclip_run_sign_of_life_timestamp_seconds{pipeline="dead"}', "values": "0+60x10 600+0x590"},
                 {"series": 'miclip_shards_total{pipeline="stuck",kind="extract",state="done"}', "values": "7+0x600"},
                 {"series": 'miclip_shards_total{pipeline="busy",kind="extract",state="done"}', "values": "0+1x600"},
@@ -157,7 +158,7 @@ NIGHT = {
                 {"eval_time": "7h", "alertname": "MiclipNoProgress",
                  "exp_alerts": [{"pipeline": "stuck", "status": "RUNNING", "severity": "ticket"}]},
                 {"eval_time": "14m", "alertname": "MiclipDriverLost", "exp_alerts": []},
-                {"eval_time": "17m", "alertname": "MiclipDriverLost",
+                {"eval_time": "18m", "alertname": "MiclipDriverLost",
                  "exp_alerts": [{"pipeline": "dead", "status": "RUNNING", "severity": "ticket"}]},
                 {"eval_time": "20m", "alertname": "MiclipFiguresGone", "exp_alerts": [{"severity": "page"}]},
             ],
@@ -168,6 +169,8 @@ NIGHT = {
                 {"series": 'miclip_run_number{pipeline="new"}', "values": "1+0x900"},
                 {"series": 'miclip_run_status{pipeline="new",status="FAILED"}', "values": "1+0x900"},
                 {"series": 'miclip_run_status{pipeline="new",status="DONE"}', "values": "0+0x900"},
+                {"series": 'miclip_run_status{pipeline="gone",status="INTERRUPTED"}', "values": "1+0x900"},
+                {"series": 'miclip_run_status{pipeline="back",status="INTERRUPTED"}', "values": "1+0x20 0+0x880"},
                 {"series": 'miclip_bad_inputs_total{pipeline="new",kind="extract"}', "values": "60+0x900"},
                 {"series": 'miclip_bad_inputs_total{pipeline="new",kind="explain"}', "values": "60+0x900"},
                 {"series": 'miclip_retries_total{pipeline="new",kind="extract"}', "values": "0+1x900"},
@@ -181,6 +184,9 @@ NIGHT = {
                  "exp_alerts": [{"pipeline": "new", "severity": "ticket"}]},
                 {"eval_time": "5m", "alertname": "MiclipRunFailed",
                  "exp_alerts": [{"pipeline": "new", "status": "FAILED", "severity": "ticket"}]},
+                {"eval_time": "29m", "alertname": "MiclipInterrupted", "exp_alerts": []},
+                {"eval_time": "31m", "alertname": "MiclipInterrupted",
+                 "exp_alerts": [{"pipeline": "gone", "status": "INTERRUPTED", "severity": "ticket"}]},
                 {"eval_time": "5m", "alertname": "MiclipBadInputs",
                  "exp_alerts": [{"pipeline": "new", "severity": "ticket"}]},
                 {"eval_time": "2h", "alertname": "MiclipManyRetries",

@@ -28,6 +28,7 @@ OWN_SCHEMA = {"RayJob": kuberay.RayJob, "RayCluster": kuberay.RayCluster, "RayCr
 FILES = render(*read_values(DEFAULTS))
 EVERYTHING = {
     "images": {"cpu": "r.example.org/m:1", "gpu": "r.example.org/m:2", "pull_secrets": ["pull"]},
+    "pages": {"to": "s3://b-1/pages"},
     "store": {"uri": "s3://b-1/lake", "endpoint": "http://s3.example.org:9000", "secret": "keys", "region": "eu-1"},
     "workers": [{"name": "big", "cpus": 4, "memory_gb": 8, "gpus": 2, "node_selector": {"gpu": "h100"}, "count": 3}],
     "secrets": {"hub": "hub", "webhook": "hook"},
@@ -197,8 +198,16 @@ def test_the_launcher_waits_longer_than_all_its_clusters_may_take() -> None:
     for files, clusters in ((FILES, 2), (FULL, 1)):
         (cron,) = [d for d in documents(files) if d["kind"] == "CronJob"]
         (job,) = [d for d in documents(files) if d["kind"] == "RayJob"]
-        assert job["spec"]["activeDeadlineSeconds"] == 36000 and job["spec"]["backoffLimit"] == clusters - 1
+        assert job["spec"]["activeDeadlineSeconds"] == 36000
         assert cron["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] > clusters * 36000
+        (command,) = inside(cron, "command")
+        assert command[-1] == str(clusters - 1)
+
+
+def test_the_operator_itself_repeats_nothing(files: dict[str, str]) -> None:
+    specs = [job["spec"] for job in documents(files) if job["kind"] == "RayJob"]
+    specs += [job["spec"]["jobTemplate"] for job in documents(files) if job["kind"] == "RayCronJob"]
+    assert [spec["backoffLimit"] for spec in specs] == [0, 0]
 
 
 def test_a_night_drops_old_runs_only_where_the_values_say_so() -> None:
@@ -207,7 +216,14 @@ def test_a_night_drops_old_runs_only_where_the_values_say_so() -> None:
         for files in (FILES, FULL)
         for text in inside(documents(files), "entrypoint")
     ]
-    assert kept == ["", "", " --keep-runs 14", " --keep-runs 14"]
+    assert kept == 2 * [" --pages s3://lab-miclip/pages"] + 2 * [" --keep-runs 14 --pages s3://b-1/pages"]
+
+
+def test_pages_are_renewed_only_where_the_values_say_where() -> None:
+    plain = {name: value for name, value in EVERYTHING.items() if name != "pages"}
+    files = render(Values.model_validate_json(json.dumps(plain)), "kind: selftest\n")
+    assert not [text for text in inside(documents(files), "entrypoint") if "--pages" in text]
+    assert "pages-policy.json" in FILES and "pages-policy.json" not in FULL and "pages-policy.json" not in files
 
 
 # ---------------------------------------------------------------- security
@@ -260,6 +276,19 @@ def test_the_network_lets_in_the_operator_and_prometheus_and_out_to_the_store() 
     assert [p["port"] for p in policy["egress"][-1]["ports"]] == [443, 6443, 9000]
     assert policy["egress"][-1]["to"] == [{"ipBlock": {"cidr": "10.0.0.0/8"}}]
     assert all(template["metadata"]["labels"]["app"] == "lab" for _, template in pods(FULL))
+
+
+@pytest.mark.parametrize(
+    ("role_of", "cidr"), [("machine", "169.254.169.254/32"), ("pod_identity", "169.254.170.23/32")]
+)
+def test_the_network_lets_pods_ask_for_roles_that_nodes_give(role_of: str, cidr: str) -> None:
+    given = {**EVERYTHING, "store": {"uri": "s3://b-1/lake", "role_of": role_of}}
+    files = render(Values.model_validate_json(json.dumps(given)), "kind: selftest\n")
+    (policy,) = [d["spec"] for d in documents(files) if d["kind"] == "NetworkPolicy"]
+    rule = {"to": [{"ipBlock": {"cidr": cidr}}], "ports": [{"protocol": "TCP", "port": 80}]}
+    assert rule in policy["egress"]
+    (usual,) = [d["spec"] for d in documents(FULL) if d["kind"] == "NetworkPolicy"]
+    assert 80 not in [port["port"] for rule in usual["egress"] for port in rule.get("ports", ())]
 
 
 # ---------------------------------------------------------------- what the values change

@@ -32,13 +32,16 @@ def test_the_defaults_are_valid_and_name_a_valid_spec() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("cron: ", "corn: ", "values.yaml:10:3  schedule.corn: unknown field; did you mean"),
+        ("cron: ", "corn: ", "values.yaml:13:3  schedule.corn: unknown field; did you mean"),
         ('"0 1 * * *"', "nightly", 'schedule.cron: found "nightly", expected five fields of cron'),
         ("gpus: 1", 'gpus: "1"', 'workers.1.gpus: found "1", expected'),
         ("count: 2", "count: 0", "workers.0.count: found 0"),
         ("name: gpu", "name: cpu", "two groups of workers are called 'cpu'"),
         ("s3://lab-miclip/lake", "/data/lake", 'store.uri: found "/data/lake", expected s3://bucket'),
         ("name: gpu", "name: GPU", 'workers.1.name: found "GPU", expected small letters'),
+        ("time_zone: Etc/UTC", "new_clusters: 9", "schedule.new_clusters: found 9"),
+        ("to: s3://lab-miclip/pages", "to: pages", 'pages.to: found "pages", expected s3://bucket'),
+        ("  secret: miclip-store", "  secret: x\n  role_of: machine", "are two ways to the store; leave one out"),
         ("first.yaml", "other.yaml", "is no file; expected the spec of the night"),
     ],
 )
