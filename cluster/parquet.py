@@ -227,7 +227,12 @@ def complete(rows: pa.Table, names: Sequence[str], table: Table) -> pa.Table:
 def refuse_older(missing: Sequence[str], table: Table) -> None:
     """Raise OlderPart if one of the columns that a part lacks may not be null."""
     if needed := [name for name in missing if not table.schema.field(name).nullable]:
-        raise OlderPart(
-            f"table {table.name}: some rows were written before it had {', '.join(needed)}; leave the run that made them "
-            "out of scope with --pipeline or --run, or run its spec again with a new store"
-        )
+        raise OlderPart(say_older(needed, table))
+
+
+def say_older(needed: Sequence[str], table: Table) -> str:
+    """What to do about rows that lack columns which may not be null."""
+    return (
+        f"table {table.name}: some rows were written before it had {', '.join(needed)}; leave the run that made them "
+        "out of scope with --pipeline or --run, or run its spec again with a new store"
+    )

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from cluster.catalog import Catalog
+from cluster.older_parts import columns_of, end_parts, find_needed
+from cluster.parquet import say_older
+from cluster.type_names import DUCKDB, spell
 from jobs.kinds import KINDS, get_kind
-from schemas.errors import UsageError
+from schemas.columns import Table
+from schemas.errors import DamagedPart, MiclipError, OlderPart, UsageError
 from schemas.tables import TABLES, get_table
 
 _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI}
 
 _OWN_CATALOG = re.compile(r'\nDid you mean "(?:pg|duckdb|sqlite|pragma)_[^\n]*')
 """DuckDB guesses at its internal tables; ours are listed instead."""
+_OLDER = re.compile(r"table \w+: some rows were written before .*")
+_UNREADABLE = re.compile(r'^(?:IO|HTTP|Invalid) Error|Failed to read file "')
+"""How DuckDB begins, or what it says, where a file is gone, does not answer, or holds no Parquet."""
 
 
 def run_sql(catalog: Catalog, query: str, empty: Collection[str] = ()) -> pa.RecordBatchReader:
@@ -26,8 +33,10 @@ def run_sql(catalog: Catalog, query: str, empty: Collection[str] = ()) -> pa.Rec
     empty: tables that stand without rows, where nothing in scope has published them.
 
     Raises:
-        UsageError: DuckDB refused it, it does more than read, or a name is no table; says what there is.
-        DamagedPart: a part of a table it mentions is gone or has another size.
+        UsageError: DuckDB refused it, it does more than read, or a name is no table; says what there is. Also while
+            the answer is read, for not all is known of it before.
+        OlderPart: it reads a column that some rows were written before and that may not be null; also then.
+        DamagedPart: a part of a table it mentions is gone or has another size, or cannot be read; also then.
     """
     connection = duckdb.connect()
     try:
@@ -38,13 +47,42 @@ def run_sql(catalog: Catalog, query: str, empty: Collection[str] = ()) -> pa.Rec
         relation = connection.sql(query)
         if relation is None:
             raise UsageError("the statement gives no rows")
-        return relation.to_arrow_reader(8192)
+        return _saying(relation.to_arrow_reader(8192), catalog, query)
     except duckdb.Error as error:
         absent = [name for name in _mentioned(query, list(TABLES)) if name not in {*catalog.tables, *empty}]
         if isinstance(error, duckdb.CatalogException) and absent:
             raise UsageError(say_unpublished(catalog, absent)) from None
-        said = _OWN_CATALOG.sub("", str(error)).strip()
-        raise UsageError(f"{said}\n\n{describe_tables(catalog, query)}") from None
+        raise _ours(error, catalog, query) from None
+
+
+def _saying(reader: pa.RecordBatchReader, catalog: Catalog, query: str) -> pa.RecordBatchReader:
+    """The same answer; what goes wrong while it is read is an error of ours."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except (duckdb.Error, OSError, pa.ArrowException) as error:  # Arrow's stream hands on texts, not classes
+            raise _ours(error, catalog, query) from None
+
+    return pa.RecordBatchReader.from_batches(reader.schema, batches())
+
+
+def _ours(error: Exception, catalog: Catalog, query: str) -> MiclipError:
+    """What a person can do about an error of DuckDB, by what it says.
+
+    Raises:
+        DamagedPart: a part that the query reads has gone since it was looked up.
+    """
+    said = _OWN_CATALOG.sub("", str(error)).strip()
+    if told := _OLDER.search(said):
+        return OlderPart(told[0])
+    names = _mentioned(query, list(catalog.tables))
+    is_ours = '"' not in said or catalog.store.uri in said  # people may name files of their own in a query
+    if names and is_ours and (type(error) is duckdb.Error or _UNREADABLE.search(said)):
+        for name in names:
+            catalog.parts(name)
+        return DamagedPart(f"a part cannot be read; `miclip verify` names what is damaged: {said}")
+    return UsageError(f"{said}\n\n{describe_tables(catalog, query)}")
 
 
 def say_unpublished(catalog: Catalog, names: Collection[str]) -> str:
@@ -92,17 +130,36 @@ def _register(connection: duckdb.DuckDBPyConnection, catalog: Catalog, query: st
         elif name in names:
             parts = catalog.parts(name)
             if parts:
-                connection.execute(view_statement(name, [catalog.store.url(part.key) for part in parts]))
+                needed = find_needed(get_table(name), columns_of(catalog.store, end_parts(catalog, name)))
+                urls = [catalog.store.url(part.key) for part in parts]
+                connection.execute(view_statement(get_table(name), urls, needed))
             else:
                 connection.register(name, get_table(name).schema.empty_table())
         elif name in empty:
             connection.register(name, get_table(name).schema.empty_table())
 
 
-def view_statement(name: str, urls: list[str]) -> str:
-    """CREATE VIEW over exactly these files."""
-    files = ", ".join(quote(url) for url in urls)
-    return f"CREATE OR REPLACE VIEW {name} AS SELECT * FROM read_parquet([{files}], hive_partitioning = false)"
+def view_statement(table: Table, urls: Sequence[str], needed: Collection[str] = (), declared: bool = True) -> str:
+    """CREATE VIEW over exactly these files.
+
+    needed: columns that some of them were written before and that may not be null; a query that reads one fails and says
+    what to do. declared: whether files may have other columns than are declared; what one was written before is null.
+    """
+    files = f"[{', '.join(quote(url) for url in urls)}], hive_partitioning = false"
+    create = f"CREATE OR REPLACE VIEW {table.name} AS SELECT"
+    if not declared:
+        return f"{create} * FROM read_parquet({files})"
+    columns = ", ".join(_never_null(c.name, table) if c.name in needed else f'"{c.name}"' for c in table.columns)
+    types = ", ".join(
+        f"{quote(c.name)}: {{name: {quote(c.name)}, type: {quote(spell(c.type, DUCKDB))}, default_value: NULL}}"
+        for c in table.columns
+    )
+    return f"{create} {columns} FROM read_parquet({files}, schema = MAP {{{types}}})"
+
+
+def _never_null(column: str, table: Table) -> str:
+    refusal = f"error({quote(say_older([column], table))})"
+    return f'CASE WHEN "{column}" IS NULL THEN {refusal} ELSE "{column}" END AS "{column}"'
 
 
 def quote(text: Any, engine: str = "duckdb") -> str:

@@ -96,6 +96,31 @@ def test_a_damaged_table_is_an_error_only_for_queries_that_mention_it(tmp_path: 
         run_sql(catalog, "SELECT count(*) FROM selftest")
 
 
+@pytest.mark.parametrize("where", ["the footer", "a page"])
+def test_a_part_of_the_right_size_with_other_bytes_is_named_as_damage(tmp_path: Path, where: str) -> None:
+    catalog = open_catalog(publish_numbers(tmp_path))
+    path = tmp_path / catalog.parts("selftest")[0].key
+    data = path.read_bytes()
+    half = len(data) // 2
+    path.write_bytes(data[:half] + bytes(len(data) - half) if where == "the footer" else bytes(half) + data[half:])
+    with pytest.raises(DamagedPart, match="`miclip verify`"):
+        run_sql(catalog, "SELECT sum(row), sum(value), max(stage) FROM selftest").read_all()
+
+
+def test_a_file_of_ones_own_that_is_not_there_is_no_damage(catalog: Catalog, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No files found"):
+        run_sql(catalog, f"SELECT * FROM selftest JOIN '{tmp_path}/mine.parquet' USING (row)")
+
+
+def test_what_goes_wrong_at_the_end_of_a_long_answer_is_said_as_at_its_beginning(catalog: Catalog) -> None:
+    """Of millions of rows the last one is no number, which nobody can know before it is read; beside what the query names."""
+    query = "SELECT CAST(CASE WHEN range = 2_999_999 THEN 'ten' ELSE '1' END AS INT) AS n FROM range(3_000_000)"
+    with pytest.raises(UsageError, match="Could not convert string 'ten'") as refused:
+        for _ in run_sql(catalog, f"{query} WHERE EXISTS (FROM selftest)"):
+            pass
+    assert "columns of selftest: stage, row" in str(refused.value)
+
+
 def test_sql_reads_from_a_bucket(moto_bucket: str) -> None:
     store = make_store(f"s3://{moto_bucket}/lake")
     assert run_spec(store).exit_code == 0
