@@ -23,6 +23,8 @@ class StopFlag:
         self.reason: str | None = None
         self._error: type[Interrupted] = Interrupted
         self._listeners: list[Callable[[Interrupted], None]] = []
+        self.asked = 0.0
+        """When it was set, by `time.monotonic()`."""
 
     @property
     def error(self) -> Interrupted | None:
@@ -32,13 +34,16 @@ class StopFlag:
         return self._error(f"stopped ({self.reason}); finished shards are kept, the same command goes on from here")
 
     def listen(self, listener: Callable[[Interrupted], None]) -> None:
-        """Call this once when a stop is asked for, in the thread that asks; with what `check` raises."""
+        """Call this once when a stop is asked for, in the thread that asks, or now if it was; with what `check` raises."""
         self._listeners.append(listener)
+        if (stopped := self.error) is not None:
+            listener(stopped)
 
     def stop(self, reason: str, error: type[Interrupted] = Interrupted) -> None:
         """Ask for a clean end; who asks first says why. Listeners may write to the store: never call it in a signal handler."""
         if self.reason is not None:
             return
+        self.asked = time.monotonic()
         self._error = error
         self.reason = reason
         if (stopped := self.error) is not None:

@@ -248,7 +248,9 @@ class PipelineRun:
             self._save(status, message, get_exit_code(error))
         except Exception as trouble:  # the store may be what failed; the first error is the one to show
             self._log.emit("error", subject=self._run, message=f"state not saved: {trouble}")
-        self._log.emit("stopped", status=status, message=message)
+        saved = self._keeper.stop_saved  # which a machine that is taken back gives seconds for
+        after = {} if saved is None else {"saved_after": round(saved - self._stop.asked, 3)}
+        self._log.emit("stopped", status=status, message=message, **after)
 
 
 _WRONG_NAMES = {cls.__name__ for cls in (UnknownModel, UnknownSite, BadSite, BadRef, EmptyImageSet)}

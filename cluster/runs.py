@@ -144,6 +144,8 @@ class StateKeeper:
         self._lock = threading.RLock()
         self._last: RunState | None = None
         self._stop: Interrupted | None = None
+        self.stop_saved: float | None = None
+        """When a stop was in the store first, by `time.monotonic()`."""
 
     def save(self, state: RunState) -> None:
         """Replace the state; while a stop is under way a run is not said to be RUNNING again."""
@@ -152,6 +154,8 @@ class StateKeeper:
                 state = stopped(state, self._stop)
             self._last = state
             save_state(self._store, state)
+            if self._stop is not None and self.stop_saved is None:
+                self.stop_saved = time.monotonic()
 
     def stop(self, error: Interrupted) -> None:
         """Say that the run was stopped, unless it has ended; a listener for `StopFlag`."""
@@ -176,7 +180,7 @@ def status_of(error: BaseException) -> RunStatus:
 
 def get_exit_code(error: BaseException) -> int:
     """What the command returns that ends by this error."""
-    return 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+    return getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
 def load_state(store: Store, run: str) -> RunState:

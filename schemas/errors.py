@@ -303,5 +303,11 @@ class Interrupted(MiclipError):
     exit_code = 130
 
 
+class Terminated(Interrupted):
+    """Stopped by SIGTERM, as a machine that is taken back tells it; what was finished is kept and the same command resumes."""
+
+    exit_code = 143
+
+
 class Cancelled(Interrupted):
     """Stopped because somebody cancelled the run, from wherever they were; what was finished is kept."""

@@ -33,7 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Batch jobs over zoos of CLIP and other vision models: typed specs in, Parquet out, SQL on top.\n\n"
     "[dim]Try it: miclip demo. Your own: miclip validate SPEC, plan SPEC, run SPEC, then miclip sql.[/dim]",
-    epilog="Exit codes: 0 done, 1 some work failed, 2 bad spec or usage, 3 cluster or store unreachable, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 some work failed, 2 bad spec or usage, 3 cluster or store unreachable, "
+    "130 Ctrl-C or cancelled, 143 SIGTERM.",
 )
 
 

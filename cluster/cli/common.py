@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
 
 import typer
@@ -85,14 +89,15 @@ def clean(function: F) -> F:
     def run(*args: Any, **kwargs: Any) -> Any:
         as_json = bool(kwargs.get("as_json"))
         try:
-            return function(*args, **kwargs)
+            with _sigterm_heard():
+                return function(*args, **kwargs)
         except (typer.Exit, typer.Abort):
             raise
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; say nothing more, not even at exit
             raise typer.Exit(0) from None
-        except KeyboardInterrupt:
-            _fail("interrupted", "Interrupted", 130, as_json)
+        except KeyboardInterrupt as error:
+            _fail("interrupted", "Interrupted", getattr(error, "exit_code", 130), as_json)
         except MiclipError as error:
             if debug:
                 raise
@@ -106,6 +111,27 @@ def clean(function: F) -> F:
     return run  # type: ignore[return-value]
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM while no session listens for it; as at Ctrl-C what was begun is closed, and a lease given back."""
+
+    exit_code = 143
+
+
+@contextmanager
+def _sigterm_heard() -> Iterator[None]:
+    def raise_it(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Terminated("SIGTERM")
+
+    if threading.current_thread() is not threading.main_thread():  # others may not set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, raise_it)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _fail(message: str, kind: str, code: int, as_json: bool) -> NoReturn:
     if as_json:
         print_json({"error": kind, "message": message, "exit_code": code})
@@ -113,7 +139,7 @@ def _fail(message: str, kind: str, code: int, as_json: bool) -> NoReturn:
         from rich.text import Text
 
         lines = message.splitlines() or [kind]
-        label = "interrupted" if code == 130 else "error"
+        label = "interrupted" if code in (130, 143) else "error"
         console = errors()
         if len(lines) == 1 or label == "interrupted":
             console.print(Text.assemble((f"{label}: ", "bold red"), message), soft_wrap=True)

@@ -88,7 +88,4 @@ def _serve(folder: Path, port: int) -> None:
     with server:
         screen().print(f"{server.url}  [dim]Ctrl-C ends it[/dim]")
         webbrowser.open(server.url)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            pass
+        server.serve_forever()

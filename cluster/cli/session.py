@@ -19,7 +19,7 @@ from cluster.executor import DeferredExecutor, Executor, SerialExecutor, StopFla
 from cluster.on_ray.terminal import own_the_terminal
 from cluster.stores import Store
 from cluster.watching import CancelWatch
-from schemas.errors import MiclipError
+from schemas.errors import Interrupted, MiclipError, Terminated
 
 
 class Session:
@@ -99,7 +99,13 @@ def _log_folder() -> Path:
     return Path(state).expanduser() / "miclip" / "logs"
 
 
-_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+_ERRORS: dict[int, tuple[str, type[Interrupted]]] = {
+    signal.SIGINT: ("Ctrl-C", Interrupted),
+    signal.SIGTERM: ("SIGTERM", Terminated),
+}
+
+
+_STOPPING = "stopping; finished shards are kept, once more leaves at once"
 
 
 class _Signals:
@@ -115,7 +121,7 @@ class _Signals:
         self._heard = 0
 
     def __enter__(self) -> _Signals:
-        for number in _NAMES:
+        for number in _ERRORS:
             self._before[number] = signal.signal(number, self._handle)
         self._ear, self._mouth = socket.socketpair()
         self._mouth.setblocking(False)  # as `set_wakeup_fd` wants it
@@ -136,14 +142,15 @@ class _Signals:
         """In the main thread, between two steps of it; nothing here may wait for a lock that it holds."""
         self._heard += 1
         if self._heard > 1:
-            os._exit(130)
+            os._exit(128 + number)
 
     def _listen(self) -> None:
         while heard := self._ear.recv(64):
             for number in heard:
-                if (name := _NAMES.get(signal.Signals(number))) is not None:
-                    self._progress.say("stopping; finished shards are kept, once more leaves at once", "yellow")
+                if number in _ERRORS:
+                    # by a thread of its own: a terminal that nobody reads would hold up what has to be written in seconds
+                    threading.Thread(target=self._progress.say, args=(_STOPPING, "yellow"), daemon=True).start()
                     try:
-                        self._stop.stop(name)
+                        self._stop.stop(*_ERRORS[number])
                     except MiclipError as error:  # the store is away; the run meets it too and says what is wrong
                         self._progress.say(f"state not saved: {error}", "red")
