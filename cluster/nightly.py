@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from cluster.amounts import some
+from cluster.catalog import HEAL, Scope, Verdict, check_sizes, open_catalog
 from cluster.changes import Changes, changes_of, load_changes, run_before, save_changes
 from cluster.drift import Drift, compare_runs, save_drift
 from cluster.explore.pages import Written, renew_pages
@@ -70,8 +74,18 @@ class Evening:
     changes: Changes | None = None
     drift: Drift | None = None
     pages: Written | None = None
+    damaged: tuple[Verdict, ...] = ()
+    """Of what the run stands for: objects that are gone or have another size."""
     swept: Sweep | None = None
     problems: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def trying(self, otherwise: str) -> Iterator[None]:
+        """Whatever goes wrong is a problem to be told: the run itself went well, and the other parts are still to be done."""
+        try:
+            yield
+        except Exception as error:
+            self.problems.append(f"{otherwise}: {type(error).__name__}: {error}")
 
 
 def last_night(store: Store, run: str) -> str | None:
@@ -91,24 +105,29 @@ def conclude(store: Store, run: str, keep_runs: int | None, pace: Pace = PACE, p
     """
     evening = Evening()
     before = last_night(store, run)
-    try:
+    with evening.trying(f"not compared with {before}"):
         evening.changes = changes_of(store, run, before)
         if before is not None:
             evening.drift = compare_runs(store, load_state(store, before), load_state(store, run))
             save_drift(store, run, before, evening.drift)
         save_changes(store, evening.changes)
-    except Exception as error:  # whatever it is, the run itself went well, and people are to be told of both
-        evening.problems.append(f"not compared with {before}: {type(error).__name__}: {error}")
     if pages is not None:
-        try:
+        with evening.trying("pages were not renewed"):
             evening.pages = renew_pages(store, pages)
-        except Exception as error:
-            evening.problems.append(f"pages were not renewed: {type(error).__name__}: {error}")
-    if keep_runs is not None:
-        try:
+    with evening.trying("not looked at whether all that is published is there"):
+        evening.damaged = tuple(found for found in check_sizes(open_catalog(store, Scope(run=run))) if found.problem)
+    if evening.damaged:
+        evening.problems.append(_damage(store, run, evening.damaged))
+    if keep_runs is not None:  # where another sweep is going on, the next night does it
+        with evening.trying("old runs were not all dropped"):
             evening.swept = sweep(store, Policy(keep_runs, split_run(run)[0]), pace)
-        except LeaseHeld as error:  # the next night does it
-            evening.problems.append(str(error))
-        except Exception as error:
-            evening.problems.append(f"old runs were not all dropped: {type(error).__name__}: {error}")
     return evening
+
+
+def _damage(store: Store, run: str, damaged: Sequence[Verdict]) -> str:
+    first = damaged[0]
+    more = f", and {some(len(damaged) - 1, 'more object')}" if len(damaged) > 1 else ""
+    return (
+        f"published results are damaged: {first.key} of stage {first.stage}: {first.problem}{more}; "
+        f"`miclip verify --run {run} --store {store.uri}` names all. To heal: {HEAL}"
+    )

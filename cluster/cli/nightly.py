@@ -192,6 +192,7 @@ def evening_json(evening: Evening) -> dict[str, Any]:
         "changes": evening.changes.model_dump(mode="json") if evening.changes else None,
         "drift": rows,
         "pages": evening.pages._asdict() if evening.pages else None,
+        "damaged": [verdict._asdict() for verdict in evening.damaged],
         "gc": sweep_json(evening.swept, True) if evening.swept else None,
         "problems": evening.problems,
     }

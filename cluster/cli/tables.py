@@ -245,7 +245,7 @@ def verify(
     """
     from rich.text import Text
 
-    from cluster.catalog import find_unnamed
+    from cluster.catalog import HEAL, find_unnamed
     from cluster.catalog import verify as verify_all
 
     catalog = open_tables(store, pipeline, run, every)
@@ -260,7 +260,9 @@ def verify(
         print_json({"objects": checked, "bytes": size, "damaged": [v._asdict() for v in damaged], "unnamed": unnamed})
     else:
         for verdict in damaged:
-            screen().print(Text.assemble(("damaged  ", "red"), f"{verdict.key}: {verdict.problem}"), soft_wrap=True)
+            of = (f"  of stage {verdict.stage}", "dim")
+            line_of = Text.assemble(("damaged  ", "red"), f"{verdict.key}: {verdict.problem}", of)
+            screen().print(line_of, soft_wrap=True)
         word = (
             f"[red]{len(damaged)} damaged[/red]"
             if damaged
@@ -270,7 +272,7 @@ def verify(
         )
         screen().print(f"{count(checked)} objects of {len(catalog.stages)} stages, {short(size, 'B')}: {word}")
         if damaged:
-            screen().print("[dim]restore these objects, or run the spec again with a new store[/dim]")
+            screen().print(Text(HEAL, "dim"), soft_wrap=True)
         for key in unnamed:
             screen().print(Text.assemble(("unnamed  ", "yellow"), key), soft_wrap=True)
         if unnamed:

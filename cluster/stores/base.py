@@ -72,6 +72,9 @@ class Store(Protocol):
     def list(self, prefix: str) -> list[str]:
         """All keys below the folder `prefix` ("" for all), sorted; unfinished writes are never among them."""
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of every object that `list(prefix)` names, by key and in that order; on S3 for the price of the listing."""
+
     def arrow_fs(self) -> tuple[pyarrow.fs.FileSystem, str]:
         """The filesystem through which pyarrow reads this store, and the path of the store in it."""
 

@@ -133,6 +133,13 @@ class PosixStore:
             skip = len(self._root.rstrip("/")) + 1
             return sorted(path[skip:] for path in _files_below(top))
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        found = {}
+        for key in self.list(prefix):
+            with suppress(KeyMissing):  # it went since
+                found[key] = self.size(key)
+        return found
+
     def arrow_fs(self) -> tuple[pyarrow.fs.FileSystem, str]:
         import pyarrow.fs
 

@@ -222,6 +222,13 @@ def test_duckdb_reads_the_urls(store: Store) -> None:
     assert answer == (1 + 2 + 11 + 12 + 21 + 22, 6)
 
 
+def test_sizes_are_those_of_everything_that_is_listed(store: Store) -> None:
+    for key, data in (("t/b/2", b"22"), ("t/b/1", b"1"), ("t/a", b""), ("u", b"666666")):
+        store.create(key, data)
+    assert list(store.sizes("t").items()) == [("t/a", 0), ("t/b/1", 1), ("t/b/2", 2)]
+    assert store.sizes("t/b/") == {"t/b/1": 1, "t/b/2": 2} and store.sizes("nowhere") == {}
+
+
 def test_the_probe_passes_and_its_race_has_one_winner(store: Store) -> None:
     checks = probe(store)
     assert [check.check for check in checks if not check.ok] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from cluster.cli.app import app
 from cluster.cli.nightly import NotifyOn, Teller
-from cluster.lease import Lease, take
+from cluster.lease import Lease, Pace, take
 from cluster.stores import make_store
 from schemas.errors import Interrupted
 from tests.cluster.test_notify import listener
@@ -60,6 +61,12 @@ def beating(lake: str) -> Iterator[Lease]:
     """Another machine's night, which goes on."""
     with take(make_store(lake), "nightly-zoo", fast()._replace(beat=0.05)) as lease:
         yield lease
+
+
+@pytest.fixture
+def short_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a short patience, which must be longer than that of one request."""
+    monkeypatch.setenv("MICLIP_STORE_BUDGET_S", "0.5")
 
 
 def test_two_nights_say_what_changed_and_a_third_that_nothing_did(lake: str) -> None:
@@ -128,7 +135,7 @@ def test_a_night_that_is_told_to_end_tries_the_webhook_once() -> None:
 
 
 def test_a_second_night_at_the_same_time_says_so_and_one_that_hangs_is_told_to_whoever_wants_failures(
-    lake: str, beating: Lease
+    lake: str, beating: Lease, short_budget: None
 ) -> None:
     with listener(200) as (url, told):
         done = nightly(lake, "--patience", "8", "--webhook", url, "--notify-on", "failed")
@@ -141,10 +148,31 @@ def test_a_second_night_at_the_same_time_says_so_and_one_that_hangs_is_told_to_w
     assert make_store(lake).list("runs") == []
 
 
-def test_a_night_that_was_killed_is_followed_after_the_patience_that_is_given(lake: str) -> None:
-    take(make_store(lake), "nightly-zoo", fast())
+def test_a_night_that_was_killed_is_followed_after_the_patience_that_is_given(lake: str, short_budget: None) -> None:
+    take(make_store(lake), "nightly-zoo", Pace(patience=1))
     nightly(lake, "--patience", "1")
     assert "runs/zoo-00001/changes.json" in make_store(lake).list("runs")
+
+
+def test_a_night_over_a_damaged_lake_fails_says_how_to_heal_it_and_is_whole_after_that(lake: str) -> None:
+    nightly(lake)
+    before = call("sql", "SELECT * FROM selftest ORDER BY ALL", "--store", lake, "--csv").stdout
+    gone, cut = sorted(key for key in make_store(lake).list("tables") if "part-" in key)[:2]
+    Path(lake, gone).unlink()
+    Path(lake, cut).write_bytes(Path(lake, cut).read_bytes()[:-1])
+    with listener(200) as (url, told):
+        damaged = as_json(nightly(lake, "--webhook", url, "--notify-on", "failed", "--json", code=1))
+    assert [(found["key"], found["problem"].split(":")[0]) for found in damaged["damaged"]] == [
+        (gone, "gone"), (cut, "changed"),
+    ]  # fmt: skip
+    assert gone in told[0]["text"] and "miclip verify --run zoo-00002" in told[0]["text"] and told[0]["exit_code"] == 1
+    assert "run the spec again" in call("verify", "--run", "zoo-00002", "--store", lake, code=1).stdout
+    for found in damaged["damaged"]:
+        Path(lake, found["key"]).unlink(missing_ok=True)
+        shutil.rmtree(Path(lake, "stages", found["stage"]), ignore_errors=True)
+    assert as_json(nightly(lake, "--json"))["damaged"] == []
+    assert call("sql", "SELECT * FROM selftest ORDER BY ALL", "--store", lake, "--csv").stdout == before
+    assert as_json(call("verify", "--store", lake, "--all", "--json"))["damaged"] == []
 
 
 def test_nights_drop_old_runs_when_they_are_told_how_many_stay(lake: str) -> None:
