@@ -214,6 +214,11 @@ class Board:
         """Nothing is running, and nothing may start now or later."""
         return not self._out and not self.resting and (self.fatal is not None or not any(self._ready.values()))
 
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """Stage -> (shards finished, shards in all)."""
+        totals = ((digest, plan.n_shards) for digest, plan in self._plans.items())
+        return {digest: (total - sum(map(len, self._left[digest])), total) for digest, total in totals}
+
     def counts(self) -> tuple[int, int]:
         """(shards finished, shards in all), over every stage."""
         return self._total - self._unfinished, self._total

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from cluster.ledger import load_published
-from cluster.runs import RunState, StageState, finished_runs, load_state, runs_before
+from cluster.runs import RunState, StageState, UnplannedCell, finished_runs, load_state, runs_before
 from cluster.stores.base import Store
 from schemas import layout
 from schemas.base import Frozen
@@ -17,8 +17,9 @@ from schemas.plans import StageSpec, load_json
 
 Word = Literal["new", "gone", "changed", "failed", "still failing", "recovered"]
 _REF = re.compile(r"\b(sae|align):[0-9a-f]{8}\b|\b[0-9a-f]{8}\b")
-"""In the detail of a stage: digests, which differ whenever anything before it does."""
+"""In the detail and settings of a stage: digests, which differ whenever anything before it does."""
 
+Part = StageState | UnplannedCell
 Place = tuple[str, str, str]
 """(cell, subject, output): what stays the same from one run to the next."""
 Alike = Mapping[str, Sequence[str]]
@@ -83,7 +84,8 @@ def run_before(store: Store, run: str) -> str | None:
 
 def find_changes(store: Store, now: RunState, before: RunState | None) -> Changes:
     """Compare two runs subject by subject; a subject that failed is never called changed as well."""
-    was, is_ = _by_subject(before.stages if before else ()), _by_subject(now.stages)
+    cells = {stage.cell: stage.subject for run in (before, now) if run for stage in run.stages}
+    was, is_ = (_by_subject(run.parts if run else (), cells) for run in (before, now))
     changes = [_change(store, subject, was.get(subject, ()), is_.get(subject, ())) for subject in {**was, **is_}]
     found = [change for change in changes if change is not None]
     return Changes(
@@ -94,14 +96,15 @@ def find_changes(store: Store, now: RunState, before: RunState | None) -> Change
     )
 
 
-def _by_subject(stages: Iterable[StageState]) -> dict[str, list[StageState]]:
-    found: dict[str, list[StageState]] = defaultdict(list)
-    for stage in stages:
-        found[stage.subject].append(stage)
+def _by_subject(parts: Iterable[Part], cells: Mapping[str, str]) -> dict[str, list[Part]]:
+    """Stages and cells by what they are about; cells: what the stages of a cell are about, where one of the runs has some."""
+    found: dict[str, list[Part]] = defaultdict(list)
+    for part in parts:
+        found[part.subject if isinstance(part, StageState) else cells.get(part.cell, part.subject)].append(part)
     return dict(found)
 
 
-def _change(store: Store, subject: str, was: Sequence[StageState], now: Sequence[StageState]) -> Change | None:
+def _change(store: Store, subject: str, was: Sequence[Part], now: Sequence[Part]) -> Change | None:
     failed_before, failed = _failed(was), _failed(now)
     if failed:
         why = dict.fromkeys(stage.error.splitlines()[0] if stage.error else "not finished" for stage in failed)
@@ -122,20 +125,22 @@ def _change(store: Store, subject: str, was: Sequence[StageState], now: Sequence
     return Change(subject=subject, change="changed", cells=cells, why=tuple(own or why))
 
 
-def _differing(was: Iterable[StageState], now: Iterable[StageState]) -> Iterator[tuple[str, str | None, str | None]]:
+def _differing(was: Iterable[Part], now: Iterable[Part]) -> Iterator[tuple[str, str | None, str | None]]:
     """(cell, stage then, stage now) of all that are not the same; inspections aside, which also speak of times of files."""
-    before, after = (stages_by_place(s for s in stages if s.kind != "inspect") for stages in (was, now))
+    before, after = (
+        stages_by_place(p for p in parts if isinstance(p, StageState) and p.kind != "inspect") for parts in (was, now)
+    )
     for place in {**before, **after}:
         for old, new in pair_alike(before.get(place, {}), after.get(place, {})):
             if old != new:
                 yield place[0], old, new
 
 
-def _failed(stages: Iterable[StageState]) -> list[StageState]:
-    return [stage for stage in stages if stage.state not in ("published", "cached")]
+def _failed(parts: Iterable[Part]) -> list[Part]:
+    return [part for part in parts if not (isinstance(part, StageState) and part.is_published)]
 
 
-def _cells(stages: Iterable[StageState]) -> tuple[str, ...]:
+def _cells(stages: Iterable[Part]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stage.cell for stage in stages))
 
 
@@ -151,11 +156,15 @@ def _why(store: Store, old: str | None, new: str | None) -> list[str] | None:
 
 def _differences(before: StageSpec, after: StageSpec) -> list[str]:
     found = ["the method"] if before.method != after.method else []
-    found += _unequal(before.params, after.params)
+    found += _unequal(_without_digests(before.params), _without_digests(after.params))
     inputs = _unequal(before.inputs, after.inputs)
     found += ["weights"] if "model" in inputs else []
     found += ["images"] if "images" in inputs else []
     return found or [MADE_FROM]
+
+
+def _without_digests(params: Mapping[str, object]) -> dict[str, object]:
+    return {name: _REF.sub("", value) if isinstance(value, str) else value for name, value in params.items()}
 
 
 def _unequal(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
-from cluster.events import Event, last_sign, read_segments
+from cluster.alive import last_sign
+from cluster.events import Event, read_segments
 from cluster.runs import RunState, RunStatus, by_pipeline, find_state, list_runs, split_run
 from cluster.stores.base import Store
+from cluster.watching import seconds_taken
 from schemas.errors import MiclipError
 
 
@@ -49,7 +51,12 @@ STATUS = Metric(
     "miclip_run_status", "gauge", "1 for the status of the newest run, 0 for others", ("pipeline", "status")
 )
 RUN_SECONDS = Metric("miclip_run_seconds", "gauge", "How long the newest run took, or has taken so far", ("pipeline",))
-STAGES = Metric("miclip_stages", "gauge", "Stages of the newest run, by where they stand", ("pipeline", "state"))
+STAGES = Metric(
+    "miclip_stages",
+    "gauge",
+    "Stages, and cells without any, of the newest run, by where they stand",
+    ("pipeline", "state"),
+)
 SIGN = Metric(
     "miclip_run_sign_of_life_timestamp_seconds", "gauge", "When the newest run's driver last lived", ("pipeline",)
 )
@@ -146,11 +153,11 @@ class StoreMetrics:
 
     def _newest(self, pipeline: str, state: RunState) -> Iterator[Sample]:
         yield Sample(NUMBER, (pipeline,), state.number)
-        yield Sample(RUN_SECONDS, (pipeline,), state.seconds)
+        yield Sample(RUN_SECONDS, (pipeline,), seconds_taken(self.store, state))
         for status in get_args(RunStatus):
             yield Sample(STATUS, (pipeline, status), float(status == state.status))
         for word in ("published", "to do", "failed"):
-            standing = [stage for stage in state.stages if stage.state.replace("cached", "published") == word]
+            standing = [part for part in state.parts if part.state.replace("cached", "published") == word]
             yield Sample(STAGES, (pipeline, word), len(standing))
         if (sign := last_sign(self.store, state.run)) is not None:
             yield Sample(SIGN, (pipeline,), sign)
@@ -159,10 +166,13 @@ class StoreMetrics:
         yield from self._runs[pipeline].read_on(self.store)
 
     def _state(self, run: str) -> RunState | None:
-        """The state of a run; what has ended is not read again. None for a run that another process begins just now."""
+        """The state of a run; what has ended for good is not read again. None for a run that another process begins just now."""
         if run not in self._ended:
             state = find_state(self.store, run)
-            if state is None or state.status == "RUNNING":
+            if state is None or state.status in (
+                "RUNNING",
+                "INTERRUPTED",
+            ):  # the latter is CANCELLED by who asks for it
                 return state
             self._ended[run] = state.model_copy(update={"message": ""})
         return self._ended[run]

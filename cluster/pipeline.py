@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.board import Board
@@ -15,7 +15,7 @@ from cluster.facts import FactPlans
 from cluster.feasible import Asked
 from cluster.hold import Holds
 from cluster.ledger import find_published
-from cluster.planned import PlannedPipeline, plan_pipeline, stage_state, title
+from cluster.planned import PlannedPipeline, plan_pipeline, stage_state, subject_of, title
 from cluster.run import run_stages
 from cluster.runs import (
     RunState,
@@ -23,6 +23,7 @@ from cluster.runs import (
     RunTables,
     StageState,
     StateKeeper,
+    UnplannedCell,
     get_exit_code,
     save_tables,
     split_run,
@@ -33,9 +34,10 @@ from schemas.errors import BadRef, BadSite, EmptyImageSet, UnknownModel, Unknown
 from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import Plan, Resources
 
-SAVE_SECONDS = 20.0
+FIRST_SAVE_SECONDS, SAVE_SECONDS = 2.0, 20.0
+"""Pauses between two writings of the state of a run that has just begun, and of one that goes on."""
 SAVE_SHARE = 50.0
-"""While a run works its state is written so seldom that writing takes at most one part in so many of the time."""
+"""And so seldom that writing takes at most one part in so many of the time."""
 WAITS = "its input stage"
 """How the reason of a stage begins that fails only because one before it did."""
 
@@ -73,14 +75,19 @@ class PipelineRun:
         self._executor, self._log, self._stop = executor, log, stop
         self._keeper = StateKeeper(store)
         stop.listen(self._keeper.stop)
-        self._started = time.monotonic()
+        self._started, self._began = time.monotonic(), time.time()
         self._errors: dict[str, str] = {}
         self._waits: dict[str, str] = {}
         """Stage -> one of its inputs that is not published."""
         self._names: dict[str, str] = {}
         self._published: set[str] = set()
+        self._made: set[str] = set()
+        """Those of the published stages that this run published."""
         self._planned = planned
-        self._save_after = self._started + SAVE_SECONDS
+        self._facts_done = False
+        self._saved: RunState | None = None
+        self._pause = min(FIRST_SAVE_SECONDS, SAVE_SECONDS)
+        self._save_after = self._started + self._pause
         self._holds = Holds(store, run)
         self._waited = False
         self._costs = CostLog(store, run)
@@ -112,6 +119,7 @@ class PipelineRun:
         self._hold(planned)
         self._costs.expect(planned)
         board = self._run_plans(planned.facts.freeze(self._store, self._spec.index_resources))
+        self._facts_done = True
         _refuse_wrong_names(board, planned.facts)
         self._planned = planned = plan_pipeline(self._spec, self._store, planned.facts)
         self._hold(planned)
@@ -136,19 +144,40 @@ class PipelineRun:
             )
 
     def _run_plans(self, plans: list[tuple[Plan, Resources]]) -> Board:
-        board = run_stages(plans, self._store, self._executor, self._log, self._stop)
+        board = run_stages(plans, self._store, self._executor, self._log, self._stop, self._watch)
         self._published.update(plan.digest for plan in board.complete() if plan.digest not in board.damaged)
         self._note_failures(board)
+        for plan in board.incomplete():
+            if absent := board.missing_inputs(plan):
+                self._waits.setdefault(plan.digest, min(absent))
         self._save("RUNNING")
         return board
 
     def _note_published(self, event: Event) -> None:
-        """Keep `state.json` near what is published, and spend little of the run's time on it."""
         if event["event"] == "published":
             self._published.add(event["stage"])
-            if (began := time.monotonic()) > self._save_after:
-                self._save("RUNNING")
-                self._save_after = time.monotonic() + max(SAVE_SECONDS, SAVE_SHARE * (time.monotonic() - began))
+            self._made.add(event["stage"])
+
+    def _watch(self, board: Board) -> None:
+        """Keep `state.json` near what is done, by what the board knows, and spend little of the run's time on it."""
+        if (began := time.monotonic()) < self._save_after or self._saved is None:
+            return
+        self._note_failures(board)
+        progress = board.progress()
+        stages = tuple(self._seen_on(progress, stage) for stage in self._saved.stages)
+        self._saved = self._saved.model_copy(update={"stages": stages, "seconds": self._seconds})
+        self._keeper.save(self._saved)
+        ended = time.monotonic()
+        self._pause = min(SAVE_SECONDS, 1.5 * self._pause)
+        self._save_after = ended + max(self._pause, SAVE_SHARE * (ended - began))
+
+    def _seen_on(self, progress: Mapping[str, tuple[int, int]], stage: StageState) -> StageState:
+        if stage.is_published or not (stage.digest in progress or stage.digest in self._made):
+            return stage
+        done, shards = progress.get(stage.digest, (stage.shards, stage.shards))
+        error = self._errors.get(stage.digest, "")
+        state = "published" if stage.digest in self._made else "failed" if error else "to do"
+        return stage.model_copy(update={"state": state, "shards_done": done, "shards": shards, "error": error})
 
     def _note_failures(self, board: Board) -> None:
         self._errors.update(board.damaged)
@@ -156,22 +185,17 @@ class PipelineRun:
             where = f"shard {outcome.task.shard.number}" if outcome.state != "open_failed" else "opening the worker"
             for stage in outcome.task.stages:
                 self._errors.setdefault(stage, f"{where}: {outcome.error}: {outcome.message}")
-        for plan in board.incomplete():
-            if absent := board.missing_inputs(plan):
-                self._waits.setdefault(plan.digest, min(absent))
 
     def _finish(self) -> RunReport:
         state = self._state("DONE", exit_code=0)
-        missing = [s for s in state.stages if s.state not in ("cached", "published")]
-        unplanned = self._unplanned()
-        failures = [f"{s.cell} {s.output}: {s.error or 'not finished'}" for s in missing] + unplanned
+        failures = [f"{s.cell} {s.output}: {s.error or 'not finished'}" for s in state.stages if not s.is_published]
+        failures += [f"{cell.cell}: {cell.error}" for cell in state.unplanned]
         if failures:
             state = self._state("FAILED", failures[0], exit_code=1)
         self._keeper.save(state)
         tables: dict[str, list[str]] = {}
-        for stage in state.stages:
-            if stage.state in ("cached", "published"):
-                tables.setdefault(stage.cell, []).append(stage.digest)
+        for stage in state.published:
+            tables.setdefault(stage.cell, []).append(stage.digest)
         save_tables(
             self._store,
             RunTables(
@@ -185,13 +209,24 @@ class PipelineRun:
         self._log.emit("finished", status=state.status, failures=failures, seconds=state.seconds)
         return RunReport(state, failures)
 
-    def _unplanned(self) -> list[str]:
-        assert self._planned is not None
-        return [f"{title(c)}: {self._why_unplanned(c)}" for c in self._planned.cells if not c.plans]
+    @property
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._started, 1)
 
-    def _why_unplanned(self, cell: CellPlans) -> str:
-        assert self._planned is not None
-        facts, images = self._planned.facts, cell.cell.images
+    def _unplanned(self, planned: PlannedPipeline) -> Iterator[UnplannedCell]:
+        """Once there are all facts that can be had, what cannot be planned has failed."""
+        for cell in planned.cells:
+            if not cell.plans:
+                yield UnplannedCell(
+                    cell=title(cell),
+                    kind=cell.cell.spec.kind,
+                    subject=subject_of(cell),
+                    state="failed" if self._facts_done or cell.refusal is not None else "to do",
+                    error=self._why_unplanned(cell, planned.facts),
+                )
+
+    def _why_unplanned(self, cell: CellPlans, facts: FactPlans) -> str:
+        images = cell.cell.images
         plans = [facts.models[model] for model in models_needed(cell.cell) if model in facts.models]
         plans += [facts.images[images.key].plan] if images is not None and images.key in facts.images else []
         return next((self._errors[plan.digest] for plan in plans if plan.digest in self._errors), cell.error)
@@ -207,8 +242,10 @@ class PipelineRun:
             exit_code=exit_code,
             limited=bool(planned and planned.limited),
             message=message,
-            seconds=round(time.monotonic() - self._started, 1),
+            seconds=self._seconds,
+            began=self._began,
             stages=stages,
+            unplanned=tuple(self._unplanned(planned)) if planned else (),
         )
 
     def _stage_states(self, plans: Sequence[tuple[str, Plan, Resources]]) -> Iterator[StageState]:
@@ -220,7 +257,8 @@ class PipelineRun:
     def _stage_state(self, planned: tuple[str, Plan, Resources]) -> StageState:
         cell, plan, _ = planned
         known = plan.digest in self._published
-        return stage_state(self._store, cell, plan, self._why(plan.digest), published=known)
+        state = stage_state(self._store, cell, plan, self._why(plan.digest), published=known)
+        return state.model_copy(update={"state": "published"}) if known and plan.digest in self._made else state
 
     def _why(self, digest: str) -> str:
         """Why a stage is not published; one that waits names the stage that failed, however far behind it that is."""
@@ -240,7 +278,8 @@ class PipelineRun:
         return next((f"{cell} {stage.output} {stage.detail}".rstrip() for cell, stage in stages), digest)
 
     def _save(self, status: RunStatus, message: str = "", exit_code: int | None = None) -> None:
-        self._keeper.save(self._state(status, message, exit_code))
+        self._saved = self._state(status, message, exit_code)
+        self._keeper.save(self._saved)
 
     def _end_early(self, error: BaseException) -> None:
         status, message = status_of(error), str(error)

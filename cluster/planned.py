@@ -14,7 +14,7 @@ from jobs.protocol import Cell, Known
 from schemas.errors import NotInspected, UnknownModel, UsageError
 from schemas.matrix import place_text
 from schemas.pipeline_spec import PipelineSpec
-from schemas.plans import Plan, Resources
+from schemas.plans import PAIR, Plan, Resources
 
 READS = "it reads"
 """How the reason of a cell begins that cannot be planned only because of one before it."""
@@ -51,6 +51,11 @@ def title(cell: CellPlans) -> str:
     """`stage`, `stage/model` or `stage/model+model`, then `/axis=value` for each other axis; for people."""
     about = (cell.cell.model,) if cell.cell.model is not None else cell.cell.pair or ()
     return "/".join(word for word in (cell.cell.name, "+".join(about), place_text(cell.cell.at)) if word)
+
+
+def subject_of(cell: CellPlans) -> str:
+    """What a cell is about: its model or pair of models, as stages name them; its own name if it is about none."""
+    return cell.cell.model or PAIR.join(cell.cell.pair or (cell.cell.name,))
 
 
 def _fact_title(plan: Plan) -> str:
@@ -119,7 +124,7 @@ def _about(cell: Cell, refusal: str) -> str:
 
 
 def stage_state(store: Store, cell: str, plan: Plan, error: str = "", published: bool | None = None) -> StageState:
-    """Where a stage stands, read from the store; `published` if that is known already."""
+    """Where a stage stands for a run that has not touched it, read from the store; `published` if that is known already."""
     if published is None:
         published = bool(find_published(store, [plan.digest]))
     done, failed = (plan.n_shards, []) if published else load_marks(store, plan.digest)
@@ -135,7 +140,7 @@ def stage_state(store: Store, cell: str, plan: Plan, error: str = "", published:
         subject=stage.subject,
         output=stage.output,
         detail=stage.detail,
-        state="published" if published else "failed" if error else "to do",
+        state="cached" if published else "failed" if error else "to do",
         shards_done=done,
         shards=plan.n_shards,
         error=error,

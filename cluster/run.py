@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cluster import ledger
 from cluster.board import Board
@@ -17,10 +17,17 @@ from schemas.plans import Plan, Resources
 
 
 def run_stages(
-    plans: Sequence[tuple[Plan, Resources]], store: Store, executor: Executor, log: EventLog, stop: StopFlag
+    plans: Sequence[tuple[Plan, Resources]],
+    store: Store,
+    executor: Executor,
+    log: EventLog,
+    stop: StopFlag,
+    watch: Callable[[Board], None] = lambda board: None,
 ) -> Board:
     """Run what is left of these stages, side by side where none reads the other; publish each as soon as its last shard
     is done. What reads one that is not published does not start. Rerunning finished ones is quiet.
+
+    watch: called with the board whenever something has become of a task.
 
     Raises:
         Infeasible: a stage asks for what this cluster can never give; nothing was started.
@@ -40,6 +47,7 @@ def run_stages(
         for failed in board.failed.keys() - failed_before:
             ledger.record_failure(store, board.failed[failed])
         _publish(board, complete, store, log)
+        watch(board)
     if board.fatal is not None:
         raise getattr(errors, board.fatal.error, errors.StoreUnreachable)(board.fatal.message)
     return board

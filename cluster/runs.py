@@ -39,6 +39,22 @@ class StageState(Frozen):
     shards: int = 0
     error: str = ""
 
+    @property
+    def is_published(self) -> bool:
+        """Whether its tables are there, made by this run or (`cached`) before it."""
+        return self.state in ("cached", "published")
+
+
+class UnplannedCell(Frozen):
+    """A cell of a run that has no stages: it cannot be planned, or not yet."""
+
+    cell: str
+    kind: str
+    subject: str
+    """Its model, or its pair of models; its name if it is about none."""
+    state: Literal["to do", "failed"]
+    error: str
+
 
 class RunState(Frozen):
     """`state.json`: replaced as the run goes; correctness never rests on it."""
@@ -52,7 +68,20 @@ class RunState(Frozen):
     limited: bool = False
     message: str = ""
     seconds: float = 0.0
+    began: float | None = None
+    """When it began, in seconds since the epoch by the driver's clock."""
     stages: tuple[StageState, ...] = ()
+    unplanned: tuple[UnplannedCell, ...] = ()
+
+    @property
+    def parts(self) -> tuple[StageState | UnplannedCell, ...]:
+        """All that the run is about: its stages, and the cells that have none."""
+        return (*self.stages, *self.unplanned)
+
+    @property
+    def published(self) -> tuple[StageState, ...]:
+        """The stages whose tables are there."""
+        return tuple(stage for stage in self.stages if stage.is_published)
 
 
 class RunTables(Frozen):

@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Iterator
 
-from cluster.events import Event, last_sign, read_segments
+from cluster.alive import last_sign
+from cluster.events import Event, read_segments
 from cluster.executor import StopFlag
 from cluster.runs import RunState, find_state, is_cancelled
 from cluster.stores.base import Store
@@ -28,6 +29,13 @@ def seen_status(store: Store, state: RunState) -> str:
         return state.status
     sign = last_sign(store, state.run)
     return "LOST" if sign is None or time.time() - sign > LOST_SECONDS else "RUNNING"
+
+
+def seconds_taken(store: Store, state: RunState) -> float:
+    """Seconds that a run took, or has taken until its driver last said that it lives; both by the driver's own clock."""
+    if state.status != "RUNNING" or state.began is None or (sign := last_sign(store, state.run)) is None:
+        return state.seconds
+    return max(state.seconds, round(sign - state.began, 1))
 
 
 def follow_events(store: Store, run: str, pause: float = 1.0) -> Iterator[Event]:

@@ -23,7 +23,7 @@ _PLAIN = {"inspect", "index_images", "extract", "selftest"}
 
 def tables_of(report: RunReport, store: Store) -> dict[str, dict[str, Any]]:
     """Table -> rows, bytes, stages and folder, of everything the run stands for."""
-    digests = dict.fromkeys(s.digest for s in report.state.stages if s.state in ("cached", "published"))
+    digests = dict.fromkeys(stage.digest for stage in report.state.published)
     tables: dict[str, dict[str, Any]] = {}
     for _, published in prefetch(lambda digest: load_published(store, digest), digests):
         _add(tables, published, store)
@@ -49,8 +49,8 @@ def report_json(report: RunReport, store: Store) -> dict[str, Any]:
     }
 
 
-def show_report(report: RunReport, store: Store, log_file: Path | None, cached: int = 0, advise: bool = True) -> None:
-    """The report for people: tables on stdout, failures on stderr; `cached` stages were published before this run.
+def show_report(report: RunReport, store: Store, log_file: Path | None, advise: bool = True) -> None:
+    """The report for people: tables on stdout, failures on stderr.
 
     log_file: what workers printed; None if they ran elsewhere. advise: say what to type next.
     """
@@ -74,13 +74,15 @@ def show_report(report: RunReport, store: Store, log_file: Path | None, cached: 
             soft_wrap=True,
         )
     done = report.exit_code == 0
-    published = sum(s.state in ("cached", "published") for s in state.stages)
+    published = state.published
+    cached = sum(stage.state == "cached" for stage in published)
     words = "done" if done else "failed"
-    before = f", {'all' if cached == published else count(cached)} of them before" if cached else ""
+    before = f", {'all' if cached == len(published) else count(cached)} of them before" if cached else ""
     trial = "  (trial: read it with --run)" if state.limited else ""
     line = Text.assemble((f"{state.run} {words}", "bold green" if done else "bold red"))
     console.print(
-        line.append(f"  {some(published, 'stage')} published{before}, {duration(state.seconds)}{trial}"), soft_wrap=True
+        line.append(f"  {some(len(published), 'stage')} published{before}, {duration(state.seconds)}{trial}"),
+        soft_wrap=True,
     )
     show_failures(report, store, log_file)
     if done and advise:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.amounts import count, duration
+from cluster.amounts import count, duration, some
 from cluster.cli.common import JsonOption, StoreOption, Verbs, make_table, open_existing, print_json, screen
 from cluster.cli.options import DashboardOption
 
 if TYPE_CHECKING:
-    from cluster.runs import RunState
+    from cluster.runs import RunState, UnplannedCell
     from cluster.stores import Store
 
 VERBS = Verbs("Runs")
@@ -37,7 +37,7 @@ def status(
 ) -> None:
     """Show the newest runs of every pipeline, or the stages of one run with the first error of each."""
     from cluster.runs import by_pipeline, find_state, list_runs, load_state, resolve_run
-    from cluster.watching import seen_status
+    from cluster.watching import seconds_taken, seen_status
 
     where = open_existing(store)
     if run is not None:
@@ -47,8 +47,15 @@ def status(
     shown = [run for its in by_pipeline(runs).values() for run in its[-newest:]]
     states = [state for state in (find_state(where, name) for name in shown) if state]
     status_of = {state.run: seen_status(where, state) for state in states}
+    took = {state.run: seconds_taken(where, state) for state in states}
     if as_json:
-        print_json([{**s.model_dump(mode="json", exclude={"stages"}), "status": status_of[s.run]} for s in states])
+        without = {"stages", "unplanned"}
+        print_json(
+            [
+                {**s.model_dump(mode="json", exclude=without), "status": status_of[s.run], "seconds": took[s.run]}
+                for s in states
+            ]
+        )
         return
     if not states:
         of = f" of pipeline {pipeline}" if pipeline else ""
@@ -56,14 +63,13 @@ def status(
         return
     table = make_table("run", "status", "stages", "time", "", right=("stages", "time"))
     for state in states:
-        done = sum(s.state in ("published", "cached") for s in state.stages)
         trial = "trial" if state.limited else ""
         table.add_row(
             state.run,
             f"[{COLOURS[status_of[state.run]]}]{status_of[state.run]}[/]",
-            f"{count(done)}/{count(len(state.stages))}",
-            duration(state.seconds),
-            " ".join(filter(None, [trial, _first_line(state.message)])),
+            f"{count(len(state.published))}/{count(len(state.parts))}",
+            duration(took[state.run]),
+            "  ".join(filter(None, [trial, _progress(state), _first_line(state.message)])),
         )
     screen().print(table)
     if older := len(runs) - len(shown):
@@ -74,9 +80,10 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
     from rich.text import Text
 
     from cluster.runs import load_options
-    from cluster.watching import seen_status
+    from cluster.watching import seconds_taken, seen_status
 
     word = seen_status(store, state)
+    state = state.model_copy(update={"seconds": seconds_taken(store, state)})
     submission = load_options(store, state.run).submission
     if as_json:
         print_json({**state.model_dump(mode="json"), "status": word, "submission": submission})
@@ -86,7 +93,8 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
     if submission:
         console.print(Text(f"submission {submission}", "dim"), soft_wrap=True)
     if state.status == "RUNNING":
-        console.print(f"[dim]last sign of life: {_ago(_last_sign(store, state.run))}[/dim]")
+        told = [_progress(state), f"last sign of life: {_ago(_last_sign(store, state.run))}"]
+        console.print(f"[dim]{'; '.join(filter(None, told))}[/dim]")
     kept = _kept(state, store)
     table = make_table("cell", "output", "state", "shards", "", right=("shards",))
     for stage in state.stages:
@@ -97,10 +105,31 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
             f"{count(stage.shards_done)}/{count(stage.shards)}",
             Text(_first_line(stage.error), "red") if stage.error else Text(kept.get(stage.digest, ""), "dim"),
         )
+    for cell in state.unplanned:
+        table.add_row(
+            Text(cell.cell),
+            "",
+            f"[{COLOURS[cell.state]}]{cell.state}[/]",
+            "",
+            Text(_unplanned(cell), "red" if cell.state == "failed" else "dim"),
+        )
     console.print(table)
     if word not in ("DONE", "RUNNING"):
         where = f"{state.run} --store {store.uri}"
-        console.print(Text(f"more: miclip logs {where} --failed; go on: miclip retry {where}", "dim"), soft_wrap=True)
+        more = f"more: miclip logs {where} --failed; " if any(part.state == "failed" for part in state.parts) else ""
+        console.print(Text(f"{more}go on: miclip retry {where}", "dim"), soft_wrap=True)
+
+
+def _progress(state: RunState) -> str:
+    """How much is done of a run that goes on, or whose driver is lost; nothing of one that has ended."""
+    shards = sum(stage.shards for stage in state.stages)
+    if state.status != "RUNNING" or not shards:
+        return ""
+    return f"{count(sum(stage.shards_done for stage in state.stages))} of {some(shards, 'shard')} done"
+
+
+def _unplanned(cell: UnplannedCell) -> str:
+    return f"cannot be planned{'' if cell.state == 'failed' else ' yet'}: {_first_line(cell.error)}"
 
 
 def show_head(state: RunState, word: str) -> None:
@@ -125,7 +154,7 @@ def _kept(state: RunState, store: Store) -> dict[str, str]:
 
 
 def _last_sign(store: Store, run: str) -> float | None:
-    from cluster.events import last_sign
+    from cluster.alive import last_sign
 
     return last_sign(store, run)
 
@@ -172,13 +201,14 @@ def logs(
     digests = {
         s.digest for s in state.stages if stage is None or s.digest.startswith(stage) or s.cell.startswith(stage)
     }
-    if stage is not None and not digests:
-        cells = dict.fromkeys(s.cell for s in state.stages)
+    unplanned = [cell for cell in state.unplanned if stage is None or cell.cell.startswith(stage)]
+    if stage is not None and not digests and not unplanned:
+        cells = dict.fromkeys(part.cell for part in state.parts)
         raise UsageError(
             f"--stage {stage}: run {run} has no such cell or stage; it has {', '.join(cells) or 'none yet'}"
         )
     if failed:
-        _show_failures(where, state, digests, shard, as_json)
+        _show_failures(where, state, digests, unplanned if shard is None else [], shard, as_json)
         return
     for event in _events(where, run, follow):
         stages = {event["stage"]} if "stage" in event else set(event.get("stages", ()))
@@ -192,7 +222,14 @@ def logs(
             typer.echo(_line(event))
 
 
-def _show_failures(store: Store, state: RunState, digests: set[str], shard: int | None, as_json: bool) -> None:
+def _show_failures(
+    store: Store,
+    state: RunState,
+    digests: set[str],
+    unplanned: Sequence[UnplannedCell],
+    shard: int | None,
+    as_json: bool,
+) -> None:
     from cluster.ledger import load_failures
 
     seen: dict[str, Any] = {}
@@ -200,13 +237,17 @@ def _show_failures(store: Store, state: RunState, digests: set[str], shard: int 
         for failure in load_failures(store, stage.digest) if stage.digest in digests else ():
             if shard in (None, failure.shard):
                 seen.setdefault(failure.traceback, (stage, failure))
+    refused = [cell for cell in unplanned if cell.state == "failed"]
     if as_json:
-        print_json([{"cell": s.cell, "stage": s.digest, **f.model_dump(mode="json")} for s, f in seen.values()])
+        shards = [{"cell": s.cell, "stage": s.digest, **f.model_dump(mode="json")} for s, f in seen.values()]
+        print_json([*shards, *({"cell": cell.cell, "stage": None, "message": cell.error} for cell in refused)])
         return
     for stage, failure in seen.values():
         typer.echo(f"{stage.cell}  {stage.output} {stage.detail}  shard {failure.shard}  {failure.attempts} attempts")
         typer.echo("  " + failure.traceback.rstrip().replace("\n", "\n  ") + "\n")
-    if not seen:
+    for cell in refused:
+        typer.echo(f"{cell.cell}  cannot be planned\n  " + cell.error.rstrip().replace("\n", "\n  ") + "\n")
+    if not seen and not refused:
         typer.echo(
             "no shard of this run has failed and is still missing" if state.status != "STOPPED" else state.message
         )

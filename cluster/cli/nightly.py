@@ -180,7 +180,7 @@ def _one_night(
     if as_json:
         print_json({**report_json(report, store), "exit_code": code, **evening_json(evening)})
     else:
-        show_report(report, store, session.log_file, session.progress.cached)
+        show_report(report, store, session.log_file)
         show_evening(evening)
     return notice
 

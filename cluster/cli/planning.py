@@ -51,7 +51,7 @@ def make_report(planned: PlannedPipeline, store: Store, terms: Terms) -> dict[st
                 "subject": plan.stage.subject,
                 "output": plan.stage.output,
                 "detail": state.detail,
-                "state": "cached" if state.state == "published" else state.state,
+                "state": state.state,
                 "error": state.error,
                 "shards": state.shards,
                 "shards_left": state.shards - state.shards_done,

@@ -129,7 +129,6 @@ class RunProgress:
         self._bars = self._make_bars() if stream.isatty() and not quiet else None
         self._works: dict[str, WorkView] = {}
         self._tasks: dict[str, TaskID] = {}
-        self.cached = 0
 
     def _make_bars(self) -> Progress:
         return Progress(
@@ -166,9 +165,6 @@ class RunProgress:
         handler = getattr(self, f"_on_{event['event']}", None)
         if handler is not None:
             handler(event)
-
-    def _on_cached(self, event: Event) -> None:
-        self.cached += 1
 
     def _on_planned(self, event: Event) -> None:
         key, kind = event["work"], event["kind"]

@@ -190,18 +190,18 @@ def _watch(store: Store, run: str, as_json: bool) -> int:
                 typer.echo(json.dumps(event, ensure_ascii=False))
     state = find_state(store, run)
     if state is not None and not as_json:
-        _show_end(store, state, failures, progress.cached)
+        _show_end(store, state, failures)
     return _get_code(state)
 
 
-def _show_end(store: Store, state: RunState, failures: list[str], cached: int) -> None:
+def _show_end(store: Store, state: RunState, failures: list[str]) -> None:
     from cluster.cli.closing import show_report
     from cluster.cli.looking import show_head
     from cluster.pipeline import RunReport
     from cluster.watching import seen_status
 
     if state.status in ("DONE", "FAILED"):
-        show_report(RunReport(state, failures), store, None, cached)
+        show_report(RunReport(state, failures), store, None)
     else:
         show_head(state, seen_status(store, state))
 

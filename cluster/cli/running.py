@@ -157,7 +157,7 @@ def execute(
     if as_json:
         print_json(report_json(report, store))
     else:
-        show_report(report, store, session.log_file, session.progress.cached, advise)
+        show_report(report, store, session.log_file, advise)
     return report.exit_code
 
 

@@ -174,6 +174,19 @@ def _told(catalog: Catalog, state: RunState, stands: bool) -> Row:
                 "failures": _failures(catalog, stage.digest) if stage.state == "failed" else [],
             }
             for stage in state.stages
+        ]
+        + [
+            {
+                "digest": "",
+                "cell": cell.cell,
+                "what": "",
+                "state": cell.state,
+                "done": 0,
+                "shards": 0,
+                "error": _first_line(cell.error),
+                "failures": [],
+            }
+            for cell in state.unplanned
         ],
     }
 

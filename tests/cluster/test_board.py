@@ -43,6 +43,7 @@ def test_finished_shards_are_not_given_again() -> None:
     (work,) = selftest_works(1, 4)
     board = Board([work], {work.plans[0].digest: {0, 2}})
     assert [t.shard.number for t in board.ready()] == [1, 3]
+    assert board.progress() == {work.plans[0].digest: (2, 5)}  # four, and their sum
 
 
 def test_a_shard_that_one_sibling_has_is_done_for_the_other_alone() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from cluster.changes import changes_of, find_changes, load_changes, run_before, save_changes
+from cluster.changes import MADE_FROM, Change, changes_of, find_changes, load_changes, run_before, save_changes
 from cluster.runs import RunState, StageState
 from cluster.stores import Store, make_store
+from schemas import layout
+from schemas.plans import Published, StageSpec
 from tests.published import run_spec
 
 ZOO = """\
@@ -60,6 +64,41 @@ def test_what_fails_goes_on_failing_and_recovers(store: Store) -> None:
     assert words(store, run(store, one=13)) == {"one": "recovered", "three": "recovered"}
 
 
+VANISHED = """\
+kind: pipeline
+name: zoo
+images: {{ref: "world:seed=0,n=4"}}
+matrix: {{model: ["demo:clip-p8", "{model}"]}}
+stages:
+  acts: {{kind: extract, outputs: [embeddings]}}
+  check: {{kind: selftest, reads: acts, subject: all, rows: 10}}
+"""
+
+
+@pytest.mark.parametrize("known_before", [True, False])
+def test_a_model_whose_folder_is_away_fails_and_recovers(store: Store, tmp_path: Path, known_before: bool) -> None:
+    """What reads all models waits, and is called by the name that its stages have where they are planned."""
+    folder, away = tmp_path / "model", tmp_path / "away"
+    shutil.copytree(str(files("miclip_core") / "world" / "zoo" / "clip-p8"), folder if known_before else away)
+    model = f"open_clip:clip-p8@file:{folder}"
+
+    def night() -> dict[str, Change]:
+        name = run_spec(store, VANISHED.format(model=model)).state.run
+        return {change.subject: change for change in changes_of(store, name).subjects if change.change != "new"}
+
+    if known_before:
+        assert night() == {}
+        folder.rename(away)
+    what_reads_all = "all" if known_before else "check"
+    first = night()
+    assert {s: change.change for s, change in first.items()} == {model: "failed", what_reads_all: "failed"}
+    assert first[model].cells == (f"acts/{model}",) and f"nothing at {folder}" in first[model].why[0]
+    assert {s: change.change for s, change in night().items()} == {model: "still failing", "check": "still failing"}
+    away.rename(folder)
+    assert {s: change.change for s, change in night().items()} == {model: "recovered", "all": "recovered"}
+    assert night() == {}
+
+
 def test_what_is_no_longer_asked_for_is_gone(store: Store) -> None:
     run(store)
     text = ZOO.format(one=10, fails="").replace("  two: {kind: selftest, subject: two, rows: 10}\n", "")
@@ -86,6 +125,27 @@ def test_digests_in_the_detail_of_a_stage_do_not_make_it_another_one() -> None:
     store = make_store("/nowhere")
     (change,) = find_changes(store, now, before).subjects
     assert change.change == "changed" and change.cells == ("names",)
+
+
+def test_digests_in_the_settings_of_a_stage_are_no_reason(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path))
+
+    def state(made_from: str, k: int) -> RunState:
+        params = {"between": f"features of sae:{made_from}", "k": k}
+        stage = StageSpec(kind="pairs", method=1, subject="m", output="pair", params=params, inputs={"a": made_from})
+        text = Published(stage=stage, tables={}, content=f"{made_from} {k}").model_dump_json()
+        store.create(layout.published_key(stage.digest), text.encode())
+        found = StageState(
+            digest=stage.digest, cell="shared", kind="pairs", subject="m", output="pair", state="published"
+        )
+        return RunState(run="zoo-00001", pipeline="zoo", number=1, status="DONE", stages=(found,))
+
+    def why(before: RunState, now: RunState) -> tuple[str, ...]:
+        (change,) = find_changes(store, now, before).subjects
+        return change.why
+
+    first = state("0123abcd", 3)
+    assert why(first, state("fedc4321", 3)) == (MADE_FROM,) and why(first, state("fedc4321", 4)) == ("k",)
 
 
 def test_changes_are_kept_with_their_run(store: Store) -> None:

@@ -21,8 +21,11 @@ from cluster.metrics import (
     METRICS,
     RETRIES,
     ROWS,
+    RUN_SECONDS,
     SECONDS,
     SHARDS,
+    STAGES,
+    STATUS,
     Metric,
     Sample,
     StoreMetrics,
@@ -30,7 +33,7 @@ from cluster.metrics import (
     to_text,
 )
 from cluster.metrics_server import MetricsServer
-from cluster.runs import load_state, new_run, save_state
+from cluster.runs import UnplannedCell, load_state, new_run, save_state
 from cluster.stores import Store, make_store
 from schemas.layout import alive_key
 from tests.published import SPEC, run_spec
@@ -116,6 +119,34 @@ def test_a_state_that_ends_later_is_seen(tmp_path: Path) -> None:
     save_state(store, done)
     assert 'status="RUNNING"} 0' in to_text(metrics.read())
     assert 'status="DONE"} 1' in to_text(metrics.read())
+
+
+def test_a_run_that_was_interrupted_and_is_then_cancelled_is_seen_so(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path))
+    state = load_state(store, run_spec(store, SPEC).state.run)
+    metrics = StoreMetrics(store)
+    for status in ("INTERRUPTED", "CANCELLED"):
+        save_state(store, state.model_copy(update={"status": status}))
+        assert values(metrics.read(), STATUS)["numbers", status] == 1
+
+
+def test_a_run_that_goes_on_or_was_killed_has_taken_the_time_until_its_last_sign(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path))
+    state = load_state(store, run_spec(store, SPEC).state.run)
+    save_state(store, state.model_copy(update={"status": "RUNNING", "began": 1000.0, "seconds": 2.0}))
+    for sign, took in ((1001.0, 2.0), (1063.0, 63.0)):
+        ended_at(store, state.run, sign)
+        assert values(StoreMetrics(store).read(), RUN_SECONDS) == {("numbers",): took}
+
+
+def test_cells_that_cannot_be_planned_count_as_stages_that_failed(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path))
+    state = load_state(store, run_spec(store, SPEC).state.run)
+    gone = UnplannedCell(cell="acts/m", kind="extract", subject="m", state="failed", error="nothing at /m")
+    save_state(store, state.model_copy(update={"status": "FAILED", "unplanned": (gone,)}))
+    assert values(StoreMetrics(store).read(), STAGES) == {
+        ("numbers", "published"): 2, ("numbers", "to do"): 0, ("numbers", "failed"): 1,
+    }  # fmt: skip
 
 
 def test_only_a_try_that_is_repeated_is_a_retry() -> None:

@@ -73,8 +73,9 @@ def test_facts_come_first_in_a_run_and_are_found_again_by_the_next(lake, world):
     assert lake.run(spec).exit_code == 0
     kinds = [e["kind"] for e in lake.events if e["event"] == "published"]
     assert sorted(kinds[:2]) == ["index_images", "inspect"] and kinds[2:] == ["extract"]
-    assert lake.run(spec).exit_code == 0
-    assert lake.count("published") == 0 and lake.count("cached") == 3
+    again = lake.run(spec)
+    assert again.exit_code == 0 and lake.count("published") == 0 and lake.count("cached") == 3
+    assert [stage.state for stage in again.state.stages] == ["cached"] * 3
 
 
 def test_models_that_are_not_there_fail_alone_and_are_named(lake, world):
@@ -87,6 +88,10 @@ def test_models_that_are_not_there_fail_alone_and_are_named(lake, world):
         assert [f.split(": ")[0] for f in report.failures] == [f"acts/{models[0]}", f"acts/{models[2]}"]
         assert "no such demo model" in report.failures[0] and "nothing at /no/such/folder" in report.failures[1]
         assert set(lake.table(report, "embeddings")["model"].to_pylist()) == {CLIP}
+        assert [(c.cell, c.subject, c.kind, c.state) for c in report.state.unplanned] == [
+            (f"acts/{model}", model, "extract", "failed") for model in (models[0], models[2])
+        ]
+        assert [f"{c.cell}: {c.error}" for c in load_state(lake.store, report.state.run).unplanned] == report.failures
     with pytest.raises(UnknownModel, match="no such demo model"):
         plan_pipeline(spec, lake.store).refuse()
 
@@ -162,9 +167,34 @@ def test_what_reads_a_stage_does_not_wait_for_others_beside_it(lake):
     assert [e["subject"] for e in lake.events if e["event"] == "published"] == list(chain)
 
 
-def test_the_state_of_a_run_follows_what_is_published_while_it_works(lake, monkeypatch):
+@pytest.fixture
+def no_pauses(monkeypatch):
+    """The state of a run is written whenever something has become of a shard."""
     monkeypatch.setattr(pipelines, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(pipelines, "SAVE_SHARE", 0.0)
+
+
+def test_the_state_of_a_run_tells_shards_while_it_works_without_asking_the_store(lake, monkeypatch, no_pauses):
+    """Of 3 shards and their sum, one is cut out by a failure; the state is read when the next is done."""
+    spec, run, seen = pipeline({"one": {"rows": 30, "error_shards": [1]}}), new_run(lake.store, "test", ""), []
+    asked: list[str] = []
+    monkeypatch.setattr("cluster.planned.load_marks", lambda store, digest: asked.append(digest) or (0, []))
+
+    def look(event: dict[str, Any]) -> None:
+        if event["event"] in ("shard_done", "shard_failed"):
+            (stage,) = load_state(lake.store, run).stages
+            seen.append((event["event"], stage.shards_done, stage.shards, stage.state, len(asked)))
+
+    PipelineRun(spec, run, lake.store, lake.executor, EventLog(look), StopFlag()).run()
+    assert sorted(name for name, *_ in seen) == ["shard_done", "shard_done", "shard_failed"]
+    assert [done for _, done, *_ in seen] == [0, 1, 1] and {shards for _, _, shards, *_ in seen} == {4}
+    assert seen[0][3] == "to do" and seen[-1][3] == "failed"
+    assert len({times for *_, times in seen}) == 1
+    state = load_state(lake.store, run)
+    assert state.began is not None and state.seconds >= 0
+
+
+def test_the_state_of_a_run_follows_what_is_published_while_it_works(lake, no_pauses):
     seen = []
     spec, run = pipeline({"one": {}, "two": {"reads": "one"}}), new_run(lake.store, "test", "")
 

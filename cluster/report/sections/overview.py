@@ -11,7 +11,7 @@ from cluster.report.data import ReportData, RunFacts
 from cluster.report.html import Html, join, tag
 from cluster.report.section import Section
 from cluster.report.tables import Cell, Column, data_table
-from cluster.runs import StageState
+from cluster.runs import StageState, UnplannedCell
 from schemas.tables import get_table
 
 GOOD = {"DONE", "published", "cached"}
@@ -54,9 +54,9 @@ def state_badge(word: str) -> Html:
 def _verdict(facts: RunFacts) -> Html | None:
     """A box for every run that did not simply end well."""
     state = facts.state
-    unfinished = [s for s in state.stages if s.state not in ("cached", "published")]
+    unfinished = len(state.parts) - len(state.published)
     words = {
-        "FAILED": f"This run failed for {some(len(unfinished), 'stage')} of {count(len(state.stages))}.",
+        "FAILED": f"This run failed for {some(unfinished, 'stage')} of {count(len(state.parts))}.",
         "STOPPED": "This run was stopped before its end.",
         "INTERRUPTED": "This run was interrupted.",
         "RUNNING": "This run had not ended when the page was written"
@@ -74,12 +74,12 @@ def _figures(facts: RunFacts, data: ReportData) -> Html:
     published = [data.stages[s.digest] for s in state.stages if s.digest in data.stages]
     stored = sum(part.bytes for p in published for parts in p.tables.values() for part in parts)
     cached = sum(s.state == "cached" for s in state.stages)
-    began = facts.events[0]["time"] if facts.events else None
+    began = state.began or (facts.events[0]["time"] if facts.events else None)
     figures = {
         "state": state_badge(state.status),
         "began": _clock(began) if began else None,
-        "took": duration(state.seconds),
-        "stages": f"{count(len(published))} of {count(len(state.stages))}" + (f", {count(cached)} cached" if cached else ""),
+        "took": duration(facts.seconds),
+        "stages": f"{count(len(published))} of {count(len(state.parts))}" + (f", {count(cached)} cached" if cached else ""),
         "rows": count(sum(p.rows(table) for p in published for table in p.tables)),
         "stored": short(stored, "B"),
     }  # fmt: skip
@@ -95,18 +95,20 @@ def _clock(seconds: float) -> str:
 
 def _stages(facts: RunFacts, data: ReportData) -> Html:
     order = {"failed": 0, "to do": 1}
-    stages = sorted(facts.state.stages, key=lambda s: order.get(s.state, 2))
+    parts = sorted(facts.state.parts, key=lambda part: order.get(part.state, 2))
     columns = [Column("cell"), Column("output"), Column("state"), Column("shards", True), Column("rows", True),
                Column("stored", True), Column("first error")]  # fmt: skip
     rest = f"miclip status {facts.state.run} lists all stages."
-    return join([tag("h3", "Stages"), data_table("Stages", columns, [_stage(s, data) for s in stages], rest)])
+    return join([tag("h3", "Stages"), data_table("Stages", columns, [_stage(part, data) for part in parts], rest)])
 
 
-def _stage(stage: StageState, data: ReportData) -> list[object]:
+def _stage(stage: StageState | UnplannedCell, data: ReportData) -> list[object]:
+    if isinstance(stage, UnplannedCell):
+        none = Cell("–", 0)
+        return [stage.cell, "", state_badge(stage.state), none, none, none, _first_line(stage.error)]
     published = data.stages.get(stage.digest)
     rows = sum(published.rows(table) for table in published.tables) if published else 0
     size = sum(part.bytes for parts in published.tables.values() for part in parts) if published else 0
-    first_line = (stage.error.strip().splitlines() or [""])[0]
     return [
         stage.cell,
         tag("span", f"{stage.output} {stage.detail}".rstrip(), class_="mono", title=stage.digest),
@@ -114,8 +116,12 @@ def _stage(stage: StageState, data: ReportData) -> list[object]:
         Cell(f"{count(stage.shards_done)}/{count(stage.shards)}", stage.shards),
         Cell(count(rows) if published else "–", rows),
         Cell(short(size, "B") if published else "–", size),
-        first_line,
+        _first_line(stage.error),
     ]
+
+
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[0]
 
 
 def _failures(facts: RunFacts) -> Html | None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
+from cluster import pipeline
 from cluster.cli.app import app
-from cluster.runs import RunState, load_options, load_state, new_run, save_state
+from cluster.events import EventLog
+from cluster.executor import SerialExecutor, StopFlag
+from cluster.pipeline import PipelineRun
+from cluster.runs import RunState, UnplannedCell, list_runs, load_options, load_state, new_run, save_state
+from cluster.spec_file import parse_spec
 from cluster.stores import make_store
 from schemas.layout import alive_key
 from tests.published import SPEC, publish_numbers, run_spec
@@ -333,6 +339,60 @@ def test_status_lists_runs_and_the_stages_of_one(lake: str) -> None:
     assert [(s["state"], s["shards_done"]) for s in stages] == [("published", 4)] * 2
     missing = miclip("status", "numbers-00007", "--store", lake)
     assert missing.exit_code == 2 and "there are numbers-00001" in missing.stderr
+
+
+def test_a_cell_that_cannot_be_planned_is_a_failure_of_its_run_like_any_other(tmp_path: Path) -> None:
+    store = publish_numbers(tmp_path)
+    state, more = load_state(store, "numbers-00001"), "nothing at /m\nthere are others"
+    gone = UnplannedCell(cell="acts/m", kind="extract", subject="m", state="failed", error=more)
+    save_state(store, state.model_copy(update={"status": "FAILED", "unplanned": (gone,)}))
+    assert "2/3" in miclip("status", "--store", tmp_path).stdout
+    one = miclip("status", "numbers-00001", "--store", tmp_path).stdout
+    assert "acts/m" in one and "cannot be planned: nothing at /m" in one and "--failed; go on" in one
+    told = miclip("logs", "numbers-00001", "--failed", "--store", tmp_path).stdout
+    assert told == "acts/m  cannot be planned\n  nothing at /m\n  there are others\n\n"
+    (row,) = json.loads(miclip("logs", "numbers-00001", "--failed", "--store", tmp_path, "--json").stdout)
+    assert row == {"cell": "acts/m", "stage": None, "message": more}
+    assert miclip("logs", "numbers-00001", "--failed", "--stage", "acts/m", "--store", tmp_path).stdout == told
+    other = miclip("logs", "numbers-00001", "--failed", "--stage", "selftest", "--store", tmp_path).stdout
+    assert "no shard of this run" in other
+    assert miclip("gc", "--store", tmp_path).exit_code == 0
+
+
+def test_what_is_cached_is_said_so_for_machines_and_people(spec: Path) -> None:
+    for state, words in (("published", "2 stages published, "), ("cached", "2 stages published, all of them before, ")):
+        ran = miclip("run", spec, "--executor", "serial")
+        assert ran.exit_code == 0 and words in ran.stdout
+        run = list_runs(make_store(str(spec.parent / "lake")))[-1]
+        stages = json.loads(miclip("status", run, "--store", spec.parent / "lake", "--json").stdout)["stages"]
+        assert [stage["state"] for stage in stages] == [state] * 2
+
+
+def test_status_in_the_middle_of_a_stage_tells_shards_and_the_time_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when its driver is gone: what was done by then, and the seconds until its last sign of life."""
+    monkeypatch.setattr(pipeline, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(pipeline, "SAVE_SHARE", 0.0)
+    store = make_store(str(tmp_path))
+    file = parse_spec(SPEC, "test.yaml")
+    run = new_run(store, file.pipeline.name, file.text)
+    seen: list[str] = []
+
+    def look(event: dict[str, object]) -> None:
+        if event["event"] != "shard_done":
+            return
+        for age, word in ((0.0, "RUNNING"), (4000.0, "LOST")):
+            sign = time.time() - age
+            store.replace(alive_key(run), json.dumps({"time": sign}).encode())
+            save_state(store, load_state(store, run).model_copy(update={"began": sign - 61.0}))
+            for words in (("status", run), ("status",)):
+                shown = miclip(*words, "--store", tmp_path).stdout
+                assert word in shown and "1m01s" in shown
+                seen.append(re.search(r"\S+ of 8 shards done", shown)[0])
+
+    PipelineRun(file.pipeline, run, store, SerialExecutor(store.uri), EventLog(look), StopFlag()).run()
+    assert seen == [f"{done} of 8 shards done" for done in (0, 2, 4, 6) for _ in range(4)]
 
 
 def test_status_shows_the_newest_runs_of_every_pipeline_and_says_how_many_are_older(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from cluster.catalog import Scope, open_catalog
 from cluster.report.data import load_report
 from cluster.report.html import script_json, tag
-from cluster.runs import RunState, StageState, load_state, save_state
+from cluster.runs import RunState, StageState, UnplannedCell, load_state, save_state
 from cluster.stores import Store, make_store
 from schemas.errors import UnknownRun
 from tests.made_up_saes import make_features, publish_rows, publish_sweep, save_run, stage_of
@@ -140,6 +140,17 @@ def test_a_failed_run_says_so_and_shows_its_traceback(tmp_path: Path) -> None:
     assert "FAILED. This run failed for" in found.words
     assert "shard 1 was told to fail" in found.words and "Traceback (most recent call last)" in found.words
     assert [a for _, a in found.elements if a.get("role") == "alert"]
+
+
+def test_a_cell_that_cannot_be_planned_is_counted_and_says_why(tmp_path: Path) -> None:
+    store = publish_numbers(tmp_path / "lake")
+    state = load_state(store, "numbers-00001")
+    gone = UnplannedCell(cell="acts/m", kind="extract", subject="m", state="failed", error="nothing at /m")
+    cached = tuple(stage.model_copy(update={"state": "cached"}) for stage in state.stages)
+    save_state(store, state.model_copy(update={"status": "FAILED", "stages": cached, "unplanned": (gone,)}))
+    words = Checker(render(store, "numbers-00001")).words
+    assert "FAILED. This run failed for 1 stage of 3." in words and "2 of 3, 2 cached" in words
+    assert "acts/m" in words and "nothing at /m" in words
 
 
 def test_a_run_that_has_not_ended_shows_what_it_has_published(tmp_path: Path) -> None:
