@@ -1,10 +1,11 @@
 """What no kept run can reach is found and removed: the only module that removes results.
 
 Why it is safe. A run writes what it may read or make into `holds.json`, then looks whether a sweep is going on, and only
-then looks what is published (`cluster/hold.py`). A sweep takes its lease and only then reads all holds. So a sweep either
-sees what a run holds, or the run sees the sweep and waits if what it holds is doomed. What is kept is found generously:
-any text in a plan that looks like the name of a stage is taken for one. A run that is dropped goes first; a stage stops
-being published, then its shards stop being done, and its parts go last: whatever is cut short can be made again.
+then looks what is published (`cluster/hold.py`); so does work without a run. A sweep takes its lease and only then reads
+all holds. So a sweep either sees what a run holds, or the run sees the sweep and waits if what it holds is doomed. What is
+kept is found generously: any text in a plan that looks like the name of a stage is taken for one. A run that is dropped
+goes first; a stage stops being published, then its shards stop being done, and its parts go last: whatever is cut short
+can be made again.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from cluster.alive import ALIVE_SECONDS
 from cluster.catalog import load_drift
-from cluster.hold import GC, load_holds, names_in
+from cluster.hold import GC, load_holds, load_visit, names_in
 from cluster.lease import PACE, Lease, Pace, take
 from cluster.reach import Reach, Trash
 from cluster.runs import RunState, RunTables, find_state, list_runs, load_spec, load_tables, split_run
-from cluster.stores.base import Store, prefetch
+from cluster.stores.base import Store, get_budget, prefetch
+from cluster.stores.probe import WRITABLE
 from schemas import layout
 from schemas.errors import KeyMissing, UnknownRun
 
@@ -30,7 +33,7 @@ _SHORT_REF = re.compile(r"(?:sae|align):([0-9a-f]{4,})")
 
 
 class Policy(NamedTuple):
-    """Which runs are kept: of each pipeline (or of one alone) the newest that stand for different tables, and pinned ones."""
+    """Which runs are kept: of each pipeline (or of one alone) those of the newest different tables, and pinned ones."""
 
     keep_runs: int = KEEP_RUNS
     pipeline: str | None = None
@@ -53,6 +56,23 @@ class RunFacts(NamedTuple):
         return split_run(self.run)[1]
 
     @property
+    def is_finished(self) -> bool:
+        """Whether it has ended and stands for all that its spec asks; a small trial never does."""
+        return self.tables is not None and not self.tables.limited
+
+    @property
+    def failed(self) -> int:
+        """Stages that it should stand for and does not, once it has ended."""
+        return self.tables.failed if self.tables else 0
+
+    @property
+    def stages(self) -> frozenset[str]:
+        """What it stands for; of a run that has not ended, what it is about."""
+        if self.tables is not None:
+            return frozenset(self.tables.digests)
+        return frozenset(stage.digest for stage in self.state.stages) if self.state else frozenset()
+
+    @property
     def may_go_on(self) -> bool:
         """Whether its driver has not said that it has ended."""
         return self.tables is None and (self.state is None or self.state.status == "RUNNING")
@@ -69,9 +89,11 @@ class Sweep:
     leftovers: tuple[Trash, ...]
     """What published stages that stay do not need any more."""
     records: tuple[Trash, ...]
-    """Of runs that are dropped, and of sweeps and leases that are over."""
+    """Of runs that are dropped, and of other work that is over."""
     young: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """What no run at all names, with the newest run of each pipeline when that was first seen."""
+    probes: tuple[str, ...] = ()
+    """What somebody who tries out the store wrote since the last sweep, and may be at it yet."""
 
     @property
     def doomed(self) -> set[str]:
@@ -93,23 +115,32 @@ def sweep(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
     """Find what no kept run reaches and remove it; killed at any moment, the same call goes on from there.
 
     Raises:
-        UnknownRun: a pinned run is not there. LeaseHeld: another sweep is going on. LeaseLost: this one was thought dead.
+        UnknownRun: a pinned run, or the pipeline, is not there. LeaseHeld: another sweep is going on. LeaseLost: this one was
+            thought dead.
     """
     with take(store, GC, pace) as lease:
+        old = list(_old_records(store))
         found = look(store, policy, pace)
-        record = {"doomed": sorted(found.doomed), "unnamed": found.young}
-        store.replace(layout.sweep_key(lease.term), json.dumps(record).encode())
-        for keys in _in_order(found.trash):
-            _remove(store, keys, lease)
+        _save_record(store, lease, found, found.doomed)
+        open = {trash.name for trash in found.stages if layout.published_key(trash.name) not in trash.keys}
+        for items in _in_order(found.trash):
+            _remove(store, items, lease, open)
+        _save_record(store, lease, found, set())  # whoever makes one of them from now on has made something new
+        _remove(store, [("", key) for key in old], lease)
     return found
 
 
-def _in_order(trash: Iterable[Trash]) -> list[list[str]]:
-    """All keys by rank: no run is there whose stages are not, no stage is published, and no shard done, without its parts."""
-    ranks: list[list[str]] = [[] for _ in range(6)]
+def _save_record(store: Store, lease: Lease, found: Sweep, doomed: Collection[str]) -> None:
+    record = {"doomed": sorted(doomed), "unnamed": found.young, "probes": found.probes}
+    store.replace(layout.sweep_key(lease.term), json.dumps(record).encode())
+
+
+def _in_order(trash: Iterable[Trash]) -> list[list[tuple[str, str]]]:
+    """Names and keys by rank: no run is there whose stages are not, no stage is published, and no shard done, without its parts."""
+    ranks: list[list[tuple[str, str]]] = [[] for _ in range(6)]
     for item in trash:
         for key in item.keys:
-            ranks[_rank(key)].append(key)
+            ranks[_rank(key)].append((item.name, key))
     return ranks
 
 
@@ -125,12 +156,17 @@ def _rank(key: str) -> int:
     return 4 if key.startswith(("tables/", "listings/")) else 5
 
 
-def _remove(store: Store, keys: Sequence[str], lease: Lease) -> None:
-    def remove(key: str) -> None:
+def _remove(store: Store, items: Sequence[tuple[str, str]], lease: Lease, open: Collection[str] = ()) -> None:
+    """open: names of stages that were not published when we looked."""
+
+    def remove(item: tuple[str, str]) -> None:
+        name, key = item
         lease.check()  # each time: what another sweep, or a run after it, may have made again is not ours any more
+        if name in open and store.exists(layout.published_key(name)):
+            return  # somebody who holds nothing, as an older version, has made it whole since
         store.delete(key)
 
-    for _ in prefetch(remove, keys):
+    for _ in prefetch(remove, items):
         pass
 
 
@@ -145,27 +181,48 @@ def look(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
     """
     events = store.list("events")  # before the runs: what has events when they are listed has a spec by then
     runs = _load_runs(store)
-    if unknown := policy.pinned - {run.run for run in runs}:
-        raise UnknownRun(f"run {min(unknown)!r} is to be kept and is not in {store.uri}")
+    _check_names(store, runs, policy)
+    visits = dict(prefetch(lambda key: load_visit(store, key), store.list("visits")))
     kept = _choose(runs, policy)
-    kept |= {run.run for run in _alive(store, [r for r in runs if r.may_go_on and r.run not in kept], pace)}
+    unsure = [run for run in runs if run.may_go_on and run.run not in kept]
+    signs = {run.run: layout.alive_key(run.run) for run in unsure}
+    signs |= {key: key for key, visit in visits.items() if not visit.ended}
+    living = _living(store, signs, pace)
+    kept |= {run.run for run in unsure if run.run in living or load_tables(store, run.run) is not None}
     lake = Reach(store)
     held = {run.run: names for run, names in prefetch(lambda run: _names_of(store, run, lake), runs)}
-    reached = lake.reach(name for run in kept for name in held[run])
+    visited = {name for key in living & visits.keys() for name in load_visit(store, key).names}
+    ended = {name for visit in visits.values() if visit.ended for name in visit.names}
+    reached = lake.reach({name for run in kept for name in held[run]} | visited)
     named = lake.reach(name for run in held for name in held[run])
-    unnamed = lake.names - named
+    unnamed = lake.names - (
+        named - lake.reach(visited | ended)
+    )  # what was wanted now has its time, whatever run named it
     record = _last_record(store)
     young = _young(runs, unnamed - set(record["doomed"]), record["unnamed"], policy)
-    going = {name for run in runs if run.may_go_on and run.run in kept for name in held[run.run]}
-    dropped = [run.run for run in runs if run.run not in kept]
+    going = {name for run in runs if run.may_go_on and run.run in kept for name in held[run.run]} | visited
+    probes = tuple(key for key in store.list("probe") if key != WRITABLE)
     return Sweep(
         kept=tuple(run.run for run in runs if run.run in kept),
-        dropped=tuple(dropped),
+        dropped=tuple(run.run for run in runs if run.run not in kept),
         stages=tuple(lake.trash(name) for name in sorted(lake.names - reached - young.keys())),
         leftovers=tuple(lake.leftovers(reached - going)),
-        records=(*_run_records(store, events, {run.run for run in runs}, kept), *_own_records(store)),
+        records=(
+            *_run_records(store, events, {run.run for run in runs}, kept),
+            *_other_records([key for key in visits if key not in living], set(probes) & set(record["probes"])),
+        ),
         young=young,
+        probes=probes,
     )
+
+
+def _check_names(store: Store, runs: Sequence[RunFacts], policy: Policy) -> None:
+    if unknown := policy.pinned - {run.run for run in runs}:
+        raise UnknownRun(f"run {min(unknown)!r} is to be kept and is not in {store.uri}")
+    pipelines = {run.pipeline for run in runs}
+    if policy.pipeline is not None and policy.pipeline not in pipelines:
+        there = ", ".join(sorted(pipelines)) or "none yet"
+        raise UnknownRun(f"pipeline {policy.pipeline!r} has no run in {store.uri}; there are {there}")
 
 
 def _load_runs(store: Store) -> list[RunFacts]:
@@ -176,7 +233,7 @@ def _load_runs(store: Store) -> list[RunFacts]:
 
 
 def _choose(runs: Sequence[RunFacts], policy: Policy) -> set[str]:
-    """Every run from the oldest of the newest different ones on, the newest without a failure, and those that are pinned."""
+    """Runs by their number and tables, the newest without a failure, and those that are pinned."""
     by_pipeline: dict[str, list[RunFacts]] = defaultdict(list)
     for run in runs:
         by_pipeline[run.pipeline].append(run)
@@ -186,44 +243,41 @@ def _choose(runs: Sequence[RunFacts], policy: Policy) -> set[str]:
             kept |= {run.run for run in its}
             continue
         newest_first = sorted(its, key=lambda run: -run.number)
-        oldest = _oldest_kept(newest_first, policy.keep_runs)
-        kept |= {run.run for run in its if run.number >= oldest}
-        whole = (r for r in newest_first if r.tables is not None and not r.tables.limited and not r.tables.failed)
-        kept |= {run.run for run in list(whole)[:1]}
+        whole = (r for r in newest_first if r.is_finished and not r.failed)
+        kept |= {run.run for run in (*_newest_different(newest_first, policy.keep_runs), *list(whole)[:1])}
     return kept
 
 
-def _oldest_kept(newest_first: Sequence[RunFacts], keep: int) -> int:
-    """The number of the run with which there are enough different ones; small trials never count."""
-    different: set[frozenset[str]] = set()
-    for run in newest_first:
-        if run.tables is not None and not run.tables.limited:
-            different.add(frozenset(run.tables.digests))
-            if len(different) >= keep:
-                return run.number
-    return 0
+def _newest_different(newest_first: Sequence[RunFacts], keep: int) -> Iterator[RunFacts]:
+    """Of each of the newest different tables the newest run and the first, and what was tried or cut short since as many
+    runs have finished, the same only once."""
+    finished = [run for run in newest_first if run.is_finished]
+    equal: dict[frozenset[str], list[RunFacts]] = defaultdict(list)
+    for run in finished:
+        equal[run.stages].append(run)
+    for runs in list(equal.values())[:keep]:
+        yield from (runs[0], runs[-1])
+    since = finished[keep - 1].number if len(finished) >= keep else 0
+    others = {run.stages: run for run in reversed(newest_first) if not run.is_finished and run.number > since}
+    yield from others.values()
 
 
-def _alive(store: Store, unsure: Sequence[RunFacts], pace: Pace) -> list[RunFacts]:
-    """Of runs that never said that they ended, those whose driver gives a sign of life while we wait."""
-    if not unsure:
-        return []
-    before = {run.run: _sign(store, run.run) for run in unsure}
+def _living(store: Store, signs: Mapping[str, str], pace: Pace) -> set[str]:
+    """Of what never said that it ended, by the key of its sign of life, that which gives one while we wait."""
+    if not signs:
+        return set()
+    before = {name: _sign(store, key) for name, key in signs.items()}
     begun = pace.clock()
-    while pace.clock() - begun < pace.patience:
+    while pace.clock() - begun < max(pace.patience, ALIVE_SECONDS + get_budget()):
         pace.sleep(pace.beat)
-    return [run for run in unsure if _sign(store, run.run) != before[run.run] or _has_ended_since(store, run)]
+    return {name for name, key in signs.items() if _sign(store, key) != before[name]}
 
 
-def _sign(store: Store, run: str) -> bytes:
+def _sign(store: Store, key: str) -> bytes:
     try:
-        return store.get(layout.alive_key(run))
+        return store.get(key)
     except KeyMissing:
         return b""
-
-
-def _has_ended_since(store: Store, run: RunFacts) -> bool:
-    return load_tables(store, run.run) is not None
 
 
 def _names_of(store: Store, run: RunFacts, lake: Reach) -> set[str]:
@@ -257,7 +311,8 @@ def _young(
 def _last_record(store: Store) -> dict[str, Any]:
     """What the last sweep was about to remove, and may not have come to; and what no run named then."""
     records = store.list("sweeps")
-    return dict(json.loads(store.get(records[-1]))) if records else {"doomed": [], "unnamed": {}}
+    nothing = {"doomed": [], "unnamed": {}, "probes": []}
+    return nothing | dict(json.loads(store.get(records[-1]))) if records else nothing
 
 
 def _run_records(
@@ -271,7 +326,7 @@ def _run_records(
     for run, its in sorted(keys.items()):
         dropped = run in looked_at if run in specs else _is_left(its)
         if dropped and run not in kept:
-            yield Trash(run, "run", tuple(its), 0)
+            yield Trash(run, f"run {run}", tuple(its), 0)
 
 
 def _is_left(keys: Sequence[str]) -> bool:
@@ -279,14 +334,21 @@ def _is_left(keys: Sequence[str]) -> bool:
     return all(re.fullmatch(r"(runs|events)/[^/]+-\d{5,}/[^/]+", key) for key in keys)
 
 
-def _own_records(store: Store) -> Iterator[Trash]:
-    """Sweeps and terms of leases that newer ones have followed."""
-    if old := store.list("sweeps")[:-1]:
-        yield Trash("sweeps", "records of earlier sweeps", tuple(old), 0)
+def _other_records(visits: Sequence[str], probes: Collection[str]) -> Iterator[Trash]:
+    """Holds of work without a run that is over, and what trying out the store has left."""
+    if visits:
+        yield Trash("visits", "holds of work that is over", tuple(visits), 0)
+    if probes:
+        yield Trash("probe", "left by checks of the store", tuple(sorted(probes)), 0)
+
+
+def _old_records(store: Store) -> Iterator[str]:
+    """Keys of sweeps, and of terms of leases, that newer ones have followed; nobody needs to be told of them."""
+    yield from store.list("sweeps")
     terms: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for key in store.list("leases"):
         _, name, file = key.split("/")
         terms[name][int(file.split(".")[0])].append(key)
-    for name, numbers in sorted(terms.items()):
-        if old := [key for number in sorted(numbers)[:-1] for key in numbers[number]]:
-            yield Trash(name, "earlier terms of a lease", tuple(old), 0)
+    for numbers in terms.values():
+        for number in sorted(numbers)[:-1]:
+            yield from numbers[number]

@@ -11,9 +11,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from cluster.stores.base import Store
+from cluster.stores.base import Store, get_budget
 from schemas import layout
-from schemas.errors import KeyMissing, LeaseHeld, LeaseLost, MiclipError, Unreachable
+from schemas.errors import KeyMissing, LeaseHeld, LeaseLost, MiclipError, Unreachable, UsageError
+
+PATIENCE = 90.0
+BUDGETS = 1.5
+"""Patience is at least so many times what one request may take: a holder does things up to a quarter of it after its beat."""
+
+
+def _count_suspended() -> float:
+    """Seconds that also go on while this machine is suspended, where the system counts them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class Pace(NamedTuple):
@@ -23,12 +32,32 @@ class Pace(NamedTuple):
     """
 
     beat: float = 5.0
-    patience: float = 90.0
+    patience: float = PATIENCE
     sleep: Callable[[float], object] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    """Of who waits: stands still while this machine is suspended, for then the holder may be, too."""
+    age: Callable[[], float] = _count_suspended
+    """Of who holds: others went on waiting while this machine was suspended."""
 
 
 PACE = Pace()
+
+
+def make_pace(patience: float | None = None) -> Pace:
+    """The pace of who waits so many seconds; if left out 90, or as many as the budget of a slow store asks for.
+
+    Raises:
+        UsageError: a single request may take too large a part of that time.
+    """
+    budget = get_budget()
+    if patience is None:
+        return Pace(patience=max(PATIENCE, BUDGETS * budget))
+    if patience < BUDGETS * budget:
+        raise UsageError(
+            f"--patience {patience:g}: expected at least {BUDGETS * budget:g} seconds, {BUDGETS:g} times the {budget:g} seconds "
+            "for which one request to the store is tried again; wait longer, or lower MICLIP_STORE_BUDGET_S everywhere"
+        )
+    return Pace(patience=patience)
 
 
 class Term(NamedTuple):
@@ -37,6 +66,8 @@ class Term(NamedTuple):
     number: int
     who: str
     ended: bool
+    patience: float = 0.0
+    """Seconds of silence that its holder counts on."""
 
 
 def find_term(store: Store, name: str) -> Term | None:
@@ -47,28 +78,35 @@ def find_term(store: Store, name: str) -> Term | None:
         return None
     newest = max(held)
     ended = any(int(number) == newest and what == "end" for number, what, _ in names)
-    return Term(newest, _read_who(store, name, newest), ended)
+    who, patience = _read_holder(store, name, newest)
+    return Term(newest, who, ended, patience)
 
 
-def _read_who(store: Store, name: str, term: int) -> str:
+def _read_holder(store: Store, name: str, term: int) -> tuple[str, float]:
     try:
-        return str(json.loads(store.get(layout.lease_key(name, term, "held")))["who"])
+        said = json.loads(store.get(layout.lease_key(name, term, "held")))
+        return str(said["who"]), float(said["patience"])
     except (KeyMissing, ValueError, KeyError):
-        return "somebody"
+        return "somebody", 0.0
 
 
-def still_lives(store: Store, name: str, term: Term, pace: Pace = PACE) -> bool:
-    """Whether the holder of a term shows life before our patience ends; True too if it is not the newest any more.
+def still_lives(
+    store: Store, name: str, term: Term, pace: Pace = PACE, check: Callable[[], None] = lambda: None
+) -> bool:
+    """Whether the holder of a term shows life before our patience and the one it counts on have passed; True too if it is
+    not the newest any more, and False as soon as the term has ended.
 
-    Returns False as soon as the term has ended.
+    check: called before each look; what it raises ends the wait.
     """
+    patience = max(pace.patience, term.patience)
     before, begun = _read_beat(store, name, term.number), pace.clock()
     while True:
-        pace.sleep(min(pace.beat, pace.patience / 8))
+        check()
+        pace.sleep(min(pace.beat, patience / 8))
         now = find_term(store, name)
         if now is None or now.number != term.number or _read_beat(store, name, term.number) != before:
             return True
-        if now.ended or pace.clock() - begun >= pace.patience:
+        if now.ended or pace.clock() - begun >= patience:
             return False
 
 
@@ -85,12 +123,12 @@ class Lease:
     Work may be saved by it; nothing is right only because of it, except that `gc` looks at it before each removal.
     """
 
-    def __init__(self, store: Store, name: str, term: int, pace: Pace) -> None:
+    def __init__(self, store: Store, name: str, term: int, pace: Pace, begun: float) -> None:
         self.term = term
         self._store, self._name, self._pace = store, name, pace
         self._lost = ""
         self._beats = 0
-        self._beaten = pace.clock()
+        self._beaten = begun
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_beating, name=f"miclip-lease-{name}", daemon=True)
@@ -111,11 +149,12 @@ class Lease:
         """
         if self._is_late():
             self.beat()
-        if self._lost:
-            raise LeaseLost(f"lease {self._name}, term {self.term}: {self._lost}; the same command goes on from here")
+        lost = self._lost or ("the store takes too long over a beat" if self._is_late() else "")
+        if lost:
+            raise LeaseLost(f"lease {self._name}, term {self.term}: {lost}; the same command goes on from here")
 
     def _is_late(self) -> bool:
-        return self._pace.clock() - self._beaten > self._pace.patience / 4
+        return self._pace.age() - self._beaten > self._pace.patience / 4
 
     def beat(self) -> None:
         """Show life once; what goes wrong is said by the next `check`."""
@@ -123,6 +162,7 @@ class Lease:
             self._beat()
 
     def _beat(self) -> None:
+        sent = self._pace.age()  # others may have seen the beat as soon as it was sent, however late we hear of it
         try:
             self._beats += 1
             beat = json.dumps({"beat": self._beats}).encode()
@@ -130,10 +170,10 @@ class Lease:
             newest = find_term(self._store, self._name)
             if newest is None or newest.number != self.term:
                 self._lost = f"taken over by {newest.who if newest else 'nobody, its files are gone'}"
-            elif (late := self._pace.clock() - self._beaten) > self._pace.patience:
+            elif (late := self._pace.age() - self._beaten) > self._pace.patience:
                 self._lost = f"no beat was written for {late:.0f} s, longer than others wait"
             else:
-                self._beaten = self._pace.clock()
+                self._beaten = sent
         except MiclipError as error:
             if self._is_late():
                 self._lost = f"no beat could be written ({error})"
@@ -160,8 +200,21 @@ def take(store: Store, name: str, pace: Pace = PACE) -> Lease:
     term = find_term(store, name)
     if term is not None and not term.ended and still_lives(store, name, term, pace):
         raise LeaseHeld(f"{name}: {term.who} holds the lease (term {term.number}) and is at work; nothing was done")
+    return follow(store, name, term, pace)
+
+
+def follow(store: Store, name: str, term: Term | None, pace: Pace = PACE) -> Lease:
+    """Take the term after this one, which has ended or whose holder is dead; None if nobody ever held the lease.
+
+    Raises:
+        LeaseHeld: another taker was first.
+    """
     number = term.number + 1 if term else 1
-    who = json.dumps({"who": f"{socket.gethostname()} process {os.getpid()}"}).encode()
-    if not store.create(layout.lease_key(name, number, "held"), who):
-        raise LeaseHeld(f"{name}: {_read_who(store, name, number)} has just taken the lease; nothing was done")
-    return Lease(store, name, number, pace)
+    begun = pace.age()
+    who = {"who": f"{socket.gethostname()} process {os.getpid()}", "patience": pace.patience}
+    created = store.create(layout.lease_key(name, number, "held"), json.dumps(who).encode())
+    newest = find_term(store, name)  # `gc` removes old terms: this number may have been there before, and later ones
+    if not created or newest is None or newest.number != number:
+        other = newest.who if newest else "somebody"
+        raise LeaseHeld(f"{name}: {other} has just taken the lease; nothing was done")
+    return Lease(store, name, number, pace, begun)

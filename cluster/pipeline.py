@@ -14,6 +14,7 @@ from cluster.executor import Executor, StopFlag
 from cluster.facts import FactPlans
 from cluster.feasible import Asked
 from cluster.hold import Holds
+from cluster.lease import Pace
 from cluster.ledger import find_published
 from cluster.planned import PlannedPipeline, plan_pipeline, stage_state, subject_of, title
 from cluster.run import run_stages
@@ -59,6 +60,7 @@ class PipelineRun:
     """One submission of a pipeline: keeps `state.json` and `tables.json` true whatever happens.
 
     planned: what `plan_pipeline` gave for this spec a moment ago, so that sources of images are listed once.
+    pace: how long it waits for a sweep that shows no life.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class PipelineRun:
         log: EventLog,
         stop: StopFlag,
         planned: PlannedPipeline | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._spec, self._run, self._store = spec, run, store
         self._executor, self._log, self._stop = executor, log, stop
@@ -88,7 +91,7 @@ class PipelineRun:
         self._saved: RunState | None = None
         self._pause = min(FIRST_SAVE_SECONDS, SAVE_SECONDS)
         self._save_after = self._started + self._pause
-        self._holds = Holds(store, run)
+        self._holds = Holds(store, run, pace)
         self._waited = False
         self._costs = CostLog(store, run)
 

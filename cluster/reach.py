@@ -82,7 +82,14 @@ class Reach:
             needed = {stored.key for stored in stored_objects(found)}
             keys = [key for key in self._keys[name] if key not in needed and self._may_go(key, found.stage)]
             if keys:
+                keys = sorted([*keys, *self._markers(name, keys)])
                 yield Trash(name, self._about(name, found), tuple(keys), self._size(keys))
+
+    def _markers(self, name: str, keys: Sequence[str]) -> list[str]:
+        """Of the shards that lose something: were the stage made again, they would count as done and lack it."""
+        found = (re.match(rf"{layout.artifacts_prefix(name)}(\d+)-", key) for key in keys)
+        markers = {layout.done_key(name, int(match[1])) for match in found if match}
+        return [key for key in self._keys[name] if key in markers]
 
     @staticmethod
     def _may_go(key: str, stage: StageSpec) -> bool:

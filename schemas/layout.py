@@ -56,7 +56,12 @@ def artifact_key(digest: str, shard: int, name: str, attempt: int = 0) -> str:
     """One artifact of a shard; a later attempt has its own key because nothing is ever overwritten."""
     check_name(name)
     suffix = f".a{attempt}" if attempt else ""
-    return f"stages/{digest}/artifacts/{shard:05d}-{name}{suffix}"
+    return f"{artifacts_prefix(digest)}{shard:05d}-{name}{suffix}"
+
+
+def artifacts_prefix(digest: str) -> str:
+    """Where the artifacts of a stage are."""
+    return f"stages/{digest}/artifacts/"
 
 
 def published_key(digest: str) -> str:
@@ -84,6 +89,12 @@ def run_key(run_id: str, name: str) -> str:
     """One file of a run: spec.yaml, options.json, holds.json, state.json, cancel.json, tables.json, costs.json, changes.json or drift.json."""
     check_name(run_id)
     return f"runs/{run_id}/{name}"
+
+
+def visit_key(visit: str) -> str:
+    """What work without a run holds on to."""
+    check_name(visit)
+    return f"visits/{visit}.json"
 
 
 def sweep_key(term: int) -> str:

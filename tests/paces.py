@@ -8,10 +8,10 @@ from cluster.lease import Pace
 
 
 class Time:
-    """Seconds since `begin`; `during` is called in every sleep."""
+    """Seconds since `begin`, and those in which the machine was suspended; `during` is called in every sleep."""
 
     def __init__(self, begin: float = 0.0, during: Callable[[], object] = lambda: None) -> None:
-        self.now, self.slept, self.during = begin, 0.0, during
+        self.now, self.slept, self.suspended, self.during = begin, 0.0, 0.0, during
 
     def sleep(self, seconds: float) -> None:
         """Move the clock."""
@@ -21,9 +21,9 @@ class Time:
 
     def pace(self) -> Pace:
         """Beats every 5 seconds, 60 seconds of patience."""
-        return Pace(beat=5, patience=60, sleep=self.sleep, clock=lambda: self.now)
+        return Pace(5, 60, self.sleep, clock=lambda: self.now, age=lambda: self.now + self.suspended)
 
 
 def fast() -> Pace:
-    """A pace of its own, whose waits take no time."""
-    return Time().pace()
+    """A pace of its own, whose waits take no time, also to whoever holds a lease and beats by the real clock."""
+    return Time().pace()._replace(age=lambda: 0.0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cluster.events import EventLog, StoreEvents
 from cluster.executor import SerialExecutor, StopFlag
+from cluster.lease import Pace
 from cluster.pipeline import PipelineRun, RunReport
 from cluster.runs import new_run
 from cluster.spec_file import parse_spec
@@ -14,12 +15,13 @@ from cluster.stores import Store, make_store
 SPEC = "kind: selftest\nname: numbers\nrows: 250\nshard_rows: 100\nvariants: [a, b]\n"
 
 
-def run_spec(store: Store, text: str = SPEC, *overrides: str) -> RunReport:
+def run_spec(store: Store, text: str = SPEC, *overrides: str, pace: Pace | None = None) -> RunReport:
     """Run a spec in this process, with its events in the store, as the command line does."""
     file = parse_spec(text, "test.yaml", overrides)
     run = new_run(store, file.pipeline.name, file.text)
     events = StoreEvents(store, run)
-    report = PipelineRun(file.pipeline, run, store, SerialExecutor(store.uri), EventLog(events), StopFlag()).run()
+    executor, log = SerialExecutor(store.uri), EventLog(events)
+    report = PipelineRun(file.pipeline, run, store, executor, log, StopFlag(), pace=pace).run()
     events.flush()
     return report
 

@@ -148,6 +148,7 @@ def _facts(model: str, store: Store) -> ModelFacts:
     from cluster.cli.options import ExecutorName
     from cluster.cli.session import Session
     from cluster.facts import load_known, plan_facts
+    from cluster.hold import Visit
     from cluster.run import run_stages
     from schemas import errors as errors_of
     from schemas.plans import Resources
@@ -157,11 +158,17 @@ def _facts(model: str, store: Store) -> ModelFacts:
     plans = plan_facts(Needs({ref: ()}), store)
     known = load_known(plans, store)
     if ref not in known.models:
-        with errors().status(f"inspecting {ref}"), Session(store, ExecutorName.serial, quiet=True) as session:
-            board = run_stages(plans.with_resources(Resources()), store, session.executor, session.log, session.stop)
-        for outcome in board.failed.values():
-            raise getattr(errors_of, outcome.error, errors_of.WorkFailed)(outcome.message or outcome.error)
-        known = load_known(plans, store)
+        todo = plans.with_resources(Resources())
+        with (
+            errors().status(f"inspecting {ref}"),
+            Session(store, ExecutorName.serial, quiet=True) as session,
+            Visit(store) as visit,
+        ):
+            visit.add((plan for plan, _ in todo), session.stop.check)
+            board = run_stages(todo, store, session.executor, session.log, session.stop)
+            for outcome in board.failed.values():
+                raise getattr(errors_of, outcome.error, errors_of.WorkFailed)(outcome.message or outcome.error)
+            known = load_known(plans, store)
     return known.models[ref]
 
 

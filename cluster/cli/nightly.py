@@ -59,7 +59,10 @@ def nightly(
     keep_runs: Annotated[
         int | None,
         typer.Option(
-            "--keep-runs", min=1, help="Drop older runs of this pipeline, as gc --yes does.", show_default=False
+            "--keep-runs",
+            min=1,
+            help="Then drop runs of this pipeline as gc --yes does: the newest so many different tables stay.",
+            show_default=False,
         ),
     ] = None,
     pages: Annotated[
@@ -83,7 +86,7 @@ def nightly(
     cpus: CpusOption = None,
     gpus: GpusOption = 0,
     address: AddressOption = None,
-    patience: PatienceOption = 90.0,
+    patience: PatienceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a spec, say what changed since the last night, and drop old runs; one at a time, whoever starts it how often.
@@ -91,7 +94,7 @@ def nightly(
     A second one at the same time says so and ends with 0; one that was killed is followed by whoever comes next.
     """
     from cluster.explore.pages import check_place
-    from cluster.lease import Pace
+    from cluster.lease import make_pace
     from cluster.nightly import Held, begin
     from cluster.notify import make_held_notice
     from cluster.runs import RunOptions
@@ -99,8 +102,8 @@ def nightly(
     from cluster.stores.probe import check_writable
 
     teller = Teller(webhook or os.environ.get("MICLIP_WEBHOOK"), notify_on)
-    pace = Pace(patience=patience)
     with teller.of_errors(store or os.environ.get("MICLIP_STORE") or "", spec.stem):
+        pace = make_pace(patience)
         file = read_spec_file(spec, overrides or ())
         where = open_store(store, file.pipeline.store)
     with teller.of_errors(where.uri, file.pipeline.name):
@@ -172,7 +175,7 @@ def _one_night(
     from cluster.nightly import conclude
     from cluster.notify import make_notice
 
-    report, session = work(file, store, options, quiet=as_json)
+    report, session = work(file, store, options, quiet=as_json, pace=pace)
     evening = conclude(store, report.state.run, keep_runs, pace, pages)
     code = report.exit_code or int(bool(evening.problems))
     failures = (*report.failures, *evening.problems)

@@ -31,6 +31,7 @@ from cluster.cli.options import (
 
 if TYPE_CHECKING:
     from cluster.cli.session import Session
+    from cluster.lease import Pace
     from cluster.pipeline import RunReport
     from cluster.runs import RunOptions
     from cluster.spec_file import SpecFile
@@ -161,7 +162,9 @@ def execute(
     return report.exit_code
 
 
-def work(file: SpecFile, store: Store, options: RunOptions, quiet: bool = False) -> tuple[RunReport, Session]:
+def work(
+    file: SpecFile, store: Store, options: RunOptions, quiet: bool = False, pace: Pace | None = None
+) -> tuple[RunReport, Session]:
     """Run a spec in a session of its own, which has ended when this returns."""
     from cluster.cli.session import Session
     from cluster.pipeline import PipelineRun
@@ -186,7 +189,7 @@ def work(file: SpecFile, store: Store, options: RunOptions, quiet: bool = False)
     )
     with file.placed(), session:
         session.progress.say(f"run {name}  store {store.uri}", "dim")
-        report = PipelineRun(pipeline, name, store, session.executor, session.log, session.stop, planned).run()
+        report = PipelineRun(pipeline, name, store, session.executor, session.log, session.stop, planned, pace).run()
     return report, session
 
 

@@ -193,12 +193,14 @@ def _state(line: dict[str, Any]) -> str:
 
 def _inspect(pipeline: Any, store: Store, executor: ExecutorName, address: str | None) -> None:
     from cluster.cli.session import Session
+    from cluster.hold import Visit
     from cluster.planned import plan_pipeline
     from cluster.run import run_stages
     from schemas.errors import WorkFailed
 
     planned: PlannedPipeline = plan_pipeline(pipeline, store)
-    with Session(store, executor, address=address) as session:
+    with Session(store, executor, address=address) as session, Visit(store) as visit:
+        visit.add((plan for plan, _ in planned.facts.with_resources(pipeline.index_resources)), session.stop.check)
         board = run_stages(
             planned.facts.freeze(store, pipeline.index_resources),
             store,

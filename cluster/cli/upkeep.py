@@ -16,8 +16,13 @@ VERBS = Verbs("Tables")
 MAX_LINES = 30
 
 PatienceOption = Annotated[
-    float,
-    typer.Option("--patience", min=1.0, help="Seconds without a sign of life after which a process counts as dead."),
+    float | None,
+    typer.Option(
+        "--patience",
+        help="Seconds without a sign of life after which a process counts as dead; 90 if left out, and at least 1.5 times "
+        "$MICLIP_STORE_BUDGET_S.",
+        show_default=False,
+    ),
 ]
 
 
@@ -26,7 +31,10 @@ def gc(
     keep_runs: Annotated[
         int,
         typer.Option(
-            "--keep-runs", min=1, help="Newest finished runs of each pipeline, of different tables, that stay."
+            "--keep-runs",
+            min=1,
+            help="Of each pipeline the newest so many different tables stay; of runs that stand for the same tables the newest "
+            "and the first.",
         ),
     ] = 7,
     pipeline: Annotated[
@@ -38,7 +46,7 @@ def gc(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove it. Without this nothing is removed.")] = False,
     store: StoreOption = None,
-    patience: PatienceOption = 90.0,
+    patience: PatienceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what no kept run reaches: old runs, their stages, leftovers of killed workers; with --yes remove it.
@@ -46,12 +54,12 @@ def gc(
     Whatever a kept run stands for, and everything that was made from, stays, and so does what a run that goes on may need.
     """
     from cluster.gc import Policy, look, sweep
-    from cluster.lease import Pace
+    from cluster.lease import make_pace
 
     where = open_existing(store)
     policy = Policy(keep_runs, pipeline, frozenset(keep or ()))
     with errors().status("looking at what is there"):
-        found = (sweep if yes else look)(where, policy, Pace(patience=patience))
+        found = (sweep if yes else look)(where, policy, make_pace(patience))
     if as_json:
         print_json(sweep_json(found, yes))
     else:
@@ -70,6 +78,7 @@ def sweep_json(found: Sweep, removed: bool) -> dict[str, Any]:
         "dropped": list(found.dropped),
         "stages": lines(found.stages),
         "leftovers": lines(found.leftovers),
+        "records": lines(found.records),
         "unnamed": sorted(found.young),
         "objects": sum(len(t.keys) for t in found.trash),
         "bytes": found.bytes,
@@ -81,7 +90,8 @@ def _show(found: Sweep, removed: bool) -> None:
 
     console = screen()
     table = make_table("", "what", "objects", "size", right=("objects", "size"))
-    rows = [("stage", t) for t in found.stages] + [("leftovers of", t) for t in found.leftovers]
+    kinds = (("stage", found.stages), ("leftovers of", found.leftovers), ("records", found.records))
+    rows = [(word, trash) for word, those in kinds for trash in those]
     for word, trash in rows[:MAX_LINES]:
         table.add_row(word, Text(trash.about), count(len(trash.keys)), short(trash.bytes, "B"))
     if rows:

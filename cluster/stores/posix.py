@@ -24,6 +24,7 @@ _FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
 _STUMBLES = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EREMOTEIO}  # for a moment
+_TRIES = 20
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 Call = TypeVar("Call", bound=Callable[..., Any])
 
@@ -93,8 +94,19 @@ class PosixStore:
     @_patient
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with _clear_errors(path, 0), suppress(FileNotFoundError):
-            os.unlink(path)
+        with _clear_errors(path, 0):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            self._remove_empty(os.path.dirname(path))
+
+    def _remove_empty(self, folder: str) -> None:
+        """Remove a folder, and those above it, that nothing is left in: people look at them."""
+        while folder != self._root:
+            try:
+                os.rmdir(folder)
+            except OSError:  # it holds something; the kernel decides, so that nothing new is lost
+                return
+            folder = os.path.dirname(folder)
 
     @_patient
     def get(self, key: str) -> bytes:
@@ -172,10 +184,9 @@ class PosixStore:
         folder = os.path.dirname(path)
         if os.path.exists(self._root) and not os.path.isdir(self._root):
             raise StoreMissing(f"store {self.uri} is not a folder; choose another place")
-        _make_folder(folder)
         temporary = os.path.join(folder, f".tmp-{uuid.uuid4().hex}")
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            descriptor = _open_new(temporary)
             try:
                 view = memoryview(data)
                 while view:
@@ -187,6 +198,18 @@ class PosixStore:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+def _open_new(path: str) -> int:
+    """Make a file that is not there, and its folder, which others may be removing because it is empty."""
+    for left in reversed(range(_TRIES)):
+        try:
+            _make_folder(os.path.dirname(path))
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileNotFoundError:
+            if not left:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _link(temporary: str, path: str) -> bool:
@@ -217,7 +240,10 @@ def _make_folder(folder: str) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:  # it has been removed since, with what was in it
+        return
     try:
         os.fsync(descriptor)
     finally:

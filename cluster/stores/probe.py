@@ -13,6 +13,8 @@ from cluster.stores.base import Store
 from schemas.errors import MiclipError, StoreDenied
 
 RACERS = 16
+WRITABLE = "probe/writable"
+"""One object that every run writes anew, so that they do not become many."""
 
 
 class Check(NamedTuple):
@@ -24,15 +26,17 @@ class Check(NamedTuple):
 
 
 def check_writable(store: Store) -> None:
-    """Make sure, with one small object under `probe/`, that this process may write to the store and read it back.
+    """Make sure, with one small object, that this process may write to the store and read it back.
 
     Raises:
         StoreDenied, StoreMissing, StoreUnreachable, StoreFull: it may not; the message says why.
     """
-    key, body = f"probe/{uuid.uuid4().hex}", uuid.uuid4().bytes
-    store.create(key, body)  # False after a lost answer: what counts is what can be read
-    if store.get(key) != body:
-        raise StoreDenied(f"{store.uri}: {key} was written and holds other bytes now; this store cannot be trusted")
+    body = b"miclip can write here\n"  # which others may be writing at the same time
+    store.replace(WRITABLE, body)
+    if store.get(WRITABLE) != body:
+        raise StoreDenied(
+            f"{store.uri}: {WRITABLE} was written and holds other bytes now; this store cannot be trusted"
+        )
 
 
 def probe(store: Store) -> list[Check]:

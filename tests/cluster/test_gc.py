@@ -14,23 +14,35 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster import pipeline as pipeline_module
 from cluster.catalog import Scope, open_catalog, verify
 from cluster.events import Event, EventLog, read_events
 from cluster.executor import SerialExecutor, StopFlag
-from cluster.gc import Policy, look, sweep
-from cluster.hold import GC, Holds
+from cluster.gc import Policy, RunFacts, _choose, look, sweep
+from cluster.hold import GC, Holds, Visit, load_holds, load_visit
 from cluster.lease import Pace, take
+from cluster.ledger import load_done
 from cluster.parquet import sha256
 from cluster.pipeline import PipelineRun, RunReport
 from cluster.planned import plan_pipeline
 from cluster.run import run_stages
-from cluster.runs import RunState, RunTables, list_runs, load_state, load_tables, new_run, save_state, save_tables
+from cluster.runs import (
+    RunState,
+    RunTables,
+    list_runs,
+    load_spec,
+    load_state,
+    load_tables,
+    new_run,
+    save_state,
+    save_tables,
+)
 from cluster.spec_file import parse_spec
 from cluster.stores import Store, make_store
 from cluster.stores.posix import PosixStore
+from cluster.stores.probe import WRITABLE, check_writable, probe
 from schemas import layout
 from schemas.errors import UnknownRun
+from schemas.plans import StoredArtifact
 from tests.paces import Time, fast
 from tests.published import run_spec
 
@@ -44,15 +56,25 @@ stages:
 """
 
 
-def run(store: Store, first: int, second: int = 0, name: str = "p", fails: bool = False) -> RunReport:
-    """A run of two stages, of which one reads the other; runs with the same `first` share that one."""
+def run(
+    store: Store, first: int, second: int = 0, name: str = "p", fails: bool = False, pace: Pace | None = None
+) -> RunReport:
+    """A run of two stages, of which one reads the other; runs with the same `first` share that one.
+
+    pace: at which it waits for a sweep; unless one is given it takes no time to see that a sweep is dead.
+    """
     broken = ", error_shards: [0]" if fails else ""
-    return run_spec(store, CHAIN.format(name=name, first=first, second=second, fails=broken))
+    return run_spec(store, CHAIN.format(name=name, first=first, second=second, fails=broken), pace=pace or fast())
 
 
-def patient_holds(store: Store, run: str) -> Holds:
-    """Of a run that takes no time to see that a sweep is dead."""
-    return Holds(store, run, fast())
+def inspect(store: Store, first: int, second: int = 0, pace: Pace | None = None) -> list[str]:
+    """The same stages made without a run, as `plan --inspect` makes facts; their names."""
+    spec = parse_spec(CHAIN.format(name="p", first=first, second=second, fails=""), "x.yaml").pipeline
+    plans = [(plan, needs) for _, plan, needs in plan_pipeline(spec, store).plans()]
+    with Visit(store, pace or fast()) as visit:
+        visit.add(plan for plan, _ in plans)
+        run_stages(plans, store, SerialExecutor(store.uri), EventLog(), StopFlag())
+    return [plan.digest for plan, _ in plans]
 
 
 def objects_of(store: Store, name: str) -> dict[str, str]:
@@ -108,11 +130,42 @@ def test_looking_removes_nothing_and_names_the_same(store: Store) -> None:
     assert found.bytes > 0 and {trash.about.split()[0] for trash in found.stages} == {"selftest"}
 
 
-def test_runs_that_stand_for_the_same_tables_count_once(store: Store) -> None:
-    for seed in (1, 2, 2, 2):
+def test_of_runs_that_stand_for_the_same_tables_the_newest_and_the_first_stay(store: Store) -> None:
+    for seed in (1, 2, 2, 2, 2):
         run(store, seed)
-    assert look(store, Policy(keep_runs=2), fast()).dropped == ()
-    assert look(store, Policy(keep_runs=1), fast()).dropped == ("p-00001", "p-00002", "p-00003")
+    assert look(store, Policy(keep_runs=1), fast()).dropped == ("p-00001", "p-00003", "p-00004")
+    before = objects_of(store, "p-00003")
+    found = sweep(store, Policy(keep_runs=9), fast())
+    assert found.dropped == ("p-00003", "p-00004") and found.stages == ()
+    assert objects_of(store, "p-00005") == before and damage(store) == []
+    assert not [key for key in store.list("") if "p-00003" in key]
+
+
+def test_a_thousand_equal_nights_leave_two_runs(store: Store) -> None:
+    """By what a run is kept for: their tables, and their number."""
+    digests = run(store, 1).state.stages
+    tables = RunTables(run="", pipeline="p", stages={"first": tuple(s.digest for s in digests)})
+    nights = [RunFacts(f"p-{n:05d}", None, tables) for n in range(1, 1001)]
+    assert _choose(nights, Policy(keep_runs=7)) == {"p-00001", "p-01000"}
+    changed = tables.model_copy(update={"stages": {"first": ("0" * 20,)}})
+    nights[500] = RunFacts("p-00501", None, changed)
+    assert _choose(nights, Policy(keep_runs=7)) == {"p-00001", "p-00501", "p-01000"}
+    assert _choose(nights, Policy(keep_runs=1)) == {"p-00001", "p-01000"}
+
+
+def test_trials_and_runs_that_were_cut_short_go_once_enough_have_finished_since(store: Store) -> None:
+    state = run(store, 1).state
+    whole = RunTables(run="", pipeline="p", stages={"first": tuple(s.digest for s in state.stages)})
+    trial, cut = whole.model_copy(update={"limited": True}), state.model_copy(update={"status": "INTERRUPTED"})
+    other = cut.model_copy(update={"stages": state.stages[:1]})
+    runs = [
+        RunFacts("p-00001", cut, None), RunFacts("p-00002", None, trial), RunFacts("p-00003", None, whole),
+        RunFacts("p-00004", other, None), RunFacts("p-00005", cut, None), RunFacts("p-00006", cut, None),
+        RunFacts("p-00007", None, whole),
+    ]  # fmt: skip
+    assert _choose(runs, Policy(keep_runs=1)) == {"p-00003", "p-00007"}
+    assert _choose(runs, Policy(keep_runs=2)) == {"p-00003", "p-00004", "p-00006", "p-00007"}
+    assert _choose(runs, Policy(keep_runs=3)) == {"p-00003", "p-00004", "p-00006", "p-00007"} | set()
 
 
 def test_the_newest_whole_run_stays_when_those_after_it_failed_in_part(store: Store) -> None:
@@ -145,10 +198,7 @@ def test_runs_of_other_pipelines_and_pinned_ones_stay(store: Store) -> None:
 
 def test_stages_that_no_run_names_stay_until_enough_runs_finished_without_them(store: Store) -> None:
     run(store, 0)
-    spec = parse_spec("kind: selftest\nrows: 10\nname: beforehand\n", "x.yaml").pipeline
-    plans = [(plan, needs) for _, plan, needs in plan_pipeline(spec, store).plans()]
-    run_stages(plans, store, SerialExecutor(store.uri), EventLog(), StopFlag())  # as `plan --inspect` makes facts
-    made = plans[0][0].digest
+    made = inspect(store, 7)[0]
     assert made in sweep(store, Policy(keep_runs=2), fast()).young
     run(store, 1)
     assert made in sweep(store, Policy(keep_runs=2), fast()).young  # one run has finished since
@@ -192,9 +242,27 @@ def test_leftovers_of_published_stages_go_and_what_is_published_stays(store: Sto
     strays += [layout.artifact_key(digest, 0, "sums")]
     for key in strays:
         store.create(key, b"left by a worker that was killed")
-    assert [trash.keys for trash in look(store, Policy(), fast()).leftovers] == [tuple(sorted(strays))]
+    gone = [*strays, layout.done_key(digest, 0)]  # a shard without its sums is not done, were the stage made again
+    assert [trash.keys for trash in look(store, Policy(), fast()).leftovers] == [tuple(sorted(gone))]
     sweep(store, Policy(), fast())
-    assert not set(strays) & set(store.list("")) and objects_of(store, "p-00001") == published
+    assert not set(gone) & set(store.list("")) and objects_of(store, "p-00001") == published
+
+
+def test_a_stage_whose_sums_went_before_is_made_again_after_a_sweep_that_was_killed(
+    three: Path, tmp_path: Path
+) -> None:
+    store = make_store(uri := copy(three, tmp_path / "lake"))
+    expected, digest = objects_of(store, "p-00001"), load_tables(store, "p-00001").stages["first"][0]
+    sums = StoredArtifact(name="sums", key=layout.artifact_key(digest, 0, "sums"), bytes=3, sha256=sha256(b"sum"))
+    store.create(sums.key, b"sum")
+    marker = load_done(store, digest, 0).model_copy(update={"artifacts": (sums,)})
+    store.replace(layout.done_key(digest, 0), marker.canonical_json().encode())
+    sweep(store, Policy(keep_runs=3), fast())  # which takes the sums of a stage that stays
+    assert not store.exists(sums.key)
+    assert kill_a_sweep(uri, Policy(keep_runs=1), 1000, before=f"{digest}/shards/")
+    assert not store.exists(layout.published_key(digest))
+    assert run(store, 1).exit_code == 0
+    assert objects_of(store, "p-00004") == expected and damage(store) == []
 
 
 def test_leftovers_stay_while_a_run_that_works_on_their_stage_goes_on(store: Store) -> None:
@@ -214,7 +282,7 @@ def begun(store: Store, name: str = "p") -> str:
     """A run that holds the stages of seed 1, and of which nothing else is known."""
     pipeline = parse_spec(CHAIN.format(name=name, first=1, second=1, fails=""), "x.yaml").pipeline
     name = new_run(store, name, "spec")
-    Holds(store, name, fast()).add(p for _, p, _ in plan_pipeline(pipeline, store).plans())
+    Holds(store, name).add(p for _, p, _ in plan_pipeline(pipeline, store).plans())
     return name
 
 
@@ -268,57 +336,146 @@ def copy(three: Path, to: Path) -> str:
     return str(shutil.copytree(three, to))
 
 
-def begin_during_a_sweep(three: Path, folder: Path, when: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """A run of seed 1 begins at one call of a sweep that dooms it; the sweep goes on once the run waits or has ended."""
-    uri = copy(three, folder)
-    expected = objects_of(make_store(uri), "p-00001")
-    free, reports = threading.Event(), []
+def during_a_sweep(uri: str, policy: Policy, when: int, work: Callable[[Store, Pace], object]) -> int:
+    """Somebody begins to work at one call of a sweep, which goes on once they wait or have ended. Its calls; 0 if they
+    were fewer."""
+    free, troubles = threading.Event(), []
 
     def wait(seconds: float) -> None:
         free.set()
         threading.Event().wait(0.002)
 
-    monkeypatch.setattr(pipeline_module, "Holds", partial(Holds, pace=Pace(0.01, 60, sleep=wait)))
-
-    def work() -> None:
+    def do() -> None:
         try:
-            reports.append(run(make_store(uri), 1))
+            work(make_store(uri), Pace(0.01, 60, sleep=wait))
+        except BaseException as trouble:
+            troubles.append(trouble)
         finally:
             free.set()
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=do)
 
     def begin() -> None:
         thread.start()
         assert free.wait(60)
 
     store = Watched(uri, when, begin)
-    sweep(store, Policy(keep_runs=2), fast()._replace(beat=0.01))
+    sweep(store, policy, fast()._replace(beat=0.01))
     if thread.ident is None:
         return 0
     thread.join(60)
-    assert [report.exit_code for report in reports] == [0]
-    assert objects_of(store, "p-00004") == expected and damage(store) == []
-    assert objects_of(store, "p-00003")
-    assert "p-00004" in list_runs(store) and load_state(store, "p-00004").status == "DONE"
+    assert not troubles
     return store.calls
 
 
+def begin_during_a_sweep(three: Path, folder: Path, when: int) -> int:
+    """A run of seed 1 begins at one call of a sweep that dooms it."""
+    uri = copy(three, folder)
+    store, reports = make_store(uri), []
+    expected = objects_of(store, "p-00001")
+    calls = during_a_sweep(uri, Policy(keep_runs=2), when, lambda s, pace: reports.append(run(s, 1, pace=pace)))
+    if calls:
+        assert [report.exit_code for report in reports] == [0]
+        assert objects_of(store, "p-00004") == expected and damage(store) == []
+        assert objects_of(store, "p-00003")
+        assert "p-00004" in list_runs(store) and load_state(store, "p-00004").status == "DONE"
+        tables = set(load_tables(store, "p-00004").digests)
+        assert load_spec(store, "p-00004") and load_holds(store, "p-00004") >= tables
+    return calls
+
+
+def inspect_during_a_sweep(three: Path, folder: Path, when: int, unfinished: bool) -> int:
+    """The stages of seed 1, which are doomed, are made without a run at one call of the sweep."""
+    uri = copy(three, folder)
+    store = make_store(uri)
+    if unfinished:  # as when the driver was killed before its last step
+        for digest in load_tables(store, "p-00001").digests:
+            store.delete(layout.published_key(digest))
+    made: list[str] = []
+    calls = during_a_sweep(uri, Policy(keep_runs=1), when, lambda s, pace: made.extend(inspect(s, 1, pace=pace)))
+    if calls:
+        assert {digest for digest in made if store.exists(layout.published_key(digest))} == set(made)
+        assert damage(store) == [] and objects_of(store, "p-00003")
+        assert set(look(store, Policy(keep_runs=3), fast()).young) >= set(made)
+        assert run(store, 1).exit_code == 0 and damage(store) == []
+    return calls
+
+
 @pytest.mark.parametrize("when", [8, 40])
-def test_a_run_that_begins_during_a_sweep_loses_nothing(
-    three: Path, tmp_path: Path, when: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert begin_during_a_sweep(three, tmp_path / "lake", when, monkeypatch)
+def test_a_run_that_begins_during_a_sweep_loses_nothing(three: Path, tmp_path: Path, when: int) -> None:
+    assert begin_during_a_sweep(three, tmp_path / "lake", when)
 
 
 @pytest.mark.slow
-def test_a_run_that_begins_at_any_call_of_a_sweep_loses_nothing(
-    three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_begins_at_any_call_of_a_sweep_loses_nothing(three: Path, tmp_path: Path) -> None:
     when = 1
-    while begin_during_a_sweep(three, tmp_path / str(when), when, monkeypatch):
+    while begin_during_a_sweep(three, tmp_path / str(when), when):
         when += 1
     assert when > 60
+
+
+@pytest.mark.parametrize(("when", "unfinished"), [(9, True), (60, True), (75, False)])
+def test_what_is_made_without_a_run_during_a_sweep_stays(
+    three: Path, tmp_path: Path, when: int, unfinished: bool
+) -> None:
+    assert inspect_during_a_sweep(three, tmp_path / "lake", when, unfinished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unfinished", [True, False])
+def test_what_is_made_without_a_run_at_any_call_of_a_sweep_stays(three: Path, tmp_path: Path, unfinished: bool) -> None:
+    when = 1
+    while inspect_during_a_sweep(three, tmp_path / str(when), when, unfinished):
+        when += 1
+    assert when > 60
+
+
+def test_work_without_a_run_keeps_what_it_holds_while_it_lives_and_no_longer(three: Path, tmp_path: Path) -> None:
+    store = make_store(copy(three, tmp_path / "lake"))
+    digests = set(load_tables(store, "p-00001").digests)
+    with Visit(store, Pace(beat=3600)) as visit:
+        visit.hold(digests)
+        alive = Time(during=visit._save).pace()
+        assert not look(store, Policy(keep_runs=1), alive).doomed & digests
+        silent = look(store, Policy(keep_runs=1), fast())  # nothing was heard of it for our patience
+        assert silent.doomed >= digests and store.list("visits")[0] in silent.records[-1].keys
+    at_once = Time()
+    found = look(store, Policy(keep_runs=1), at_once.pace())
+    assert found.young.keys() >= digests and at_once.slept == 0
+    sweep(store, Policy(keep_runs=1), fast())
+    assert store.list("visits") == []
+    run(store, 9)
+    assert sweep(store, Policy(keep_runs=1), fast()).doomed >= digests  # for one has finished without them
+
+
+def test_work_without_a_run_shows_that_it_lives_by_itself(store: Store) -> None:
+    with Visit(store, Pace(beat=0.01)) as visit:
+        visit.hold({"0" * 20})
+        (key,) = store.list("visits")
+        said = store.get(key)
+        while store.get(key) == said:
+            threading.Event().wait(0.01)
+        assert load_visit(store, key) == ({"0" * 20}, False)
+    assert load_visit(store, key) == ({"0" * 20}, True)
+
+
+def test_a_stage_that_somebody_published_who_holds_nothing_is_left_alone(three: Path, tmp_path: Path) -> None:
+    """As a version of ours does that is too old to hold anything."""
+    uri = copy(three, tmp_path / "lake")
+    first, second = load_tables(make_store(uri), "p-00001").digests
+    pointer = make_store(uri).get(key := layout.published_key(first))
+    make_store(uri).delete(key)
+
+    class Late(PosixStore):
+        def delete(self, key: str) -> None:
+            if not self.exists(layout.published_key(first)):
+                super().create(layout.published_key(first), pointer)
+            super().delete(key)
+
+    sweep(Late(uri), Policy(keep_runs=1), fast())
+    store = make_store(uri)
+    assert store.exists(key) and not store.exists(layout.published_key(second))
+    assert damage(store) == [] and len(store.list(f"stages/{first}")) > 2
 
 
 def sweep_during_a_run(three: Path, folder: Path, when: int) -> bool:
@@ -334,7 +491,8 @@ def sweep_during_a_run(three: Path, folder: Path, when: int) -> bool:
 
     file = parse_spec(CHAIN.format(name="p", first=1, second=7, fails=""), "x.yaml")
     name = new_run(store, "p", file.text)
-    report = PipelineRun(file.pipeline, name, store, SerialExecutor(uri), EventLog(listen), StopFlag()).run()
+    executor = SerialExecutor(uri)
+    report = PipelineRun(file.pipeline, name, store, executor, EventLog(listen), StopFlag(), pace=fast()).run()
     objects = objects_of(store, name)
     assert report.exit_code == 0 and damage(store) == []
     assert {
@@ -369,12 +527,12 @@ def test_a_sweep_at_any_moment_of_a_run_takes_nothing_from_it(three: Path, tmp_p
         assert when > 5
 
 
-def test_a_run_goes_on_when_the_sweep_that_it_waits_for_is_dead(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    dead = take(store, GC, fast())
-    monkeypatch.setattr(pipeline_module, "Holds", patient_holds)
-    assert run(store, 1).exit_code == 0
+def test_a_run_goes_on_when_the_sweep_that_it_waits_for_is_dead(store: Store) -> None:
+    dead, time = take(store, GC, fast()), Time()
+    assert run(store, 1, pace=time.pace()).exit_code == 0
+    assert 60 <= time.slept <= 65  # one patience, and not another one to take the lease
     waited = [event["message"] for event in read_events(store, "p-00001") if event["event"] == "waiting"]
-    assert len(waited) == 1 and waited[0].startswith("gc is removing stages")
+    assert len(waited) == 1 and waited[0].startswith("gc is ")
     assert take(store, GC, fast()).term == dead.term + 2  # the run ended the sweep for all, so that nobody waits again
 
 
@@ -386,24 +544,24 @@ class Killed(BaseException):
 
 
 class Mortal(PosixStore):
-    """A folder whose process is killed before it removes a further object."""
+    """A folder whose process is killed before it removes a further object, or one whose key has these words."""
 
-    def __init__(self, root: str, lives: int) -> None:
+    def __init__(self, root: str, lives: int, before: str = "") -> None:
         super().__init__(root)
-        self._lives, self._lock = lives, threading.Lock()
+        self._lives, self._before, self._lock = lives, before, threading.Lock()
 
     def delete(self, key: str) -> None:
         with self._lock:
-            self._lives -= 1
+            self._lives = -1 if self._before and self._before in key else self._lives - 1
             if self._lives < 0:
                 raise Killed
             super().delete(key)
 
 
-def kill_a_sweep(uri: str, policy: Policy, lives: int) -> bool:
+def kill_a_sweep(uri: str, policy: Policy, lives: int, before: str = "") -> bool:
     """Whether it was killed after so many removals. Its lease stays, as that of a process that is no more."""
     try:
-        sweep(Mortal(uri, lives), policy, fast())
+        sweep(Mortal(uri, lives, before), policy, fast())
     except Killed:
         for key in make_store(uri).list("leases"):
             if key.endswith(".end.json"):
@@ -423,9 +581,8 @@ def test_a_sweep_that_keeps_more_than_the_one_that_was_killed_has_no_half_run(th
 
 @pytest.mark.parametrize("lives", [1, 6, 17])
 def test_a_sweep_that_was_killed_leaves_nothing_half_and_the_next_one_ends_it(
-    three: Path, tmp_path: Path, lives: int, monkeypatch: pytest.MonkeyPatch
+    three: Path, tmp_path: Path, lives: int
 ) -> None:
-    monkeypatch.setattr(pipeline_module, "Holds", patient_holds)
     uri = copy(three, tmp_path / "lake")
     store = make_store(uri)
     expected = {name: objects_of(store, name) for name in ("p-00001", "p-00003")}
@@ -456,6 +613,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("run"), st.integers(0, 2), st.integers(0, 2), st.sampled_from(["p", "q"])),
         st.tuples(st.just("fail"), st.integers(0, 2), st.integers(3, 4), st.sampled_from(["p", "q"])),
+        st.tuples(st.just("inspect"), st.integers(0, 2), st.integers(0, 2), st.integers(0, 60), st.booleans()),
         st.tuples(st.just("sweep"), st.integers(1, 3)),
         st.tuples(st.just("kill"), st.integers(1, 3), st.integers(0, 40)),
     ),
@@ -465,12 +623,14 @@ STEPS = st.lists(
 
 
 def kept_at_least(store: Store, keep: int) -> set[str]:
-    """By another way than the sweep's: the newest finished runs of each pipeline."""
+    """By another way than the sweep's: whatever has the tables of one of the newest finished runs of each pipeline, once."""
     keys = store.list("runs")
     finished = [key.split("/")[1] for key in keys if key.endswith("/tables.json")]
     finished = [name for name in finished if f"runs/{name}/spec.yaml" in keys]
     newest = sorted(finished, key=lambda name: int(name[2:]))
-    return {name for pipeline in "pq" for name in [n for n in newest if n[0] == pipeline][-keep:]}
+    last = [name for pipeline in "pq" for name in [n for n in newest if n[0] == pipeline][-keep:]]
+    tables = {name: str(sorted(load_tables(store, name).stages.items())) for name in last}
+    return {name for name in last if not any(n[0] == name[0] and n > name and tables[n] == tables[name] for n in last)}
 
 
 def check_any_order(folder: Path, steps: list[tuple[Any, ...]]) -> None:
@@ -483,6 +643,15 @@ def check_any_order(folder: Path, steps: list[tuple[Any, ...]]) -> None:
             report = run(store, *rest, fails=what == "fail")
             objects = made[report.state.run] = objects_of(store, report.state.run)
             assert content.setdefault((what, *rest[:2]), objects) == objects
+            continue
+        if what == "inspect":
+            first, second, when, during = rest
+            made_again = partial(inspect, first=first, second=second)
+            if during:
+                during_a_sweep(uri, Policy(2), when, lambda s, pace, make=made_again: make(s, pace=pace))
+            else:
+                made_again(store)
+            assert damage(store) == []
             continue
         kept = kept_at_least(store, rest[0])
         if what == "sweep":
@@ -498,9 +667,7 @@ def check_any_order(folder: Path, steps: list[tuple[Any, ...]]) -> None:
 def test_after_any_sweep_every_kept_run_reads_all_its_tables(
     steps: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline_module, "Holds", patient_holds)
-        check_any_order(tmp_path_factory.mktemp("any"), steps)
+    check_any_order(tmp_path_factory.mktemp("any"), steps)
 
 
 @pytest.mark.slow
@@ -509,9 +676,7 @@ def test_after_any_sweep_every_kept_run_reads_all_its_tables(
 def test_after_any_of_many_sweeps_every_kept_run_reads_all_its_tables(
     steps: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline_module, "Holds", patient_holds)
-        check_any_order(tmp_path_factory.mktemp("any"), steps)
+    check_any_order(tmp_path_factory.mktemp("any"), steps)
 
 
 # ---------------------------------------------------------------- what the sweep rests on, in the code
@@ -546,3 +711,52 @@ def test_unpublished_artifacts_are_read_by_their_own_rounds_alone_but_for_indice
         "cluster/inputs.py",
         "cluster/ledger.py",
     }
+
+
+# ---------------------------------------------------------------- what is left behind
+
+
+def test_what_is_made_again_after_a_sweep_has_its_time(three: Path, tmp_path: Path) -> None:
+    store = make_store(copy(three, tmp_path / "lake"))
+    assert set(doomed := load_tables(store, "p-00001").digests) <= sweep(store, Policy(keep_runs=1), fast()).doomed
+    assert tuple(inspect(store, 1)) == doomed
+    assert sweep(store, Policy(keep_runs=2), fast()).young.keys() >= set(doomed)
+    run(store, 5)
+    assert sweep(store, Policy(keep_runs=2), fast()).doomed == set()
+    run(store, 6)
+    assert sweep(store, Policy(keep_runs=2), fast()).doomed >= set(doomed)
+
+
+def test_a_second_sweep_finds_nothing_and_keeps_no_record_but_its_own(three: Path, tmp_path: Path) -> None:
+    store = make_store(copy(three, tmp_path / "lake"))
+    sweep(store, Policy(keep_runs=1), fast())
+    assert look(store, Policy(keep_runs=1), fast()).trash == ()
+    again = sweep(store, Policy(keep_runs=1), fast())
+    assert again.trash == () and len(store.list("sweeps")) == 1
+    assert {key.split("/")[2].split(".")[0] for key in store.list("leases/gc")} == {"00000002"}
+
+
+def test_what_checks_of_the_store_leave_goes_once_they_are_surely_over(store: Store) -> None:
+    run(store, 1)
+    for _ in range(3):
+        check_writable(store)
+    assert store.list("probe") == [WRITABLE]
+    probe(store)
+    left = set(store.list("probe")) - {WRITABLE}
+    assert len(left) == 7
+    assert sweep(store, Policy(), fast()).trash == () and left < set(store.list("probe"))
+    assert set(sweep(store, Policy(), fast()).trash[0].keys) == left
+    assert store.list("probe") == [WRITABLE]
+
+
+def test_folders_of_what_went_go_too(three: Path, tmp_path: Path) -> None:
+    uri = copy(three, tmp_path / "lake")
+    sweep(make_store(uri), Policy(keep_runs=1), fast())
+    assert sorted(path.name for path in Path(uri, "runs").iterdir()) == ["p-00003"]
+    assert [path for path in Path(uri).rglob("*") if path.is_dir() and not any(path.iterdir())] == []
+
+
+def test_a_pipeline_that_has_no_run_is_refused(store: Store) -> None:
+    run(store, 1)
+    with pytest.raises(UnknownRun, match=r"pipeline 'pp' has no run in .*; there are p"):
+        look(store, Policy(pipeline="pp"), fast())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time as clocks
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from cluster.lease import Lease, Pace, find_term, take
+from cluster.lease import PACE, Lease, Pace, find_term, follow, make_pace, still_lives, take
 from cluster.stores import Store, make_store
 from cluster.stores.posix import PosixStore
 from schemas import layout
-from schemas.errors import LeaseHeld, LeaseLost, StoreUnreachable
+from schemas.errors import Interrupted, LeaseHeld, LeaseLost, StoreUnreachable, UsageError
 from tests.paces import Time
 
 
@@ -116,7 +117,7 @@ def test_a_lease_whose_store_is_away_at_the_end_hides_no_other_error(tmp_path: P
 def test_a_holder_that_slept_too_long_does_not_trust_its_late_beat(store: Store) -> None:
     time = Time()
     lease = take(store, "n", time.pace())
-    time.now += 61  # as a laptop that was closed
+    time.suspended += 61  # as a laptop that was closed, whose other clock stands still
     with pytest.raises(LeaseLost, match="no beat was written for 61 s"):
         lease.check()
 
@@ -127,3 +128,100 @@ def test_a_lease_in_a_with_beats_by_itself_and_ends(store: Store) -> None:
             threading.Event().wait(0.01)
     term = find_term(store, "n")
     assert term is not None and term.ended
+
+
+def test_a_machine_that_slept_with_the_holder_does_not_think_it_dead(store: Store) -> None:
+    holder, time = take(store, "n", Time().pace()), Time()
+
+    def wake() -> None:
+        time.suspended += 7200
+        if time.slept > 30:  # the holder is awake again too, and takes its time
+            holder.beat()
+
+    time.during = wake
+    with pytest.raises(LeaseHeld):
+        take(store, "n", time.pace())
+
+
+@pytest.mark.skipif(not hasattr(clocks, "CLOCK_BOOTTIME"), reason="this system has no clock that counts suspended time")
+def test_a_holder_counts_the_time_in_which_its_machine_was_suspended() -> None:
+    before = clocks.clock_gettime(clocks.CLOCK_BOOTTIME)
+    assert before <= PACE.age() <= clocks.clock_gettime(clocks.CLOCK_BOOTTIME)
+
+
+class SlowStore(PosixStore):
+    """A folder whose listings take so many seconds."""
+
+    def __init__(self, root: str, time: Time) -> None:
+        super().__init__(root)
+        self.time, self.listing = time, 0.0
+
+    def list(self, prefix: str) -> list[str]:
+        self.time.now += self.listing
+        return super().list(prefix)
+
+
+def test_a_beat_is_as_old_as_its_writing_however_long_we_listed_behind_it(tmp_path: Path) -> None:
+    time = Time()
+    store = SlowStore(str(tmp_path), time)
+    lease = take(store, "n", time.pace())
+    store.listing = 14
+    lease.beat()
+    lease.check()  # 14 of 60 seconds
+    store.listing = 2
+    time.now += 2
+    lease.check()  # 16 seconds, so it beats, which takes 2
+    store.listing = 16
+    time.now += 14
+    with pytest.raises(LeaseLost, match="takes too long over a beat"):
+        lease.check()  # it beats, and 16 of 60 seconds are over when it hears that nobody took the lease
+
+
+def test_a_term_that_was_there_before_and_removed_is_not_taken_again(store: Store) -> None:
+    time = Time()
+    take(store, "n", time.pace()).release()
+    seen = find_term(store, "n")
+    for _ in range(2):  # while a taker that has looked is paused, two come and go, or stay
+        last = take(store, "n", time.pace())
+        last.release()
+    for key in store.list("leases/n"):
+        if not key.startswith("leases/n/00000003"):
+            store.delete(key)  # as `gc` does
+    with pytest.raises(LeaseHeld, match="has just taken the lease"):
+        follow(store, "n", seen, time.pace())
+    last.beat()
+    last.check()
+
+
+def test_of_two_patiences_the_longer_one_counts(store: Store) -> None:
+    take(store, "n", Time().pace()._replace(patience=200))
+    time = Time()
+    take(store, "n", time.pace())
+    assert 200 <= time.slept <= 210
+    later = Time()
+    take(store, "n", later.pace()._replace(patience=300))
+    assert 300 <= later.slept <= 310
+
+
+def test_whoever_waits_can_be_stopped(store: Store) -> None:
+    take(store, "n", Time().pace())
+    time = Time()
+
+    def check() -> None:
+        if time.slept >= 10:
+            raise Interrupted("Ctrl-C")
+
+    term = find_term(store, "n")
+    assert term is not None
+    with pytest.raises(Interrupted):
+        still_lives(store, "n", term, time.pace(), check)
+    assert time.slept == 10
+
+
+def test_a_patience_that_one_request_may_use_up_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MICLIP_STORE_BUDGET_S", "20")
+    with pytest.raises(UsageError, match=r"--patience 29: expected at least 30 seconds, 1.5 times the 20 seconds"):
+        make_pace(29)
+    assert make_pace(30).patience == 30 and make_pace().patience == 90
+    monkeypatch.setenv("MICLIP_STORE_BUDGET_S", "100")
+    assert make_pace().patience == 150

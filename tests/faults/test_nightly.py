@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cluster.cli", "nightly", str(folder / "night.yaml"), "--executor", "serial"]
-    environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT), "MICLIP_STORE_BUDGET_S": "1"}
     return subprocess.Popen(
         [*command, "--store", str(folder / "lake"), *words],
         env=environment,
@@ -58,7 +58,7 @@ def answer(store: Store) -> list[dict[str, object]]:
 def test_a_night_that_is_killed_is_ended_by_the_next_and_a_second_one_beside_it_does_nothing(tmp_path: Path) -> None:
     (tmp_path / "night.yaml").write_text(SPEC.format(sleep=5000))
     store = make_store(str(tmp_path / "lake"))
-    first = begin(tmp_path)
+    first = begin(tmp_path, "--patience", "2")
     wait_for_shards(store, first, 2)
     assert "is at work; nothing was done" in end(begin(tmp_path, "--patience", "60"))
     os.kill(first.pid, signal.SIGKILL)

@@ -35,8 +35,8 @@ DAMAGES = ("a byte flipped", "half of it", "gone")
 MAX_DISTURBANCES = 40
 """So many faults one lake sees at most; then a last driver is left in peace."""
 STOPPED = (-signal.SIGKILL, -signal.SIGINT, 130)
-PATIENCE = 20
-"""Seconds after which the lease of a night that was killed is taken."""
+PATIENCE, BUDGET = 30, 20
+"""Seconds after which the lease of a night that was killed is taken, and for which it asks a store again."""
 
 
 @dataclass
@@ -230,7 +230,7 @@ class Nights(Chaos):
 
     def _command(self, *words: str) -> subprocess.Popen[str]:
         shared = ("--store", self.uri, "--patience", str(PATIENCE), "--json")
-        return start_command(self._spec.parent, *words, *shared)
+        return start_command(self._spec.parent, *words, *shared, MICLIP_STORE_BUDGET_S=str(BUDGET))
 
     def judge(self, code: int, out: str, err: str) -> bool:
         """Nights and removals step back from each other, and stop where their lease could not be kept."""
@@ -326,9 +326,9 @@ def check_damage(store: Store, rng: random.Random, say: Any) -> None:
 # ---------------------------------------------------------------- processes and requests
 
 
-def start_command(folder: Path, *words: str) -> subprocess.Popen[str]:
+def start_command(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
     """`miclip ...` in a process group of its own."""
-    env = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
+    env = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), **environment}
     command, pipe = [sys.executable, "-m", "cluster.cli", *words], subprocess.PIPE
     return subprocess.Popen(
         command, cwd=victim.ROOT, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
