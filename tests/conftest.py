@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.chromium import pytest_runtest_setup, pytest_terminal_summary  # noqa: F401
 from tests.faultproxy import FaultProxy
 from tests.radosgw import radosgw, radosgw_root
 from tests.servers import CREDENTIALS, moto, plain_client

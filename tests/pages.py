@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from cluster.report.html import VOID
 from cluster.report.page import make_page
 from cluster.report.sections import SECTIONS
 from cluster.stores import Store, make_store
+from tests.chromium import chromium
 from tests.made_up_saes import MODEL, SITE
 
 EXTRACT = f"""\
@@ -83,10 +83,6 @@ def check_page(page: str) -> None:
     for name, attributes in found.elements:
         if name in ("input", "select", "svg") or attributes.get("role") in ("img", "region"):
             assert attributes.get("aria-label") or attributes.get("aria-hidden"), (name, attributes)
-
-
-def chromium() -> str | None:
-    return os.environ.get("CHROMIUM") or shutil.which("chromium-headless-shell") or shutil.which("chromium")
 
 
 def dump_dom(page: str, folder: Path, script: str = "", width: int = 1400, fragment: str = "") -> str:

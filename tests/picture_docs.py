@@ -22,7 +22,8 @@ from cluster.catalog import Scope, open_catalog
 from cluster.explore.pages import write_pages
 from cluster.explore.server import FolderServer
 from cluster.stores import make_store
-from tests.pages import chromium, render
+from tests.chromium import chromium
+from tests.pages import render
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 WIDTH = 1000  # pixels

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.explore.server import FolderServer, _Handler
-from tests.pages import chromium
+from tests.chromium import chromium
 
 HELPERS = """\
 const $ = (s) => document.querySelector(s), $$ = (s) => [...document.querySelectorAll(s)];

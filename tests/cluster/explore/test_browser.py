@@ -14,9 +14,8 @@ from cluster.stores.base import make_store
 from tests.cluster.explore.browser import Request, act
 from tests.made_up_explorer import explorer_stage, publish_units
 from tests.made_up_saes import save_run
-from tests.pages import chromium
 
-pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed")
+pytestmark = pytest.mark.browser
 
 MODEL, OTHER, THIRD = "demo:clip-p8", "demo:siglip-p8", "demo:clip-rn"
 NEURONS = "mlp_act.3@patch"

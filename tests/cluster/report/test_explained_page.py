@@ -20,7 +20,7 @@ from cluster.stores import Store, make_store
 from schemas.plans import StageSpec
 from tests.made_up_saes import publish_rows, publish_sweep, save_run
 from tests.made_up_texts import WAYS, name_of, publish_texts_of
-from tests.pages import EXTRACT, Checker, check_page, chromium, copy_of, dump_dom, images_of, render
+from tests.pages import EXTRACT, Checker, check_page, copy_of, dump_dom, images_of, render
 from tests.published import publish_numbers, run_spec
 
 LATENTS = 40
@@ -394,7 +394,7 @@ def test_a_page_without_explanations_has_none_of_it(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- in a browser
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 def test_a_search_looks_at_what_one_way_says_and_filters_keep_what_was_chosen(page: str, tmp_path: Path) -> None:
     script = """
     const root = $('#explanations .browser'), told = [];
@@ -415,7 +415,7 @@ def test_a_search_looks_at_what_one_way_says_and_filters_keep_what_was_chosen(pa
     assert int(chosen) == len(re.findall(r'data-method="[^"]*steering', page))
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 def test_a_point_says_its_text_and_a_click_or_the_keyboard_leads_to_its_card(page: str, tmp_path: Path) -> None:
     script = """
     const svg = $('.textmap .plot > svg'), told = [];
@@ -442,7 +442,7 @@ def test_a_point_says_its_text_and_a_click_or_the_keyboard_leads_to_its_card(pag
     assert walked != f"#{feature}" and entered == f"#x-0-{walked.removeprefix('#')}"
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 def test_a_feature_without_a_card_is_found_by_its_text_and_from_the_map(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,7 +461,7 @@ def test_a_feature_without_a_card_is_found_by_its_text_and_from_the_map(
     assert n == "1" and row.startswith(f"#{feature}{text}") and is_open == "true"
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 def test_masks_cover_what_the_feature_is_not_active_on(page: str, tmp_path: Path) -> None:
     script = """
     const tile = $('#explanations .card:not([hidden]) canvas.tile');

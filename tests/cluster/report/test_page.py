@@ -16,7 +16,7 @@ from cluster.runs import RunState, StageState, UnplannedCell, load_state, save_s
 from cluster.stores import Store, make_store
 from schemas.errors import UnknownRun
 from tests.made_up_saes import make_features, publish_rows, publish_sweep, save_run, stage_of
-from tests.pages import EXTRACT, Checker, check_page, chromium, copy_of, dump_dom, images_of, render
+from tests.pages import EXTRACT, Checker, check_page, copy_of, dump_dom, images_of, render
 from tests.published import SPEC, publish_numbers, run_spec
 
 HOSTILE = '</script><script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -198,7 +198,7 @@ def test_an_sae_whose_latents_are_all_dead_has_charts_that_say_nothing_fires(bas
 # ---------------------------------------------------------------- in a browser
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 def test_a_browser_runs_the_page_without_an_error(page: str, tmp_path: Path) -> None:
     dom = dump_dom(page, tmp_path)
     assert '<span class="found" role="status">18 of 72</span>' in dom

@@ -14,7 +14,7 @@ from cluster.report.sections.choice import PAGE_BYTES, UNIT_BYTES, feature_bytes
 from cluster.stores import Store, make_store
 from tests.made_up_saes import publish_rows, publish_sweep, save_run, stage_of
 from tests.made_up_units import CONCEPTS, METHODS, MODELS, SITE, make_effects, make_names, publish_units, truth_of
-from tests.pages import EXTRACT, Checker, check_page, chromium, dump_dom, images_of, render
+from tests.pages import EXTRACT, Checker, check_page, dump_dom, images_of, render
 from tests.published import publish_numbers, run_spec
 
 ABOUT_UNITS = ["encoders", "units", "methods", "interventions", "traces", "attention", "geometry"]
@@ -276,7 +276,7 @@ def test_hostile_concepts_stay_text(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- in a browser
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 def test_typing_a_concept_shows_its_units_by_place_and_method_and_keeps_the_cards_named_so(
     page: str, tmp_path: Path
 ) -> None:
@@ -300,7 +300,7 @@ def test_typing_a_concept_shows_its_units_by_place_and_method_and_keeps_the_card
     assert dom.count("name shared asked") + dom.count("name asked") >= len(shown)
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 def test_keys_walk_through_cards_and_through_the_points_of_a_cloud(page: str, tmp_path: Path) -> None:
     script = """
     const press = (target, key) => target.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
@@ -338,7 +338,7 @@ MISSED = """
 """Defines `landed`: by how many pixels a page that was to scroll to a section missed it."""
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [1400, 390])
 def test_links_to_sections_land_there_at_once_and_stay(page: str, tmp_path: Path, width: int) -> None:
     script = (
@@ -360,7 +360,7 @@ def test_links_to_sections_land_there_at_once_and_stay(page: str, tmp_path: Path
     assert all(int(missed) <= 3 and scrolled == "true" for _, missed, scrolled in told), told
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [1400, 390])
 def test_a_page_that_opens_at_a_section_is_there(page: str, tmp_path: Path, width: int) -> None:
     script = (
@@ -372,7 +372,7 @@ def test_a_page_that_opens_at_a_section_is_there(page: str, tmp_path: Path, widt
     assert found is not None and int(found[1]) <= 3 and found[2] == "true"
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 def test_a_page_shows_twelve_cards_and_more_by_a_button_by_keys_and_by_links(page: str, tmp_path: Path) -> None:
     script = """
     const cards = () => [...document.querySelectorAll('#units .card')], told = [];
@@ -399,7 +399,7 @@ def test_a_page_shows_twelve_cards_and_more_by_a_button_by_keys_and_by_links(pag
     assert told == ["12 -1", "36 12", "60 36", f"{last} 65", "Show 24 earlier of 60", f"{last + 24} 59"]
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 def test_a_search_for_the_number_of_a_unit_without_a_card_says_where_it_is(page: str, tmp_path: Path) -> None:
     told = finder(page)
     place, unit = next(
@@ -423,7 +423,7 @@ def test_a_search_for_the_number_of_a_unit_without_a_card_says_where_it_is(page:
     assert "No card fits. Cards are a choice of units" in dom
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 def test_a_table_that_is_wider_than_its_place_says_so(page: str, tmp_path: Path) -> None:
     script = """
     const f = document.querySelector('#units .find');

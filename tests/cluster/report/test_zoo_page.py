@@ -20,7 +20,7 @@ from jobs.shown import pool_map
 from tests.made_up_saes import publish_rows, publish_sweep, save_run, stage_of
 from tests.made_up_units import make_names
 from tests.made_up_zoo import DEPTHS, SITES, Of, make_exemplars, make_png, models, publish_inversions, publish_zoo
-from tests.pages import EXTRACT, Checker, check_page, chromium, copy_of, dump_dom, images_of, make_store, render
+from tests.pages import EXTRACT, Checker, check_page, copy_of, dump_dom, images_of, make_store, render
 from tests.published import run_spec
 
 ABOUT_ZOOS = ["zoo", "layers", "universality", "dictionary"]
@@ -468,7 +468,7 @@ def test_a_zoo_without_any_buddy_says_so(base: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- in a browser
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 def test_matrices_tell_their_cells_to_arrow_keys_and_switch_together(page: str, tmp_path: Path) -> None:
     script = """
     setTimeout(() => {
@@ -492,7 +492,7 @@ def test_matrices_tell_their_cells_to_arrow_keys_and_switch_together(page: str, 
     ]  # fmt: skip
 
 
-@pytest.mark.skipif(chromium() is None, reason="no Chromium (set CHROMIUM to one)")
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [1400, 390])
 def test_a_card_that_comes_into_view_gets_its_pictures(
     members: list[Of], page: str, tmp_path: Path, width: int
