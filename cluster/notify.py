@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -111,21 +112,37 @@ def post(url: str, notice: Notice, sleep: Callable[[float], object] = time.sleep
         return "the webhook must be an http or https url (--webhook or MICLIP_WEBHOOK)"
     body = json.dumps(notice.model_dump(mode="json"), ensure_ascii=False).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
-    said = ""
+    said: str | None = ""
     for attempt in range(1 if hasty else ATTEMPTS):
         if attempt:
             sleep(2.0 ** (attempt - 1))
-        try:
-            with urllib.request.urlopen(request, timeout=HASTY if hasty else TIMEOUT):
-                return None
-        except urllib.error.HTTPError as error:
-            said = f"it answered {error.code}"
-            error.close()
-            if error.code not in _BUSY:
-                break
-        except (OSError, ValueError) as error:  # of names, connections and silence
-            said = _reason(error)
+        said, again = _try_hastily(request) if hasty else _try(request, TIMEOUT)
+        if said is None:
+            return None
+        if not again:
+            break
     return f"the webhook at {parts.hostname} was not told: {said}"
+
+
+def _try(request: urllib.request.Request, timeout: float) -> tuple[str | None, bool]:
+    """(None or what went wrong, whether another try may do better)."""
+    try:
+        with urllib.request.urlopen(request, timeout=timeout):
+            return None, False
+    except urllib.error.HTTPError as error:
+        error.close()
+        return f"it answered {error.code}", error.code in _BUSY
+    except (OSError, ValueError) as error:  # of names, connections and silence
+        return _reason(error), True
+
+
+def _try_hastily(request: urllib.request.Request) -> tuple[str | None, bool]:
+    """In a thread that is left behind: a timeout is one of each step, and looking up a name has none."""
+    answers: list[tuple[str | None, bool]] = []
+    thread = threading.Thread(target=lambda: answers.append(_try(request, HASTY)), daemon=True)
+    thread.start()
+    thread.join(HASTY)
+    return answers[0] if answers else ("TimeoutError", False)
 
 
 def _reason(error: Exception) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -106,6 +107,42 @@ def test_a_listener_that_is_not_there_is_a_sentence_too() -> None:
     for wrong in ("file:///etc/passwd", "hooks.example/T0PSECRET", ""):
         said = post(wrong, notice())
         assert said == "the webhook must be an http or https url (--webhook or MICLIP_WEBHOOK)"
+
+
+@contextmanager
+def silence(trickle: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """A listener that takes what it is told and never answers, or goes on answering for ever."""
+    told: list[bytes] = []
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while not ended.is_set():
+                with server.accept()[0] as connection:
+                    told.append(connection.recv(1 << 16))
+                    with suppress(OSError):
+                        connection.sendall(b"HTTP/1.1 200 OK\r\n" if trickle else b"")
+                        while not ended.wait(0.02):
+                            connection.sendall(trickle)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}/hook", told
+        finally:
+            ended.set()
+            socket.create_connection(server.getsockname()).close()
+            thread.join()
+
+
+@pytest.mark.parametrize("trickle", [b"", b"X-Wait: yes\r\n"])
+def test_who_was_told_to_end_waits_once_and_no_longer_however_a_listener_holds_it_up(
+    trickle: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.notify.HASTY", 0.3)
+    with silence(trickle) as (url, told):
+        assert post(url, notice(), hasty=True) == "the webhook at 127.0.0.1 was not told: TimeoutError"
+    assert len([text for text in told if text]) == 1
 
 
 def test_no_credential_is_told() -> None:

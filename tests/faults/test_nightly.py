@@ -16,6 +16,7 @@ from cluster.gc import Policy, sweep
 from cluster.lease import find_term
 from cluster.sql import run_sql
 from cluster.stores import Store, make_store
+from tests.cluster.test_notify import silence
 from tests.paces import fast
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,7 +28,12 @@ pytestmark = pytest.mark.slow
 
 def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cluster.cli", "nightly", str(folder / "night.yaml"), "--executor", "serial"]
-    environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT), "MICLIP_STORE_BUDGET_S": "1"}
+    environment = {
+        **os.environ,
+        "XDG_STATE_HOME": str(folder / "state"),
+        "PYTHONPATH": str(ROOT),
+        "MICLIP_STORE_BUDGET_S": "1",
+    }
     return subprocess.Popen(
         [*command, "--store", str(folder / "lake"), *words],
         env=environment,
@@ -46,7 +52,7 @@ def end(process: subprocess.Popen[str]) -> str:
 def wait_for_shards(store: Store, process: subprocess.Popen[str], n: int) -> None:
     """Until so many shards are done, or for ever if the process is not at work."""
     while sum(key.endswith(".done.json") for key in store.list("stages")) < n:
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
 
 
@@ -82,16 +88,21 @@ def test_a_night_that_is_killed_is_ended_by_the_next_and_a_second_one_beside_it_
     assert not [v for v in verify(open_catalog(store, Scope(all=True))) if v.problem]
 
 
-def test_a_night_that_is_stopped_gives_its_lease_back(tmp_path: Path) -> None:
+def test_a_night_that_is_stopped_gives_its_lease_back_before_it_tells_and_waits_for_no_listener(tmp_path: Path) -> None:
     (tmp_path / "night.yaml").write_text(SPEC.format(sleep=300))
     store = make_store(str(tmp_path / "lake"))
-    night = begin(tmp_path)
-    wait_for_shards(store, night, 1)
-    night.send_signal(signal.SIGTERM)
-    said, _ = night.communicate(timeout=60)
-    assert night.returncode in (130, 143), said
-    term = find_term(store, "nightly-night")
-    assert term is not None and term.ended
+    with silence(b"") as (url, told):
+        night = begin(tmp_path, "--webhook", url)
+        wait_for_shards(store, night, 1)
+        night.send_signal(signal.SIGTERM)
+        while not told:
+            assert night.poll() is None
+            time.sleep(0.01)
+        term = find_term(store, "nightly-night")
+        assert term is not None and term.ended
+        said, _ = night.communicate(timeout=60)
+    assert night.returncode == 143, said
+    assert len([text for text in told if text]) == 1 and "the webhook at 127.0.0.1 was not told: TimeoutError" in said
     (tmp_path / "night.yaml").write_text(SPEC.format(sleep=0))
     end(begin(tmp_path, "--patience", "600"))  # which it need not wait for
     assert [r["n"] for r in answer(store)] == [400]
