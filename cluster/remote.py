@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.alive import Pulse
 from cluster.cells import CellPlans, spread
 from cluster.feasible import Asked, check_fits
+from cluster.lease import Pace
 from cluster.planned import title
 from cluster.runs import RunOptions, ask_to_cancel, find_state, load_options, save_state, stopped, submitted_runs
 from cluster.secrets import holds_a_secret
 from cluster.stores.base import Store
-from cluster.watching import seen_status
+from cluster.watching import watch_pace
 from schemas.base import digest
 from schemas.errors import BadSpec, Cancelled, Infeasible, Unreachable
 from schemas.pipeline_spec import PipelineSpec
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from cluster.spec_file import SpecFile
 
 _PACKAGES = ("schemas", "miclip_core", "jobs", "cluster")
-_KILL_SECONDS = 20.0
-"""How long a cluster may take to end a driver that it was told to end; it kills it after 3."""
+_KILL_SECONDS = 60.0
+"""How long a cluster may take to end a driver that it was told to end; it waits a while before it kills."""
 _MAX_SUBMITTERS = 20
 """So many people may submit one spec at one moment."""
 
@@ -131,43 +132,60 @@ def _attempt(job_id: str) -> int:
 # ---------------------------------------------------------------- cancel
 
 
-def cancel(store: Store, run: str, seconds: float, jobs: ClusterJobs | None = None, pause: float = 0.5) -> str:
+def cancel(store: Store, run: str, seconds: float, jobs: ClusterJobs | None = None, pace: Pace | None = None) -> str:
     """Ask the driver of a run to end, and wait for it; returns the status that is seen then.
 
-    seconds: how long the driver may take. jobs: the cluster that it was submitted to, which ends it if it does not answer
-    in time, or at once if it was asked before.
+    seconds: how long a driver that lives may take. jobs: the cluster that it was submitted to, which ends it if it does not
+    answer in time, or at once if it was asked before. A driver that no cluster knows, and that shows no new sign of life for
+    the patience of `pace` (`watch_pace()` if left out), is lost: its run is cancelled for it. Returns RUNNING if it lives
+    and goes on.
     """
+    pace = pace or watch_pace()
     state = find_state(store, run)
-    if state is not None and (status := seen_status(store, state)) not in ("RUNNING", "LOST"):
-        return status
+    if state is not None and state.status != "RUNNING":
+        return state.status
     asked_before = not ask_to_cancel(store, run)
-    if state is not None and status == "LOST":
-        return _settle(store, run)
-    submission = load_options(store, run).submission
-    if asked_before and jobs and submission:
-        jobs.stop(submission)
-    if _has_ended(store, run, seconds, pause):
-        return _settle(store, run)
-    if jobs and submission:
-        if not asked_before:
-            jobs.stop(submission)
-        end = time.monotonic() + _KILL_SECONDS
-        while (job := jobs.get(submission)) and not job.ended and time.monotonic() < end:
-            time.sleep(pause)
-        if job is None or job.ended:
-            return _settle(store, run)
-    return "RUNNING"
-
-
-def _has_ended(store: Store, run: str, seconds: float, pause: float) -> bool:
-    end = time.monotonic() + seconds
+    driver = _Driver(jobs, load_options(store, run).submission)
+    pulse, begun = Pulse(store, run, pace.clock), pace.clock()
+    stopped_at = begun if asked_before and driver.stop() else None
     while True:
-        state = find_state(store, run)
-        if state is not None and state.status != "RUNNING":
-            return True
-        if time.monotonic() >= end:
+        silence, waited = pulse.look(), pace.clock() - begun
+        if _has_ended(store, run) or driver.has_ended():
+            return _settle(store, run)
+        if stopped_at is not None:
+            if pace.clock() - stopped_at >= _KILL_SECONDS:
+                return "RUNNING"
+        elif waited >= seconds and driver.stop():
+            stopped_at = pace.clock()
+        elif waited >= seconds and pulse.beats:
+            return "RUNNING"
+        elif silence >= pace.patience:
+            return _settle(store, run)
+        pace.sleep(pace.beat)
+
+
+class _Driver:
+    """The driver of a run as the cluster sees it that it was submitted to; where there is none, nothing is known of it."""
+
+    def __init__(self, jobs: ClusterJobs | None, submission: str) -> None:
+        self._jobs, self._submission = jobs if submission else None, submission
+
+    def has_ended(self) -> bool:
+        """Whether the cluster says so."""
+        job = self._jobs.get(self._submission) if self._jobs else None
+        return job is not None and job.ended
+
+    def stop(self) -> bool:
+        """Have it ended; False if its cluster does not know it, or there is none."""
+        if self._jobs is None or self._jobs.get(self._submission) is None:
             return False
-        time.sleep(pause)
+        self._jobs.stop(self._submission)
+        return True
+
+
+def _has_ended(store: Store, run: str) -> bool:
+    state = find_state(store, run)
+    return state is not None and state.status != "RUNNING"
 
 
 def _settle(store: Store, run: str) -> str:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from cluster.alive import last_sign
-from cluster.events import Event, read_segments
+from cluster.alive import ALIVE_SECONDS, Pulse, last_sign
+from cluster.events import ENDINGS, Event, read_segments
 from cluster.executor import StopFlag
+from cluster.lease import Pace, make_pace
 from cluster.runs import RunState, find_state, is_cancelled
-from cluster.stores.base import Store
+from cluster.stores.base import Store, prefetch
 from schemas.errors import Cancelled, MiclipError
 
 LOST_SECONDS = 300.0
-"""A driver says that it lives every 20 seconds; after this long without a word it was killed, or its machine is gone."""
+"""What `status` takes for lost by the clocks of two machines: far more than the 20 seconds between two signs of life."""
 LAST_WORDS_SECONDS = 20.0
 """How long to wait for the last events of a run whose state says that it has ended."""
 CANCEL_SECONDS = 3.0
 """Seconds between two looks of a driver at whether it was cancelled."""
-ENDINGS = ("finished", "stopped")
-"""The last event of a run."""
 
 
 def seen_status(store: Store, state: RunState) -> str:
-    """The status as it was written, or LOST where the driver that wrote RUNNING does not live any more."""
+    """The status as it was written, or LOST where the driver that wrote RUNNING seems not to live any more.
+
+    A guess for people who look once, and wrong by as much as the clocks of two machines differ: nothing is decided by it.
+    """
     if state.status != "RUNNING":
         return state.status
     sign = last_sign(store, state.run)
@@ -38,29 +40,57 @@ def seconds_taken(store: Store, state: RunState) -> float:
     return max(state.seconds, round(sign - state.began, 1))
 
 
-def follow_events(store: Store, run: str, pause: float = 1.0) -> Iterator[Event]:
+def watch_pace(patience: float | None = None) -> Pace:
+    """How often we look, and how long a driver may show no new sign of life before it is lost; as `make_pace` but closer."""
+    return make_pace(patience)._replace(beat=1.0)
+
+
+def follow_events(
+    store: Store, run: str, pace: Pace | None = None, silent: Callable[[float], object] = lambda seconds: None
+) -> Iterator[Event]:
     """The events of a run from its first to its last, as they are written; ends when the run has, or its driver is lost.
 
-    pause: seconds between two looks.
+    pace: `watch_pace()` if left out. silent: told from time to time for how many seconds the driver has shown no sign of life, where signs are overdue.
     """
+    pace = pace or watch_pace()
     shown = 0
     ended_at: float | None = None
+    pulse = Pulse(store, run, pace.clock)
+    told = ALIVE_SECONDS
     while True:
         state = find_state(store, run)
-        status = seen_status(store, state) if state else "RUNNING"
+        silence = pulse.look()
         for segment in read_segments(store, run, shown):
             shown += 1
             for event in segment:
                 yield event
                 if event["event"] in ENDINGS:
                     return
-        if status == "LOST":
-            return
-        if status != "RUNNING":  # the state is written before the last events are
-            ended_at = ended_at or time.monotonic()
-            if time.monotonic() - ended_at > LAST_WORDS_SECONDS:
+        if state is not None and state.status != "RUNNING":  # the state is written before the last events are
+            ended_at = ended_at or pace.clock()
+            if pace.clock() - ended_at > LAST_WORDS_SECONDS:
                 return
-        time.sleep(pause)
+        elif silence >= pace.patience:
+            return
+        elif silence < ALIVE_SECONDS:
+            told = ALIVE_SECONDS
+        elif silence >= told + ALIVE_SECONDS:
+            told = silence
+            silent(silence)
+        pace.sleep(pace.beat)
+
+
+def find_living(store: Store, runs: Sequence[str], pace: Pace) -> list[str]:
+    """Of runs that have not said that they ended, those whose driver shows a new sign of life while we wait for one."""
+    pulses = {run: Pulse(store, run, pace.clock) for run in runs}
+    begun = pace.clock()
+    while True:
+        for _ in prefetch(lambda pulse: pulse.look(), pulses.values()):
+            pass
+        living = [run for run, pulse in pulses.items() if pulse.beats]
+        if len(living) == len(runs) or pace.clock() - begun >= min(pace.patience, 2.5 * ALIVE_SECONDS):
+            return living
+        pace.sleep(pace.beat)
 
 
 class CancelWatch:

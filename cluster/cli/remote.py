@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.amounts import duration
 from cluster.cli.common import (
     JsonOption,
     LimitOption,
@@ -24,8 +25,10 @@ from cluster.cli.common import (
     screen,
 )
 from cluster.cli.options import DashboardOption, WorkersOption
+from cluster.cli.upkeep import PatienceOption
 
 if TYPE_CHECKING:
+    from cluster.lease import Pace
     from cluster.on_ray.jobs import ClusterJobs
     from cluster.remote import Submission
     from cluster.runs import RunOptions, RunState
@@ -77,6 +80,7 @@ def hand_over(
 ) -> int:
     """Submit a spec, and say what to type next or watch it to its end; returns the exit code."""
     from cluster.remote import submit as submit_spec
+    from cluster.watching import watch_pace
 
     jobs = _connect(address)
     with file.placed():
@@ -88,7 +92,7 @@ def hand_over(
         print_json(said)
     else:
         _show_submission(done, store)
-    return _watch(store, _wait_for_run(store, done.id, jobs), as_json) if wait else 0
+    return _watch(store, _wait_for_run(store, done.id, jobs), watch_pace(), as_json) if wait else 0
 
 
 def _show_submission(done: Submission, store: Store) -> None:
@@ -114,32 +118,37 @@ def watch(
     ] = None,
     store: StoreOption = None,
     address: DashboardOption = None,
+    patience: PatienceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """See a run go, from any machine that reaches its store; ends with the exit code of the run."""
     from cluster.runs import resolve_run
+    from cluster.watching import watch_pace
     from schemas.errors import UnknownRun
 
-    where = open_store(store) if address else open_existing(store)
+    where, pace = open_store(store) if address else open_existing(store), watch_pace(patience)
     try:
-        name = _find_running(where) if run is None else resolve_run(where, run)
+        name = _find_running(where, pace) if run is None else resolve_run(where, run)
     except UnknownRun:
         if run is None or address is None:
             raise
         name = _wait_for_run(where, run, _connect(address))
-    raise typer.Exit(_watch(where, name, as_json))
+    raise typer.Exit(_watch(where, name, pace, as_json))
 
 
-def _find_running(store: Store) -> str:
+def _find_running(store: Store, pace: Pace) -> str:
     """The run that goes on now. Raises UnknownRun where none does, or several do."""
     from cluster.runs import find_state, list_runs
     from cluster.stores.base import prefetch
-    from cluster.watching import seen_status
+    from cluster.watching import find_living
     from schemas.errors import UnknownRun
 
     names = list_runs(store)
     states = [state for _, state in prefetch(lambda name: find_state(store, name), names) if state]
-    running = [state.run for state in states if seen_status(store, state) == "RUNNING"]
+    running = [state.run for state in states if state.status == "RUNNING"]
+    if len(running) > 1:  # some of them may have been killed
+        errors().print(f"looking for signs of life of {', '.join(running)}", style="dim", soft_wrap=True)
+        running = find_living(store, running, pace)
     if len(running) == 1:
         return running[0]
     if running:
@@ -175,7 +184,7 @@ def _wait_for_run(store: Store, submission: str, jobs: ClusterJobs) -> str:
         time.sleep(POLL_SECONDS)
 
 
-def _watch(store: Store, run: str, as_json: bool) -> int:
+def _watch(store: Store, run: str, pace: Pace, as_json: bool) -> int:
     from cluster.cli.progress import RunProgress
     from cluster.runs import find_state
     from cluster.watching import follow_events
@@ -183,7 +192,13 @@ def _watch(store: Store, run: str, as_json: bool) -> int:
     failures: list[str] = []
     with RunProgress(sys.stderr, quiet=as_json) as progress:
         progress.say(f"run {run}  store {store.uri}", "dim")
-        for event in follow_events(store, run):
+        if words := _seems_lost(store, run, pace):
+            progress.say(words, "yellow")
+
+        def say_silent(seconds: float) -> None:
+            progress.say(f"last sign of life {duration(seconds)} ago; lost after {duration(pace.patience)}", "yellow")
+
+        for event in follow_events(store, run, pace, say_silent):
             progress(event)
             failures = event.get("failures", failures)
             if as_json:
@@ -194,16 +209,26 @@ def _watch(store: Store, run: str, as_json: bool) -> int:
     return _get_code(state)
 
 
+def _seems_lost(store: Store, run: str, pace: Pace) -> str:
+    """What to say to who waits for a driver whose last sign of life is old by the clocks; which may be wrong."""
+    from cluster.runs import find_state
+    from cluster.watching import seen_status
+
+    state = find_state(store, run)
+    if state is None or seen_status(store, state) != "LOST":
+        return ""
+    return f"{run} seems to be lost; waiting {duration(pace.patience)} for a sign of life"
+
+
 def _show_end(store: Store, state: RunState, failures: list[str]) -> None:
     from cluster.cli.closing import show_report
     from cluster.cli.looking import show_head
     from cluster.pipeline import RunReport
-    from cluster.watching import seen_status
 
     if state.status in ("DONE", "FAILED"):
         show_report(RunReport(state, failures), store, None)
     else:
-        show_head(state, seen_status(store, state))
+        show_head(state, "LOST" if state.status == "RUNNING" else state.status)  # else we would be watching it yet
 
 
 def _get_code(state: RunState | None) -> int:
@@ -224,14 +249,17 @@ def cancel(
     store: StoreOption = None,
     address: DashboardOption = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0, help="How long its driver may take to answer.")] = 30.0,
+    patience: PatienceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """End a run, wherever its driver is: through the store; if it does not answer, and if asked twice, by its cluster."""
     from cluster.cli.looking import show_head
     from cluster.remote import cancel as cancel_run
     from cluster.runs import find_state, load_options, resolve_run
+    from cluster.watching import watch_pace
     from schemas.errors import ClusterUnreachable, UnknownRun
 
+    pace = watch_pace(patience)
     jobs = _connect(address) if address else None
     where = open_store(store) if jobs else open_existing(store)
     try:
@@ -244,13 +272,14 @@ def cancel(
         return
     if jobs is None and (url := load_options(where, name).jobs):
         jobs = _reach(url)
-    status = cancel_run(where, name, seconds, jobs)
+    if words := _seems_lost(where, name, pace):
+        errors().print(words, style="dim", markup=False, soft_wrap=True)
+    status = cancel_run(where, name, seconds, jobs, pace)
     state = find_state(where, name)
     if status == "RUNNING":
         raise ClusterUnreachable(
-            f"{name} was asked to end, and its driver has not answered for {seconds:.0f} s; it ends when it looks at "
-            f"{where.uri} again. {'' if jobs else 'With --address its cluster can end it. '}If its machine is gone, nothing "
-            "of it runs any more"
+            f"{name} was asked to end; its driver lives and has not answered for {seconds:.0f} s. It ends when it looks at "
+            f"{where.uri} again" + ("" if jobs else "; with --address its cluster can end it")
         )
     if as_json:
         print_json({"run": name, "status": status})

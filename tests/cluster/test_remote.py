@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from cluster.events import EventLog
 from cluster.executor import SerialExecutor, StopFlag
+from cluster.lease import Pace
+from cluster.on_ray.jobs import ClusterJobs, Job
 from cluster.pipeline import PipelineRun
 from cluster.remote import cancel, check_feasible, get_prefix, make_command
-from cluster.runs import RunOptions, RunState, load_state, new_run, save_options, save_state
+from cluster.runs import (
+    RunOptions,
+    RunState,
+    ask_to_cancel,
+    is_cancelled,
+    load_state,
+    new_run,
+    save_options,
+    save_state,
+)
 from cluster.scheduler import Node
 from cluster.stores.base import Store, make_store
 from cluster.watching import CancelWatch
@@ -22,7 +36,9 @@ from schemas.job_files import as_pipeline
 from schemas.layout import alive_key
 from schemas.plans import Resources
 from schemas.selftest_specs import SelftestSpec
+from tests.paces import Time
 
+BEATS = itertools.count()
 SMALL = (Node(2.0, (), 8.0), Node(4.0, (1.0,), 16.0))
 
 
@@ -84,7 +100,6 @@ def test_a_run_is_ended_through_its_store_and_what_it_finished_is_kept(store: St
     run, stop, working = new_run(store, spec.name, ""), StopFlag(), threading.Event()
     log = EventLog(lambda event: working.set() if event["event"] == "shard_done" else None)
     driver = PipelineRun(spec, run, store, SerialExecutor(store.uri), log, stop)
-    store.replace(alive_key(run), json.dumps({"time": 4e9}).encode())
     ended: list[BaseException] = []
 
     def drive() -> None:
@@ -97,7 +112,7 @@ def test_a_run_is_ended_through_its_store_and_what_it_finished_is_kept(store: St
     thread = threading.Thread(target=drive)
     thread.start()
     assert working.wait(60)
-    assert cancel(make_store(store.uri), run, 60.0, pause=0.02) == "CANCELLED"
+    assert cancel(make_store(store.uri), run, 60.0, pace=Pace(beat=0.02)) == "CANCELLED"
     thread.join(60)
     assert len(ended) == 1
     state = load_state(store, run)
@@ -119,14 +134,80 @@ def test_a_run_that_has_ended_stays_as_it_ended(store: Store, status: str) -> No
     assert cancel(store, run, 0.0) == load_state(store, run).status == status
 
 
-def test_a_run_whose_driver_is_gone_is_cancelled_for_it(store: Store) -> None:
-    run = put_state(store, "RUNNING")  # no sign of life
-    assert cancel(store, run, 0.0) == "CANCELLED"
-    assert load_state(store, run).status == "CANCELLED"
+CLOCKS = pytest.mark.parametrize("clock", [0.0, 4e9])
+"""Of the driver: far behind ours, and far ahead."""
 
 
-def test_a_driver_that_does_not_answer_is_said_to_run_still(store: Store) -> None:
+def live(store: Store, run: str, clock: float) -> None:
+    store.replace(alive_key(run), json.dumps({"time": clock, "beat": next(BEATS)}).encode())
+
+
+@CLOCKS
+def test_a_run_whose_driver_is_gone_is_cancelled_for_it_after_so_long_a_silence(store: Store, clock: float) -> None:
+    run, time = put_state(store, "RUNNING"), Time()
+    live(store, run, clock)
+    assert cancel(store, run, 0.0, pace=time.pace()) == "CANCELLED"
+    assert load_state(store, run).status == "CANCELLED" and time.now == time.pace().patience
+
+
+@CLOCKS
+def test_a_driver_that_lives_and_does_not_answer_is_said_to_run_still(store: Store, clock: float) -> None:
     run = put_state(store, "RUNNING")
-    store.replace(alive_key(run), json.dumps({"time": 4e9}).encode())
-    assert cancel(store, run, 0.0) == "RUNNING"
-    assert load_state(store, run).status == "RUNNING"
+    time = Time(during=lambda: live(store, run, clock) if time.now % 20 == 0 else None)
+    assert cancel(store, run, 30.0, pace=time.pace()) == "RUNNING"
+    assert load_state(store, run).status == "RUNNING" and time.now == 30
+    assert is_cancelled(store, run)  # it ends when it looks
+
+
+@dataclass
+class Cluster:
+    """A cluster that ends a driver `takes` seconds after it was told to."""
+
+    time: Time
+    status: str = "RUNNING"
+    takes: float = 10.0
+    knows: str = "zoo-0123abcd-a1"
+    stopped: list[float] = field(default_factory=list)
+
+    def get(self, job_id: str) -> Job | None:
+        if self.stopped and self.time.now >= self.stopped[0] + self.takes:
+            self.status = "STOPPED"
+        return Job(job_id, self.status, "") if job_id == self.knows else None
+
+    def stop(self, job_id: str) -> None:
+        assert job_id == self.knows, "a cluster refuses to stop what it does not know"
+        self.stopped.append(self.time.now)
+
+
+def cancel_on(store: Store, run: str, seconds: float, cluster: Cluster) -> str:
+    return cancel(store, run, seconds, cast(ClusterJobs, cluster), cluster.time.pace())
+
+
+def test_a_driver_that_its_cluster_saw_end_is_waited_for_no_longer(store: Store) -> None:
+    run, cluster = put_state(store, "RUNNING", submission="zoo-0123abcd-a1"), Cluster(Time(), status="FAILED")
+    assert cancel_on(store, run, 30.0, cluster) == "CANCELLED"
+    assert (cluster.time.now, cluster.stopped) == (0, [])
+
+
+def test_a_silent_driver_is_stopped_by_its_cluster_and_is_cancelled_only_when_it_has_ended(store: Store) -> None:
+    """However long it was silent: a machine may be slow, and whoever lives would go on writing."""
+    run, cluster = put_state(store, "RUNNING", submission="zoo-0123abcd-a1"), Cluster(Time(), takes=45.0)
+    assert cancel_on(store, run, 30.0, cluster) == "CANCELLED"
+    assert (cluster.time.now, cluster.stopped) == (75, [30])
+    deaf = put_state(store, "RUNNING", submission="zoo-0123abcd-a1")
+    cluster = Cluster(Time(), takes=1e9)
+    assert cancel_on(store, deaf, 30.0, cluster) == "RUNNING"
+    assert load_state(store, deaf).status == "RUNNING" and cluster.time.now == 90
+
+
+def test_who_asks_twice_has_the_cluster_end_it_at_once(store: Store) -> None:
+    run, cluster = put_state(store, "RUNNING", submission="zoo-0123abcd-a1"), Cluster(Time())
+    assert ask_to_cancel(store, run)
+    assert cancel_on(store, run, 30.0, cluster) == "CANCELLED"
+    assert (cluster.time.now, cluster.stopped) == (10, [0])
+
+
+def test_of_a_driver_that_the_cluster_does_not_know_its_silence_tells(store: Store) -> None:
+    run, cluster = put_state(store, "RUNNING", submission="zoo-0123abcd-a7"), Cluster(Time())
+    assert cancel_on(store, run, 30.0, cluster) == "CANCELLED"
+    assert (cluster.time.now, cluster.stopped) == (60, [])

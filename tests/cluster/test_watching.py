@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from cluster import watching
 from cluster.events import EventLog, StoreEvents
 from cluster.executor import StopFlag
 from cluster.runs import RunState, RunStatus, ask_to_cancel, find_state, new_run, save_state
 from cluster.stores.base import Store, make_store
-from cluster.watching import CancelWatch, follow_events, seen_status
+from cluster.watching import CancelWatch, find_living, follow_events, seen_status
 from schemas.errors import Cancelled, Interrupted
 from schemas.layout import alive_key
+from tests.paces import Time, fast
+
+BEATS = itertools.count()
 
 
 @pytest.fixture
@@ -45,15 +47,14 @@ def write(store: Store, run: str, *names: str) -> None:
     events.flush()
 
 
-def live(store: Store, run: str) -> None:
-    """A sign of life from a clock that is far ahead of ours, so that no test is too slow for it."""
-    store.replace(alive_key(run), json.dumps({"time": 4e9}).encode())
+def live(store: Store, run: str, clock: float = 4e9) -> None:
+    """A new sign of life, from a machine whose clock says `clock`."""
+    store.replace(alive_key(run), json.dumps({"time": clock, "beat": next(BEATS)}).encode())
 
 
 def test_events_are_followed_from_the_first_to_the_last_while_they_are_written(store: Store, run: str) -> None:
-    live(store, run)
     write(store, run, "planned", "shard_done")
-    seen = follow_events(store, run, pause=0.01)
+    seen = follow_events(store, run, fast())
     assert [next(seen)["event"] for _ in range(2)] == ["planned", "shard_done"]
     write(store, run, "published")
     assert next(seen)["event"] == "published"
@@ -62,35 +63,59 @@ def test_events_are_followed_from_the_first_to_the_last_while_they_are_written(s
     assert [event["event"] for event in seen] == ["finished"]
 
 
-def test_last_words_that_come_after_the_state_are_waited_for(
-    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Clock:
-        time, monotonic = staticmethod(time.time), staticmethod(time.monotonic)
-
-        @staticmethod
-        def sleep(seconds: float) -> None:
-            write(store, run, "finished")
-
-    monkeypatch.setattr(watching, "time", Clock)
+def test_last_words_that_come_after_the_state_are_waited_for(store: Store, run: str) -> None:
     set_status(store, run, "DONE")
-    assert [event["event"] for event in follow_events(store, run)] == ["finished"]
+    pace = Time(during=lambda: write(store, run, "finished")).pace()
+    assert [event["event"] for event in follow_events(store, run, pace)] == ["finished"]
 
 
 @pytest.mark.parametrize("status", ["INTERRUPTED", "STOPPED"])
 def test_a_run_that_ended_long_ago_without_last_words_is_followed_to_where_it_ends(
-    store: Store, run: str, status: RunStatus, monkeypatch: pytest.MonkeyPatch
+    store: Store, run: str, status: RunStatus
 ) -> None:
-    monkeypatch.setattr(watching, "LAST_WORDS_SECONDS", 0.0)
     write(store, run, "planned")
     set_status(store, run, status)
-    assert [event["event"] for event in follow_events(store, run, pause=0.01)] == ["planned"]
+    assert [event["event"] for event in follow_events(store, run, fast())] == ["planned"]
 
 
-def test_following_ends_where_the_driver_is_lost(store: Store, run: str) -> None:
-    store.replace(alive_key(run), json.dumps({"time": 0.0}).encode())
+@pytest.mark.parametrize("clock", [0.0, 4e9])
+def test_following_ends_where_the_driver_is_lost_and_says_before_how_long_it_waits(
+    store: Store, run: str, clock: float
+) -> None:
+    live(store, run, clock)
     write(store, run, "planned")
-    assert [event["event"] for event in follow_events(store, run)] == ["planned"]
+    time, told = Time(), []
+    seen = follow_events(store, run, time.pace()._replace(patience=95), told.append)
+    assert [event["event"] for event in seen] == ["planned"]
+    assert told == [40, 60, 80] and time.now == 95
+
+
+@pytest.mark.parametrize("clock", [0.0, 4e9])
+def test_a_driver_that_lives_is_followed_to_its_end_whatever_its_clock_says(
+    store: Store, run: str, clock: float
+) -> None:
+    """For ten minutes, of which it is silent for up to 50 seconds."""
+
+    def work() -> None:
+        if time.now % 50 == 0:
+            live(store, run, clock)
+        if time.now == 600:
+            set_status(store, run, "DONE")
+            write(store, run, "finished")
+
+    time, told = Time(during=work), []
+    write(store, run, "planned")
+    seen = follow_events(store, run, time.pace(), told.append)
+    assert [event["event"] for event in seen] == ["planned", "finished"]
+    assert set(told) == {40} and time.now == 600
+
+
+def test_of_several_runs_that_never_said_that_they_ended_those_live_that_show_it(store: Store, run: str) -> None:
+    ahead, dead = new_run(store, "zoo", ""), new_run(store, "zoo", "")
+    live(store, dead)
+    time = Time(during=lambda: [live(store, run, 0.0), live(store, ahead)])
+    assert find_living(store, [run, ahead], time.pace()) == [run, ahead] and time.now == 5
+    assert find_living(store, [run, ahead, dead], time.pace()) == [run, ahead] and time.now == 55
 
 
 def test_a_run_without_a_recent_sign_of_life_is_lost_and_one_that_ended_is_what_it_says(store: Store, run: str) -> None:

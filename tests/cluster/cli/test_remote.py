@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from cluster.alive import Heart
 from cluster.cli.app import app
 from cluster.runs import RunOptions, RunState, load_state, new_run, save_options, save_state
 from cluster.stores.base import make_store
 from schemas.layout import alive_key
+from tests.paces import Time
 from tests.published import SPEC, publish_numbers, run_spec
 from tests.servers import free_port
 
@@ -29,6 +32,7 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("MICLIP_STORE", raising=False)
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    monkeypatch.setenv("MICLIP_STORE_BUDGET_S", "1")  # which allows a short patience
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +76,20 @@ def test_a_failed_run_is_watched_to_its_failures(tmp_path: Path) -> None:
 def test_the_run_that_goes_on_needs_no_name(lake: Path, tmp_path: Path) -> None:
     from cluster.cli.remote import _find_running
 
-    assert _find_running(make_store(str(lake))) == "far-00002"
+    store = make_store(str(lake))
+    clock = Time(
+        during=lambda: store.replace(alive_key("far-00002"), json.dumps({"time": 4e9, "beat": clock.now}).encode())
+    )
+    assert _find_running(store, clock.pace()) == "far-00002"  # and far-00001 has shown no life meanwhile
     (tmp_path / "lake").mkdir()
     none = miclip("watch", "--store", tmp_path / "lake")
     assert none.exit_code == 2 and "no run goes on in" in none.stderr
 
 
 def test_a_lost_driver_is_watched_to_where_it_was_lost(lake: Path) -> None:
-    seen = miclip("watch", "far-0123abcd-a1", "--store", lake)
+    seen = miclip("watch", "far-0123abcd-a1", "--store", lake, "--patience", "1.5")
     assert seen.exit_code == 3 and "far-00001 LOST" in seen.stdout
+    assert "far-00001 seems to be lost; waiting 1.5s for a sign of life" in seen.stderr
 
 
 def test_status_and_logs_know_submissions(lake: Path) -> None:
@@ -97,10 +106,19 @@ def test_status_and_logs_know_submissions(lake: Path) -> None:
 
 
 def test_a_driver_that_does_not_answer_and_a_cluster_that_is_away_are_said(lake: Path) -> None:
-    said = miclip("cancel", "far-00002", "--store", lake, "--seconds", "0")
+    store = make_store(str(lake))
+    run = put(store, "deaf", "RUNNING")
+    save_options(store, run, RunOptions(submission="deaf-0123abcd-a1", jobs="http://127.0.0.1:1"))
+    heart, ended = Heart(store, run), threading.Event()
+    beating = threading.Thread(target=lambda: [heart.beat() for _ in iter(lambda: ended.wait(0.05), True)])
+    beating.start()
+    said = miclip("cancel", run, "--store", lake, "--seconds", "0")
+    ended.set()
+    beating.join()
     assert said.exit_code == 3
     assert "only the store is asked: the jobs interface at http://127.0.0.1:1 does not answer" in said.stderr
-    assert "far-00002 was asked to end, and its driver has not answered for 0 s" in said.stderr
+    assert "deaf-00001 was asked to end; its driver lives and has not answered for 0 s" in said.stderr
+    assert "with --address its cluster can end it" in said.stderr
 
 
 def test_cancel_of_what_has_ended_says_how_it_ended(lake: Path) -> None:
