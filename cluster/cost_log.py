@@ -79,12 +79,12 @@ class CostLog:
         plan, resources = self._plans[event["stages"][0]]
         seconds = event["seconds"]
         flops = flops_of([self._estimate(stage) for stage in event["stages"]])
-        rows = plan.rounds[event["round"]].rows
-        amount = flops * event["items"] / rows if flops else event["items"]
+        amount = flops * event["items"] / event["round_rows"] if flops else event["items"]
         where = plan.stage.subject, resources.gpus > 0
         per: Measure = "FLOP" if flops else "row"
         took = sum(seconds.get(name, 0.0) for name in ("process", "store"))
-        self._seconds[plan.stage.kind, event["round_name"], *where, per].append(took / amount)
+        if not event.get("resumed"):  # its seconds are those of the last try, its items those of all tries
+            self._seconds[plan.stage.kind, event["round_name"], *where, per].append(took / amount)
         if OPEN in seconds:
             self._seconds[plan.stage.kind, OPEN, *where, "worker"].append(seconds[OPEN])
 

@@ -34,10 +34,15 @@ def _site(plans: Sequence[Plan]) -> list[str]:
 
 
 class EventLog:
-    """Builds events and hands each to every listener. Events never enter a table."""
+    """Builds events and hands each to every listener. Events never enter a table.
+
+    A listener that fails by a fault of its own is named once and ends nothing; what it raises of ours (the store is away,
+    somebody stopped the run) goes on.
+    """
 
     def __init__(self, *listeners: Listener) -> None:
         self._listeners = list(listeners)
+        self._deaf: list[Listener] = []
 
     def add(self, listener: Listener) -> None:
         """Hand the events from here on to this listener too."""
@@ -47,7 +52,18 @@ class EventLog:
         """Tell every listener; `time` is seconds since the epoch, for people."""
         record = {"time": round(time.time(), 3), "event": event, **fields}
         for listener in self._listeners:
-            listener(record)
+            try:
+                listener(record)
+            except MiclipError:
+                raise
+            except Exception as error:
+                self._name(listener, error)
+
+    def _name(self, listener: Listener, error: Exception) -> None:
+        if listener not in self._deaf:
+            self._deaf.append(listener)
+            name = getattr(listener, "__qualname__", type(listener).__name__)
+            self.emit("error", subject=name, message=f"does not hear all events: {type(error).__name__}: {error}")
 
     def cached(self, plans: Sequence[Plan]) -> None:
         """Stages that were published before."""
@@ -85,12 +101,15 @@ class EventLog:
             "shard": task.shard.number,
             "round": task.shard.round,
             "round_name": plan.rounds[task.shard.round].name,
+            "round_rows": plan.rounds[task.shard.round].rows,
             "attempt": task.attempt + 1,
             "stages": list(task.stages),
             "items": outcome.items,
             "rows": outcome.rows,
             "seconds": {k: round(v, 3) for k, v in outcome.seconds.items()},
         }
+        if outcome.resumed:
+            record["resumed"] = True
         if outcome.notes:
             record["notes"] = list(outcome.notes)
         if outcome.state != "done":

@@ -27,6 +27,8 @@ class StoreKeep:
         self._store = store
         self._shard = shard
         self._used: set[str] = set()
+        self.resumed = False
+        """Whether some stage went on from a state of an earlier try."""
 
     def latest(self, stage: str) -> tuple[int, Mapping[str, bytes]] | None:
         """(step, pieces) of the newest state whose pieces are all there as they were saved, or None."""
@@ -37,6 +39,7 @@ class StoreKeep:
             except (KeyMissing, ValueError):  # dropped by another driver, or torn
                 continue
             if state.is_whole():
+                self.resumed = True
                 return step, state
         return None
 

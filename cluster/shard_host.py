@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import defaultdict
+from dataclasses import replace
 
 from cluster.inputs import StoreInputs
 from cluster.keep import StoreKeep
@@ -51,7 +52,7 @@ class ShardHost:
             return _failed(task, "failed", error, retry=can_retry(error))
         retried = self._store.retries - retries_before
         notes = (*outcome.notes, f"store retries: {retried}") if retried else outcome.notes
-        return Outcome(task, "done", outcome.rows, outcome.items, outcome.seconds, notes=notes)
+        return replace(outcome, notes=notes)
 
     def _open(self, work: Work) -> dict[str, float]:
         if self._work is not None and self._work.key == work.key:
@@ -101,7 +102,8 @@ class ShardHost:
         rows = sum(part.rows for marker in markers for part in marker.parts)
         seconds["store"] = time.monotonic() - started
         notes = tuple(getattr(self._worker, "notes", ()))
-        return Outcome(task, "done", rows, task.shard.stop - task.shard.start, seconds, notes=notes)
+        items = task.shard.stop - task.shard.start
+        return Outcome(task, "done", rows, items, seconds, notes=notes, resumed=keep.resumed)
 
     def _unmarked(self, task: Task) -> list[str]:
         """Stages whose marker is not there yet; another driver, or a worker that died behind it, may have been here.

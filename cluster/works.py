@@ -95,6 +95,8 @@ class Outcome:
     notes: tuple[str, ...] = ()
     blamed: tuple[str, ...] = ()
     """Of a failure: the stages of the task that it concerns, or all if empty."""
+    resumed: bool = False
+    """Whether an earlier try did some of it, so that its seconds are not those of all items."""
 
 
 def group_siblings(plans: Iterable[tuple[Plan, Resources]]) -> list[Work]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from cluster.amounts import some
 from cluster.cost import Cost, Part, Terms, cost_of, load_rates
-from cluster.ledger import find_published
+from cluster.ledger import find_published, stored_plan
 from cluster.planned import PlannedPipeline, stage_state, title
 from cluster.runs import StageState
 from cluster.stores import Store, ask_many
@@ -27,19 +27,12 @@ def make_report(planned: PlannedPipeline, store: Store, terms: Terms) -> dict[st
     Hours and money are of what is left, by what past runs in the store took; `null` where none tells.
     """
     rates = load_rates(store)
-    everything = planned.plans()
-    shared = {
-        plan.digest: work.key for work in group_siblings([(p, r) for _, p, r in everything]) for plan in work.plans
-    }
-    published = find_published(store, {plan.digest for _, plan, _ in everything})
-
-    def look_up(item: tuple[str, Plan, Resources]) -> StageState:
-        cell, plan, _ = item
-        return stage_state(store, cell, plan, published=plan.digest in published)
-
-    states = (state for _, state in ask_many(look_up, everything))
+    everything = list(_look_up(planned.plans(), store))
+    works = group_siblings([(plan, resources) for _, plan, resources in everything])
+    shared = {plan.digest: work.key for work in works for plan in work.plans}
     stages, parts = [], defaultdict[str, list[Part]](list)
-    for (cell, plan, resources), state in zip(everything, states):
+    for state, plan, resources in everything:
+        cell = state.cell
         estimate = get_kind(plan.stage.kind).estimate(plan, planned.known)
         part = Part(shared[plan.digest], plan, resources, estimate, state.shards_done)
         parts[cell].append(part)
@@ -74,6 +67,21 @@ def make_report(planned: PlannedPipeline, store: Store, terms: Terms) -> dict[st
         "not_planned": missing,
         "total": _total(stages) | _words(cost_of(chain.from_iterable(parts.values()), rates, terms)),
     }
+
+
+def _look_up(
+    plans: Sequence[tuple[str, Plan, Resources]], store: Store
+) -> Iterator[tuple[StageState, Plan, Resources]]:
+    """Where each stage stands, and its plan; of one that was begun as it was begun, for its finished shards are of that cut."""
+    published = find_published(store, {plan.digest for _, plan, _ in plans})
+
+    def look_up(item: tuple[str, Plan, Resources]) -> tuple[StageState, Plan, Resources]:
+        cell, plan, resources = item
+        state = stage_state(store, cell, plan, published=plan.digest in published)
+        is_begun = state.shards_done and plan.digest not in published
+        return state, stored_plan(store, plan) if is_begun else plan, resources
+
+    return (found for _, found in ask_many(look_up, plans))
 
 
 def _workers(plan: Plan, resources: Resources) -> int:

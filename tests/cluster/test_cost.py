@@ -9,15 +9,21 @@ from typing import Any
 import pytest
 
 from cluster.cost import RUNS, Cost, Part, Rates, Terms, cost_of, load_rates
-from cluster.cost_log import COSTS, OPEN, Measure, Rate, RunCosts
+from cluster.cost_log import COSTS, OPEN, CostLog, Measure, Rate, RunCosts, flops_of
+from cluster.planned import PlannedPipeline, plan_pipeline
 from cluster.stores.base import Store, make_store
 from cluster.works import group_siblings
+from jobs.kinds import get_kind
 from jobs.protocol import Estimate
+from schemas.job_files import as_pipeline
 from schemas.layout import run_key
 from schemas.plans import Resources
 from schemas.selftest_specs import SelftestSpec
+from tests.big_zoo import make_pipeline, publish_facts
 from tests.corridor import selftest
 from tests.lakes import Lake
+from tests.made_up_descriptions import run_plans
+from tests.training import Stopped, make_plan, store_tokens, train
 
 NOTHING = Terms()
 CPUS = Resources(cpus=2, workers=4)
@@ -205,3 +211,58 @@ def test_the_newest_runs_of_each_pipeline_count(tmp_path: Path) -> None:
 def test_nothing_left_costs_nothing_whatever_is_known() -> None:
     (part,) = parts(done=11)
     assert cost_of([part], Rates([]), NOTHING) == Cost()
+
+
+# ---------------------------------------------------------------- what a run notes of its shards
+
+
+def shard_done(stage: str, **fields: Any) -> dict[str, Any]:
+    seconds = {"process": 6.0, "store": 2.0, "open": 3.0}
+    done = {"event": "shard_done", "stages": [stage], "items": 10, "round": 0, "round_name": "map", "round_rows": 50}
+    return {**done, "seconds": seconds, **fields}
+
+
+def noted(store: Store, planned: PlannedPipeline, *events: dict[str, Any]) -> Rates:
+    """What a listener that expects this pipeline leaves behind after these events."""
+    log = CostLog(store, "noted-00001")
+    log.expect(planned)
+    for event in events:
+        log(event)
+    log.save()
+    return load_rates(store)
+
+
+def test_a_shard_counts_as_part_of_the_round_that_it_is_of_not_of_the_one_that_was_planned(tmp_path: Path) -> None:
+    """A stage may have been begun with another cut, of other rounds: the same FLOPs over twice the rows take half as long each."""
+    spec = make_pipeline(tmp_path / "tars", {"acts": {"kind": "extract", "sites": ["resid_post.3@patch"]}}, 1)
+    store = make_store(str(tmp_path / "lake"))
+    publish_facts(store, spec)
+    planned = plan_pipeline(spec, store)
+    plan = next(plan for _, plan, _ in planned.plans() if plan.stage.kind == "extract")
+    flops = flops_of([get_kind("extract").estimate(plan, planned.known)])
+    assert flops > 10**15
+    rates = noted(store, planned, shard_done(plan.digest, round=5, round_name="tiles", round_rows=40))
+    found = rates.find("extract", "tiles", plan.stage.subject, True, "FLOP")
+    assert found == (pytest.approx(8.0 / (flops * 10 / 40)), 1, True)
+
+
+def test_a_shard_that_went_on_from_a_kept_state_tells_only_how_long_its_worker_took_to_open(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path))
+    planned = plan_pipeline(as_pipeline(SelftestSpec(rows=50, shard_rows=10)), store)
+    stage = next(plan.digest for _, plan, _ in planned.plans())
+    rates = noted(store, planned, shard_done(stage, resumed=True))
+    assert rates.find("selftest", "map", "selftest", False, "row") is None
+    assert rates.find("selftest", OPEN, "selftest", False, "worker") == (3.0, 1, True)
+    again = noted(store, planned, shard_done(stage, resumed=True), shard_done(stage))
+    assert again.find("selftest", "map", "selftest", False, "row") == (0.8, 1, True)
+
+
+def test_of_a_shard_that_was_killed_the_next_try_says_that_it_went_on(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path))
+    tokens = store_tokens(store)
+    killed, other = make_plan(tokens, keep_every=4), make_plan(tokens, keep_every=4, seed=7)
+    with pytest.raises(Stopped):
+        train(store, killed, stop_at=2)
+    for plan, went_on in ((killed, True), (other, False)):
+        trained = next(event for event in run_plans(store, [plan]).of("shard_done") if event["round_name"] == "train")
+        assert trained.get("resumed", False) is went_on

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from cluster import events
-from cluster.events import StoreEvents, read_events, read_segments
+from cluster.events import EventLog, StoreEvents, read_events, read_segments
 from cluster.stores.base import Store, make_store
 from schemas.errors import StoreUnreachable
 
@@ -63,3 +63,21 @@ def test_the_last_event_of_a_run_is_written_at_once_and_hides_no_error_of_the_st
     monkeypatch.undo()
     log({"event": "finished"})
     assert [event["event"] for event in read_events(store, "test-00001")] == ["one", "stopped", "finished"]
+
+
+def test_a_listener_that_fails_is_named_once_and_the_others_hear_everything():
+    def stumble(event):
+        raise KeyError(event["event"])
+
+    heard: list[dict[str, object]] = []
+    log = EventLog(stumble, heard.append)
+    log.emit("one")
+    log.emit("two")
+    assert [event["event"] for event in heard] == ["error", "one", "two"]
+    assert "stumble" in heard[0]["subject"] and heard[0]["message"] == "does not hear all events: KeyError: 'one'"
+
+
+def test_a_store_that_is_away_still_ends_the_run():
+    log = EventLog(Mock(side_effect=StoreUnreachable("away")))
+    with pytest.raises(StoreUnreachable):
+        log.emit("one")

@@ -116,7 +116,10 @@ def test_what_may_not_be_null_is_refused_with_what_to_do(tmp_path: Path, monkeyp
 
 ORDERS = [("old", "new"), ("new", "old"), ("old",)]
 each_order = pytest.mark.parametrize("order", ORDERS, ids="-".join)
-PROBABILITIES = {"old": [(0, None), (1, None), (2, None)], "new": [(3, 0.5), (4, 0.5), (5, 0.5)]}
+PROBABILITIES: dict[str, list[tuple[int, float | None]]] = {
+    "old": [(0, None), (1, None), (2, None)],
+    "new": [(3, 0.5), (4, 0.5), (5, 0.5)],
+}
 
 
 def probabilities(order: Sequence[str]) -> list[tuple[int, float | None]]:
