@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 
 from cluster.catalog import Catalog
-from schemas.errors import MissingPackage, UsageError
+from schemas.errors import MissingPackage, UsageError, WorkFailed
 from schemas.tables import TABLES, get_table
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 NAME = "miclip"
 """Of the catalog in a folder."""
+_ONCE = {"commit.retry.num-retries": "0"}
+"""Of every table: parts that are added a second time, behind whoever was faster, would be there twice."""
 
 
 class Change(NamedTuple):
@@ -35,8 +38,10 @@ def open_folder(folder: Path, catalog: Catalog) -> IcebergCatalog:
     """The Iceberg catalog in a folder: `catalog.db` (SQLite), and one folder of metadata per table; made if it is not there.
 
     Raises:
-        MissingPackage: pyiceberg is not installed. UsageError: the folder cannot be written.
+        MissingPackage: pyiceberg is not installed. UsageError: the folder cannot be written, or is part of the store.
     """
+    if folder.resolve().is_relative_to(Path(catalog.store.uri).resolve()):
+        raise UsageError(f"--to {folder} is inside the store {catalog.store.uri}; name a folder beside it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -64,13 +69,17 @@ def open_configured(name: str, catalog: Catalog) -> IcebergCatalog:
 def _load(name: str, properties: dict[str, str], catalog: Catalog) -> IcebergCatalog:
     try:
         from pyiceberg.catalog import load_catalog
+        from pyiceberg.exceptions import NotInstalledError
     except ImportError:
         raise MissingPackage("pyiceberg is not installed; pip install 'miclip[iceberg]'") from None
     logging.getLogger("pyiceberg.io.pyarrow").setLevel(logging.ERROR)  # it tells of every column without statistics
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if catalog.store.uri.startswith("s3://") and endpoint:
         properties = {"s3.endpoint": endpoint, **properties}
-    return load_catalog(name, **properties)
+    try:
+        return load_catalog(name, **properties)
+    except NotInstalledError as error:  # pyiceberg is, and not what this kind of catalog needs
+        raise MissingPackage(f"{error}; 'miclip[iceberg]' has what a folder needs") from None
 
 
 def export_tables(catalog: Catalog, to: IcebergCatalog, namespace: str) -> list[Change]:
@@ -79,8 +88,25 @@ def export_tables(catalog: Catalog, to: IcebergCatalog, namespace: str) -> list[
     Tables that are there already get a new snapshot if their parts are not those in scope, and else stay as they are.
 
     Raises:
-        DamagedPart: a part is gone or has another size; tables before it are done.
+        DamagedPart: a part is gone or has another size; tables before it are done. UsageError: this is no name for a
+            namespace. WorkFailed: another process changed the same tables meanwhile.
     """
+    from pyiceberg.exceptions import CommitFailedException
+
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", namespace, re.ASCII):
+        raise UsageError(
+            f"--namespace {namespace!r}: expected letters, digits and _, and dots between, such as lab.miclip"
+        )
+    try:
+        return _export_tables(catalog, to, namespace)
+    except CommitFailedException as error:
+        raise WorkFailed(
+            f"another process changed the tables of namespace {namespace} at the same time ({error}); the same command again "
+            "makes them hold what is in scope"
+        ) from error
+
+
+def _export_tables(catalog: Catalog, to: IcebergCatalog, namespace: str) -> list[Change]:
     to.create_namespace_if_not_exists(namespace)
     there = {name for *_, name in to.list_tables(namespace)}
     changes = []
@@ -101,7 +127,10 @@ def _uri(url: str) -> str:
 def _open_table(to: IcebergCatalog, name: str, schema: pa.Schema) -> IcebergTable:
     """The table with at least these columns; all may be null, since Iceberg adds no others to rows that are there."""
     wanted = pa.schema([field.with_nullable(True) for field in schema])
-    table = to.create_table_if_not_exists(name, wanted)
+    table = to.create_table_if_not_exists(name, wanted, properties=_ONCE)
+    if not table.properties.items() >= _ONCE.items():
+        with table.transaction() as change:
+            change.set_properties(_ONCE)
     if set(schema.names) - set(table.schema().column_names):
         with table.update_schema() as update:
             update.union_by_name(wanted)
@@ -111,8 +140,9 @@ def _open_table(to: IcebergCatalog, name: str, schema: pa.Schema) -> IcebergTabl
 def _set_parts(table: IcebergTable, uris: list[str]) -> tuple[int, int]:
     """Parts that were added and removed, in one commit."""
     there = {task.file.file_path: task.file for task in table.scan().plan_files()}
+    wanted = set(uris)
     added = [uri for uri in uris if uri not in there]
-    removed = [file for uri, file in there.items() if uri not in set(uris)]
+    removed = [file for uri, file in there.items() if uri not in wanted]
     if added or removed:
         with table.transaction() as change:
             if removed:

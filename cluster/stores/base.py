@@ -55,7 +55,7 @@ class Store(Protocol):
         """Remove one resumable state, if it is there. Raises UnsafeName for any other key: results are not removed so."""
 
     def delete(self, key: str) -> None:
-        """Remove any object, if it is there; called from `cluster/gc.py` alone, which knows that nobody reads it."""
+        """Remove any object, if it is there; for `cluster/gc.py`, which knows that nobody reads it, and `drop_state`."""
 
     def get(self, key: str) -> bytes:
         """All bytes of an object. Raises KeyMissing."""

@@ -18,13 +18,14 @@ pytest.importorskip("pyiceberg", reason="needs pyiceberg: pip install 'miclip[ic
 
 from pyiceberg.catalog import load_catalog
 
+from cluster import iceberg as iceberg_module
 from cluster.catalog import Catalog, Scope, open_catalog
 from cluster.cli.app import app
 from cluster.iceberg import Change, export_tables, open_folder
 from cluster.sql import run_sql
 from cluster.stores import make_store
 from cluster.stores.base import Store
-from schemas.errors import DamagedPart
+from schemas.errors import DamagedPart, MissingPackage, WorkFailed
 from schemas.plans import StageSpec
 from schemas.tables import TABLES
 from tests.made_up_descriptions import publish_rows
@@ -144,6 +145,32 @@ def test_parts_in_a_bucket_are_read_there(moto_bucket: str, tmp_path):
     assert iceberg.load_table("miclip.selftest").scan().to_arrow().num_rows == 500
 
 
+def test_a_catalog_that_another_process_changes_at_the_same_time_is_said_and_the_same_again_is_right(
+    tmp_path, monkeypatch
+):
+    store, folder = fill_store(tmp_path / "lake"), tmp_path / "ice"
+    catalog = everything(store)
+    set_parts = iceberg_module._set_parts
+
+    def later(table: Any, uris: list[str]) -> tuple[int, int]:
+        monkeypatch.setattr(iceberg_module, "_set_parts", set_parts)
+        export(store, folder)  # while this one has read the table and not written it yet
+        return set_parts(table, uris)
+
+    monkeypatch.setattr(iceberg_module, "_set_parts", later)
+    with pytest.raises(WorkFailed, match="changed the tables of namespace miclip at the same time"):
+        export_tables(catalog, open_folder(folder, catalog), "miclip")
+    export(store, folder)
+    for table in ("images", "top_images", "stages"):
+        assert iceberg_rows(folder, table) == published_rows(store, table)
+
+
+def test_a_part_of_pyiceberg_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyiceberg.catalog.sql", None)
+    with pytest.raises(MissingPackage, match=r"SQLAlchemy.*miclip\[iceberg\]"):
+        export(fill_store(tmp_path / "lake"), tmp_path / "ice")
+
+
 # -- the command line
 
 
@@ -191,6 +218,8 @@ def test_what_cannot_be_exported_is_said(tmp_path):
     for more, says in (
         ([], "expected --to DIR, or --catalog NAME"),
         (["--to", tmp_path / "file" / "ice"], "name a folder that can be written"),
+        (["--to", tmp_path / "lake" / "tables" / "ice"], "is inside the store"),
+        (["--to", tmp_path / "ice", "--namespace", "a/b;c"], "--namespace 'a/b;c': expected letters, digits and _"),
         (["--catalog", "nowhere"], "expected one that .pyiceberg.yaml or PYICEBERG_CATALOG__… describes"),
     ):
         result = miclip(*words, *more)
