@@ -62,7 +62,7 @@ addEventListener("pointerdown", hideTip, { capture: true });
 // columns: {name, title, number, value(row) to sort by, show(row)}; the first order is that of the rows.
 export function table(label, columns, rows) {
   const body = h("tbody");
-  const draw = (ordered) => body.replaceChildren(...ordered.map((row) => h("tr", {}, columns.map((column) => h("td", { class: column.number && "number" }, column.show(row))))));
+  const draw = (ordered) => body.replaceChildren(...ordered.map((row) => h("tr", {}, columns.map((column) => h("td", { class: column.number ? "number" : column.long && "long" }, column.show(row))))));
   const heads = columns.map((column) => {
     const head = h("th", { scope: "col", class: column.number && "number", title: column.title }, h("button", { type: "button", onclick: () => sort(column, head) }, column.name));
     return head;

@@ -27,10 +27,13 @@ export const findSet = ({ model, sae, site: where }) => site.sets.find((set) => 
 export const about = (set) => (set.kind === "features" ? "SAE features" : "neurons");
 
 // ---------------------------------------------------------------- ranges
+// A bucket that nobody may list says 403 of what is not there.
+const problem = (url, { status, statusText }) =>
+  new Error(`${url}: ${status} ${statusText}${[403, 404].includes(status) ? " - if these pages were renewed since you opened them, load them again" : ""}`);
 async function getRange(url, start, stop) {
   const answer = await fetch(url, { headers: { Range: `bytes=${start}-${stop - 1}` } });
   if (answer.status === 206) return answer.arrayBuffer();
-  if (!answer.ok) throw new Error(`${url}: ${answer.status} ${answer.statusText}`);
+  if (!answer.ok) throw problem(url, answer);
   return (await answer.arrayBuffer()).slice(start, stop); // a server without ranges gave the whole file
 }
 const footers = new Map();
@@ -104,7 +107,7 @@ export function loadIndex(set) {
 }
 async function readWhole(part) {
   const answer = await fetch(part.url);
-  if (!answer.ok) throw new Error(`${part.url}: ${answer.status} ${answer.statusText}`);
+  if (!answer.ok) throw problem(part.url, answer);
   const data = await answer.arrayBuffer();
   const file = { byteLength: data.byteLength, slice: async (start, stop) => data.slice(start, stop) };
   return parquetReadObjects({ file, compressors, columns: SHORT });

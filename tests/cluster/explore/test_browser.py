@@ -205,7 +205,7 @@ def test_a_part_that_is_gone_is_said_in_its_place(pages: Path, tmp_path: Path) -
         await visit('#/search');
         await until(() => !$('p.none').hidden);
         return $('p.none').innerText;""")  # fmt: skip
-    assert "404" in seen.value
+    assert "404" in seen.value and "load them again" in seen.value
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ export function runs() {
         { name: "stages", number: true, value: (r) => done(r), show: (r) => `${count(done(r))} of ${count(r.stages.length)}` },
         { name: "failed", number: true, value: failed, show: (r) => (failed(r) ? h("b", { class: "bad" }, count(failed(r))) : "0") },
         { name: "time", number: true, value: (r) => r.seconds, show: (r) => duration(r.seconds) },
-        { name: "message", value: (r) => r.message, show: (r) => [r.limited && "trial ", r.message] },
+        { name: "message", long: true, value: (r) => r.message, show: (r) => [r.limited && "trial ", r.message] },
       ], site.runs) : h("p", { class: "none" }, "No run is in this store."),
     ],
   };
@@ -36,7 +36,7 @@ function changed({ before, unchanged, subjects }) {
       { name: "subject", value: (s) => s.subject, show: (s) => s.subject },
       { name: "change", value: (s) => s.change, show: (s) => h("span", { class: `state ${kind[s.change] ?? ""}` }, s.change) },
       { name: "cells", number: true, value: (s) => s.cells.length, show: (s) => count(s.cells.length) },
-      { name: "why", value: (s) => s.why.join("; "), show: (s) => s.why.join("; ") },
+      { name: "why", long: true, value: (s) => s.why.join("; "), show: (s) => s.why.join("; ") },
     ], subjects) : null,
     h("p", { class: "note" }, `${plural(unchanged, "subject")} as before.`),
   ];
