@@ -142,9 +142,8 @@ class PipelineRun:
         self._stop.check()
         if not self._waited:
             self._waited = True
-            self._log.emit(
-                "waiting", message="gc is removing stages of old runs that this one needs; they are made again"
-            )
+            said = "gc is looking what of old runs may go, or removes it; what this run needs of that is made again"
+            self._log.emit("waiting", message=said)
 
     def _run_plans(self, plans: list[tuple[Plan, Resources]]) -> Board:
         board = run_stages(plans, self._store, self._executor, self._log, self._stop, self._watch)
