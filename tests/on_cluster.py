@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,8 @@ class Place:
 
     process: subprocess.Popen[str]
     url: str
+    session: Path
+    """Where Ray keeps logs, sockets and what was sent along."""
 
     def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
         """`miclip ...` as a process of its own."""
@@ -106,12 +110,14 @@ class Place:
 
 
 @contextmanager
-def start_cluster(folder: Path) -> Iterator[Place]:
+def start_cluster(folder: Path, **on_nodes: str) -> Iterator[Place]:
     """A head without CPUs and two nodes of one CPU each; a dead node is noticed within seconds.
 
-    folder: for the token and for logs. The environment of this process leads to the cluster while it is there.
+    folder: for the token and for logs. on_nodes: environment that the nodes alone have. The environment of this process leads
+    to the cluster while it is there.
     """
     token, port = folder / "token", free_port()
+    session = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # paths of sockets must be short
     token.write_text(TOKEN)
     token.chmod(0o600)
     with pytest.MonkeyPatch.context() as environment:
@@ -128,16 +134,17 @@ def start_cluster(folder: Path) -> Iterator[Place]:
         environment.delenv("RAY_ADDRESS", raising=False)
         command = [sys.executable, "-m", "tests.on_cluster", str(port)]
         with open(folder / "cluster.log", "w") as log:
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-            )
+            pipe = subprocess.PIPE
+            env = {**os.environ, "RAY_TMPDIR": str(session), **on_nodes}
+            process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, stderr=log, text=True)
         assert process.stdin and process.stdout
         try:
             assert process.stdout.readline() == "ready\n", (folder / "cluster.log").read_text()
-            yield Place(process, f"http://127.0.0.1:{port}")
+            yield Place(process, f"http://127.0.0.1:{port}", session)
         finally:
             process.stdin.close()  # which ends it
             process.wait(120)
+            shutil.rmtree(session, ignore_errors=True)
 
 
 def main(port: int) -> None:
