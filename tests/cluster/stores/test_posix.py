@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.stores import make_store
+from cluster.stores import make_store, posix
 from cluster.stores.probe import check_writable
 from schemas.errors import BadSpec, StoreDenied, StoreFull, StoreMissing, StoreUnreachable, UnsafeName
 
@@ -45,6 +45,32 @@ def test_no_temporary_file_stays_after_a_write(tmp_path: Path) -> None:
     store.create("k", b"y")
     store.replace("k", b"z")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["k"]
+
+
+def test_folders_that_nothing_is_left_in_go_with_their_last_object(tmp_path: Path) -> None:
+    store = make_store(str(tmp_path / "lake"))
+    for key in ("a/b/c/one", "a/b/two", "d/three"):
+        store.create(key, b"x")
+    store.delete("a/b/c/one")
+    assert not (tmp_path / "lake/a/b/c").exists() and store.get("a/b/two") == b"x"
+    store.delete("a/b/two")
+    store.delete("d/three")
+    assert list((tmp_path / "lake").iterdir()) == []  # and the store itself stays
+
+
+def test_a_folder_that_others_remove_as_empty_while_we_write_is_made_again(tmp_path: Path, monkeypatch) -> None:
+    store = make_store(str(tmp_path))
+    make, removed = posix._make_folder, []
+
+    def make_and_lose(folder: str) -> None:
+        make(folder)
+        if folder.endswith("a/b") and len(removed) < 3:
+            os.rmdir(folder)
+            removed.append(folder)
+
+    monkeypatch.setattr(posix, "_make_folder", make_and_lose)
+    assert store.create("a/b/c", b"x") is True
+    assert len(removed) == 3 and store.get("a/b/c") == b"x"
 
 
 def test_a_new_file_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
@@ -140,7 +166,7 @@ def test_an_error_that_waiting_does_not_cure_is_said_at_once(tmp_path: Path, mon
 
 IN_A_CHILD = """
 import os, sys
-from cluster.stores import make_store
+from cluster.stores import make_store, posix
 from schemas.errors import MiclipError
 store = make_store(sys.argv[1])
 exec(sys.argv[2])
