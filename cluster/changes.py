@@ -18,6 +18,8 @@ from schemas.plans import StageSpec, load_json
 Word = Literal["new", "gone", "changed", "failed", "still failing", "recovered"]
 _REF = re.compile(r"\b(sae|align):[0-9a-f]{8}\b|\b[0-9a-f]{8}\b")
 """In the detail and settings of a stage: digests, which differ whenever anything before it does."""
+_DIGITS = 8
+"""Of a digest that a detail refers to."""
 
 Part = StageState | UnplannedCell
 Place = tuple[str, str, str]
@@ -53,18 +55,23 @@ class Changes(Frozen):
 
 
 def stages_by_place(stages: Iterable[StageState]) -> dict[Place, dict[str, list[str]]]:
-    """The digests of a run by what they are about."""
+    """The digests of a run by what they are about; a detail that refers to another stage has the settings of that one."""
+    stages = tuple(stages)
+    settings = {stage.digest[:_DIGITS]: _REF.sub("", stage.detail).strip() for stage in stages}
     found: dict[Place, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for stage in stages:
-        found[stage.cell, stage.subject, stage.output][_REF.sub("", stage.detail).strip()].append(stage.digest)
+        detail = _REF.sub(lambda ref: settings.get(ref[0][-_DIGITS:], ""), stage.detail).strip()
+        found[stage.cell, stage.subject, stage.output][detail].append(stage.digest)
     return {place: dict(details) for place, details in found.items()}
 
 
 def pair_alike(was: Alike, now: Alike) -> Iterator[tuple[str | None, str | None]]:
-    """Stages of one place then and now: those of one detail, and then, if as many are left, those of changed settings."""
+    """Stages of one place then and now: equal ones, those of one detail, and then, if as many are left, those of changed settings."""
+    same = {digest for old in was.values() for digest in old} & {digest for new in now.values() for digest in new}
+    yield from ((digest, digest) for digest in sorted(same))
     left: tuple[list[str], list[str]] = ([], [])
     for detail in {**was, **now}:
-        old, new = was.get(detail, ()), now.get(detail, ())
+        old, new = ([digest for digest in some.get(detail, ()) if digest not in same] for some in (was, now))
         if len(old) == len(new):
             yield from zip(old, new)
         else:

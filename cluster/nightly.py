@@ -11,7 +11,8 @@ from typing import NamedTuple
 from cluster.amounts import some
 from cluster.catalog import HEAL, Scope, Verdict, check_sizes, open_catalog
 from cluster.changes import Changes, changes_of, load_changes, run_before, save_changes
-from cluster.drift import Drift, compare_runs, save_drift
+from cluster.drift import compare_runs
+from cluster.drift_table import Drift, save_drift
 from cluster.explore.pages import Written, renew_pages
 from cluster.gc import Policy, Sweep, sweep
 from cluster.lease import PACE, Lease, Pace, find_term, take

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-BLOCK = 1024
-"""Features of the first SAE that are compared with all of the second at a time."""
+CELLS = 1 << 23
+"""Similarities that are in memory at a time: those of some features of the first SAE with all of the second."""
 SAME = 0.7
 """Two features that are each other's nearest at this similarity or more count as one."""
 
@@ -16,12 +16,13 @@ SAME = 0.7
 class Matches(NamedTuple):
     """Per feature of the first SAE: the nearest of the second, how near, and whether that one has it nearest too.
 
-    nearest int [U]; similarity float64 [U], NaN where it cannot be said; mutual bool [U].
+    nearest int [U]; similarity float64 [U], NaN where it cannot be said; mutual bool [U]; others is V.
     """
 
     nearest: np.ndarray
     similarity: np.ndarray
     mutual: np.ndarray
+    others: int
 
     @property
     def same(self) -> np.ndarray:
@@ -53,7 +54,7 @@ def match_codes(first_UB: sparse.csr_matrix, second_VB: sparse.csr_matrix) -> Ma
     images = first_UB.shape[1]
     mean, spread = _moments(first_UB)
     other_mean, other_spread = _moments(second_VB)
-    second_BV = second_VB.T.tocsc()
+    second_BV = second_VB.T.tocsr()
 
     def block(start: int, stop: int) -> np.ndarray:
         products = (first_UB[start:stop] @ second_BV).toarray() / images
@@ -66,8 +67,11 @@ def match_codes(first_UB: sparse.csr_matrix, second_VB: sparse.csr_matrix) -> Ma
 
 def _moments(codes_UB: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation [U], the latter NaN where it is 0."""
-    mean = np.asarray(codes_UB.mean(axis=1)).ravel().astype(np.float64)
-    square = np.asarray(codes_UB.multiply(codes_UB).mean(axis=1)).ravel().astype(np.float64)
+    first = codes_UB.indptr[:-1]
+    some = np.diff(codes_UB.indptr) > 0
+    mean, square = np.zeros((2, len(first)))
+    mean[some] = np.add.reduceat(codes_UB.data, first[some], dtype=np.float64) / codes_UB.shape[1]
+    square[some] = np.add.reduceat(codes_UB.data**2, first[some], dtype=np.float64) / codes_UB.shape[1]
     variance = square - mean**2
     return mean, np.sqrt(np.where(variance > 1e-12 * square, variance, np.nan))
 
@@ -76,8 +80,9 @@ def _match(first: int, second: int, block) -> Matches:  # type: ignore[no-untype
     """Nearest both ways from blocks of rows of the matrix of similarities, which is never whole in memory."""
     nearest, similarity = np.zeros(first, np.int64), np.full(first, np.nan)
     back, best = np.full(second, -1, np.int64), np.full(second, -np.inf)
-    for start in range(0, first, BLOCK):
-        rows = np.nan_to_num(block(start, min(first, start + BLOCK)), nan=-np.inf)
+    step = max(1, CELLS // max(1, second))
+    for start in range(0, first, step):
+        rows = np.nan_to_num(block(start, min(first, start + step)), nan=-np.inf)
         place = rows.argmax(axis=1)
         value = rows[np.arange(len(rows)), place]
         nearest[start : start + len(rows)] = place
@@ -87,4 +92,4 @@ def _match(first: int, second: int, block) -> Matches:  # type: ignore[no-untype
         best = np.where(higher, rows[top, np.arange(second)], best)
         back = np.where(higher, top + start, back)
     mutual = np.isfinite(similarity) & (back[nearest] == np.arange(first))
-    return Matches(nearest, similarity, mutual)
+    return Matches(nearest, similarity, mutual, second)

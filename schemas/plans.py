@@ -47,12 +47,14 @@ class StageSpec(Frozen):
         return " ".join(str(word) for word in words if word)
 
     def _units(self) -> Iterator[str]:
-        """Which units are described or changed: those of which SAE, where, and what becomes of its error."""
-        if (kind := self.params.get("unit_kind")) is None:
-            return
-        yield str(kind)
-        if "sae" in self.inputs:
+        """Which units it is about, those of which SAE, where, and what becomes of its error."""
+        kind = self.params.get("unit_kind")
+        if kind is not None:
+            yield str(kind)
+        if "sae" in self.inputs and not isinstance(self.params.get("sae"), dict):  # whose settings say which it is
             yield f"of sae:{self.inputs['sae'][:8]}"
+        if kind is None:
+            return
         if (at := self.params.get("at")) not in (None, self.params.get("site")):
             yield f"at {at}"
         if kind == "features" and (error := self.params.get("error")) is not None:

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import miclip
 from cluster.cli.app import app
-from cluster.drift import compare_models, save_drift
+from cluster.drift import compare_models
+from cluster.drift_table import save_drift
 from cluster.spec_file import parse_spec
 from miclip_core.images import FORMATS, MAX_PIXELS
 from miclip_core.world.card import read_card

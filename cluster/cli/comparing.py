@@ -22,7 +22,7 @@ from cluster.cli.common import (
 
 if TYPE_CHECKING:
     from cluster.changes import Change, Changes
-    from cluster.drift import Drift
+    from cluster.drift_table import Drift
     from cluster.stores import Store
 
 VERBS = Verbs("Work")
@@ -69,7 +69,9 @@ def drift(
             {
                 "run": name,
                 "changes": changes.model_dump(mode="json") if changes else None,
-                "rows": found.rows,
+                "differ": found.pairs,
+                "same": found.same,
+                "rows": [row for batch in found.batches("") for row in batch.drop_columns("stage").to_pylist()],
                 "notes": found.notes,
             }
         )
@@ -145,10 +147,18 @@ def show_drift(drift: Drift) -> None:
             Text.assemble(f"{cell}: concepts {status}: {', '.join(names[:MAX_NAMES])}{more}", (f"  {setting}", "dim")),
             soft_wrap=True,
         )
-    if not drift.rows:
-        console.print(f"no figure moved in {some(drift.pairs, 'stage')} that both have and that are not the same")
+    console.print(_compared(drift))
     for note in drift.notes:
         console.print(Text(note, "yellow"), soft_wrap=True)
+
+
+def _compared(drift: Drift) -> str:
+    """How many stages the figures are of, and how many of these need none."""
+    stages = some(drift.pairs + drift.same, "stage")
+    if not drift.pairs:
+        return f"nothing moved: {stages} compared, all the same" if drift.same else "no stage was compared"
+    moved = "" if drift.rows else "nothing moved: "
+    return f"{moved}{stages} compared, {count(drift.same)} of them the same"
 
 
 def _movement(row: dict[str, Any]) -> float:

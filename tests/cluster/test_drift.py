@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from safetensors.numpy import save
 
 import miclip
 from cluster.catalog import Catalog, Scope, open_catalog, verify
-from cluster.drift import METRICS, Drift, compare_models, compare_runs, save_drift
+from cluster.drift import METRICS, SAES, compare_models, compare_runs
+from cluster.drift_table import Drift, save_drift
 from cluster.gc import Policy, sweep
 from cluster.runs import RunState, RunTables, StageState, new_run, save_state, save_tables
 from cluster.sql import run_sql
@@ -27,6 +29,8 @@ from tests.paces import fast
 from tests.rows import make_rows
 
 MODEL, OTHER = "demo:clip-p8", "demo:clip-rn"
+UNHEARD = "sae:" + "0" * 20
+"""An SAE that no run has made."""
 IMAGES = [f"{number:032x}" for number in range(20)]
 
 
@@ -53,6 +57,10 @@ class Night:
             output=output,
             params={"site": "resid_post.3@patch", "seed": seed},
         )
+        self.add(cell, stage, tables, weights)
+
+    def add(self, cell: str, stage: StageSpec, tables: dict[str, Any], weights: Any = None) -> str:
+        """Publish a stage; its digest."""
         artifacts = {WEIGHTS: save({"W_dec": weights})} if weights is not None else {}
         publish_stage(self.lake, stage, tables, artifacts)
         self.stages.append(
@@ -60,12 +68,13 @@ class Night:
                 digest=stage.digest,
                 cell=cell,
                 kind=stage.kind,
-                subject=model,
-                output=output,
-                detail="",
+                subject=stage.subject,
+                output=stage.output,
+                detail=stage.detail,
                 state="published",
             )
         )
+        return stage.digest
 
     def end(self) -> RunState:
         run = new_run(self.lake.store, "nights", "kind: made by hand")
@@ -88,7 +97,7 @@ def named(concepts: list[str]) -> dict[str, Any]:
     """Unit i is best described by the i-th concept; a second unit of each is dead."""
     n = 2 * len(concepts)
     return {
-        "unit_concepts": columns("unit_concepts", n, site=["s"] * n, unit_kind=["features"] * n, variant=["miclip"] * n,
+        "unit_concepts": columns("unit_concepts", n, site=["s"] * n, sae=[None] * n, unit_kind=["neurons"] * n, variant=["miclip"] * n,
                                  seed=[0] * n, direction=["describe"] * n, unit=list(range(n)), concept=concepts * 2,
                                  rank=[0] * n, is_dead=[False] * (n // 2) + [True] * (n // 2))}  # fmt: skip
 
@@ -126,7 +135,7 @@ def nights(lake: Lake) -> tuple[RunState, RunState]:
         night.publish("names", "names", named(concepts), seed)
         night.publish("sae", "sae", {}, seed, weights=weights)
         night.publish("features", "features", codes(active[order] * (1.0 + 0.5 * seed)), seed)
-        summary = columns("sae_summary", 1, site=["s"], fvu=[0.25 * seed], l0=[8.0])
+        summary = columns("sae_summary", 1, site=["s"], sae=[UNHEARD], fvu=[0.25 * seed], l0=[8.0])
         night.publish("measure", "summary", {"sae_summary": summary}, seed)
         night.publish(
             "other", "summary", {"sae_summary": columns("sae_summary", 1, fvu=[0.1])}, 7
@@ -141,7 +150,8 @@ def drift(lake: Lake, nights: tuple[RunState, RunState]) -> Drift:
 
 
 def of(drift: Drift, **where: Any) -> list[dict[str, Any]]:
-    return [row for row in drift.rows if all(row[name] == value for name, value in where.items())]
+    rows = [row for batch in drift.batches("") for row in batch.to_pylist()]
+    return [row for row in rows if all(row[name] == value for name, value in where.items())]
 
 
 @pytest.mark.parametrize("table", METRICS)
@@ -150,7 +160,8 @@ def test_figures_are_numbers_and_what_tells_rows_apart_holds_no_digest(table: st
     keys, figures = METRICS[table]
     assert {*keys, *figures} <= set(schema.names)
     assert all(pa.types.is_integer(schema.field(f).type) or pa.types.is_floating(schema.field(f).type) for f in figures)
-    assert not {"stage", "sae", "sae_a", "sae_b", "encoder"} & {*keys, *figures}
+    assert not {"stage", "encoder"} & {*keys, *figures}
+    assert {name for name in schema.names if name.startswith("sae")} == SAES & set(keys)  # by name
 
 
 def test_figures_that_moved_are_there_with_both_values_and_others_are_not(drift: Drift) -> None:
@@ -159,15 +170,20 @@ def test_figures_that_moved_are_there_with_both_values_and_others_are_not(drift:
     (agreement,) = of(drift, item="agreement")
     assert agreement["after"] == pytest.approx(0.8)  # four of twenty images changed their class
     (fvu,) = of(drift, item="fvu")
-    assert (fvu["before"], fvu["after"], fvu["setting"], fvu["cell"]) == (0.25, 0.5, "site=s", "measure")
+    assert (fvu["before"], fvu["after"], fvu["setting"], fvu["cell"]) == (
+        0.25,
+        0.5,
+        "site=s sae=sae:00000000",
+        "measure",
+    )
     assert of(drift, item="l0") == of(drift, item="mean_probability") == of(drift, cell="other") == []
-    assert drift.pairs == 5 and drift.notes == []
+    assert (drift.pairs, drift.same, drift.notes) == (5, 2, [])
 
 
 def test_concepts_are_gained_and_lost_by_living_units(drift: Drift) -> None:
     found = {row["item"]: (row["status"], row["before"], row["after"]) for row in of(drift, aspect="concept")}
     assert found == {"ring": ("gained", 0.0, 1.0), "star": ("lost", 1.0, 0.0)}
-    assert of(drift, item="ring")[0]["setting"] == "site=s unit_kind=features variant=miclip seed=0"
+    assert of(drift, item="ring")[0]["setting"] == "site=s unit_kind=neurons variant=miclip seed=0"
 
 
 def test_features_are_found_again_by_decoder_and_by_codes(drift: Drift) -> None:
@@ -190,7 +206,7 @@ def test_drift_is_a_table_of_its_run_for_sql_verify_and_the_read_api(
     catalog = open_catalog(lake.store)
     query = "SELECT round(after - before, 6) AS moved FROM drift WHERE item = 'accuracy'"
     assert run_sql(catalog, query).read_all().to_pylist() == [{"moved": 0.2}]
-    assert catalog.tables["drift"] == len(drift.rows)
+    assert catalog.tables["drift"] == len(of(drift))
     assert "drift" not in open_catalog(lake.store, Scope(run=before)).tables
     assert [v.problem for v in verify(open_catalog(lake.store, Scope(all=True))) if v.problem] == []
     table = miclip.open(lake.uri).table("drift", where={"aspect": "concept"}, columns=["item"]).arrow()
@@ -233,7 +249,8 @@ def test_two_models_of_one_run_are_compared_stage_by_stage(lake: Lake) -> None:
 def test_a_drift_without_rows_is_a_table_without_rows(lake: Lake, nights: tuple[RunState, RunState]) -> None:
     store: Store = lake.store
     same = compare_runs(store, nights[0], nights[0])
-    assert same.rows == [] and save_drift(store, nights[0].run, "none", same).tables == {"drift": ()}
+    assert (same.rows, same.features, same.pairs, same.same) == ([], [], 0, 7)
+    assert save_drift(store, nights[0].run, "none", same).tables == {"drift": ()}
 
 
 @pytest.mark.parametrize("found", ["foreign bytes", "other rows"])
@@ -251,3 +268,105 @@ def test_what_is_not_ours_on_the_key_of_a_part_is_left_there_and_never_published
     assert [v.problem for v in verify(Catalog(store, (published,)))] == [""]
     read = run_sql(Catalog(store, (published,)), "SELECT item FROM drift ORDER BY item").read_all().to_pylist()
     assert [row["item"] for row in read] == ["fvu", "l0"]
+
+
+# ---------------------------------------------------------------- two SAEs of one site
+
+SITE = "resid_post.3@patch"
+
+
+def sweep_of_saes(lake: Lake, widths: list[int], steps: int, model: str = MODEL) -> Night:
+    """SAEs of these widths, their features described and these judged; every figure says whose it is and of how many steps."""
+    night, described = Night(lake), {}
+    for width in widths:
+        settings = {"arch": "topk", "latents": width, "k": 8, "steps": steps}
+        decoder = np.random.default_rng([width, steps]).normal(size=(width, 64)).astype(np.float32)
+        sae = StageSpec(kind="train_sae", method=1, subject=model, output="sae", params={"site": SITE, "sae": settings})
+        ref = f"sae:{night.add(f'sae/{model}', sae, {}, decoder)}"
+        about = {"site": SITE, "unit_kind": "features", "variant": "auroc"}
+        inputs = {"sae": sae.digest}
+        names = StageSpec(kind="describe", method=1, subject=model, output="auroc", params=about, inputs=inputs)
+        n = 2
+        rows = {
+            "unit_concepts": columns("unit_concepts", n, **{k: [v] * n for k, v in about.items()}, sae=[ref] * n, seed=[None] * n,
+                                     direction=["describe"] * n, unit=[0, 1], concept=["red", f"{width} for {steps}"],
+                                     rank=[0] * n, is_dead=[False] * n),
+            "descriptions": columns("descriptions", 1, **{k: [v] for k, v in about.items()}, sae=[ref], seed=[None],
+                                    units_described=[100 * width + steps], concepts_located=[0], units_dead=[0]),
+        }  # fmt: skip
+        described[ref] = night.add(f"names/{model}", names, rows)
+        codes_of = StageSpec(
+            kind="sae_features", method=1, subject=model, output="features", params={"site": SITE}, inputs=inputs
+        )
+        night.add(f"features/{model}", codes_of, codes(np.random.default_rng(width).random((width // 16, 20))))
+    judge = StageSpec(kind="evaluate", method=1, subject=model, output="scores", params={},
+                      inputs={f"describe.{i}": stage for i, stage in enumerate(described.values())})  # fmt: skip
+    n = len(widths)
+    scores = columns("method_scores", n, site=[SITE] * n, sae=list(described), unit_kind=["features"] * n, variant=["auroc"] * n,
+                     seed=[None] * n, measure=["accuracy"] * n, value=[width + steps / 10 for width in widths])  # fmt: skip
+    night.add(f"judge/{model}", judge, {"method_scores": scores})
+    return night
+
+
+def test_each_sae_of_a_sweep_is_compared_with_its_own_in_whatever_order_they_are(lake: Lake) -> None:
+    before, after = sweep_of_saes(lake, [16, 32], 1).end(), sweep_of_saes(lake, [32, 16], 2).end()
+    found = compare_runs(lake.store, before, after)
+    assert found.notes == [] and found.pairs == 7
+    for width in (16, 32):
+        sae = f"site={SITE} sae=topk {width} latents k 8"
+        (score,) = of(found, source="method_scores", setting=f"{sae} unit_kind=features variant=auroc measure=accuracy")
+        assert (score["before"], score["after"]) == (width + 0.1, width + 0.2)
+        (units,) = of(found, item="units_described", setting=f"{sae} unit_kind=features variant=auroc")
+        assert (units["before"], units["after"]) == (100 * width + 1, 100 * width + 2)
+        concepts = of(found, aspect="concept", setting=f"{sae} unit_kind=features variant=auroc")
+        assert {(row["item"], row["status"]) for row in concepts} == {(f"{width} for 1", "lost"), (f"{width} for 2", "gained")}  # fmt: skip
+        assert len(of(found, aspect="feature", item="decoder_cosine", setting=sae)) == width
+        (share,) = of(found, item="matched_by_code_correlation", setting=sae)
+        assert (share["before"], share["after"]) == (1.0, 1.0)  # codes of one width are those of the other night
+    moved = [(row["cell"], row["source"], row["item"], row["setting"]) for row in found.rows]
+    assert len(moved) == len(set(moved))
+    assert not [row for row in found.rows if re.search("[0-9a-f]{8}", row["setting"])]
+
+
+def test_an_sae_that_stays_is_not_taken_for_another_that_comes_or_goes(lake: Lake) -> None:
+    before, after = sweep_of_saes(lake, [16, 32], 3).end(), sweep_of_saes(lake, [32, 64], 3).end()
+    found = compare_runs(lake.store, before, after)
+    assert (found.same, found.notes) == (3, [])
+    assert {row["setting"].split(" unit_kind")[0] for row in of(found)} == {f"site={SITE} sae=topk 64 latents k 8"}
+    (units,) = of(found, item="units_described")
+    assert (units["before"], units["after"]) == (1603, 6403)  # one width was changed for another
+
+
+def test_saes_of_two_models_meet_their_like(lake: Lake) -> None:
+    night, other = sweep_of_saes(lake, [16, 32], 4), sweep_of_saes(lake, [16, 32], 5, OTHER)
+    night.stages += other.stages
+    found = compare_models(lake.store, night.end(), MODEL, OTHER)
+    scores = {
+        row["setting"].split(" k 8")[0]: (row["before"], row["after"]) for row in of(found, source="method_scores")
+    }
+    assert scores == {f"site={SITE} sae=topk {n} latents": (n + 0.4, n + 0.5) for n in (16, 32)}
+    assert {row["cell"] for row in of(found)} == {f"{cell}/{OTHER}" for cell in ("sae", "names", "features", "judge")}
+
+
+def test_the_cell_of_two_models_is_that_of_the_other_model_also_in_a_matrix(lake: Lake) -> None:
+    night = Night(lake)
+    for model, fvu in ((MODEL, 0.2), (OTHER, 0.3)):
+        summary = {"sae_summary": columns("sae_summary", 1, site=["s"], sae=[UNHEARD], fvu=[fvu])}
+        night.publish(f"measure/{model}/latents=16", "summary", summary, 8, model)
+    (fvu,) = of(compare_models(lake.store, night.end(), MODEL, OTHER), item="fvu")
+    assert fvu["cell"] == f"measure/{OTHER}/latents=16"
+
+
+def test_rows_that_nothing_tells_apart_are_named_and_not_compared(lake: Lake) -> None:
+    runs = []
+    for seed, l2 in ((11, 0.1), (12, 0.2)):
+        night = Night(lake)
+        rows = columns("probe_summary", 3, site=["s", "s", "t"], pool=["mean"] * 3, accuracy=[l2, 0.5, l2])
+        night.publish("probe", "probes", {"probe_summary": rows}, seed)
+        runs.append(night.end())
+    found = compare_runs(lake.store, *runs)
+    assert [(row["setting"], row["before"], row["after"]) for row in found.rows] == [("site=t pool=mean", 0.1, 0.2)]
+    assert found.notes == [
+        "probe: several rows of probe_summary have one setting, such as 'site=s pool=mean'; which is which cannot be told, so "
+        "they were not compared"
+    ]

@@ -52,6 +52,6 @@ def test_matches_do_not_depend_on_how_features_are_cut_into_blocks(monkeypatch: 
     ).T
     assert whole.nearest.tolist() == cosine.argmax(axis=1).tolist()
     assert whole.mutual.tolist() == [cosine[:, v].argmax() == u for u, v in enumerate(cosine.argmax(axis=1))]
-    monkeypatch.setattr(feature_matches, "BLOCK", 4)
+    monkeypatch.setattr(feature_matches, "CELLS", 4 * len(second))
     cut = match_decoders(first, second)
     assert cut.mutual.tolist() == whole.mutual.tolist() and cut.nearest.tolist() == whole.nearest.tolist()

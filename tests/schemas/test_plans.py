@@ -32,6 +32,7 @@ ALIGN = {"w_out": 1.0, "w_in": 0.0, "logit_scale": "learned", "lr": 1e-3, "seed"
             {"a": "1", "b": "2"},
             "neurons and features of sae:01234567",
         ),
+        ({"site": "resid_post.3@patch"}, {"sae": "0123456789abcdef0123"}, "resid_post.3@patch of sae:01234567"),
         ({"between": "neurons"}, {"a": "1", "b": "1"}, "neurons with itself"),
         ({"site": "pooled", "align": ALIGN}, {}, "pooled w_out 1 w_in 0 logit_scale learned lr 0.001 seed 2"),
     ],
