@@ -69,7 +69,7 @@ def status(
             f"[{COLOURS[status_of[state.run]]}]{status_of[state.run]}[/]",
             f"{count(len(state.published))}/{count(len(state.parts))}",
             duration(took[state.run]),
-            "  ".join(filter(None, [trial, _progress(state), _first_line(state.message)])),
+            "  ".join(filter(None, [trial, _progress(state), _sign(where, state), _first_line(state.message)])),
         )
     screen().print(table)
     if older := len(runs) - len(shown):
@@ -93,7 +93,7 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
     if submission:
         console.print(Text(f"submission {submission}", "dim"), soft_wrap=True)
     if state.status == "RUNNING":
-        told = [_progress(state), f"last sign of life: {_ago(_last_sign(store, state.run))}"]
+        told = [_progress(state), f"{_sign(store, state)}, if its clock and ours agree"]
         console.print(f"[dim]{'; '.join(filter(None, told))}[/dim]")
     kept = _kept(state, store)
     table = make_table("cell", "output", "state", "shards", "", right=("shards",))
@@ -153,14 +153,14 @@ def _kept(state: RunState, store: Store) -> dict[str, str]:
     return {digest: f"state kept at step {step:,}" for digest, step in steps if step is not None}
 
 
-def _last_sign(store: Store, run: str) -> float | None:
+def _sign(store: Store, state: RunState) -> str:
+    """When the driver last said that it lives, which is what RUNNING or LOST is guessed from; nothing of a run that has ended."""
     from cluster.alive import last_sign
 
-    return last_sign(store, run)
-
-
-def _ago(moment: float | None) -> str:
-    return "none yet" if moment is None else f"{duration(max(0.0, time.time() - moment))} ago"
+    if state.status != "RUNNING":
+        return ""
+    moment = last_sign(store, state.run)
+    return f"last sign of life: {'none yet' if moment is None else f'{duration(max(0.0, time.time() - moment))} ago'}"
 
 
 def _first_line(text: str) -> str:
