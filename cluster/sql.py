@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ _READS = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.Stat
 
 _OWN_CATALOG = re.compile(r'\nDid you mean "(?:pg|duckdb|sqlite|pragma)_[^\n]*')
 """DuckDB guesses at its internal tables; ours are listed instead."""
+_ABSENT = re.compile(r"Table with name (\w+) does not exist")
 _OLDER = re.compile(r"table \w+: some rows were written before .*")
 _UNREADABLE = re.compile(r'^(?:IO|HTTP|Invalid) Error|Failed to read file "')
 """How DuckDB begins, or what it says, where a file is gone, does not answer, or holds no Parquet."""
@@ -82,7 +84,21 @@ def _ours(error: Exception, catalog: Catalog, query: str) -> MiclipError:
         for name in names:
             catalog.parts(name)
         return DamagedPart(f"a part cannot be read; `miclip verify` names what is damaged: {said}")
-    return UsageError(f"{said}\n\n{describe_tables(catalog, query)}")
+    if absent := _ABSENT.search(said):
+        return UsageError(_say_absent(catalog, absent[1]))
+    return UsageError(f"{said}\n\n{_say_columns(catalog, query) or _say_tables(catalog)}")
+
+
+def _say_absent(catalog: Catalog, name: str) -> str:
+    """What a person may have meant by a name that is no table; DuckDB knows only those that the query names rightly."""
+    near = difflib.get_close_matches(name, [*TABLES, "stages"], 1, cutoff=0.75)
+    if name in KINDS:
+        made = dict.fromkeys(table for tables in _made_by(name) for table in tables)
+        return f"{name} is a kind of stages, no table; they make {', '.join(made)}\n{_say_tables(catalog)}"
+    if near and near[0] not in [*catalog.tables, "stages"]:
+        return f"no table is called {name}; if {near[0]} is meant: {say_unpublished(catalog, near)}"
+    guess = f"; did you mean {near[0]}?" if near else ""
+    return f"no table is called {name}{guess}\n{_say_tables(catalog)}"
 
 
 def say_unpublished(catalog: Catalog, names: Collection[str]) -> str:
@@ -93,7 +109,7 @@ def say_unpublished(catalog: Catalog, names: Collection[str]) -> str:
         makes = f"a stage of kind {' or '.join(kinds)}" if kinds else "miclip nightly"
         lines.append(f"no published rows of {name}; {makes} makes them")
     lines.append("runs in scope are the newest finished ones; name an earlier run that has them with --run")
-    return "\n".join([*lines, f"tables: {', '.join(['stages', *catalog.tables])}"])
+    return "\n".join([*lines, _say_tables(catalog)])
 
 
 def _made_by(kind: str) -> list[tuple[str, ...]]:
@@ -101,11 +117,14 @@ def _made_by(kind: str) -> list[tuple[str, ...]]:
     return [tables for rounds in get_kind(kind).TABLES.values() for tables in rounds.values()]
 
 
-def describe_tables(catalog: Catalog, query: str = "") -> str:
-    """The tables in scope; with their columns if the query mentions them."""
-    names = ["stages", *catalog.tables]
-    lines = [f"tables: {', '.join(names)}"]
-    for name in _mentioned(query, names):
+def _say_tables(catalog: Catalog) -> str:
+    return f"tables: {', '.join(['stages', *catalog.tables])}"
+
+
+def _say_columns(catalog: Catalog, query: str) -> str:
+    """The columns of the tables that a query mentions, a line each."""
+    lines = []
+    for name in _mentioned(query, ["stages", *catalog.tables]):
         schema = catalog.as_table().schema if name == "stages" else get_table(name).schema
         lines.append(f"columns of {name}: {', '.join(schema.names)}")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.cli.common import make_table, screen
+from schemas.errors import UsageError
 
 MAX_ROWS = 100
 """Rows shown to a person; machines get all."""
@@ -43,6 +45,8 @@ def show_answer(reader: pa.RecordBatchReader, most: int = MAX_ROWS) -> None:
         unbounded = console.options.update(max_width=1 << 30)
         console.width = max(console.width, console.measure(table, options=unbounded).maximum)
     console.print(table)
+    if not shown:
+        console.print("[dim]no rows[/dim]")
     left_out = [f"{shown} of {shown + more:,} rows"] * bool(more) + ["long cells cut"] * cut
     if left_out:
         console.print(f"[dim]{', '.join(left_out)}; --json, --csv or --parquet FILE give all[/dim]")
@@ -69,12 +73,23 @@ def write_csv(reader: pa.RecordBatchReader) -> None:
 
 
 def write_parquet(reader: pa.RecordBatchReader, path: Path) -> int:
-    """A Parquet file; returns its rows."""
-    rows = 0
-    with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
-        for batch in reader:
-            writer.write_batch(batch)
-            rows += batch.num_rows
+    """A Parquet file, which is there when it is whole; returns its rows.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    rows, unfinished = 0, path.with_name(f"{path.name}.unfinished")
+    try:
+        with pq.ParquetWriter(unfinished, reader.schema, compression="zstd") as writer:
+            for batch in reader:
+                writer.write_batch(batch)
+                rows += batch.num_rows
+        unfinished.replace(path)
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else error
+        raise UsageError(f"{path} cannot be written: {why}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
     return rows
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VERBS = Verbs("Tables")
+_NOTHING = "no finished run has published anything here; --all also reads what other runs have published"
 
 
 @VERBS.verb("tables", "miclip tables activations")
@@ -64,6 +65,8 @@ def tables(
             view.add_row(known.name, *([count(rows[known.name])] if looked else []), known.row)
     console = screen()
     console.print(view)
+    if looked and not rows:
+        console.print(_NOTHING)
     console.print("[dim]columns: miclip tables NAME; what each stage published: SELECT * FROM stages[/dim]")
 
 
@@ -128,7 +131,12 @@ def sql(
         _list_queries(named, as_json)
         return
     if (query is None) == (named is None):
-        raise UsageError("expected one query, or --query NAME; miclip sql --list says which there are")
+        found = "neither" if query is None else "both"
+        raise UsageError(
+            f"expected one query, or --query NAME, found {found}; miclip sql --list says which names there are"
+        )
+    if as_json + as_csv + (parquet is not None) > 1:
+        raise UsageError("an answer has one form; choose one of --json, --csv and --parquet")
     values = _values(args or [])
     if show is not None:
         typer.echo(fill(get_query(_only_named(named, "--show")), values, show.value))
@@ -151,11 +159,13 @@ def _only_named(named: str | None, option: str) -> str:
 
 
 def _values(args: Sequence[str]) -> dict[str, str]:
-    values = {}
+    values: dict[str, str] = {}
     for arg in args:
         name, equals, value = arg.partition("=")
-        if not equals:
+        if not equals or not name:
             raise UsageError(f"--arg {arg}: expected NAME=VALUE")
+        if name in values:
+            raise UsageError(f"--arg {name} is given twice, as {values[name]!r} and as {value!r}; give it once")
         values[name] = value
     return values
 
@@ -228,7 +238,10 @@ def views(
     """Print the statements with which another engine reads the same parts."""
     from cluster.views import make_views
 
-    typer.echo(make_views(open_tables(store, pipeline, run, every), engine.value, empty), nl=False)
+    catalog = open_tables(store, pipeline, run, every)
+    if not catalog.tables:
+        errors().print(_NOTHING)
+    typer.echo(make_views(catalog, engine.value, empty), nl=False)
 
 
 @VERBS.verb("verify", "miclip verify --store /data/lake --all")

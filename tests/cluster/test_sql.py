@@ -68,6 +68,7 @@ def test_a_wrong_column_is_answered_with_the_columns_there_are(catalog: Catalog)
         run_sql(catalog, "SELECT valu FROM selftest")
     assert 'Candidate bindings: "value"' in str(caught.value)
     assert "columns of selftest: stage, row, value, vector" in str(caught.value)
+    assert "tables:" not in str(caught.value)  # the table is right, and there may be dozens
 
 
 def test_a_wrong_table_is_answered_with_the_tables_there_are(catalog: Catalog) -> None:
@@ -179,5 +180,18 @@ def test_a_table_that_nobody_filled_is_named_with_the_kinds_that_make_it(catalog
     ]
     assert lines[2].endswith("name an earlier run that has them with --run")
     assert lines[3].startswith("tables: stages, selftest")
-    with pytest.raises(UsageError, match="Table with name attention_map does not exist"):
-        run_sql(catalog, "SELECT * FROM attention_map")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("attention_map", "no table is called attention_map; if attention_maps is meant: no published rows of attention_maps"),
+        ("trace_errors", "trace_errors is a kind of stages, no table; they make layer_trace, error_traces, trace_summary"),
+        ("selftst", "no table is called selftst; did you mean selftest?"),
+        ("whatever", "no table is called whatever\ntables"),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_no_table_is_answered_with_what_may_be_meant(catalog: Catalog, name: str, said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        run_sql(catalog, f"SELECT * FROM {name} JOIN stages USING (stage)")
+    assert said in str(refused.value) and "\ntables: stages, selftest" in str(refused.value)
