@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from cluster.ledger import load_published
 from cluster.runs import RunState, StageState, UnplannedCell, finished_runs, load_state, runs_before
@@ -17,7 +17,9 @@ from schemas.plans import StageSpec, load_json
 
 Word = Literal["new", "gone", "changed", "failed", "still failing", "recovered"]
 _REF = re.compile(r"\b(sae|align):[0-9a-f]{8}\b|\b[0-9a-f]{8}\b")
-"""In the detail and settings of a stage: digests, which differ whenever anything before it does."""
+"""In the detail of a stage: digests, which differ whenever anything before it does."""
+_DIGEST = re.compile(r"\b[0-9a-f]{8}([0-9a-f]{12})?\b")
+"""In its settings: a whole digest, or the part of it that people read."""
 _DIGITS = 8
 """Of a digest that a detail refers to."""
 
@@ -170,8 +172,13 @@ def _differences(before: StageSpec, after: StageSpec) -> list[str]:
     return found or [MADE_FROM]
 
 
-def _without_digests(params: Mapping[str, object]) -> dict[str, object]:
-    return {name: _REF.sub("", value) if isinstance(value, str) else value for name, value in params.items()}
+def _without_digests(value: Any) -> Any:
+    """A setting without the digests of the stages that it names, which differ whenever anything before these does."""
+    if isinstance(value, str):
+        return _DIGEST.sub("", value)
+    if isinstance(value, Mapping):
+        return {name: _without_digests(inside) for name, inside in value.items()}
+    return [_without_digests(inside) for inside in value] if isinstance(value, Sequence) else value
 
 
 def _unequal(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:

@@ -131,7 +131,8 @@ def test_digests_in_the_settings_of_a_stage_are_no_reason(tmp_path: Path) -> Non
     store = make_store(str(tmp_path))
 
     def state(made_from: str, k: int) -> RunState:
-        params = {"between": f"features of sae:{made_from}", "k": k}
+        members = [{"sae": f"{made_from}0123456789ab"}]
+        params = {"between": f"features of sae:{made_from}", "members": members, "k": k}
         stage = StageSpec(kind="pairs", method=1, subject="m", output="pair", params=params, inputs={"a": made_from})
         text = Published(stage=stage, tables={}, content=f"{made_from} {k}").model_dump_json()
         store.create(layout.published_key(stage.digest), text.encode())
