@@ -46,7 +46,10 @@ def drift(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how results moved between two runs, or between two models of one: figures, concepts, features of SAEs."""
+    """Say how results moved between two runs of a pipeline, or two models of one run: figures, concepts, features of SAEs.
+
+    Without names, between the newest finished run and the one before it. A night keeps the same as the table drift.
+    """
     from cluster.changes import changes_of, run_before
     from cluster.drift import compare_models, compare_runs
     from cluster.runs import load_state

@@ -60,8 +60,9 @@ def nightly(
         int | None,
         typer.Option(
             "--keep-runs",
+            metavar="N",
             min=1,
-            help="Then drop runs of this pipeline as gc --yes does: the newest so many different tables stay.",
+            help="Drop older runs of this pipeline, as gc --keep-runs N --yes does; none if left out.",
             show_default=False,
         ),
     ] = None,
@@ -76,10 +77,15 @@ def nightly(
     ] = None,
     webhook: Annotated[
         str | None,
-        typer.Option("--webhook", help="Where a JSON message goes; else $MICLIP_WEBHOOK.", show_default=False),
+        typer.Option(
+            "--webhook", metavar="URL", help="Gets one JSON message; else $MICLIP_WEBHOOK.", show_default=False
+        ),
     ] = None,
     notify_on: Annotated[
-        NotifyOn, typer.Option("--notify-on", help="Every night; when anything changed or failed; or when it failed.")
+        NotifyOn,
+        typer.Option(
+            "--notify-on", help="Tell it every night, of changes and whatever went wrong, or of the latter alone."
+        ),
     ] = NotifyOn.always,
     executor: ExecutorOption = ExecutorName.ray,
     workers: WorkersOption = None,
@@ -89,9 +95,11 @@ def nightly(
     patience: PatienceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a spec, say what changed since the last night, and drop old runs; one at a time, whoever starts it how often.
+    """Run a spec, say what changed since the last night and whether all of it is there, drop old runs, tell a webhook.
 
-    A second one at the same time says so and ends with 0; one that was killed is followed by whoever comes next.
+    One night of a pipeline at a time: a start that finds one at work says so and ends with 0. What was killed is gone on with.
+
+    It ends with 1 if anything failed, is damaged or was not dropped; the rest is done all the same.
     """
     from cluster.explore.pages import check_place
     from cluster.lease import make_pace

@@ -49,9 +49,9 @@ def gc(
     patience: PatienceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what no kept run reaches: old runs, their stages, leftovers of killed workers; with --yes remove it.
+    """Say what no kept run reaches, and with --yes remove it: old runs, their stages, leftovers of killed workers.
 
-    Whatever a kept run stands for, and everything that was made from, stays, and so does what a run that goes on may need.
+    What a kept run stands for stays, with all that it was made from and all that a run that goes on may need.
     """
     from cluster.gc import Policy, look, sweep
     from cluster.lease import make_pace
