@@ -15,67 +15,21 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from cluster.alive import ALIVE_SECONDS
 from cluster.catalog import load_drift
 from cluster.hold import GC, load_holds, load_visit, names_in
 from cluster.lease import PACE, Lease, Pace, take
 from cluster.reach import Reach, Trash
-from cluster.runs import RunState, RunTables, find_state, list_runs, load_spec, load_tables, split_run
+from cluster.retention import Policy, RunFacts, choose, load_runs, newest_numbers
+from cluster.runs import load_spec, load_tables
 from cluster.stores.base import Store, get_budget, prefetch
 from cluster.stores.probe import WRITABLE
 from schemas import layout
-from schemas.errors import KeyMissing, UnknownRun
+from schemas.errors import KeyMissing
 
-KEEP_RUNS = 7
 _SHORT_REF = re.compile(r"(?:sae|align):([0-9a-f]{4,})")
-
-
-class Policy(NamedTuple):
-    """Which runs are kept: of each pipeline (or of one alone) those of the newest different tables, and pinned ones."""
-
-    keep_runs: int = KEEP_RUNS
-    pipeline: str | None = None
-    pinned: frozenset[str] = frozenset()
-
-
-class RunFacts(NamedTuple):
-    """One run as its files say."""
-
-    run: str
-    state: RunState | None
-    tables: RunTables | None
-
-    @property
-    def pipeline(self) -> str:
-        return split_run(self.run)[0]
-
-    @property
-    def number(self) -> int:
-        return split_run(self.run)[1]
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether it has ended and stands for all that its spec asks; a small trial never does."""
-        return self.tables is not None and not self.tables.limited
-
-    @property
-    def failed(self) -> int:
-        """Stages that it should stand for and does not, once it has ended."""
-        return self.tables.failed if self.tables else 0
-
-    @property
-    def stages(self) -> frozenset[str]:
-        """What it stands for; of a run that has not ended, what it is about."""
-        if self.tables is not None:
-            return frozenset(self.tables.digests)
-        return frozenset(stage.digest for stage in self.state.stages) if self.state else frozenset()
-
-    @property
-    def may_go_on(self) -> bool:
-        """Whether its driver has not said that it has ended."""
-        return self.tables is None and (self.state is None or self.state.status == "RUNNING")
 
 
 @dataclass(frozen=True)
@@ -122,9 +76,9 @@ def sweep(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
         old = list(_old_records(store))
         found = look(store, policy, pace)
         _save_record(store, lease, found, found.doomed)
-        open = {trash.name for trash in found.stages if layout.published_key(trash.name) not in trash.keys}
+        unfinished = {trash.name for trash in found.stages if layout.published_key(trash.name) not in trash.keys}
         for items in _in_order(found.trash):
-            _remove(store, items, lease, open)
+            _remove(store, items, lease, unfinished)
         _save_record(store, lease, found, set())  # whoever makes one of them from now on has made something new
         _remove(store, [("", key) for key in old], lease)
     return found
@@ -145,25 +99,22 @@ def _in_order(trash: Iterable[Trash]) -> list[list[tuple[str, str]]]:
 
 
 def _rank(key: str) -> int:
-    if key.startswith(
-        "runs/"
-    ):  # without its spec it is no run, which nobody reads or keeps, and its number is never given again
+    if key.startswith("runs/"):  # without its spec it is no run, which nobody reads or keeps
         return 0 if key.endswith("/spec.yaml") else 5
     if key.startswith("stages/"):
-        return (
-            1 if key.endswith("/published.json") else 2 if "/shards/" in key else 3 if key.endswith("/plan.json") else 4
-        )
+        first = (key.endswith("/published.json"), "/shards/" in key, key.endswith("/plan.json"), True)
+        return 1 + first.index(True)
     return 4 if key.startswith(("tables/", "listings/")) else 5
 
 
-def _remove(store: Store, items: Sequence[tuple[str, str]], lease: Lease, open: Collection[str] = ()) -> None:
-    """open: names of stages that were not published when we looked."""
+def _remove(store: Store, items: Sequence[tuple[str, str]], lease: Lease, unfinished: Collection[str] = ()) -> None:
+    """unfinished: names of stages that were not published when we looked."""
 
     def remove(item: tuple[str, str]) -> None:
         name, key = item
-        lease.check()  # each time: what another sweep, or a run after it, may have made again is not ours any more
-        if name in open and store.exists(layout.published_key(name)):
+        if name in unfinished and store.exists(layout.published_key(name)):
             return  # somebody who holds nothing, as an older version, has made it whole since
+        lease.check()  # each time: what another sweep, or a run after it, may have made again is not ours any more
         store.delete(key)
 
     for _ in prefetch(remove, items):
@@ -177,13 +128,12 @@ def look(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
     """What a sweep would keep and remove now.
 
     Raises:
-        UnknownRun: a pinned run is not there.
+        UnknownRun: a pinned run, or the pipeline, is not there.
     """
     events = store.list("events")  # before the runs: what has events when they are listed has a spec by then
-    runs = _load_runs(store)
-    _check_names(store, runs, policy)
+    runs = load_runs(store)
     visits = dict(prefetch(lambda key: load_visit(store, key), store.list("visits")))
-    kept = _choose(runs, policy)
+    kept = choose(runs, policy, store.uri)
     unsure = [run for run in runs if run.may_go_on and run.run not in kept]
     signs = {run.run: layout.alive_key(run.run) for run in unsure}
     signs |= {key: key for key, visit in visits.items() if not visit.ended}
@@ -195,9 +145,8 @@ def look(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
     ended = {name for visit in visits.values() if visit.ended for name in visit.names}
     reached = lake.reach({name for run in kept for name in held[run]} | visited)
     named = lake.reach(name for run in held for name in held[run])
-    unnamed = lake.names - (
-        named - lake.reach(visited | ended)
-    )  # what was wanted now has its time, whatever run named it
+    wanted = lake.reach(visited | ended)  # has its time from now on, whatever run named it
+    unnamed = lake.names - (named - wanted)
     record = _last_record(store)
     young = _young(runs, unnamed - set(record["doomed"]), record["unnamed"], policy)
     going = {name for run in runs if run.may_go_on and run.run in kept for name in held[run.run]} | visited
@@ -214,52 +163,6 @@ def look(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
         young=young,
         probes=probes,
     )
-
-
-def _check_names(store: Store, runs: Sequence[RunFacts], policy: Policy) -> None:
-    if unknown := policy.pinned - {run.run for run in runs}:
-        raise UnknownRun(f"run {min(unknown)!r} is to be kept and is not in {store.uri}")
-    pipelines = {run.pipeline for run in runs}
-    if policy.pipeline is not None and policy.pipeline not in pipelines:
-        there = ", ".join(sorted(pipelines)) or "none yet"
-        raise UnknownRun(f"pipeline {policy.pipeline!r} has no run in {store.uri}; there are {there}")
-
-
-def _load_runs(store: Store) -> list[RunFacts]:
-    def load(run: str) -> RunFacts:
-        return RunFacts(run, find_state(store, run), load_tables(store, run))
-
-    return [facts for _, facts in prefetch(load, list_runs(store))]
-
-
-def _choose(runs: Sequence[RunFacts], policy: Policy) -> set[str]:
-    """Runs by their number and tables, the newest without a failure, and those that are pinned."""
-    by_pipeline: dict[str, list[RunFacts]] = defaultdict(list)
-    for run in runs:
-        by_pipeline[run.pipeline].append(run)
-    kept = set(policy.pinned)
-    for pipeline, its in by_pipeline.items():
-        if policy.pipeline not in (None, pipeline):
-            kept |= {run.run for run in its}
-            continue
-        newest_first = sorted(its, key=lambda run: -run.number)
-        whole = (r for r in newest_first if r.is_finished and not r.failed)
-        kept |= {run.run for run in (*_newest_different(newest_first, policy.keep_runs), *list(whole)[:1])}
-    return kept
-
-
-def _newest_different(newest_first: Sequence[RunFacts], keep: int) -> Iterator[RunFacts]:
-    """Of each of the newest different tables the newest run and the first, and what was tried or cut short since as many
-    runs have finished, the same only once."""
-    finished = [run for run in newest_first if run.is_finished]
-    equal: dict[frozenset[str], list[RunFacts]] = defaultdict(list)
-    for run in finished:
-        equal[run.stages].append(run)
-    for runs in list(equal.values())[:keep]:
-        yield from (runs[0], runs[-1])
-    since = finished[keep - 1].number if len(finished) >= keep else 0
-    others = {run.stages: run for run in reversed(newest_first) if not run.is_finished and run.number > since}
-    yield from others.values()
 
 
 def _living(store: Store, signs: Mapping[str, str], pace: Pace) -> set[str]:
@@ -296,14 +199,13 @@ def _young(
     runs: Sequence[RunFacts], unnamed: Collection[str], earlier: Mapping[str, dict[str, int]], policy: Policy
 ) -> dict[str, dict[str, int]]:
     """What no run names, as facts that were made beforehand: it stays until enough runs have finished that do not want it."""
-    newest: dict[str, int] = {}
-    for run in runs:
-        newest[run.pipeline] = max(newest.get(run.pipeline, 0), run.number)
+    newest = newest_numbers(runs)
+    finished = newest_numbers(run for run in runs if run.tables is not None)
     young = {}
     for name in unnamed:
         first = earlier.get(name, newest)
-        since = [run for run in runs if run.tables is not None and run.number > first.get(run.pipeline, 0)]
-        if name not in earlier or len(since) < policy.keep_runs:
+        since = sum(max(0, number - first.get(pipeline, 0)) for pipeline, number in finished.items())
+        if name not in earlier or since < policy.keep_runs:
             young[name] = first
     return young
 
@@ -311,7 +213,7 @@ def _young(
 def _last_record(store: Store) -> dict[str, Any]:
     """What the last sweep was about to remove, and may not have come to; and what no run named then."""
     records = store.list("sweeps")
-    nothing = {"doomed": [], "unnamed": {}, "probes": []}
+    nothing: dict[str, Any] = {"doomed": [], "unnamed": {}, "probes": []}
     return nothing | dict(json.loads(store.get(records[-1]))) if records else nothing
 
 

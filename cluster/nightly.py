@@ -14,8 +14,9 @@ from cluster.changes import Changes, changes_of, load_changes, run_before, save_
 from cluster.drift import compare_runs
 from cluster.drift_table import Drift, save_drift
 from cluster.explore.pages import Written, renew_pages
-from cluster.gc import Policy, Sweep, sweep
+from cluster.gc import Sweep, sweep
 from cluster.lease import PACE, Lease, Pace, find_term, take
+from cluster.retention import Policy
 from cluster.runs import finished_runs, load_state, runs_before, split_run
 from cluster.stores.base import Store
 from schemas import layout

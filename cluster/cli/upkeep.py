@@ -53,8 +53,9 @@ def gc(
 
     What a kept run stands for stays, with all that it was made from and all that a run that goes on may need.
     """
-    from cluster.gc import Policy, look, sweep
+    from cluster.gc import look, sweep
     from cluster.lease import make_pace
+    from cluster.retention import Policy
 
     where = open_existing(store)
     policy = Policy(keep_runs, pipeline, frozenset(keep or ()))

@@ -15,8 +15,9 @@ import miclip
 from cluster.catalog import Catalog, Scope, open_catalog, verify
 from cluster.drift import METRICS, SAES, compare_models, compare_runs
 from cluster.drift_table import Drift, save_drift
-from cluster.gc import Policy, sweep
-from cluster.runs import RunState, RunTables, StageState, new_run, save_state, save_tables
+from cluster.gc import sweep
+from cluster.retention import Policy
+from cluster.runs import RunState, new_run
 from cluster.sql import run_sql
 from cluster.stores.base import Store
 from jobs.sae_files import WEIGHTS

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from cluster.catalog import Scope, open_catalog, verify
 from cluster.events import Event, EventLog, read_events
 from cluster.executor import SerialExecutor, StopFlag
-from cluster.gc import Policy, RunFacts, _choose, look, sweep
+from cluster.gc import look, sweep
 from cluster.hold import GC, Holds, Visit, load_holds, load_visit
 from cluster.lease import Pace, take
 from cluster.ledger import load_done
 from cluster.parquet import sha256
 from cluster.pipeline import PipelineRun, RunReport
 from cluster.planned import plan_pipeline
+from cluster.retention import Policy
 from cluster.run import run_stages
 from cluster.runs import (
     RunState,
@@ -141,33 +142,6 @@ def test_of_runs_that_stand_for_the_same_tables_the_newest_and_the_first_stay(st
     assert not [key for key in store.list("") if "p-00003" in key]
 
 
-def test_a_thousand_equal_nights_leave_two_runs(store: Store) -> None:
-    """By what a run is kept for: their tables, and their number."""
-    digests = run(store, 1).state.stages
-    tables = RunTables(run="", pipeline="p", stages={"first": tuple(s.digest for s in digests)})
-    nights = [RunFacts(f"p-{n:05d}", None, tables) for n in range(1, 1001)]
-    assert _choose(nights, Policy(keep_runs=7)) == {"p-00001", "p-01000"}
-    changed = tables.model_copy(update={"stages": {"first": ("0" * 20,)}})
-    nights[500] = RunFacts("p-00501", None, changed)
-    assert _choose(nights, Policy(keep_runs=7)) == {"p-00001", "p-00501", "p-01000"}
-    assert _choose(nights, Policy(keep_runs=1)) == {"p-00001", "p-01000"}
-
-
-def test_trials_and_runs_that_were_cut_short_go_once_enough_have_finished_since(store: Store) -> None:
-    state = run(store, 1).state
-    whole = RunTables(run="", pipeline="p", stages={"first": tuple(s.digest for s in state.stages)})
-    trial, cut = whole.model_copy(update={"limited": True}), state.model_copy(update={"status": "INTERRUPTED"})
-    other = cut.model_copy(update={"stages": state.stages[:1]})
-    runs = [
-        RunFacts("p-00001", cut, None), RunFacts("p-00002", None, trial), RunFacts("p-00003", None, whole),
-        RunFacts("p-00004", other, None), RunFacts("p-00005", cut, None), RunFacts("p-00006", cut, None),
-        RunFacts("p-00007", None, whole),
-    ]  # fmt: skip
-    assert _choose(runs, Policy(keep_runs=1)) == {"p-00003", "p-00007"}
-    assert _choose(runs, Policy(keep_runs=2)) == {"p-00003", "p-00004", "p-00006", "p-00007"}
-    assert _choose(runs, Policy(keep_runs=3)) == {"p-00003", "p-00004", "p-00006", "p-00007"} | set()
-
-
 def test_the_newest_whole_run_stays_when_those_after_it_failed_in_part(store: Store) -> None:
     run(store, 1)
     run(store, 2)
@@ -205,6 +179,16 @@ def test_stages_that_no_run_names_stay_until_enough_runs_finished_without_them(s
     run(store, 2)
     assert sweep(store, Policy(keep_runs=2), fast()).doomed >= {made}
     assert made not in stages(store)
+
+
+def test_they_do_not_stay_for_ever_where_nothing_changes(store: Store) -> None:
+    run(store, 0)
+    made = inspect(store, 7)[0]
+    for night in range(4):  # of which all but two are dropped
+        assert made in stages(store), night
+        sweep(store, Policy(keep_runs=4), fast())
+        run(store, 0)
+    assert len(list_runs(store)) == 3 and sweep(store, Policy(keep_runs=4), fast()).doomed >= {made}
 
 
 def test_a_stage_that_a_kept_plan_or_spec_only_mentions_stays(store: Store) -> None:

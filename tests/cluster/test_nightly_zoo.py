@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from cluster.catalog import Scope, open_catalog, verify
 from cluster.changes import MADE_FROM, Changes
-from cluster.gc import Policy, sweep
+from cluster.gc import sweep
 from cluster.nightly import Evening, conclude
+from cluster.retention import Policy
 from cluster.sql import run_sql
 from schemas.pipeline_spec import PipelineSpec
 from tests.lakes import Lake, export

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from cluster.catalog import Scope, open_catalog, verify
-from cluster.gc import Policy, sweep
+from cluster.gc import sweep
 from cluster.lease import find_term
+from cluster.retention import Policy
 from cluster.sql import run_sql
 from cluster.stores import Store, make_store
 from tests.cluster.test_notify import silence

@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.cli.app import app
-from cluster.gc import Policy, sweep
+from cluster.gc import sweep
 from cluster.hold import load_visit
+from cluster.retention import Policy
 from cluster.stores import make_store
 from schemas import layout
 from tests.paces import fast
