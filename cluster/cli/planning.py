@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from cluster.amounts import some
+from cluster.cells import CellPlans, cells_read
 from cluster.cost import Cost, Part, Terms, cost_of, load_rates
 from cluster.ledger import find_published, stored_plan
 from cluster.planned import PlannedPipeline, stage_state, title
@@ -55,8 +56,13 @@ def make_report(planned: PlannedPipeline, store: Store, terms: Terms) -> dict[st
                 **_numbers(cost_of([part], rates, terms)),
             }
         )
+    by_stage: dict[str, list[CellPlans]] = defaultdict(list)
+    for c in planned.cells:
+        by_stage[c.cell.name].append(c)
     missing = [
-        {"cell": title(c), "why": c.error, "refused": c.refusal is not None} for c in planned.cells if not c.plans
+        {"cell": title(c), "why": c.error, "refused": c.refusal is not None, "never": _never(c, by_stage)}
+        for c in planned.cells
+        if not c.plans
     ]
     return {
         "pipeline": planned.spec.name,
@@ -82,6 +88,13 @@ def _look_up(
         return state, stored_plan(store, plan) if is_begun else plan, resources
 
     return (found for _, found in ask_many(look_up, plans))
+
+
+def _never(unplanned: CellPlans, by_stage: Mapping[str, list[CellPlans]]) -> bool:
+    """Whether a cell without plans will have none later either, for what it is itself or for what it reads."""
+    if unplanned.refusal is not None:
+        return True
+    return any(not read.plans and _never(read, by_stage) for read in cells_read(unplanned.cell, by_stage))
 
 
 def _workers(plan: Plan, resources: Resources) -> int:
@@ -131,7 +144,7 @@ def lines_of(report: dict[str, Any], by_stage: bool) -> list[dict[str, Any]]:
         ]
     empty = dict.fromkeys((*_SUMS, "images", "flops", "memory"), 0) | dict.fromkeys((*HOURS, "money"))
     states = {True: "cannot be planned", False: "not inspected yet"}
-    return lines + [{"name": m["cell"], "state": states[m["refused"]], **empty} for m in report["not_planned"]]
+    return lines + [{"name": m["cell"], "state": states[m["never"]], **empty} for m in report["not_planned"]]
 
 
 def device_hours(numbers: Mapping[str, Any]) -> str:

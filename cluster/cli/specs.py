@@ -158,7 +158,7 @@ def _show(report: dict[str, Any], verbose: bool, spec: Path) -> None:
     for cell in (missing := report["not_planned"]):
         if cell["refused"]:
             console.print(Text(f"{cell['cell']}: {cell['why']}; the others go on without it", "red"), soft_wrap=True)
-    if unknown := [cell for cell in missing if not cell["refused"]]:
+    if unknown := [cell for cell in missing if not cell["never"]]:
         console.print(
             f"[yellow]{some(len(unknown), 'cell')} not inspected or indexed yet[/yellow]; "
             f"[bold]miclip plan {spec} --inspect[/bold] does only that",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.cli.planning import make_report
+from cluster.cli.planning import lines_of, make_report
 from cluster.cost import Terms
 from cluster.cost_log import COSTS, OPEN, Rate, RunCosts
 from cluster.ledger import freeze_plan
@@ -15,6 +15,7 @@ from cluster.planned import plan_pipeline
 from cluster.stores.base import Store, make_store
 from schemas import layout
 from schemas.job_files import as_pipeline
+from schemas.pipeline_spec import PipelineSpec
 from schemas.plans import DoneMarker
 from schemas.selftest_specs import SelftestSpec
 from tests.corridor import selftest
@@ -46,3 +47,21 @@ def test_what_is_left_of_a_stage_costs_the_same_whatever_the_spec_cuts_by_now(st
     (stage,) = report["stages"]
     assert (stage["shards"], stage["shards_left"]) == (101, 71)
     assert report["total"]["cpu_hours"] == pytest.approx((70 * 2 + 5 + 10 * stage["workers"]) / 3600)
+
+
+def test_what_reads_a_cell_that_can_never_be_planned_can_never_be_either(tmp_path: Path) -> None:
+    """And does not count among those that an inspection would bring on."""
+    stages = {
+        "acts": {"kind": "extract", "sites": ["resid_post.3@patch"], "outputs": ["activations"]},
+        "sae": {"kind": "train_sae", "reads": "acts", "latents": 64, "k": 4},
+        "features": {"kind": "sae_features", "reads": "sae"},
+    }
+    data = {"kind": "pipeline", "name": "p", "images": {"ref": "world:seed=0,n=400"}, "stages": stages}
+    spec = PipelineSpec.model_validate({**data, "matrix": {"model": ["demo:clip-p8", "demo:nope"]}}, strict=False)
+    store = make_store(str(tmp_path))
+    report = make_report(plan_pipeline(spec, store), store, Terms())
+    states = {line["name"]: line["state"] for line in lines_of(report, by_stage=False)}
+    for stage in stages:
+        assert states[f"{stage}/demo:clip-p8"] == "not inspected yet"
+        assert states[f"{stage}/demo:nope"] == "cannot be planned"
+    assert [cell["cell"] for cell in report["not_planned"] if cell["refused"]] == ["acts/demo:nope"]
