@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Any
 
 from cluster.alive import Heart
-from cluster.alive import last_sign as last_sign
 from cluster.board import Board
 from cluster.stores.base import Store, get_many
 from cluster.works import Outcome, Work

@@ -97,7 +97,7 @@ def clean(function: F) -> F:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader left; say nothing more, not even at exit
             raise typer.Exit(0) from None
         except KeyboardInterrupt as error:
-            _fail("interrupted", "Interrupted", getattr(error, "exit_code", 130), as_json)
+            _fail(str(error) or "Ctrl-C", "Interrupted", getattr(error, "exit_code", 130), as_json)
         except MiclipError as error:
             if debug:
                 raise
