@@ -1,4 +1,4 @@
-"""Amounts in words: counts, SI prefixes and durations, as people read them everywhere."""
+"""Amounts and messages in few words, as people read them everywhere: counts, SI prefixes, durations, first lines."""
 
 from __future__ import annotations
 
@@ -30,3 +30,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def first_line(text: str) -> str:
+    """The first line of a message; nothing of an empty one."""
+    return next(iter(text.strip().splitlines()), "")

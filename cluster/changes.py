@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from cluster.amounts import first_line
 from cluster.ledger import load_published
 from cluster.runs import RunState, StageState, UnplannedCell, finished_runs, load_state, runs_before
 from cluster.stores.base import Store
@@ -116,7 +117,7 @@ def _by_subject(parts: Iterable[Part], cells: Mapping[str, str]) -> dict[str, li
 def _change(store: Store, subject: str, was: Sequence[Part], now: Sequence[Part]) -> Change | None:
     failed_before, failed = _failed(was), _failed(now)
     if failed:
-        why = dict.fromkeys(stage.error.splitlines()[0] if stage.error else "not finished" for stage in failed)
+        why = dict.fromkeys(first_line(part.error) or "not finished" for part in failed)
         word: Word = "still failing" if failed_before else "failed"
         return Change(subject=subject, change=word, cells=_cells(failed), why=tuple(why))
     if not now or not was:

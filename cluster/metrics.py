@@ -66,6 +66,8 @@ SUCCESS = Metric(
 UP = Metric("miclip_store_up", "gauge", "1 if the store could be read just now")
 METRICS = (*COUNTERS, CACHED, NUMBER, STATUS, RUN_SECONDS, STAGES, SIGN, SUCCESS, UP)
 
+_MAY_CHANGE = ("RUNNING", "INTERRUPTED")
+"""The latter becomes CANCELLED where somebody asks for that too late."""
 MOST_RUNS = 100
 """So far back the newest success is looked for."""
 
@@ -169,10 +171,7 @@ class StoreMetrics:
         """The state of a run; what has ended for good is not read again. None for a run that another process begins just now."""
         if run not in self._ended:
             state = find_state(self.store, run)
-            if state is None or state.status in (
-                "RUNNING",
-                "INTERRUPTED",
-            ):  # the latter is CANCELLED by who asks for it
+            if state is None or state.status in _MAY_CHANGE:
                 return state
             self._ended[run] = state.model_copy(update={"message": ""})
         return self._ended[run]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster.amounts import count, duration, some
+from cluster.amounts import count, duration, first_line, some
 from cluster.cli.common import JsonOption, StoreOption, Verbs, make_table, open_existing, print_json, screen
 from cluster.cli.options import DashboardOption
 
@@ -69,7 +69,7 @@ def status(
             f"[{COLOURS[status_of[state.run]]}]{status_of[state.run]}[/]",
             f"{count(len(state.published))}/{count(len(state.parts))}",
             duration(took[state.run]),
-            "  ".join(filter(None, [trial, _progress(state), _sign(where, state), _first_line(state.message)])),
+            "  ".join(filter(None, [trial, _progress(state), _sign(where, state), first_line(state.message)])),
         )
     screen().print(table)
     if older := len(runs) - len(shown):
@@ -103,7 +103,7 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
             Text(f"{stage.output} {stage.detail}".rstrip()),
             f"[{COLOURS[stage.state]}]{stage.state}[/]",
             f"{count(stage.shards_done)}/{count(stage.shards)}",
-            Text(_first_line(stage.error), "red") if stage.error else Text(kept.get(stage.digest, ""), "dim"),
+            Text(first_line(stage.error), "red") if stage.error else Text(kept.get(stage.digest, ""), "dim"),
         )
     for cell in state.unplanned:
         table.add_row(
@@ -129,14 +129,14 @@ def _progress(state: RunState) -> str:
 
 
 def _unplanned(cell: UnplannedCell) -> str:
-    return f"cannot be planned{'' if cell.state == 'failed' else ' yet'}: {_first_line(cell.error)}"
+    return f"cannot be planned{'' if cell.state == 'failed' else ' yet'}: {first_line(cell.error)}"
 
 
 def show_head(state: RunState, word: str) -> None:
     """The name of a run, the status that is seen of it, how long it took, and why it ended."""
     from rich.text import Text
 
-    message = f"  {_first_line(state.message)}" if state.message else ""
+    message = f"  {first_line(state.message)}" if state.message else ""
     screen().print(
         Text.assemble((f"{state.run} ", "bold"), (word, COLOURS[word]), f"  {duration(state.seconds)}{message}"),
         soft_wrap=True,
@@ -161,10 +161,6 @@ def _sign(store: Store, state: RunState) -> str:
         return ""
     moment = last_sign(store, state.run)
     return f"last sign of life: {'none yet' if moment is None else f'{duration(max(0.0, time.time() - moment))} ago'}"
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else ""
 
 
 # ---------------------------------------------------------------- logs

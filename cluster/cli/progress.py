@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cluster.amounts import count, duration, some
+from cluster.amounts import count, duration, first_line, some
 from cluster.events import Event
 
 LINE_SECONDS = 5.0
@@ -205,7 +205,7 @@ class RunProgress:
         view.failures += bool(event.get("final"))
         view.retried += not event.get("final")
         if event.get("final"):
-            why = _first_line(event)
+            why = _why(event)
             if why not in view.reasons:  # stages and shards that fail alike are counted, and named when the run ends
                 view.reasons.add(why)
                 self.say(f"{view.title}: shard {event['shard']} failed: {why}", "red")
@@ -218,11 +218,11 @@ class RunProgress:
         again = "set aside" if event.get("final") else "trying again"
         view.failures += bool(event.get("final"))
         view.retried += not event.get("final")
-        self.say(f"{view.title}: shard {event['shard']} lost its worker, {again}: {_first_line(event)}", "yellow")
+        self.say(f"{view.title}: shard {event['shard']} lost its worker, {again}: {_why(event)}", "yellow")
         self._update(event["work"], view)
 
     def _on_shard_fatal(self, event: Event) -> None:
-        self.say(_first_line(event), "red")
+        self.say(_why(event), "red")
 
     def _on_damaged(self, event: Event) -> None:
         self.say(event["message"], "red")
@@ -279,7 +279,6 @@ def _title(event: Event) -> str:
     return f"{title} {_SAID.get(str(event.get('first_round')), '')}".rstrip()
 
 
-def _first_line(event: Event) -> str:
-    message = str(event.get("message", "")).strip().splitlines()
-    text = f"{event.get('error', '')}: {message[0] if message else ''}".strip(": ")
+def _why(event: Event) -> str:
+    text = f"{event.get('error', '')}: {first_line(str(event.get('message', '')))}".strip(": ")
     return text if len(text) <= MAX_LINE else text[: MAX_LINE - 1] + "…"

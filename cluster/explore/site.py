@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from cluster.amounts import first_line
 from cluster.catalog import Catalog
 from cluster.changes import load_changes
 from cluster.ledger import load_failures
 from cluster.read import LakeTable
 from cluster.runs import RunState, by_pipeline, find_state, latest_runs, list_runs
 from cluster.stores.base import prefetch
+from cluster.watching import seconds_taken
 from schemas.errors import UnknownTable
 from schemas.plans import Published, StoredPart
 
@@ -157,8 +159,8 @@ def _told(catalog: Catalog, state: RunState, stands: bool) -> Row:
         "run": state.run,
         "pipeline": state.pipeline,
         "status": state.status,
-        "seconds": round(state.seconds, 1),
-        "message": _first_line(state.message),
+        "seconds": round(seconds_taken(catalog.store, state), 1),
+        "message": first_line(state.message),
         "limited": state.limited,
         "stands": stands,
         "changes": changes and changes.model_dump(mode="json"),
@@ -170,7 +172,7 @@ def _told(catalog: Catalog, state: RunState, stands: bool) -> Row:
                 "state": stage.state,
                 "done": stage.shards_done,
                 "shards": stage.shards,
-                "error": _first_line(stage.error),
+                "error": first_line(stage.error),
                 "failures": _failures(catalog, stage.digest) if stage.state == "failed" else [],
             }
             for stage in state.stages
@@ -183,7 +185,7 @@ def _told(catalog: Catalog, state: RunState, stands: bool) -> Row:
                 "state": cell.state,
                 "done": 0,
                 "shards": 0,
-                "error": _first_line(cell.error),
+                "error": first_line(cell.error),
                 "failures": [],
             }
             for cell in state.unplanned
@@ -194,10 +196,6 @@ def _told(catalog: Catalog, state: RunState, stands: bool) -> Row:
 def _failures(catalog: Catalog, digest: str) -> list[Row]:
     found = load_failures(catalog.store, digest)
     return [
-        {"shard": one.shard, "error": f"{one.error}: {_first_line(one.message)}", "attempts": one.attempts}
+        {"shard": one.shard, "error": f"{one.error}: {first_line(one.message)}", "attempts": one.attempts}
         for one in found
     ]
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else ""

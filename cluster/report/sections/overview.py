@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 
-from cluster.amounts import count, duration, short, some
+from cluster.amounts import count, duration, first_line, short, some
 from cluster.report.data import ReportData, RunFacts
 from cluster.report.html import Html, join, tag
 from cluster.report.section import Section
@@ -105,7 +105,7 @@ def _stages(facts: RunFacts, data: ReportData) -> Html:
 def _stage(stage: StageState | UnplannedCell, data: ReportData) -> list[object]:
     if isinstance(stage, UnplannedCell):
         none = Cell("–", 0)
-        return [stage.cell, "", state_badge(stage.state), none, none, none, _first_line(stage.error)]
+        return [stage.cell, "", state_badge(stage.state), none, none, none, first_line(stage.error)]
     published = data.stages.get(stage.digest)
     rows = sum(published.rows(table) for table in published.tables) if published else 0
     size = sum(part.bytes for parts in published.tables.values() for part in parts) if published else 0
@@ -116,12 +116,8 @@ def _stage(stage: StageState | UnplannedCell, data: ReportData) -> list[object]:
         Cell(f"{count(stage.shards_done)}/{count(stage.shards)}", stage.shards),
         Cell(count(rows) if published else "–", rows),
         Cell(short(size, "B") if published else "–", size),
-        _first_line(stage.error),
+        first_line(stage.error),
     ]
-
-
-def _first_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[0]
 
 
 def _failures(facts: RunFacts) -> Html | None:

@@ -13,8 +13,10 @@ from cluster.catalog import open_catalog
 from cluster.changes import Change, Changes, save_changes
 from cluster.explore.pages import write_pages
 from cluster.explore.site import make_site
+from cluster.runs import UnplannedCell, load_state, save_state
 from cluster.stores.base import Store, make_store
 from schemas.errors import DamagedPart, UnknownTable, UsageError
+from schemas.layout import alive_key
 from tests.made_up_explorer import SAE, explorer_stage, publish_units
 from tests.made_up_saes import save_run
 from tests.published import publish_numbers
@@ -73,6 +75,21 @@ def test_models_and_runs_are_told(store: Store, tmp_path: Path) -> None:
     assert (run["run"], run["status"], run["stands"], len(run["stages"])) == ("pages-00001", "DONE", True, 2)
     assert (run["changes"]["before"], run["changes"]["subjects"][0]["change"]) == ("pages-00000", "new")
     assert "store" not in json.dumps(site) and str(tmp_path.parent.parent) not in json.dumps(site)
+
+
+def test_cells_that_cannot_be_planned_are_told_among_stages_and_a_run_that_goes_on_with_its_time(
+    tmp_path: Path,
+) -> None:
+    store = make_store(str(tmp_path / "lake"))
+    save_run(store, "pages-00001", [publish_units(store, explorer_stage(MODEL), 20)])
+    gone = UnplannedCell(cell="acts/m", kind="extract", subject="m", state="failed", error="nothing at /m\nbut others")
+    state = load_state(store, "pages-00001").model_copy(update={"status": "RUNNING", "unplanned": (gone,)})
+    save_state(store, state.model_copy(update={"seconds": 1.0, "began": 1000.0}))
+    store.replace(alive_key("pages-00001"), json.dumps({"time": 1063.0}).encode())
+    (run,) = write(store, tmp_path / "pages")["runs"]
+    assert run["seconds"] == 63.0
+    told = [(stage["cell"], stage["state"], stage["error"]) for stage in run["stages"]]
+    assert told[-1] == ("acts/m", "failed", "nothing at /m")
 
 
 def test_a_second_time_copies_nothing_and_changes_nothing(store: Store, tmp_path: Path) -> None:
