@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from cluster.catalog import Catalog, Scope, Where, open_catalog, wanted
 from cluster.ledger import get_checked
 from cluster.named_queries import run_named
-from cluster.parquet import refuse_older
+from cluster.parquet import refuse_older, say_older
 from cluster.sql import run_sql
 from cluster.stores import make_store, prefetch
 from schemas.columns import VECTOR, Table
-from schemas.errors import BadRef, MissingPackage, UsageError
+from schemas.errors import BadRef, MissingPackage, OlderPart, UsageError
 from schemas.plans import Published, StoredPart
 from schemas.tables import get_table
 
@@ -175,7 +175,7 @@ class LakeTable:
     def _vectors(self, column: str) -> np.ndarray:
         if any(self._filters(published) for published, _ in self._parts()):
             return _as_matrix(self._only(column).arrow()[column], self._table.name)
-        return _read_vectors([partial(self._open, part) for _, part in self._parts()], column, self._table.name)
+        return _read_vectors([partial(self._open, part) for _, part in self._parts()], column, self._table)
 
     def _parts(self) -> list[tuple[Published, StoredPart]]:
         return [(p, part) for p in self._stages for part in p.tables[self._table.name]]
@@ -219,14 +219,19 @@ def _check_column(table: Table, column: str) -> pa.DataType:
 # ---------------------------------------------------------------- vectors, as fast as the cores decode
 
 
-def _read_vectors(files: list[Callable[..., pq.ParquetFile]], column: str, table: str) -> np.ndarray:
+def _read_vectors(files: list[Callable[..., pq.ParquetFile]], column: str, table: Table) -> np.ndarray:
     """Row groups of one vector column decoded side by side into one preallocated [rows, width] array.
 
     files: each opens one part; a part is open only while it is read, because there may be more than a process may open.
+
+    Raises:
+        OlderPart: one was written before the table had the column.
     """
     tasks: list[tuple[Callable[..., pq.ParquetFile], pq.FileMetaData, int, int]] = []
     start = 0
     for opens, footer in prefetch(_footer, files):
+        if column not in footer.schema.to_arrow_schema().names:
+            raise OlderPart(say_older([column], table))
         for group in range(footer.num_row_groups):
             tasks.append((opens, footer, group, start))
             start += footer.row_group(group).num_rows
@@ -239,7 +244,7 @@ def _read_vectors(files: list[Callable[..., pq.ParquetFile]], column: str, table
         opens, footer, group, first = task
         with opens(footer) as file:
             got = file.read_row_group(group, columns=[column], use_threads=False)[column]
-        values = _as_matrix(got, table, width)
+        values = _as_matrix(got, table.name, width)
         np.copyto(matrix[first : first + len(values)], values)
 
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:

@@ -46,6 +46,9 @@ def lacking(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[None]:
         yield
 
 
+ORDERS = [("old", "new"), ("new", "old"), ("old",)]
+
+
 def rows_of(first: int) -> list[Row]:
     return [
         {"image_id": f"{i:032x}", "image_index": i, "rank": 0, "class_id": 0, "class_name": "a", "score": 1.0 * i, "probability": 0.5}
@@ -112,9 +115,24 @@ def test_what_may_not_be_null_is_refused_with_what_to_do(tmp_path: Path, monkeyp
     assert len(miclip.open(store.uri).table(TABLE, columns=["score"]).arrow()) == 6
 
 
+def test_a_matrix_of_vectors_needs_them_in_every_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, table = make_store(str(tmp_path)), TABLES["embeddings"]
+    rows = [{"image_id": f"{i:032x}", "image_index": i, "norm": 1.0, "embedding": [0.5, 1.0]} for i in range(3)]
+    publish_rows(store, make_stage("new"), {"embeddings": rows})
+    with monkeypatch.context() as context:
+        columns = tuple(c for c in table.columns if c.name != "embedding")
+        context.setitem(TABLES, "embeddings", dataclasses.replace(table, columns=columns))
+        publish_rows(store, make_stage("old"), {"embeddings": rows})
+    for number, order in enumerate(ORDERS):
+        save_run(store, f"demo-{number:05d}", [make_stage(subject) for subject in order])
+        lake = miclip.open(store.uri, run=f"demo-{number:05d}")
+        with pytest.raises(OlderPart, match="table embeddings: some rows were written before it had embedding"):
+            lake.table("embeddings").numpy()
+        assert len(lake.table("embeddings").numpy("norm")) == 3 * len(order)
+
+
 # ---------------------------------------------------------------- SQL
 
-ORDERS = [("old", "new"), ("new", "old"), ("old",)]
 each_order = pytest.mark.parametrize("order", ORDERS, ids="-".join)
 PROBABILITIES: dict[str, list[tuple[int, float | None]]] = {
     "old": [(0, None), (1, None), (2, None)],
