@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-CELLS = 1 << 23
+CELLS = 1 << 22
 """Similarities that are in memory at a time: those of some features of the first SAE with all of the second."""
 SAME = 0.7
 """Two features that are each other's nearest at this similarity or more count as one."""
