@@ -359,6 +359,16 @@ def test_a_cell_that_cannot_be_planned_is_a_failure_of_its_run_like_any_other(tm
     assert miclip("gc", "--store", tmp_path).exit_code == 0
 
 
+def test_a_run_in_which_nothing_failed_is_not_said_to_have_tracebacks(tmp_path: Path) -> None:
+    """As one that was refused before any work."""
+    store = publish_numbers(tmp_path)
+    state = load_state(store, "numbers-00001")
+    left = tuple(stage.model_copy(update={"state": "to do"}) for stage in state.stages)
+    save_state(store, state.model_copy(update={"status": "STOPPED", "message": "no GPU", "stages": left}))
+    one = miclip("status", "numbers-00001", "--store", tmp_path).stdout
+    assert "go on: miclip retry numbers-00001" in one and "--failed" not in one
+
+
 def test_what_is_cached_is_said_so_for_machines_and_people(spec: Path) -> None:
     for state, words in (("published", "2 stages published, "), ("cached", "2 stages published, all of them before, ")):
         ran = miclip("run", spec, "--executor", "serial")
