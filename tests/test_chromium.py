@@ -37,7 +37,13 @@ def test_pages_that_were_not_looked_at_are_said(
     (tmp_path / "test_pages.py").write_text(TESTS)
     words = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", ".", "-p", "tests.chromium", "-p", "no:cacheprovider"]  # fmt: skip
     kept = {name: text for name, text in os.environ.items() if name not in ("CHROMIUM", SWITCH)}
-    environment = {**kept, "PATH": str(tmp_path), "PYTHONPATH": str(ROOT), **environment}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    environment = {
+        **kept,
+        "PATH": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        **environment,
+    }
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == code and said in done.stdout, done.stdout + done.stderr
     assert done.stdout.count("pages were not looked at") == int(not code)
