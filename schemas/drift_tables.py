@@ -21,7 +21,11 @@ DRIFT = Table(
             pa.string(),
             "name of the metric, as its column; the concept; decoder_cosine or code_correlation of a feature",
         ),
-        ("setting", pa.string(), "what tells it from others of this cell: site, method, measure and the like"),
+        (
+            "setting",
+            pa.string(),
+            "what tells it from others of this cell: site, SAE by its settings, method, measure and the like",
+        ),
         (
             "status",
             pa.string(),
