@@ -92,6 +92,14 @@ def test_a_lost_driver_is_watched_to_where_it_was_lost(lake: Path) -> None:
     assert "far-00001 seems to be lost; waiting 1.5s for a sign of life" in seen.stderr
 
 
+def test_who_watches_a_silent_driver_is_told_for_how_long_it_is(lake: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cluster.cli.remote import _watch
+
+    assert _watch(make_store(str(lake)), "far-00001", Time().pace()._replace(patience=95), as_json=False) == 3
+    lines = [line for line in capsys.readouterr().err.splitlines() if "last sign" in line]
+    assert lines == [f"last sign of life {ago} ago; lost after 1m35s" for ago in ("40s", "1m00s", "1m20s")]
+
+
 def test_status_and_logs_know_submissions(lake: Path) -> None:
     shown = miclip("status", "far-0123abcd-a2", "--store", lake)
     assert "far-00002 RUNNING" in shown.stdout and "submission far-0123abcd-a2" in shown.stdout
