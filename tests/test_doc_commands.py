@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 import shlex
@@ -116,11 +115,12 @@ stages:
   pages: {kind: explorer, reads: [features, acts]}
 """
 STAND_INS = {
-    "s3://lab-miclip/lake": "lake", "s3://my-lab/lake": "lake", "s3://lab/lake": "lake", "/data/lake": "lake",
+    "s3://lab-miclip/lake": "{folder}/lake", "s3://my-lab/lake": "{folder}/lake", "s3://lab/lake": "{folder}/lake",
+    "/data/lake": "{folder}/lake", "STORE": "{folder}/lake", "sparsify:./": "sparsify:{folder}/",
     "s3://lab-miclip/pages": "pages", "s3://lab/pages": "pages", "/srv/www/zoo": "pages",
     "/var/lib/node_exporter/": "", "--images 2000": "--images 20",
-    "zoo-00012": "zoo-00002", "zoo-00005": "zoo-00001", "zoo-00003": "zoo-00001", "first-00012": "zoo-00002",
-    " RUN": " zoo-00002", "STORE": "lake",
+    "zoo-00012": "zoo-00002", "zoo-00005": "zoo-00001", "zoo-00003": "zoo-00001",
+    "first-00001": "zoo-00001", "first-00012": "zoo-00002", " RUN": " zoo-00002",
 }  # fmt: skip
 VIT = {
     "hidden_size": 8,
@@ -131,53 +131,52 @@ VIT = {
     "patch_size": 8,
 }
 MINE = {
-    "/data/photos": "photos",
-    "open_clip:ViT-B-16@file:/runs/epoch_10.pt": "demo:clip-p8",
-    "gpus: 1": "gpus: 0",
-}
+    "/data/photos": "{folder}/photos", "/models/my-vit": "{folder}/my-vit",
+    "open_clip:ViT-B-16@file:/runs/epoch_10.pt": "demo:clip-p8", "gpus: 1": "gpus: 0",
+}  # fmt: skip
 
 
-def replace(text: str, by: Mapping[str, str]) -> str:
-    for old, new in by.items():
-        text = text.replace(old, new)
+def replace(text: str, stand_ins: Mapping[str, str], folder: Path) -> str:
+    """The text with what stands in for what is the reader's."""
+    for old, new in stand_ins.items():
+        text = text.replace(old, new.replace("{folder}", str(folder)))
     return text
 
 
-def call(folder: Path, words: Sequence[str], **env: str) -> subprocess.CompletedProcess[str]:
-    """One command in a process of its own, in the folder, with its lake; it must end well."""
-    if words[0] in ("run", "nightly"):
-        words = [*words, "--executor", "serial"]
+def call(lake: Path, folder: Path, words: Sequence[str]) -> str:
+    """What one command prints in a process of its own; it must end well."""
+    words = [*words, "--executor", "serial"] if words[0] in ("run", "nightly") else words
     done = subprocess.run(
         [sys.executable, "-m", "cluster.cli", *words],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MICLIP_STORE": "lake", **env},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MICLIP_STORE": str(lake)},
         capture_output=True,
         text=True,
         timeout=500,
     )
     assert done.returncode == 0, f"{words}: {done.stdout} {done.stderr}"
-    return done
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def yours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A folder with specs, a model, photos and a lake of two nights of a small zoo; and what stands for what."""
+    """A folder with specs, a model, photos, and a lake of two nights of a small zoo; and what stands in for what."""
     from miclip_core.zoo.hf import transformers
 
     folder = tmp_path_factory.mktemp("yours")
-    (folder / "zoo.yaml").write_text(SPEC)
-    world = export(folder / "world", 24)
-    for number, image in enumerate(sorted((world / "images").iterdir())):
+    for number, image in enumerate(sorted((export(folder / "world", 24) / "images").iterdir())):
         place = folder / "photos" / f"class{number % 2}"
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(image, place)
     transformers.ViTModel(transformers.ViTConfig(**VIT)).save_pretrained(folder / "my-vit")
     page = next(block.text for block in blocks("yaml") if block.page == "own-model.md")
-    (folder / "mine.yaml").write_text(replace(page, {**MINE, "/models/my-vit": f"{folder}/my-vit"}))
+    (folder / "mine.yaml").write_text(replace(page, MINE, folder))
+    (folder / "zoo.yaml").write_text(SPEC)
+    lake = folder / "lake"
     for seed in ("0", "1"):
-        call(folder, ["nightly", "zoo.yaml", "--set", f"stages.sae.seed={seed}"])
-    sae = json.loads(call(folder, ["saes", "--json"]).stdout)[0]["sae"]
-    call(folder, ["export", "sae", sae, "--format", "sparsify", "--to", "layers.8"])
+        call(lake, folder, ["nightly", "zoo.yaml", "--set", f"stages.sae.seed={seed}"])
+    sae = call(lake, folder, ["sql", "SELECT DISTINCT sae FROM sae_features", "--csv"]).split()[1]
+    call(lake, folder, ["export", "sae", sae, "--format", "sparsify", "--to", "layers.8"])
     with listener(200) as (url, _):
         yield folder, {**STAND_INS, "sae:3f2a9c1b7d60": sae, "https://hooks.example.org/T0/B0": url}
 
@@ -188,4 +187,6 @@ def test_the_commands_about_what_is_yours_run(
     yours: tuple[Path, dict[str, str]], command: Command, tmp_path: Path
 ) -> None:
     folder, stand_ins = yours
-    call(folder, shlex.split(replace(command.text, stand_ins))[1:])
+    for spec in folder.glob("*.yaml"):
+        shutil.copy(spec, tmp_path)
+    call(folder / "lake", tmp_path, shlex.split(replace(command.text, stand_ins, folder))[1:])
