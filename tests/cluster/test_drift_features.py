@@ -52,7 +52,11 @@ def test_matches_do_not_depend_on_how_many_codes_are_brought_together(
     assert (figures["item"], figures["before"], figures["after"]) == ("matched_by_code_correlation", 1.0, 1.0)
 
 
-def test_of_the_codes_of_one_feature_in_one_image_the_largest_counts() -> None:
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_of_the_codes_of_one_feature_in_one_image_the_largest_counts(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(drift_features, "AT_ONCE", at_once)
     feature, image = pa.array([0, 0, 1, 0], pa.int32()), pa.array([2, 2, 0, 2], pa.int32())
     batch = pa.RecordBatch.from_arrays(
         [feature, image, pa.array([1, 3, 5, 2], pa.float32())], names=["feature", "image", "value"]
