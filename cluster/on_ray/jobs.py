@@ -97,7 +97,7 @@ class ClusterJobs:
             return str(self._client.get_job_logs(job_id))
 
     def stop(self, job_id: str) -> None:
-        """SIGTERM to its driver, and SIGKILL a few seconds later if it has not ended."""
+        """SIGTERM to its driver, and SIGKILL if it has not ended after as long as the cluster gives it."""
         with self._errors():
             self._client.stop_job(job_id)
 
