@@ -70,7 +70,7 @@ class World:
 
     def encoders(self, report: RunReport) -> dict[str, NeuronEncoder]:
         inputs = StoreInputs(self.lake.store)
-        found = [state.digest for state in report.state.stages if state.kind == "align" and state.state == "published"]
+        found = [state.digest for state in report.state.stages if state.kind == "align" and state.is_published]
         return {digest: load_encoder(inputs.published(digest, WEIGHTS)) for digest in found}
 
 
