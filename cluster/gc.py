@@ -141,15 +141,15 @@ def look(store: Store, policy: Policy, pace: Pace = PACE) -> Sweep:
     kept |= {run.run for run in unsure if run.run in living or load_tables(store, run.run) is not None}
     lake = Reach(store)
     held = {run.run: names for run, names in prefetch(lambda run: _names_of(store, run, lake), runs)}
-    visited = {name for key in living & visits.keys() for name in load_visit(store, key).names}
-    ended = {name for visit in visits.values() if visit.ended for name in visit.names}
-    reached = lake.reach({name for run in kept for name in held[run]} | visited)
+    reached = lake.reach(name for run in kept for name in held[run])
     named = lake.reach(name for run in held for name in held[run])
-    wanted = lake.reach(visited | ended)  # has its time from now on, whatever run named it
-    unnamed = lake.names - (named - wanted)
+    visited = [load_visit(store, key) for key, visit in visits.items() if visit.ended or key in living]
+    wanted = lake.reach(name for visit in visited for name in visit.names)
     record = _last_record(store)
-    young = _young(runs, unnamed - set(record["doomed"]), record["unnamed"], policy)
-    going = {name for run in runs if run.may_go_on and run.run in kept for name in held[run.run]} | visited
+    unnamed = lake.names - named - set(record["doomed"])
+    seen = {name: first for name, first in record["unnamed"].items() if name not in wanted}  # whose time begins anew
+    young = _young(runs, (unnamed | wanted) - reached, seen, policy)
+    going = {name for run in runs if run.may_go_on and run.run in kept for name in held[run.run]}
     probes = tuple(key for key in store.list("probe") if key != WRITABLE)
     return Sweep(
         kept=tuple(run.run for run in runs if run.run in kept),

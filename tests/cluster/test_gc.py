@@ -432,6 +432,24 @@ def test_work_without_a_run_keeps_what_it_holds_while_it_lives_and_no_longer(thr
     assert sweep(store, Policy(keep_runs=1), fast()).doomed >= digests  # for one has finished without them
 
 
+def test_what_work_without_a_run_wants_stays_though_it_was_about_to_go(three: Path, tmp_path: Path) -> None:
+    """Its time is over, or a sweep that was killed had it on its list."""
+    store = make_store(uri := copy(three, tmp_path / "lake"))
+    digests = set(inspect(store, 8))
+    sweep(store, Policy(keep_runs=1), fast())
+    run(store, 4)
+    assert look(store, Policy(keep_runs=1), fast()).doomed >= digests
+    with Visit(store, Pace(beat=3600)) as visit:
+        visit.hold(digests)
+        alive = Time(during=visit._save).pace()
+        assert not look(store, Policy(keep_runs=1), alive).doomed & digests
+    sweep(store, Policy(keep_runs=1), fast())
+    run(store, 5)
+    assert kill_a_sweep(uri, Policy(keep_runs=1), 0)  # with these on its list
+    assert set(inspect(store, 8)) == digests
+    assert not look(store, Policy(keep_runs=1), fast()).doomed & digests
+
+
 def test_work_without_a_run_shows_that_it_lives_by_itself(store: Store) -> None:
     with Visit(store, Pace(beat=0.01)) as visit:
         visit.hold({"0" * 20})
