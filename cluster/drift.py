@@ -11,14 +11,12 @@ from cluster.changes import Alike, pair_alike, stages_by_place
 from cluster.drift_features import match_features, share_row
 from cluster.drift_table import Drift, Pair, Row
 from cluster.ledger import load_published
-from cluster.runs import RunState, StageState
+from cluster.runs import RunState
 from cluster.sae_names import OUTPUT, SaeNames
 from cluster.sql import run_sql
 from cluster.stores.base import Store, prefetch
 from schemas.errors import UsageError
 from schemas.plans import Published
-
-_THERE = ("published", "cached")
 
 METRICS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sae_summary": (
@@ -60,7 +58,7 @@ Found = tuple[str, str, str]
 
 def compare_runs(store: Store, before: RunState, after: RunState) -> Drift:
     """What moved in stages that both runs publish and that are not the same stage."""
-    was, now = stages_by_place(_there(before)), stages_by_place(_there(after))
+    was, now = stages_by_place(before.published), stages_by_place(after.published)
     found = [(place[0], *both) for place in now for both in _in_both(was.get(place, {}), now[place])]
     return _compare(store, found, (before, after))
 
@@ -72,7 +70,7 @@ def compare_models(store: Store, run: RunState, before: str, after: str) -> Drif
         UsageError: the run has published nothing of one of them.
     """
     by_model: dict[str, dict[tuple[str, str], tuple[str, Alike]]] = defaultdict(dict)
-    for (cell, subject, output), details in stages_by_place(_there(run)).items():
+    for (cell, subject, output), details in stages_by_place(run.published).items():
         by_model[subject][cell.replace(subject, ""), output] = cell, details
     for model in (before, after):
         if model not in by_model:
@@ -88,10 +86,6 @@ def compare_models(store: Store, run: RunState, before: str, after: str) -> Drif
     return _compare(store, found, (run,))
 
 
-def _there(state: RunState) -> list[StageState]:
-    return [stage for stage in state.stages if stage.state in _THERE]
-
-
 def _in_both(was: Alike, now: Alike) -> Iterator[tuple[str, str]]:
     for old, new in pair_alike(was, now):
         if old is not None and new is not None:
@@ -103,7 +97,7 @@ def _compare(store: Store, found: Sequence[Found], runs: Sequence[RunState]) -> 
     differ = [(cell, old, new) for cell, old, new in found if old != new]
     there = _load(store, (stage for _, *both in differ for stage in both))
     pairs = [Pair(cell, there[old], there[new]) for cell, old, new in differ if old in there and new in there]
-    stages = [stage for run in runs for stage in _there(run)]
+    stages = [stage for run in runs for stage in run.published]
     images = _load(store, (stage.digest for stage in stages if stage.kind == "index_images"))
     saes = SaeNames(stages, ((old, new) for _, old, new in found))
     drift = Drift([], len(pairs), same=len(found) - len(differ))
