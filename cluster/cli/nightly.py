@@ -198,10 +198,9 @@ def _one_night(
 
 def evening_json(evening: Evening) -> dict[str, Any]:
     """What followed a run, for machines; features one by one are in the table `drift`."""
-    rows = [row for row in evening.drift.rows if row["aspect"] != "feature"] if evening.drift else []
     return {
         "changes": evening.changes.model_dump(mode="json") if evening.changes else None,
-        "drift": rows,
+        "drift": evening.drift.rows if evening.drift else [],
         "pages": evening.pages._asdict() if evening.pages else None,
         "damaged": [verdict._asdict() for verdict in evening.damaged],
         "gc": sweep_json(evening.swept, True) if evening.swept else None,
