@@ -203,7 +203,7 @@ def test_drift_says_what_changed_between_any_two_runs(lake: str) -> None:
     for seed in (1, 2, 3):
         nightly(lake, "--set", f"stages.one.seed={seed}")
     shown = call("drift", "--store", lake).stdout
-    assert "since zoo-00002: 1 as they were, 1 change" in shown 
+    assert "since zoo-00002: 1 as they were, 1 change" in shown
     assert "nothing moved: 2 stages compared, 1 of them the same" in shown
     equal = call("drift", "zoo-00003", "--against", "zoo-00003", "--store", lake).stdout
     assert "nothing moved: 2 stages compared, all the same" in equal
