@@ -1,4 +1,4 @@
-"""The verbs of every night on a command line: nightly, drift, gc."""
+"""The verbs of every night on a command line: nightly, gc."""
 
 from __future__ import annotations
 
@@ -197,21 +197,3 @@ def test_gc_removes_nothing_until_it_is_told_yes(lake: str) -> None:
     assert again["kept"] == ["zoo-00003"] and again["stages"] == again["leftovers"] == []
     assert call("sql", "SELECT count(*) AS n FROM selftest", "--store", lake, "--csv").stdout == "n\n50\n"
     assert "run 'zoo-00009' is to be kept" in call("gc", "--keep", "zoo-00009", "--store", lake, code=2).output
-
-
-def test_drift_says_what_changed_between_any_two_runs(lake: str) -> None:
-    for seed in (1, 2, 3):
-        nightly(lake, "--set", f"stages.one.seed={seed}")
-    shown = call("drift", "--store", lake).stdout
-    assert "since zoo-00002: 1 as they were, 1 change" in shown
-    assert "nothing moved: 2 stages compared, 1 of them the same" in shown
-    equal = call("drift", "zoo-00003", "--against", "zoo-00003", "--store", lake).stdout
-    assert "nothing moved: 2 stages compared, all the same" in equal
-    found = as_json(call("drift", "zoo-00003", "--against", "zoo-00001", "--store", lake, "--json"))
-    assert found["changes"]["before"] == "zoo-00001" and found["rows"] == []
-    both = as_json(call("drift", "--models", "one", "two", "--store", lake, "--json"))
-    assert both["changes"] is None and both["run"] == "zoo-00003"
-    assert "first finished run" in call("drift", "zoo-00001", "--store", lake, code=2).output
-    assert "leave --against out" in call(
-        "drift", "--models", "one", "two", "--against", "zoo-00001", "--store", lake, code=2
-    ).output.replace("\n", " ")
