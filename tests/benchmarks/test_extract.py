@@ -79,9 +79,10 @@ def test_extract_from_jpeg_to_parquet_against_the_bare_forward(tmp_path):
 
 
 CHILD = """
-import json, resource, sys
+import json, sys
 from cluster.planned import plan_pipeline
 from jobs.extract.plan import estimate
+from tests.benchmarks.measures import peak
 from tests.lakes import Lake, make_extract
 folder, store = sys.argv[1:]
 spec = make_extract(folder, ("demo:clip-p8",), images={"ref": f"folder:{folder}/images"},
@@ -92,7 +93,7 @@ assert report.exit_code == 0, report.failures
 planned = plan_pipeline(spec, lake.store)
 costs = [estimate(p, planned.known) for c in planned.cells for p in c.plans]
 planned_bytes = max(c.worker_memory for c in costs) + sum(c.memory for c in costs)
-print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "planned": planned_bytes}))
+print(json.dumps({"peak": peak(), "planned": planned_bytes}))
 """
 
 

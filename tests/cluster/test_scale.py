@@ -79,7 +79,7 @@ def measure(folder: Path, stages: dict[str, Any]) -> dict[str, Any]:
 
 
 PROGRAM = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from cluster.cli.planning import make_report
 from cluster.cost import Terms
@@ -91,7 +91,7 @@ folder = Path(sys.argv[1])
 spec = PipelineSpec.model_validate_json((folder / "spec.json").read_text())
 store = make_store(str(folder / "lake"))
 report = make_report(plan_pipeline(spec, store), store, Terms())
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 print(json.dumps({"seconds": time.process_time(), "gb": peak, **report["total"]}))
 """
 
