@@ -105,6 +105,8 @@ def main() -> int:
     except MiclipError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except KeyboardInterrupt:  # as the CLI ends; the interpreter's own code depends on who caught the signal before
+        return 130
     counts = {name: lake.count(name) for name in ("shard_done", "shard_failed", "shard_lost", "cached", "published")}
     notes = [note for event in lake.events for note in event.get("notes", ())]
     print(json.dumps({**counts, "notes": notes, "failures": report.failures}), flush=True)

@@ -35,6 +35,7 @@ DAMAGES = ("a byte flipped", "half of it", "gone")
 MAX_DISTURBANCES = 40
 """So many faults one lake sees at most; then a last driver is left in peace."""
 STOPPED = (-signal.SIGKILL, -signal.SIGINT, 130)
+"""How a process ends that was killed or stopped, also before it could catch anything."""
 PATIENCE, BUDGET = 30, 20
 """Seconds after which the lease of a night that was killed is taken, and for which it asks a store again."""
 
