@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.alive import Heart
 from cluster.board import Board
-from cluster.stores.base import Store, get_many
+from cluster.stores.base import Store, create_unique, get_many
 from cluster.works import Outcome, Work
 from schemas import layout
 from schemas.errors import MiclipError
@@ -153,6 +153,8 @@ class StoreEvents:
         self._run_id = run_id
         self._heart = Heart(store, run_id)
         self._lines: list[str] = []
+        self._sent = b""
+        """A segment that may be in the store or not: one more try sends the same, which can then be told."""
         self._segment = len(_segments(store, run_id))
         self._pause = FIRST_PAUSE
         self._flushed = time.monotonic()
@@ -193,14 +195,14 @@ class StoreEvents:
 
     def _flush(self) -> None:
         self._flushed = time.monotonic()
-        if not self._lines:
-            return
-        data = ("\n".join(self._lines) + "\n").encode()
-        while not self._store.create(layout.events_key(self._run_id, self._segment), data):
+        while self._sent or self._lines:
+            if not self._sent:
+                self._sent, self._lines = ("\n".join(self._lines) + "\n").encode(), []
+            while not create_unique(self._store, layout.events_key(self._run_id, self._segment), self._sent):
+                self._segment += 1
             self._segment += 1
-        self._segment += 1
-        self._lines = []
-        self._pause = min(LAST_PAUSE, self._pause * 1.1)
+            self._sent = b""
+            self._pause = min(LAST_PAUSE, self._pause * 1.1)
 
     def _keep_flushing(self) -> None:
         while not self._ended.wait(FIRST_PAUSE):

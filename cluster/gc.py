@@ -20,7 +20,7 @@ from typing import Any
 from cluster.alive import ALIVE_SECONDS
 from cluster.catalog import load_drift
 from cluster.hold import GC, load_holds, load_visit, names_in
-from cluster.lease import PACE, Lease, Pace, take
+from cluster.lease import PACE, Lease, Pace, split_key, take
 from cluster.reach import Reach, Trash
 from cluster.retention import Policy, RunFacts, choose, load_runs, newest_numbers
 from cluster.runs import load_spec, load_tables
@@ -249,8 +249,8 @@ def _old_records(store: Store) -> Iterator[str]:
     yield from store.list("sweeps")
     terms: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for key in store.list("leases"):
-        _, name, file = key.split("/")
-        terms[name][int(file.split(".")[0])].append(key)
+        if file := split_key(key):
+            terms[file[0]][file[1]].append(key)
     for numbers in terms.values():
         for number in sorted(numbers)[:-1]:
             yield from numbers[number]

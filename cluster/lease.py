@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from cluster.stores.base import Store, get_budget
+from cluster.stores.base import Store, create_unique, get_budget
 from schemas import layout
 from schemas.errors import KeyMissing, LeaseHeld, LeaseLost, MiclipError, Unreachable, UsageError
 
 PATIENCE = 90.0
+_FILE = re.compile(r"leases/([^/]+)/(\d+)\.(held|beat|met|end)\.json")
 BUDGETS = 1.5
 """Patience is at least so many times what one request may take: a holder does things up to a quarter of it after its beat."""
 
@@ -70,14 +73,20 @@ class Term(NamedTuple):
     """Seconds of silence that its holder counts on."""
 
 
+def split_key(key: str) -> tuple[str, int, str] | None:
+    """(lease, term, what it says of the term) of a key; None of what somebody else laid there."""
+    match = _FILE.fullmatch(key)
+    return (match[1], int(match[2]), match[3]) if match else None
+
+
 def find_term(store: Store, name: str) -> Term | None:
     """The newest term of a lease, or None if nobody ever held it."""
-    names = [key.rsplit("/", 1)[1].split(".") for key in store.list(layout.lease_prefix(name))]
-    held = [int(number) for number, what, _ in names if what == "held"]
+    files = [file for file in map(split_key, store.list(layout.lease_prefix(name))) if file]
+    held = [number for _, number, what in files if what == "held"]
     if not held:
         return None
     newest = max(held)
-    ended = any(int(number) == newest and what == "end" for number, what, _ in names)
+    ended = any(number == newest and what == "end" for _, number, what in files)
     who, patience = _read_holder(store, name, newest)
     return Term(newest, who, ended, patience)
 
@@ -211,8 +220,8 @@ def follow(store: Store, name: str, term: Term | None, pace: Pace = PACE) -> Lea
     """
     number = term.number + 1 if term else 1
     begun = pace.age()
-    who = {"who": f"{socket.gethostname()} process {os.getpid()}", "patience": pace.patience}
-    created = store.create(layout.lease_key(name, number, "held"), json.dumps(who).encode())
+    who = {"who": f"{socket.gethostname()} process {os.getpid()}", "patience": pace.patience, "taker": uuid.uuid4().hex}
+    created = create_unique(store, layout.lease_key(name, number, "held"), json.dumps(who).encode())
     newest = find_term(store, name)  # `gc` removes old terms: this number may have been there before, and later ones
     if not created or newest is None or newest.number != number:
         other = newest.who if newest else "somebody"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from jobs.ahead import in_order
-from schemas.errors import BadSpec, UnsafeName, UsageError
+from schemas.errors import BadSpec, KeyMissing, UnsafeName, UsageError
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -165,6 +165,20 @@ def _key_problem(key: str) -> str:
     if len(encoded) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_PART_BYTES for part in parts):
         return f"it is longer than {MAX_KEY_BYTES} bytes, or a part longer than {MAX_PART_BYTES}"
     return ""
+
+
+def create_unique(store: Store, key: str, data: bytes) -> bool:
+    """Create an object whose bytes nobody else writes; True also where this very call made it and only the answer was lost.
+
+    Raises:
+        StoreFull: as `Store.create`.
+    """
+    if store.create(key, data):
+        return True
+    try:
+        return store.get(key) == data
+    except KeyMissing:
+        return False
 
 
 def prefetch(read: Callable[[Item], Value], items: Iterable[Item], width: int = 16) -> Iterator[tuple[Item, Value]]:

@@ -11,6 +11,7 @@ from cluster import events
 from cluster.events import EventLog, StoreEvents, read_events, read_segments
 from cluster.stores.base import Store, make_store
 from schemas.errors import StoreUnreachable
+from tests.lossy import LossyStore
 
 
 @pytest.fixture
@@ -23,6 +24,41 @@ def test_events_are_not_among_what_is_listed_to_find_runs(store):
     log({"event": "one"})
     log.flush()
     assert store.list("runs") == [] and store.list("") == ["events/test-00001/000000.jsonl"]
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_segment_whose_answer_was_lost_is_not_written_twice(tmp_path, lost):
+    store = LossyStore(str(tmp_path), lost)
+    log = StoreEvents(store, "test-00001")
+    for event in ("one", "two", "three"):
+        log({"event": event})
+        log.flush()
+    assert [event["event"] for event in read_events(store, "test-00001")] == ["one", "two", "three"]
+
+
+def test_a_segment_that_arrived_though_its_store_went_away_is_not_written_twice(store, monkeypatch):
+    log, create = StoreEvents(store, "test-00001"), store.create
+
+    def arrive(key, data):
+        create(key, data)
+        raise StoreUnreachable("no answer")
+
+    log({"event": "one"})
+    with monkeypatch.context() as away:
+        away.setattr(store, "create", arrive)
+        with pytest.raises(StoreUnreachable):
+            log.flush()
+    log({"event": "two"})
+    log.flush()
+    assert [event["event"] for event in read_events(store, "test-00001")] == ["one", "two"]
+
+
+def test_a_segment_of_another_process_is_stepped_over(store):
+    logs = [StoreEvents(store, "test-00001") for _ in range(2)]
+    for n, log in enumerate(logs):
+        log({"event": str(n)})
+        log.flush()
+    assert [event["event"] for event in read_events(store, "test-00001")] == ["0", "1"]
 
 
 def test_segments_are_written_less_often_the_longer_a_run_takes(store, monkeypatch):

@@ -738,6 +738,22 @@ def test_a_second_sweep_finds_nothing_and_keeps_no_record_but_its_own(three: Pat
     assert {key.split("/")[2].split(".")[0] for key in store.list("leases/gc")} == {"00000002"}
 
 
+def test_what_somebody_else_lays_beside_leases_ends_no_sweep_and_stays(store: Store) -> None:
+    run(store, 1)
+    foreign = [
+        "leases/gc/00000099.copy.json",
+        "leases/gc/notes.txt",
+        "leases/gc/old/00000001.held.json",
+        "leases/readme",
+    ]
+    for key in foreign:
+        store.create(key, b"")
+    for _ in range(2):
+        sweep(store, Policy(), fast())
+    terms = {key.split("/")[2].split(".")[0] for key in store.list("leases/gc") if key not in foreign}
+    assert terms == {"00000002"} and set(foreign) <= set(store.list("leases"))
+
+
 def test_what_checks_of_the_store_leave_goes_once_they_are_surely_over(store: Store) -> None:
     run(store, 1)
     for _ in range(3):

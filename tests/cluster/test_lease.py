@@ -14,6 +14,7 @@ from cluster.stores import Store, make_store
 from cluster.stores.posix import PosixStore
 from schemas import layout
 from schemas.errors import Interrupted, LeaseHeld, LeaseLost, StoreUnreachable, UsageError
+from tests.lossy import LossyStore
 from tests.paces import Time
 
 
@@ -76,6 +77,33 @@ def test_of_eight_that_find_a_dead_holder_one_takes_the_lease(store: Store) -> N
     with ThreadPoolExecutor(8) as pool:
         won = [lease for lease in pool.map(enter, range(8)) if lease]
     assert [lease.term for lease in won] == [2]
+
+
+def test_a_taker_whose_answer_was_lost_does_not_lose_to_itself(tmp_path: Path) -> None:
+    lease = take(LossyStore(str(tmp_path), 1), "n", Time().pace())
+    lease.check()
+    with pytest.raises(
+        LeaseHeld, match="has just taken the lease"
+    ):  # who says the same of itself in its answer is another
+        follow(make_store(str(tmp_path)), "n", None, Time().pace())
+    lease.check()
+
+
+def test_what_somebody_else_lays_beside_the_terms_of_a_lease_is_none(store: Store) -> None:
+    first = take(store, "n", Time().pace())
+    for name in (
+        "README",
+        "notes.txt",
+        "00000009.held.json.bak",
+        "00000009.json",
+        "x.held.json",
+        "old/00000009.held.json",
+    ):
+        store.create(f"leases/n/{name}", b"")
+    first.beat()
+    first.check()
+    first.release()
+    assert take(store, "n", Time().pace()).term == 2
 
 
 class SilentStore(PosixStore):
