@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster.catalog import Catalog
 from cluster.stores import Store, prefetch
 from schemas.columns import Table
 from schemas.errors import DamagedPart
 from schemas.plans import StoredPart
 
 
+REMEMBERED = 1 << 15
+"""Parts whose columns a process knows without another look; a part never changes."""
+
+
 def columns_of(store: Store, parts: Sequence[StoredPart]) -> list[frozenset[str]]:
-    """The columns of each part, in the order of the parts.
+    """The columns of each part, in the order of the parts; those that were looked up before are remembered.
+
+    All of them are looked at: shards end in any order, so that parts of one version may lie between those of another.
 
     Raises:
         DamagedPart: one is no Parquet file.
     """
+    return [names for _, names in prefetch(lambda part: _columns(store, part), parts)]
+
+
+@lru_cache(REMEMBERED)
+def _columns(store: Store, part: StoredPart) -> frozenset[str]:
     filesystem, root = store.arrow_fs()
-
-    def read(part: StoredPart) -> frozenset[str]:
-        try:
-            return frozenset(pq.read_schema(f"{root}/{part.key}", filesystem=filesystem).names)
-        except pa.ArrowInvalid as error:
-            raise DamagedPart(f"{part.key}: {error}; `miclip verify` lists all damage") from None
-
-    return [names for _, names in prefetch(read, parts)]
-
-
-def end_parts(catalog: Catalog, name: str) -> list[StoredPart]:
-    """The first and the last part of every stage: one version made both, or one began the stage and another ended it."""
-    parts = [published.tables[name] for published in catalog.select(name)]
-    return [part for of in parts for part in dict.fromkeys([*of[:1], *of[-1:]])]
+    try:
+        return frozenset(pq.read_schema(f"{root}/{part.key}", filesystem=filesystem).names)
+    except pa.ArrowInvalid as error:
+        raise DamagedPart(f"{part.key}: {error}; `miclip verify` lists all damage") from None
 
 
 def are_alike(table: Table, found: Sequence[frozenset[str]]) -> bool:

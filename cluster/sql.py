@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 
 from cluster.catalog import Catalog
-from cluster.older_parts import columns_of, end_parts, find_needed
+from cluster.older_parts import columns_of, find_needed
 from cluster.parquet import say_older
 from cluster.type_names import DUCKDB, spell
 from jobs.kinds import KINDS, get_kind
@@ -149,7 +149,7 @@ def _register(connection: duckdb.DuckDBPyConnection, catalog: Catalog, query: st
         elif name in names:
             parts = catalog.parts(name)
             if parts:
-                needed = find_needed(get_table(name), columns_of(catalog.store, end_parts(catalog, name)))
+                needed = find_needed(get_table(name), columns_of(catalog.store, parts))
                 urls = [catalog.store.url(part.key) for part in parts]
                 connection.execute(view_statement(get_table(name), urls, needed))
             else:

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import miclip
@@ -22,7 +23,7 @@ from cluster.sql import run_sql
 from cluster.stores.base import Store, make_store
 from cluster.views import Engine, make_views
 from schemas.errors import OlderPart
-from schemas.plans import Published, StageSpec
+from schemas.plans import StageSpec
 from schemas.tables import TABLES
 from tests.made_up_descriptions import Row, publish_rows
 from tests.made_up_saes import save_run
@@ -170,13 +171,39 @@ def test_sql_refuses_what_may_not_be_null_if_the_query_reads_it(
 
 def test_a_stage_that_an_older_version_began_is_read_to_its_end(store: Store) -> None:
     """Its first part has another column than its last one, in either order, or one in their midst is the odd one."""
-    old, new = load_published(store, make_stage("old").digest), load_published(store, make_stage("new").digest)
-    assert old is not None and new is not None
-    begun: list[list[Published]] = [[old, new], [new, old], [old, new, old], [new, old, new]]
-    for parts in begun:
-        one = new.model_copy(update={"tables": {TABLE: tuple(p for of in parts for p in of.tables[TABLE])}})
-        found = run_sql(Catalog(store, (one,)), f"SELECT probability FROM {TABLE}").read_all()["probability"]
-        assert (len(found), found.null_count) == (3 * len(parts), 3 * parts.count(old))
+    for order in MIXED:
+        found = run_sql(one_stage(store, order), f"SELECT probability FROM {TABLE}").read_all()["probability"]
+        assert (len(found), found.null_count) == (3 * len(order), 3 * order.count("old"))
+
+
+MIXED = [("old", "new"), ("new", "old"), ("old", "new", "old"), ("new", "old", "new")]
+
+
+def one_stage(store: Store, order: Sequence[str]) -> Catalog:
+    """A stage whose parts two versions wrote, shard by shard in this order."""
+    found = {name: load_published(store, make_stage(name).digest) for name in ("old", "new")}
+    published = [one for name in order if (one := found[name]) is not None]
+    parts = tuple(part for one in published for part in one.tables[TABLE])
+    return Catalog(store, (published[-1].model_copy(update={"tables": {TABLE: parts}}),))
+
+
+@pytest.mark.parametrize("order", MIXED, ids="-".join)
+def test_sql_refuses_what_may_not_be_null_wherever_in_a_stage_the_older_part_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Sequence[str]
+) -> None:
+    catalog = one_stage(publish_both(tmp_path, monkeypatch, "class_name"), order)
+    with pytest.raises(OlderPart, match=f"^{SAID}"):
+        run_sql(catalog, f"SELECT count(class_name) AS named FROM {TABLE}").read_all()
+    assert run_sql(catalog, f"SELECT score FROM {TABLE}").read_all().num_rows == 3 * len(order)
+
+
+def test_a_part_is_looked_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog, read = open_catalog(store), []
+    really = pq.read_schema
+    monkeypatch.setattr(pq, "read_schema", lambda path, **given: (read.append(path), really(path, **given))[1])
+    for _ in range(2):
+        assert run_sql(catalog, f"SELECT score FROM {TABLE}").read_all().num_rows == 6
+    assert len(read) == len(set(read)) == 2
 
 
 @pytest.mark.parametrize("order", ORDERS[:2], ids="-".join)
