@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
+from cluster.held_back import HeldBack, find_chains, join
 from cluster.works import Outcome, Task, Work
+from jobs.protocol import Estimate
 from schemas.plans import Plan
 
 MAX_ATTEMPTS = 3
@@ -29,8 +31,14 @@ class Board:
     one work; those that must still wait become another, because a worker opens all that its work reads.
     """
 
-    def __init__(self, works: Iterable[Work], done: Mapping[str, set[int]]) -> None:
+    def __init__(
+        self, works: Sequence[Work], done: Mapping[str, set[int]], estimates: Mapping[str, Estimate] | None = None
+    ) -> None:
+        """done: stage -> its finished shards. estimates: stage -> what is planned for it, by which works are ordered."""
         self.works: dict[str, Work] = {}
+        self.held_back: dict[str, HeldBack] = {}
+        self._estimates = estimates or {}
+        self._chains = find_chains([plan for work in works for plan in work.plans], self._estimates)
         self.failed: dict[str, Outcome] = {}
         self.fatal: Outcome | None = None
         self.damaged: dict[str, str] = {}
@@ -59,6 +67,7 @@ class Board:
 
     def _add(self, work: Work) -> Work:
         self.works[work.key] = work
+        self.held_back[work.key] = join(work.plans, self._estimates, self._chains)
         self._ready[work.key] = OrderedDict()
         self._work_of.update((plan.digest, work.key) for plan in work.plans)
         return work
@@ -70,7 +79,7 @@ class Board:
             work = self.works[key]
             now = tuple(plan for plan in work.plans if plan.digest in freed)
             if len(now) < len(work.plans):
-                del self.works[key], self._ready[key]
+                del self.works[key], self.held_back[key], self._ready[key]
                 self._add(Work(tuple(plan for plan in work.plans if plan.digest not in freed), work.resources))
                 work = self._add(Work(now, work.resources))
             self._opened.append(work)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cluster.cost_log import COSTS, OPEN, Measure, Rate, RunCosts, flops_of
+from cluster.cost_log import COSTS, OPEN, Measure, Rate, RunCosts
 from cluster.stores.base import Store, get_many
-from jobs.protocol import Estimate
+from jobs.protocol import Estimate, flops_of
 from schemas.plans import Plan, Resources, load_json
 
 RUNS = 10

@@ -11,7 +11,7 @@ from cluster.events import Event
 from cluster.planned import PlannedPipeline
 from cluster.stores.base import Store
 from jobs.kinds import get_kind
-from jobs.protocol import Estimate, Known
+from jobs.protocol import Estimate, Known, flops_of
 from schemas import layout
 from schemas.base import Frozen
 from schemas.errors import MiclipError
@@ -47,11 +47,6 @@ class RunCosts(Frozen):
     rates: tuple[Rate, ...] = ()
 
 
-def flops_of(estimates: list[Estimate]) -> int:
-    """FLOPs of stages that one worker does in one pass."""
-    return sum(e.flops for e in estimates) + max((e.shared_flops for e in estimates), default=0)
-
-
 class CostLog:
     """A listener of events that measures finished shards against what was planned for them."""
 
@@ -78,7 +73,7 @@ class CostLog:
     def _measure(self, event: dict[str, Any]) -> None:
         plan, resources = self._plans[event["stages"][0]]
         seconds = event["seconds"]
-        flops = flops_of([self._estimate(stage) for stage in event["stages"]])
+        flops = flops_of([self.estimate(stage) for stage in event["stages"]])
         amount = flops * event["items"] / event["round_rows"] if flops else event["items"]
         where = plan.stage.subject, resources.gpus > 0
         per: Measure = "FLOP" if flops else "row"
@@ -88,8 +83,8 @@ class CostLog:
         if OPEN in seconds:
             self._seconds[plan.stage.kind, OPEN, *where, "worker"].append(seconds[OPEN])
 
-    def _estimate(self, stage: str) -> Estimate:
-        """Made when it is wanted: most stages of most runs are cached."""
+    def estimate(self, stage: str) -> Estimate:
+        """What is planned for an expected stage; made when it is wanted, since most stages of most runs are cached."""
         if stage not in self._estimates:
             plan, _ = self._plans[stage]
             self._estimates[stage] = get_kind(plan.stage.kind).estimate(plan, self._known)

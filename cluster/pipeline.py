@@ -146,7 +146,7 @@ class PipelineRun:
             self._log.emit("waiting", message=said)
 
     def _run_plans(self, plans: list[tuple[Plan, Resources]]) -> Board:
-        board = run_stages(plans, self._store, self._executor, self._log, self._stop, self._watch)
+        board = run_stages(plans, self._store, self._executor, self._log, self._stop, self._watch, self._costs.estimate)
         self._published.update(plan.digest for plan in board.complete() if plan.digest not in board.damaged)
         self._note_failures(board)
         for plan in board.incomplete():

@@ -11,6 +11,7 @@ from cluster.executor import Executor, StopFlag
 from cluster.stores.base import Store
 from cluster.works import group_siblings
 from jobs.kinds import get_all_tables, get_artifacts
+from jobs.protocol import Estimate
 from schemas import errors
 from schemas.errors import DamagedPart
 from schemas.plans import Plan, Resources
@@ -23,11 +24,13 @@ def run_stages(
     log: EventLog,
     stop: StopFlag,
     watch: Callable[[Board], None] = lambda board: None,
+    estimate: Callable[[str], Estimate] = lambda stage: Estimate(),
 ) -> Board:
     """Run what is left of these stages, side by side where none reads the other; publish each as soon as its last shard
     is done. What reads one that is not published does not start. Rerunning finished ones is quiet.
 
-    watch: called with the board whenever something has become of a task.
+    watch: called with the board whenever something has become of a task. estimate: what is planned for a stage, by which works are
+    ordered.
 
     Raises:
         Infeasible: a stage asks for what this cluster can never give; nothing was started.
@@ -36,7 +39,9 @@ def run_stages(
     published = ledger.find_published(store, [plan.digest for plan, _ in plans])
     log.cached([plan for plan, _ in plans if plan.digest in published])
     todo = ledger.freeze_plans(store, [(plan, needs) for plan, needs in plans if plan.digest not in published])
-    board = Board(group_siblings(todo), ledger.find_done(store, [plan.digest for plan, _ in todo]))
+    digests = [plan.digest for plan, _ in todo]
+    estimates = {stage: estimate(stage) for stage in digests}
+    board = Board(group_siblings(todo), ledger.find_done(store, digests), estimates)
     executor.check(list(board.works.values()))
     log.planned(board, board.take_opened())
     _publish(board, board.complete(), store, log)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from cluster.board import Board
+from cluster.held_back import NOTHING, HeldBack
 from cluster.works import Need, Work
 
 WINDOW = 2
@@ -76,17 +77,18 @@ class Demand:
     slot: Slot
     limit: int
     waiting: int
+    held_back: HeldBack = NOTHING
 
     @classmethod
-    def of(cls, work: Work, waiting: int) -> Demand:
+    def of(cls, work: Work, waiting: int, held_back: HeldBack = NOTHING) -> Demand:
         """`resources.workers` counts members, so a gang of n is n of them."""
-        return cls(work.key, Slot.of(work), max(1, work.resources.workers // work.gang), waiting)
+        return cls(work.key, Slot.of(work), max(1, work.resources.workers // work.gang), waiting, held_back)
 
 
 def get_demands(board: Board) -> list[Demand]:
     """The demands of all works that have something waiting, in board order."""
     waiting = ((work, len(board.waiting(key))) for key, work in board.works.items())
-    return [Demand.of(work, n) for work, n in waiting if n]
+    return [Demand.of(work, n, board.held_back[work.key]) for work, n in waiting if n]
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ Action = Start | Assign | Stop
 def decide(view: View) -> list[Action]:
     """What to do now; O(workers + works), whatever the number of waiting tasks.
 
-    An idle worker goes on with the work it has open, else it joins the work with the most waiting tasks per worker.
+    An idle worker goes on with the work it has open, else it joins the work with the most FLOPs left per worker and
+    behind it, or the most waiting tasks per worker where FLOPs are equal or not planned; then the first by name.
     Room is shared between slots by need; idle workers of a slot without need make room for another.
     """
     desk = _Desk(view)
@@ -181,19 +184,19 @@ class _Desk:
                 yield worker, worker.opened
             else:
                 free.append(worker)
-        by_slot: dict[Slot, list[tuple[float, int, str]]] = defaultdict(list)
-        for order, demand in enumerate(self._view.demands):
+        by_slot: dict[Slot, list[tuple[float, float, str]]] = defaultdict(list)
+        for demand in self._view.demands:
             if self._wants(demand.work) > 0:
-                by_slot[demand.slot].append((self._urgency(demand.work), order, demand.work))
+                by_slot[demand.slot].append(self._turn(demand.work))
         for heap in by_slot.values():
             heapq.heapify(heap)
         for worker in sorted(free, key=lambda w: w.opened is not None):
             heap = by_slot[worker.slot]
             if heap:
-                _, order, work = heapq.heappop(heap)
+                *_, work = heapq.heappop(heap)
                 self._take(work)
                 if self._wants(work) > 0:
-                    heapq.heappush(heap, (self._urgency(work), order, work))
+                    heapq.heappush(heap, self._turn(work))
                 yield worker, work
 
     def _wants(self, work: str) -> int:
@@ -201,8 +204,11 @@ class _Desk:
         demand = self._demands.get(work)
         return 0 if demand is None else min(demand.limit - self._users[work], self._waiting[work])
 
-    def _urgency(self, work: str) -> float:
-        return -self._waiting[work] / (self._users[work] + 1)
+    def _turn(self, work: str) -> tuple[float, float, str]:
+        """Sorts works by what one worker more would still hold back: its share of what waits, and all behind the work."""
+        share = self._waiting[work] / (self._users[work] + 1)
+        task, after = self._demands[work].held_back
+        return -(share * task + after), -share, work
 
     def _take(self, work: str) -> None:
         self._waiting[work] -= 1

@@ -224,7 +224,7 @@ class Cell:
 
 
 class Estimate(NamedTuple):
-    """What a plan will cost, as far as it can be known: for people, never for decisions.
+    """What a plan will cost, as far as it can be known: for people and for the order of work, never for what is made.
 
     A worker that has sibling stages open computes the sum of their `flops` and the largest of their `shared_flops`, and
     takes the sum of their `memory` and the largest `worker_memory`, in bytes. `note` says what was weighed.
@@ -237,6 +237,11 @@ class Estimate(NamedTuple):
     memory: int = 0
     worker_memory: int = 0
     note: str = ""
+
+
+def flops_of(estimates: list[Estimate]) -> int:
+    """FLOPs of stages that one worker does in one pass."""
+    return sum(e.flops for e in estimates) + max((e.shared_flops for e in estimates), default=0)
 
 
 class Kind(Protocol):

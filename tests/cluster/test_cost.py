@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from cluster.cost import RUNS, Cost, Part, Rates, Terms, cost_of, load_rates
-from cluster.cost_log import COSTS, OPEN, CostLog, Measure, Rate, RunCosts, flops_of
+from cluster.cost_log import COSTS, OPEN, CostLog, Measure, Rate, RunCosts
 from cluster.planned import PlannedPipeline, plan_pipeline
 from cluster.stores.base import Store, make_store
 from cluster.works import group_siblings
 from jobs.kinds import get_kind
-from jobs.protocol import Estimate
+from jobs.protocol import Estimate, flops_of
 from schemas.job_files import as_pipeline
 from schemas.layout import run_key
 from schemas.plans import Resources

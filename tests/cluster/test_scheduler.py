@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 
+from cluster.held_back import HeldBack
 from cluster.scheduler import (
     QUEUE_AHEAD,
     WINDOW,
@@ -100,6 +101,33 @@ def test_idle_workers_spread_over_works_by_what_waits_for_each() -> None:
     workers = [WorkerState(i, CPU) for i in range(4)]
     actions = plan([Demand("a", CPU, 9, 30), Demand("b", CPU, 9, 10)], workers, Node(4))
     assert Counter(work for _, work in dict(assigned(actions)).items()) == {"a": 3, "b": 1}
+
+
+def order(*demands: Demand) -> list[str]:
+    """Works in the order in which fresh workers join them, one task each."""
+    workers = [WorkerState(i, CPU) for i in range(len(demands))]
+    return [work for _, work in assigned(plan(list(demands), workers, DGX))]
+
+
+def test_idle_workers_join_the_work_that_holds_back_most() -> None:
+    """Its own task and the longest chain behind it: 1 + 9 is more than 5, which is more than 2 + 2."""
+    short, long, first = HeldBack(2, 2), HeldBack(5, 0), HeldBack(1, 9)
+    assert order(Demand("a", CPU, 1, 1, short), Demand("b", CPU, 1, 1, long), Demand("c", CPU, 1, 1, first)) == [
+        "c",
+        "b",
+        "a",
+    ]
+
+
+def test_a_work_that_has_workers_holds_back_only_their_share_more() -> None:
+    """Six tasks of 10 come to 60 for a first worker, five to 25 for each of two, four to 13 for each of three: less than 20."""
+    many, one = Demand("a", CPU, 9, 6, HeldBack(10, 0)), Demand("b", CPU, 1, 1, HeldBack(20, 0))
+    workers = [WorkerState(i, CPU) for i in range(3)]
+    assert [work for _, work in assigned(plan([many, one], workers, Node(3)))][:3] == ["a", "a", "b"]
+
+
+def test_works_that_hold_back_as_much_go_by_tasks_per_worker_and_then_by_name() -> None:
+    assert order(Demand("b", CPU, 1, 1), Demand("c", CPU, 1, 2), Demand("a", CPU, 1, 1)) == ["c", "a", "b"]
 
 
 def test_a_work_never_has_more_workers_than_it_allows() -> None:
