@@ -53,22 +53,23 @@ def explore(
 ) -> None:
     """Write static pages, into a folder or a bucket, over what stages of kind explorer published: zoo, features, search, map, runs."""
     from cluster.explore.pages import write_pages
+    from cluster.explore.place import make_place
 
-    in_bucket = to.startswith("s3://")
-    if open_ and in_bucket:
+    folder = make_place(to).folder
+    if open_ and folder is None:
         raise UsageError(f"--open serves a folder of this machine, not {to}; leave it out, or write into a folder too")
     written = write_pages(open_tables(store, pipeline, run, all_), to, base_url)
     if as_json:
-        print_json({"folder": to if in_bucket else str(Path(to).resolve()), **written._asdict()})
+        print_json({"folder": str(folder.resolve()) if folder else to, **written._asdict()})
     else:
         what = f"{count(written.units)} units in {count(written.parts)} parts"
         new = "read where they are" if base_url else f"{short(written.copied, 'B')} new"
         gone = f", {some(written.removed, 'old part')} removed" if written.removed else ""
         screen().print(f"{to}  {what}, {new}{gone}", soft_wrap=True, highlight=False)
-    if open_:
-        _serve(Path(to), port)
+    if open_ and folder:
+        _serve(folder, port)
     elif not as_json:
-        screen().print(f"[dim]{_BUCKET_HINT if in_bucket else _FOLDER_HINT.format(to)}[/dim]", soft_wrap=True)
+        screen().print(f"[dim]{_FOLDER_HINT.format(to) if folder else _BUCKET_HINT}[/dim]", soft_wrap=True)
 
 
 _FOLDER_HINT = "look at it: miclip explore --to {} --open, or serve the folder by any server with byte ranges"

@@ -74,7 +74,7 @@ def write_pages(catalog: Catalog, to: str | Path, base_url: str | None = None) -
         place.write(name, text.encode())
     place.write("site.json", json.dumps(site, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode())
     place.write("index.html", page.encode())  # last: whoever finds it finds all that it asks for
-    removed = _remove_old(place, left, _named(json.loads(before or "{}")), _named(site))
+    removed = _remove_old(place, left, _named(_object(before)), _named(site))
     return Written(sum(stage.rows("explorer_features") for stage in stages), len(parts), copied, kept, removed)
 
 
@@ -107,10 +107,19 @@ def _check_ours(there: Mapping[str, int], to: str) -> None:
 
 def _begin(place: Place, there: Mapping[str, int]) -> dict[str, int]:
     """Mark a new place as ours; parts that are named no more, by how many renewals ago."""
-    if MARKER not in there:
+    left: dict[str, int] | None = _object(place.read(MARKER)).get("left") if MARKER in there else None
+    if left is None:
         _mark(place, {})
-    left: dict[str, int] = json.loads(place.read(MARKER) or "{}").get("left", {})
-    return left
+    return left or {}
+
+
+def _object(text: bytes | None) -> dict[str, Any]:
+    """What a file of pages holds; nothing if it is not there or was cut by whoever copied it."""
+    try:
+        held: dict[str, Any] = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return held
 
 
 def _mark(place: Place, left: Mapping[str, int]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -36,6 +38,10 @@ def headers_of(name: str) -> Told:
 class Place(Protocol):
     """Files of pages. Every method raises a MiclipError that names the place if it cannot be used."""
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder of this machine that it is, if it is one."""
+
     def sizes(self) -> dict[str, int]:
         """Bytes of every file by name, hidden ones left out; nothing if the place is not there yet."""
 
@@ -66,48 +72,69 @@ def make_place(to: str) -> Place:
 
 
 class Folder:
-    """A folder of this machine."""
+    """A folder of this machine. Every method raises UsageError if it, or a file of it, cannot be read or written."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file by name, hidden ones left out; nothing if the folder is not there."""
-        if not self._folder.exists():
-            return {}
-        if not self._folder.is_dir():
-            raise UsageError(f"pages at {self._folder}: it is a file; name a folder")
+        """Bytes of every file by name, hidden ones left out; nothing if the folder is not there.
+
+        What somebody else removes meanwhile is skipped; a folder below that cannot be listed is not taken for an empty one.
+        """
         found = {}
-        for folder, below, files in os.walk(self._folder):
-            below[:] = [name for name in below if not name.startswith(".")]
-            for path in (Path(folder, name) for name in files if not name.startswith(".")):
-                found[path.relative_to(self._folder).as_posix()] = path.lstat().st_size
+        with self._usable():
+            for folder, below, files in os.walk(self.folder, onerror=_unless_gone):
+                below[:] = [name for name in below if not name.startswith(".")]
+                for path in (Path(folder, name) for name in files if not name.startswith(".")):
+                    try:
+                        found[path.relative_to(self.folder).as_posix()] = path.lstat().st_size
+                    except FileNotFoundError:
+                        continue
         return found
 
     def read(self, name: str) -> bytes | None:
         """A file, or None if it is not there."""
-        path = self._folder / name
-        return path.read_bytes() if path.is_file() else None
+        with self._usable():
+            try:
+                return (self.folder / name).read_bytes()
+            except (FileNotFoundError, IsADirectoryError):
+                return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Write or replace a file in one step. Raises UsageError: the folder cannot be written."""
-        path = self._folder / name
+        """Write or replace a file in one step."""
+        path = self.folder / name
         half = path.with_name(f".{path.name}.{os.getpid()}")  # two may write one name at the same time
-        try:
+        with self._usable():
             path.parent.mkdir(parents=True, exist_ok=True)
             half.write_bytes(data)
             half.replace(path)
-        except OSError as error:
-            problem = error.strerror or error
-            raise UsageError(f"pages at {self._folder}: {problem}; name a folder that can be written") from None
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        (self._folder / name).unlink(missing_ok=True)
+        with self._usable():
+            (self.folder / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise UsageError(
+                f"pages at {self.folder}: {where}{error.strerror or error}; name a folder that can be read and written"
+            ) from None
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 class Bucket:
     """A prefix of a bucket, which a browser reads through whatever serves it; credentials and endpoint as for stores."""
+
+    folder = None
 
     def __init__(self, bucket: str, prefix: str, client: S3Client) -> None:
         self._bucket, self._client = bucket, client

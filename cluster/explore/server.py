@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from cluster.explore.place import headers_of
 
-_RANGE = re.compile(r"bytes=(?:(?P<from>\d+)-(?P<to>\d*)|-(?P<last>\d+))\Z")
+_RANGE = re.compile(r"bytes=(?:(?P<from>\d{1,18})-(?P<to>\d{0,18})|-(?P<last>\d{1,18}))\Z")
 """One range. Several, or what is none, are answered by the whole file, as RFC 9110 has it for what a server does not serve."""
 CHUNK = 1 << 20
 
@@ -58,11 +60,15 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("Host", "").lower() not in self.server.names:
             self._head(HTTPStatus.FORBIDDEN, {"Content-Length": "0"})
             return
-        path = self._find()
-        if path is None:
+        file = self._open()
+        if file is None:
             self._head(HTTPStatus.NOT_FOUND, {"Content-Length": "0"})
             return
-        size = path.stat().st_size
+        with file:
+            self._answer_from(file, with_body)
+
+    def _answer_from(self, file: BinaryIO, with_body: bool) -> None:
+        size = os.fstat(file.fileno()).st_size
         asked = _RANGE.match(self.headers.get("Range", ""))
         span = _clip(asked, size) if asked else (0, size)
         if span is None:
@@ -70,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
                 HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, {"Content-Range": f"bytes */{size}", "Content-Length": "0"}
             )
             return
-        (start, stop), told = span, headers_of(path.name)
+        (start, stop), told = span, headers_of(file.name)
         about = {
             "Content-Type": told.content_type,
             "Content-Length": str(stop - start),
@@ -82,13 +88,16 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._head(HTTPStatus.OK, about)
         if with_body:
-            self._send(path, start, stop)
+            self._send(file, start, stop)
 
-    def _find(self) -> Path | None:
-        """The file that is asked for, if it is one below the folder."""
-        asked = unquote(urlsplit(self.path).path).lstrip("/") or "index.html"
-        path = (self.server.folder / asked).resolve() if "\0" not in asked else self.server.folder
-        return path if path.is_file() and path.is_relative_to(self.server.folder) else None
+    def _open(self) -> BinaryIO | None:
+        """The file that is asked for, if it is one below the folder and can be read."""
+        try:
+            asked = unquote(urlsplit(self.path).path).lstrip("/") or "index.html"
+            path = (self.server.folder / asked).resolve()
+            return path.open("rb") if path.is_relative_to(self.server.folder) and path.is_file() else None
+        except (OSError, ValueError, RuntimeError):  # no name that a file can have, or links in a circle
+            return None
 
     def _head(self, status: HTTPStatus, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -96,13 +105,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def _send(self, path: Path, start: int, stop: int) -> None:
+    def _send(self, file: BinaryIO, start: int, stop: int) -> None:
         try:
-            with path.open("rb") as file:
-                file.seek(start)
-                while start < stop and (data := file.read(min(CHUNK, stop - start))):
-                    self.wfile.write(data)
-                    start += len(data)
+            file.seek(start)
+            while start < stop and (data := file.read(min(CHUNK, stop - start))):
+                self.wfile.write(data)
+                start += len(data)
         except (BrokenPipeError, ConnectionResetError):  # the reader has gone on to another page
             self.close_connection = True
 

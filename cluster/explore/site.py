@@ -10,7 +10,7 @@ from cluster.catalog import Catalog
 from cluster.changes import load_changes
 from cluster.ledger import load_failures
 from cluster.read import LakeTable
-from cluster.runs import RunState, by_pipeline, find_state, latest_runs, list_runs
+from cluster.runs import RunState, StageState, UnplannedCell, by_pipeline, find_state, latest_runs, list_runs
 from cluster.stores.base import prefetch
 from cluster.watching import seconds_taken
 from schemas.errors import UnknownTable
@@ -164,32 +164,22 @@ def _told(catalog: Catalog, state: RunState, stands: bool) -> Row:
         "limited": state.limited,
         "stands": stands,
         "changes": changes and changes.model_dump(mode="json"),
-        "stages": [
-            {
-                "digest": stage.digest,
-                "cell": stage.cell,
-                "what": f"{stage.output} {stage.detail}".strip(),
-                "state": stage.state,
-                "done": stage.shards_done,
-                "shards": stage.shards,
-                "error": first_line(stage.error),
-                "failures": _failures(catalog, stage.digest) if stage.state == "failed" else [],
-            }
-            for stage in state.stages
-        ]
-        + [
-            {
-                "digest": "",
-                "cell": cell.cell,
-                "what": "",
-                "state": cell.state,
-                "done": 0,
-                "shards": 0,
-                "error": first_line(cell.error),
-                "failures": [],
-            }
-            for cell in state.unplanned
-        ],
+        "stages": [_told_part(catalog, part) for part in state.parts],
+    }
+
+
+def _told_part(catalog: Catalog, part: StageState | UnplannedCell) -> Row:
+    """One stage, or a cell that has none."""
+    stage = part if isinstance(part, StageState) else None
+    return {
+        "digest": stage.digest if stage else "",
+        "cell": part.cell,
+        "what": f"{stage.output} {stage.detail}".strip() if stage else "",
+        "state": part.state,
+        "done": stage.shards_done if stage else 0,
+        "shards": stage.shards if stage else 0,
+        "error": first_line(part.error),
+        "failures": _failures(catalog, stage.digest) if stage and stage.state == "failed" else [],
     }
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from cluster.catalog import open_catalog
 from cluster.cli.app import app
-from cluster.explore.pages import MARKER, renew_pages, write_pages
+from cluster.explore.pages import MARKER, check_place, renew_pages, write_pages
 from cluster.explore.place import make_place
 from cluster.nightly import conclude
 from cluster.stores.base import Store, make_store
@@ -140,6 +145,57 @@ def test_hidden_files_and_what_somebody_adds_later_stay(store: Store, tmp_path: 
         renew_pages(store, str(pages))
     assert (pages / ".git" / "HEAD").is_file() and (pages / "CNAME").is_file()
     assert "notes.parquet" in parts(pages)
+
+
+# ---------------------------------------------------------------- what cannot be read
+
+
+def test_a_folder_that_cannot_be_used_is_named_whatever_is_asked_of_it(tmp_path: Path) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    place = make_place(str(circle))
+    asked = (place.sizes, lambda: place.read("a"), lambda: place.write("a", b""), lambda: place.remove("a"))
+    for ask in asked:
+        with pytest.raises(UsageError, match=f"pages at {circle}: .* name a folder that can be read and written"):
+            ask()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="file: Not a directory; name a folder"):
+        make_place(str(tmp_path / "file")).sizes()
+
+
+def test_a_folder_that_cannot_be_listed_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match="Permission denied"):
+        check_place(str(tmp_path))
+
+
+def test_what_another_renewal_removes_meanwhile_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, walk = make_place(str(tmp_path)), os.walk
+    for name in ("data/a", "here", "gone"):
+        place.write(name, b"1234")
+
+    def slow_walk(*words: Any, **options: Any) -> Iterator[Any]:
+        for found in walk(*words, **options):
+            (tmp_path / "gone").unlink(missing_ok=True)
+            shutil.rmtree(tmp_path / "data", ignore_errors=True)
+            yield found
+
+    monkeypatch.setattr(os, "walk", slow_walk)
+    assert place.sizes() == {"here": 4}
+
+
+@pytest.mark.parametrize("name", [MARKER, "site.json"])
+def test_files_that_were_cut_are_written_anew(store: Store, tmp_path: Path, name: str) -> None:
+    pages = tmp_path / "pages"
+    renew_pages(store, str(pages))
+    whole = (pages / name).read_bytes()
+    for cut in (whole[:-3], whole[:9] + b"\xff", b""):
+        (pages / name).write_bytes(cut)
+        renew_pages(store, str(pages))
+        json.loads((pages / name).read_text())
 
 
 # ---------------------------------------------------------------- what goes

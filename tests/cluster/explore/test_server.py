@@ -18,6 +18,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FolderServer]:
     folder = tmp_path_factory.mktemp("pages")
     (folder / "secret").write_text("outside")
     (folder / "site" / "data").mkdir(parents=True)
+    (folder / "site" / "circle").symlink_to("circle")
     (folder / "site" / "index.html").write_text("<p>hello")
     (folder / "site" / "data" / "part.parquet").write_bytes(DATA)
     with FolderServer(folder / "site") as server:
@@ -71,7 +72,18 @@ def test_a_range_of_which_nothing_is_there_is_refused_with_the_size(server: Fold
     assert (answer.status, answer.headers["Content-Range"]) == (416, "bytes */200")
 
 
-@pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "bytes=-", "bytes=a-b", "lines=1-2", "bytes=0-9x"])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "bytes=0-1,4-5",
+        "bytes=-",
+        "bytes=a-b",
+        "lines=1-2",
+        "bytes=0-9x",
+        f"bytes=0-{'9' * 5000}",
+        f"bytes=-{'9' * 5000}",
+    ],
+)
 def test_several_ranges_and_what_is_none_are_answered_by_the_whole_file(server: FolderServer, asked: str) -> None:
     answer, body = ask(server, "/data/part.parquet", asked)
     assert (answer.status, body) == (200, DATA) and "Content-Range" not in answer.headers
@@ -93,7 +105,18 @@ def test_head_says_the_size_alone(server: FolderServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/../secret", "/%2e%2e/secret", "/data/../../secret", "/data", "/nothing", "//etc/passwd", "/%00"]
+    "path",
+    [
+        "/../secret",
+        "/%2e%2e/secret",
+        "/data/../../secret",
+        "/data",
+        "/nothing",
+        "//etc/passwd",
+        "/%00",
+        "/" + 300 * "a",
+        "/circle",
+    ],
 )
 def test_nothing_outside_the_folder_and_no_folder_is_served(server: FolderServer, path: str) -> None:
     assert ask(server, path)[0].status == 404
