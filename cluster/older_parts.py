@@ -13,7 +13,6 @@ from schemas.columns import Table
 from schemas.errors import DamagedPart
 from schemas.plans import StoredPart
 
-
 REMEMBERED = 1 << 15
 """Parts whose columns a process knows without another look; a part never changes."""
 
@@ -26,11 +25,12 @@ def columns_of(store: Store, parts: Sequence[StoredPart]) -> list[frozenset[str]
     Raises:
         DamagedPart: one is no Parquet file.
     """
-    return [names for _, names in prefetch(lambda part: _columns(store, part), parts)]
+    return [names for _, names in prefetch(_columns, [(store, part) for part in parts])]
 
 
 @lru_cache(REMEMBERED)
-def _columns(store: Store, part: StoredPart) -> frozenset[str]:
+def _columns(of: tuple[Store, StoredPart]) -> frozenset[str]:
+    store, part = of
     filesystem, root = store.arrow_fs()
     try:
         return frozenset(pq.read_schema(f"{root}/{part.key}", filesystem=filesystem).names)
