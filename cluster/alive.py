@@ -7,13 +7,20 @@ import threading
 import time
 from collections.abc import Callable
 
-from cluster.stores.base import Store
+from cluster.stores.base import Store, get_budget
 from schemas import layout
 from schemas.errors import KeyMissing, MiclipError
 
 ALIVE_SECONDS = 20.0
 AGAIN_SECONDS = 2.0
 """After a beat that could not be written."""
+
+
+def lost_after(patience: float) -> float:
+    """Seconds without a new sign after which a driver counts as dead: the patience, but at least what two signs may lie
+    apart where a slow store takes its whole budget over a beat.
+    """
+    return max(patience, ALIVE_SECONDS + get_budget())
 
 
 class Heart:

@@ -17,14 +17,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.alive import ALIVE_SECONDS
+from cluster.alive import lost_after
 from cluster.catalog import load_drift
 from cluster.hold import GC, load_holds, load_visit, names_in
 from cluster.lease import PACE, Lease, Pace, split_key, take
 from cluster.reach import Reach, Trash
 from cluster.retention import Policy, RunFacts, choose, load_runs, newest_numbers
 from cluster.runs import load_spec, load_tables
-from cluster.stores.base import Store, get_budget, prefetch
+from cluster.stores.base import Store, prefetch
 from cluster.stores.probe import WRITABLE
 from schemas import layout
 from schemas.errors import KeyMissing
@@ -171,7 +171,7 @@ def _living(store: Store, signs: Mapping[str, str], pace: Pace) -> set[str]:
         return set()
     before = {name: _sign(store, key) for name, key in signs.items()}
     begun = pace.clock()
-    while pace.clock() - begun < max(pace.patience, ALIVE_SECONDS + get_budget()):
+    while pace.clock() - begun < lost_after(pace.patience):
         pace.sleep(pace.beat)
     return {name for name, key in signs.items() if _sign(store, key) != before[name]}
 

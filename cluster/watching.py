@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from cluster.alive import ALIVE_SECONDS, Pulse, last_sign
+from cluster.alive import ALIVE_SECONDS, Pulse, last_sign, lost_after
 from cluster.events import ENDINGS, Event, read_segments
 from cluster.executor import StopFlag
 from cluster.lease import Pace, make_pace
@@ -41,8 +41,11 @@ def seconds_taken(store: Store, state: RunState) -> float:
 
 
 def watch_pace(patience: float | None = None) -> Pace:
-    """How often we look, and how long a driver may show no new sign of life before it is lost; as `make_pace` but closer."""
-    return make_pace(patience)._replace(beat=1.0)
+    """How often we look, and how long a driver may show no new sign of life before it is lost; as `make_pace` but closer,
+    and by `lost_after`.
+    """
+    pace = make_pace(patience)
+    return pace._replace(beat=1.0, patience=lost_after(pace.patience))
 
 
 def follow_events(
@@ -88,7 +91,7 @@ def find_living(store: Store, runs: Sequence[str], pace: Pace) -> list[str]:
         for _ in prefetch(lambda pulse: pulse.look(), pulses.values()):
             pass
         living = [run for run, pulse in pulses.items() if pulse.beats]
-        if len(living) == len(runs) or pace.clock() - begun >= min(pace.patience, 2.5 * ALIVE_SECONDS):
+        if len(living) == len(runs) or pace.clock() - begun >= pace.patience:
             return living
         pace.sleep(pace.beat)
 

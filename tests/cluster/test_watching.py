@@ -13,7 +13,7 @@ from cluster.events import EventLog, StoreEvents
 from cluster.executor import StopFlag
 from cluster.runs import RunState, RunStatus, ask_to_cancel, find_state, new_run, save_state
 from cluster.stores.base import Store, make_store
-from cluster.watching import CancelWatch, find_living, follow_events, seen_status
+from cluster.watching import CancelWatch, find_living, follow_events, seen_status, watch_pace
 from schemas.errors import Cancelled, Interrupted
 from schemas.layout import alive_key
 from tests.paces import Time, fast
@@ -115,7 +115,22 @@ def test_of_several_runs_that_never_said_that_they_ended_those_live_that_show_it
     live(store, dead)
     time = Time(during=lambda: [live(store, run, 0.0), live(store, ahead)])
     assert find_living(store, [run, ahead], time.pace()) == [run, ahead] and time.now == 5
-    assert find_living(store, [run, ahead, dead], time.pace()) == [run, ahead] and time.now == 55
+    assert (
+        find_living(store, [run, ahead, dead], time.pace()) == [run, ahead] and time.now == 60
+    )  # no longer than others wait
+
+
+def test_a_driver_whose_beat_takes_the_whole_budget_of_a_slow_store_is_not_lost(
+    store: Store, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MICLIP_STORE_BUDGET_S", "60")
+    dead = new_run(store, "zoo", "")
+    time = Time(during=lambda: live(store, run) if time.now == 79 else None)
+    pace = watch_pace()._replace(sleep=time.sleep, clock=lambda: time.now)
+    assert find_living(store, [run, dead], pace) == [run] and time.now == 90
+    monkeypatch.setenv("MICLIP_STORE_BUDGET_S", "10")
+    assert watch_pace(15).patience == 30  # a shorter one would take whoever lives for lost
+    assert watch_pace(45).patience == 45
 
 
 def test_a_run_without_a_recent_sign_of_life_is_lost_and_one_that_ended_is_what_it_says(store: Store, run: str) -> None:
