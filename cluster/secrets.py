@@ -9,14 +9,15 @@ _FIELD = re.compile(
     re.I,
 )
 _VALUE = re.compile(
-    r"(?<=://)[^\s/@:]+:[^\s/@]+(?=@)|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bhf_[A-Za-z0-9]{20,}\b"
+    r"(?<=://)[^\s/@:\[]*:(?:[^\s/@]+|(?!\d+/)[^\s@\"'<>]+)(?=@)|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bhf_[A-Za-z0-9]{20,}\b"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY(?:[\s\S]*?-----END [A-Z ]*PRIVATE KEY-*|[\s\S]*)"
-    r"|(?:secret|password|passwd|api[_-]?key|access[_-]?key)\w*\s*[:=]\s*[^\s\"'&,)]+"
+    r"|(?:secret|password|passwd|(?:api|access|private)[_-]?key|(?:session|access)[_-]?token)\w*[\\\"'\]]*\s*[:=]+\s*"
+    r"(?:(?P<quote>\\*[\"'])(?:(?P=quote){2})?(?:(?!(?P=quote))(?:\\.|[^\\\n]))+(?P=quote)*|[^\s\"'&,)]+)"
     r"|(?<=[?&])(?:X-Amz-[\w-]+|[\w-]*(?:signature|token|credential|policy|key-pair-id|sig))=[^&\s\"'<>)]+"
     r"|(?<=\bBearer )(?=[\w~+/=-]*[\d._~+=]\w)[\w.~+/=-]{8,}",  # words about bearers have neither digit nor inner dot
     re.I,
 )
-"""Names and passwords in urls, keys of known forms, what is assigned to such a name, signatures of urls, tokens."""
+"""Names and passwords in urls, keys of known forms, what is assigned to such a name (bare, quoted, in JSON), signatures, tokens."""
 
 
 def names_a_secret(field: str) -> bool:

@@ -39,9 +39,40 @@ def test_what_looks_like_a_credential_is_refused_in_a_spec_and_blotted_out_of_a_
     assert redact(f"said: {text}").startswith(f"said: {before}[removed]") and secret not in redact(text)
 
 
+NAMES = (
+    "password", "DB_PASSWD", "client_secret", "api_key", "AWS_SECRET_ACCESS_KEY", "aws_session_token", "private-key", "access_token",
+)  # fmt: skip
+WAYS = (
+    "{name}=PLANT3D", "{name}: PLANT3D", "{name} = 'PLANT3D'", '{name}: "PLANT3D"', "{name}='PLANT 3D {{}}'", '{{"{name}": "PLANT3D"}}',
+    '{{"{name}":"1\\"PLANT3D","user":"me"}}', '"{{\\"{name}\\": \\"PLANT3D\\"}}"', "{{'{name}': 'PLANT3D'}}", "os.environ['{name}'] = 'PLANT3D'",
+    '{name} = """PLANT3D"""',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_assigned_to_such_a_name_is_a_credential_however_it_is_quoted(name: str, way: str) -> None:
+    text = way.format(name=name)
+    assert holds_a_secret(text) and "PLANT" not in redact(text) and "3D" not in redact(text)
+
+
+@pytest.mark.parametrize("secret", ["me:pass/word", ":PLANTED"])
+def test_passwords_of_urls_may_have_a_slash_and_no_name_before_them(secret: str) -> None:
+    text = f"redis://{secret}@host/x"
+    assert holds_a_secret(text) and redact(text) == "redis://[removed]@host/x"
+
+
+def test_what_follows_a_quoted_credential_is_kept() -> None:
+    assert redact('{"password": "hun,ter)2", "user": "me"}') == '{"[removed], "user": "me"}'
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "password: ''",
+        'api_key = "", user = "me"',
+        "http://localhost:8080/images@2024",
+        "the secret of the tokens is their mean",
         "concepts: [torch bearer, standard bearer portraits, the ring bearer standing.]",
         "https://host/photos?size=2&page=3",
         "tokenizer: bytes",
