@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
 import time
@@ -59,13 +60,14 @@ def make_notice(
     exit_code: int,
     failures: tuple[str, ...] = (),
     status: str = "NOT STARTED",
+    run: str | None = None,
 ) -> Notice:
-    """A notice without credentials; `state` is that of the run, and without one `status` says what became of the night."""
+    """A notice without credentials; without the `state` of the run, `status` and `run` say what became of the night."""
     found: dict[str, list[str]] = {}
     for change in changes.subjects if changes else ():
         found.setdefault(change.change, []).append(change.subject)
-    status = state.status if state else status
-    head = f"{state.run if state else pipeline}: {status}" + (f" in {duration(state.seconds)}" if state else "")
+    status, run = (state.status, state.run) if state else (status, run)
+    head = f"{run or pipeline}: {status}" + (f" in {duration(state.seconds)}" if state else "")
     lines = [head, *(f"{word}: {_few(subjects)}" for word, subjects in found.items())]
     lines += [f"- {failure}" for failure in failures[:MOST]]
     if len(failures) > MOST:
@@ -73,7 +75,7 @@ def make_notice(
     return Notice(
         text=redact("\n".join(lines)),
         pipeline=pipeline,
-        run=state.run if state else None,
+        run=run,
         status=status,
         exit_code=exit_code,
         store=redact(store),
@@ -107,8 +109,9 @@ def post(url: str, notice: Notice, sleep: Callable[[float], object] = time.sleep
 
     hasty: try once and for two seconds only, because this process was told to end.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    url = url.strip()  # a file that holds a secret ends with a new line
+    host = _host(url)
+    if host is None:
         return "the webhook must be an http or https url (--webhook or MICLIP_WEBHOOK)"
     body = json.dumps(notice.model_dump(mode="json"), ensure_ascii=False).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
@@ -121,7 +124,17 @@ def post(url: str, notice: Notice, sleep: Callable[[float], object] = time.sleep
             return None
         if not again:
             break
-    return f"the webhook at {parts.hostname} was not told: {said}"
+    return f"the webhook at {host} was not told: {said}"
+
+
+def _host(url: str) -> str | None:
+    """Whose url it is; None if it is no http or https url."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # ValueError: no number
+    except ValueError:
+        return None
+    return parts.hostname if parts.scheme in ("http", "https") else None
 
 
 def _try(request: urllib.request.Request, timeout: float) -> tuple[str | None, bool]:
@@ -132,8 +145,13 @@ def _try(request: urllib.request.Request, timeout: float) -> tuple[str | None, b
     except urllib.error.HTTPError as error:
         error.close()
         return f"it answered {error.code}", error.code in _BUSY
-    except (OSError, ValueError) as error:  # of names, connections and silence
-        return _reason(error), True
+    except (
+        OSError,
+        http.client.HTTPException,
+    ) as error:  # of names, connections, silence, and answers that are no HTTP
+        return _reason(error), not isinstance(error, http.client.InvalidURL)
+    except ValueError as error:
+        return _reason(error), False
 
 
 def _try_hastily(request: urllib.request.Request) -> tuple[str | None, bool]:
@@ -146,5 +164,6 @@ def _try_hastily(request: urllib.request.Request) -> tuple[str | None, bool]:
 
 
 def _reason(error: Exception) -> str:
+    """The class alone: what such an error says may hold the url."""
     reason: Any = getattr(error, "reason", error)
-    return f"{type(reason).__name__}" if isinstance(reason, Exception) else str(reason)
+    return type(reason if isinstance(reason, Exception) else error).__name__

@@ -70,6 +70,8 @@ def test_a_notice_says_how_it_went_what_changed_and_what_failed() -> None:
     once, again = (make_held_notice("/lake", "zoo", ("host holds the lease",), times) for times in (1, 2))
     assert once.text == "zoo: HELD\nhost holds the lease" and not once.is_news and again.is_news and again.is_bad
     assert make_notice("/lake", "zoo", None, None, 3, ("StoreUnreachable: away",)).status == "NOT STARTED"
+    died = make_notice("/lake", "zoo", None, None, 3, status="STOPPED", run="zoo-00007")
+    assert (died.text, died.run, died.status) == ("zoo-00007: STOPPED", "zoo-00007", "STOPPED")
 
 
 def test_many_failures_are_counted_not_listed() -> None:
@@ -107,6 +109,51 @@ def test_a_listener_that_is_not_there_is_a_sentence_too() -> None:
     for wrong in ("file:///etc/passwd", "hooks.example/T0PSECRET", ""):
         said = post(wrong, notice())
         assert said == "the webhook must be an http or https url (--webhook or MICLIP_WEBHOOK)"
+
+
+@contextmanager
+def no_http() -> Iterator[str]:
+    """A listener that speaks, but no HTTP."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    with server.accept()[0] as connection:
+                        connection.recv(1 << 16)
+                        connection.sendall(b"220 mail ready\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}/T0PSECRET"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_an_answer_that_is_no_http_is_a_sentence_too() -> None:
+    with no_http() as url:
+        assert post(url, notice(), lambda _: None) == "the webhook at 127.0.0.1 was not told: BadStatusLine"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://127.0.0.1/T0P SECRET", "the webhook at 127.0.0.1 was not told: InvalidURL"),
+        ("http://127.0.0.1:80x/T0PSECRET", "the webhook must be an http or https url (--webhook or MICLIP_WEBHOOK)"),
+        ("http://[::1/T0PSECRET", "the webhook must be an http or https url (--webhook or MICLIP_WEBHOOK)"),
+    ],
+)
+def test_a_url_that_cannot_be_is_a_sentence_without_it_and_not_tried_again(url: str, said: str) -> None:
+    pauses: list[float] = []
+    assert post(url, notice(), pauses.append) == said and pauses == []
+
+
+def test_a_url_from_a_file_may_end_with_a_new_line() -> None:
+    with listener(200) as (url, told):
+        assert post(f"{url}\n", notice()) is None
+    assert len(told) == 1
 
 
 @contextmanager
