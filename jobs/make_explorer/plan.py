@@ -18,7 +18,7 @@ from schemas.explorer_specs import ExplorerSpec
 from schemas.models import Geometry, ModelFacts
 from schemas.plans import PAIR, Plan, Round, StageSpec, load_json
 
-METHOD = 1
+METHOD = 2
 PAGES, INDEX = "pages", "index"
 OUTPUT = "explorer"
 TABLES = {OUTPUT: {PAGES: ("explorer_features",), INDEX: ("explorer_index",)}}

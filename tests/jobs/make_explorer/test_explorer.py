@@ -298,6 +298,10 @@ def test_a_verdict_stands_by_the_names_that_were_judged_and_by_no_others(world: 
     )
     (plan,) = world.read({"names": (colours, shapes, elsewhere, unjudged), "judged": judged})
     run_plans(store, [plan])
+    judges: Any = plan.effort["judges"]
+    assert {*judges, *(one for some in judges.values() for one in some)} <= set(
+        plan.stage.inputs.values()
+    )  # so the digest says who judged what
     page = next(told(row) for row in rows_of(store, plan, "explorer_features") if row["unit"] == 0)
     assert {name["concepts"][0][0]: (name.get("truth"), name.get("correct")) for name in page["names"]} == {
         "red": ("red", True), "cross": ("ring", False), "blue": ("red", False), "dot": (None, None),
@@ -352,6 +356,12 @@ def test_the_order_in_which_stages_are_read_does_not_matter(world: World) -> Non
         for n in range(2)
     ]
     assert world.read({"maps": tuple(maps)})[0].digest == world.read({"maps": tuple(maps[::-1])})[0].digest
+
+
+def test_pages_with_the_verdicts_of_any_list_are_made_anew(world: World) -> None:
+    """Method 1 took every verdict of a unit, and its stored plans do not say who judged."""
+    for plan in world.plans("explorer"):
+        assert plan.digest != plan.stage.model_copy(update={"method": 1}).digest
 
 
 def test_a_model_without_units_has_no_pages_and_features_that_are_not_described_are_refused(world: World) -> None:
