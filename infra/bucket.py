@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from infra.values import Pages
+from infra.values import Pages, is_private
 
 DAYS = 7
 """An upload in pieces that was begun so long ago and not ended belongs to a process that is dead."""
@@ -38,19 +38,30 @@ def lifecycle() -> dict[str, Any]:
     }
 
 
-def readable(pages: Pages) -> dict[str, Any]:
-    """The policy of a bucket by which browsers at some addresses may read its pages, and nothing else of it."""
+def readable(pages: Pages, on_aws: bool = True) -> dict[str, Any]:
+    """The policy of a bucket by which browsers at some addresses may read its pages, and nothing else of it.
+
+    AWS sees private addresses only of requests by the endpoint of a VPC, and any VPC may have the same, so theirs is named.
+
+    on_aws: another service sees every address as it is.
+    """
+    private = [addresses for addresses in pages.readers if on_aws and is_private(addresses)]
+    public = [addresses for addresses in pages.readers if addresses not in private]
+    by_vpc = {"IpAddress": {"aws:VpcSourceIp": private}, "StringEquals": {"aws:SourceVpc": list(pages.vpcs)}}
+    ways = (("pages", public, {"IpAddress": {"aws:SourceIp": public}}), ("pagesByVpc", private, by_vpc))
     return {
         "Version": "2012-10-17",
         "Statement": [
             {
-                "Sid": "pages",
+                "Sid": name,
                 "Effect": "Allow",
                 "Principal": "*",
                 "Action": "s3:GetObject",
                 "Resource": f"arn:aws:s3:::{pages.to.removeprefix('s3://').rstrip('/')}/*",
-                "Condition": {"IpAddress": {"aws:SourceIp": list(pages.readers)}},
+                "Condition": condition,
             }
+            for name, addresses, condition in ways
+            if addresses
         ],
     }
 

@@ -11,13 +11,6 @@ from infra.kuberay import Alert, RuleGroup, Rules
 from infra.values import Values
 
 PAGE = "docs/operations.md"
-EXTERNAL = {
-    "kube_job_status_failed": "kube-state-metrics",
-    "ray_node_cpu_utilization": "Ray",
-    "ray_node_gpus_utilization": "Ray",
-    "ray_node_mem_used": "Ray",
-}
-"""Figures of others that are read here, and whose they are."""
 
 
 def _n(metric: Metric) -> str:

@@ -42,7 +42,10 @@ def _files(values: Values, spec_text: str) -> Iterator[tuple[str, str]]:
     yield "monitoring/dashboard.json", monitoring.dashboard_text()
     yield "bucket-lifecycle.json", json.dumps(bucket.lifecycle(), indent=1) + "\n"
     if values.pages and values.pages.readers:
-        yield "pages-policy.json", json.dumps(bucket.readable(values.pages), indent=1) + "\n"
+        yield (
+            "pages-policy.json",
+            json.dumps(bucket.readable(values.pages, on_aws=values.store.endpoint is None), indent=1) + "\n",
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,14 @@ def _written(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _network(text: str) -> str:
+    try:
+        IPv4Network(text, strict=False)
+    except ValueError as error:
+        raise ValueError(f'found "{text}", expected addresses such as 10.0.0.0/8: {error}') from None
+    return text
+
+
 Label = Annotated[str, _written(r"[a-z]([a-z0-9-]{0,22}[a-z0-9])?", "small letters, digits and -, at most 24 of them")]
 """A name in Kubernetes, short enough for what schedulers and operators append to it."""
 Namespace = Annotated[str, _written(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "the name of a namespace")]
@@ -37,10 +46,21 @@ StoreUri = Annotated[
 ]
 Url = Annotated[str, _written(r"https?://[\w.-]+(:\d+)?", "http://host:port or https://host")]
 Cron = Annotated[str, _written(r"\S+ \S+ \S+ \S+ \S+", "five fields of cron, as in 0 1 * * *")]
-Cidr = Annotated[str, _written(r"\d+\.\d+\.\d+\.\d+/\d+", "addresses such as 10.0.0.0/8")]
+Cidr = Annotated[str, _written(r"\d+\.\d+\.\d+\.\d+/\d+", "addresses such as 10.0.0.0/8"), AfterValidator(_network)]
+Vpc = Annotated[str, _written(r"vpc-[0-9a-f]{8,17}", "the id of a VPC, such as vpc-0123456789abcdef0")]
 Tag = Annotated[str, _written(r"\S+:\S+", "registry/name:tag")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Labels = dict[str, str]
+
+
+_PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16")))
+"""What each network gives to its own machines, so that others have the same (RFC 1918, RFC 6598)."""
+
+
+def is_private(addresses: Cidr) -> bool:
+    """Whether all of these addresses are private ones."""
+    network = IPv4Network(addresses, strict=False)
+    return any(network.subnet_of(private) for private in _PRIVATE)
 
 
 class Images(Frozen):
@@ -121,6 +141,8 @@ class Pages(Frozen):
     """Empty at first. Pods write there with what they have for the store."""
     readers: tuple[Cidr, ...] = ()
     """Whose browsers may read them straight from the bucket, by a policy that is rendered; nobody's if left out."""
+    vpcs: tuple[Vpc, ...] = ()
+    """Those through whose endpoint for S3 private addresses among the readers come; without `store.endpoint` they have no other way."""
 
 
 class Network(Frozen):
@@ -166,6 +188,16 @@ class Values(Frozen):
         names = [group.name for group in self.workers]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two groups of workers are called {min(twice)!r}; names of groups differ")
+        return self
+
+    @model_validator(mode="after")
+    def _private_readers_have_a_way(self) -> Values:
+        private = [some for some in (self.pages.readers if self.pages else ()) if is_private(some)]
+        if self.pages and private and not self.pages.vpcs and self.store.endpoint is None:
+            raise ValueError(
+                f"pages.readers: {private[0]} is private: AWS sees such addresses only behind the endpoint of a VPC, where "
+                "strangers may have them too; name your VPC under pages.vpcs, or the public addresses that your network has"
+            )
         return self
 
 

@@ -51,17 +51,32 @@ def test_pages_of_one_origin_may_read_ranges(url: str, credentials: None, monkey
     assert "Range" in rule["AllowedHeaders"] and "Content-Range" in rule["ExposeHeaders"]
 
 
+PRIVATE, PUBLIC, VPC = ("10.0.0.0/8", "172.16.5.0/24"), ("192.0.2.0/24",), "vpc-0123456789abcdef0"
+PAGES = Pages(to="s3://lake-shown/pages", readers=(*PRIVATE, *PUBLIC), vpcs=(VPC,))
+
+
 def test_readers_may_get_pages_and_nothing_else_of_the_bucket(
     url: str, credentials: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-    policy = readable(Pages(to="s3://lake-shown/pages", readers=("10.0.0.0/8", "192.0.2.0/24")))
-    (rule,) = policy["Statement"]
-    assert (rule["Action"], rule["Resource"]) == ("s3:GetObject", "arn:aws:s3:::lake-shown/pages/*")
-    assert rule["Condition"] == {"IpAddress": {"aws:SourceIp": ["10.0.0.0/8", "192.0.2.0/24"]}}
+    policy = readable(PAGES)
+    assert {(rule["Action"], rule["Resource"]) for rule in policy["Statement"]} == {
+        ("s3:GetObject", "arn:aws:s3:::lake-shown/pages/*")
+    }
     make_bucket("s3://lake-shown")
     client = get_session().create_client("s3", region_name="us-east-1")
     client.put_bucket_policy(Bucket="lake-shown", Policy=json.dumps(policy))
+
+
+def test_private_addresses_are_those_of_the_named_vpc_alone() -> None:
+    """AWS knows `aws:SourceIp` of public addresses alone, and `aws:VpcSourceIp` is the same in any stranger's VPC."""
+    public, private = (rule["Condition"] for rule in readable(PAGES)["Statement"])
+    assert public == {"IpAddress": {"aws:SourceIp": list(PUBLIC)}}
+    assert private == {"IpAddress": {"aws:VpcSourceIp": list(PRIVATE)}, "StringEquals": {"aws:SourceVpc": [VPC]}}
+    (alone,) = readable(PAGES.model_copy(update={"readers": PRIVATE}))["Statement"]
+    assert alone["Condition"] == private
+    (elsewhere,) = readable(PAGES, on_aws=False)["Statement"]
+    assert elsewhere["Condition"] == {"IpAddress": {"aws:SourceIp": [*PRIVATE, *PUBLIC]}}
 
 
 def test_no_rule_removes_an_object_that_a_reader_can_see() -> None:

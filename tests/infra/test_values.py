@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.render import DEFAULTS
+from infra.render import DEFAULTS, render
 from infra.values import Values, read_values
 from schemas.errors import BadSpec
 
@@ -32,7 +32,7 @@ def test_the_defaults_are_valid_and_name_a_valid_spec() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("cron: ", "corn: ", "values.yaml:13:3  schedule.corn: unknown field; did you mean"),
+        ("cron: ", "corn: ", "values.yaml:14:3  schedule.corn: unknown field; did you mean"),
         ('"0 1 * * *"', "nightly", 'schedule.cron: found "nightly", expected five fields of cron'),
         ("gpus: 1", 'gpus: "1"', 'workers.1.gpus: found "1", expected'),
         ("count: 2", "count: 0", "workers.0.count: found 0"),
@@ -42,6 +42,9 @@ def test_the_defaults_are_valid_and_name_a_valid_spec() -> None:
         ("time_zone: Etc/UTC", "new_clusters: 9", "schedule.new_clusters: found 9"),
         ("to: s3://lab-miclip/pages", "to: pages", 'pages.to: found "pages", expected s3://bucket'),
         ("  secret: miclip-store", "  secret: x\n  role_of: machine", "are two ways to the store; leave one out"),
+        ("  vpcs: [vpc-0123456789abcdef0]\n", "", "pages.readers: 10.0.0.0/8 is private"),
+        ("vpc-0123456789abcdef0", "lab", 'pages.vpcs.0: found "lab", expected the id of a VPC'),
+        ("10.0.0.0/8", "10.0.0.0/33", 'pages.readers.1: found "10.0.0.0/33", expected addresses such as'),
         ("first.yaml", "other.yaml", "is no file; expected the spec of the night"),
     ],
 )
@@ -63,3 +66,9 @@ def test_a_spec_that_is_wrong_or_has_a_store_of_its_own_is_refused_before_the_ni
         read(tmp_path, spec="kind: selfteste\nname: night\n")
     with pytest.raises(BadSpec, match="it names a store"):
         read(tmp_path, spec=SPEC + "store: s3://other/lake\n")
+
+
+def test_a_service_of_its_own_sees_private_addresses_without_a_vpc(tmp_path: Path) -> None:
+    own = ("  secret: miclip-store", "  secret: miclip-store\n  endpoint: http://s3.example.org:9000")
+    values, spec = read(tmp_path, own, ("  vpcs: [vpc-0123456789abcdef0]\n", ""))
+    assert "Vpc" not in render(values, spec)["pages-policy.json"]
