@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cluster.catalog import load_drift
 from cluster.hold import Holds, load_holds
+from cluster.lease import Pace
 from cluster.parquet import PartEncoder
 from cluster.parts import store_part
 from cluster.runs import split_run
@@ -90,11 +91,13 @@ class Drift:
             yield features.batch(stage)
 
 
-def save_drift(store: Store, run: str, before: str, drift: Drift) -> Published:
+def save_drift(store: Store, run: str, before: str, drift: Drift, pace: Pace | None = None) -> Published:
     """Write the rows of a run and the pointer that makes them a table; what is there already stays.
 
     The pointer lies in the folder of the run and goes with it: a stage that read those of the run before would keep them
     for ever. It is written last, so that rows of a driver that died on the way are no table.
+
+    pace: how long it waits for a sweep that shows no life.
     """
     stage = StageSpec(
         kind=KIND, method=METHOD, subject=split_run(run)[0], output=KIND, params={"before": before, "after": run}
@@ -108,7 +111,7 @@ def save_drift(store: Store, run: str, before: str, drift: Drift) -> Published:
         encoder.abandon()
         raise
     encoded = encoder.finish()
-    Holds(store, run).hold({stage.digest, *load_holds(store, run)})
+    Holds(store, run, pace).hold({stage.digest, *load_holds(store, run)})
     whole = Shard(number=0, round=0, start=0, stop=rows)
     parts = tuple(store_part(store, DRIFT.name, stage, whole, n, part) for n, part in enumerate(encoded))
     published = Published(stage=stage, tables={DRIFT.name: parts}, content=digest([part.sha256 for part in parts]))

@@ -15,6 +15,8 @@ from cluster.catalog import Catalog, Scope, open_catalog, verify
 from cluster.drift import METRICS, SAES, compare_models, compare_runs
 from cluster.drift_table import Drift, save_drift
 from cluster.gc import sweep
+from cluster.hold import GC, Holds, load_holds
+from cluster.lease import take
 from cluster.retention import Policy
 from cluster.runs import RunState, new_run
 from cluster.sql import run_sql
@@ -35,7 +37,7 @@ from tests.made_up_nights import (
     predictions,
     sweep_of_saes,
 )
-from tests.paces import fast
+from tests.paces import Time, fast
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +180,17 @@ def test_a_drift_without_rows_is_a_table_without_rows(lake: Lake, nights: tuple[
     same = compare_runs(store, nights[0], nights[0])
     assert (same.rows, same.features, same.pairs, same.same) == ([], [], 0, 7)
     assert save_drift(store, nights[0].run, "none", same).tables == {"drift": ()}
+
+
+def test_drift_is_held_beside_what_its_run_holds_and_waits_for_a_dead_sweep_as_long_as_its_night(
+    tmp_path: Path,
+) -> None:
+    store, time = Lake(tmp_path / "lake").store, Time()
+    run = new_run(store, "nights", "kind: made by hand")
+    Holds(store, run, fast()).hold({"0" * 20})
+    take(store, GC, Time().pace()._replace(patience=10))
+    published = save_drift(store, run, "none", Drift([], 0), time.pace()._replace(patience=300))
+    assert load_holds(store, run) == {"0" * 20, published.stage.digest} and 300 <= time.slept <= 310
 
 
 @pytest.mark.parametrize("found", ["foreign bytes", "other rows"])
