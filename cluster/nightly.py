@@ -111,7 +111,7 @@ def conclude(store: Store, run: str, keep_runs: int | None, pace: Pace = PACE, p
         evening.changes = changes_of(store, run, before)
         if before is not None:
             evening.drift = compare_runs(store, load_state(store, before), load_state(store, run))
-            save_drift(store, run, before, evening.drift)
+            save_drift(store, run, before, evening.drift, pace)
         save_changes(store, evening.changes)
     if pages is not None:
         with evening.trying("pages were not renewed"):
