@@ -9,10 +9,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
+from uuid import uuid4
 
 from pydantic import Field
 
-from cluster.stores.base import Store, prefetch
+from cluster.stores.base import Store, create_unique, prefetch
 from schemas import layout
 from schemas.base import Frozen
 from schemas.errors import Cancelled, Interrupted, KeyMissing, UnknownRun
@@ -20,6 +21,8 @@ from schemas.plans import load_json
 
 _RUN = re.compile(r"runs/([^/]+)-(\d{5,})/spec\.yaml")
 _SUBMISSION = re.compile(r"(.+)-[0-9a-f]{8}-a(\d+)")
+_TAKEN = re.compile(r"\n# taken by [0-9a-f]{32}\n\Z")
+"""Behind a spec in the store, so that two drivers of the same one never write the same bytes."""
 RunStatus = Literal["RUNNING", "DONE", "FAILED", "INTERRUPTED", "CANCELLED", "STOPPED"]
 _SEEN_RUNS = 100
 """A submission is looked for among so many newest runs of its pipeline."""
@@ -119,10 +122,11 @@ class RunOptions(Frozen):
 
 
 def new_run(store: Store, pipeline: str, spec_text: str) -> str:
-    """Take the next number of this pipeline; two drivers at once get different ones."""
+    """Take the next number of this pipeline; two drivers at once get different ones, also of one spec and if answers are lost."""
     numbers = [number for name, number in _all(store) if name == pipeline]
     number = max(numbers, default=0) + 1
-    while not store.create(layout.run_key(f"{pipeline}-{number:05d}", "spec.yaml"), spec_text.encode()):
+    data = f"{spec_text}\n# taken by {uuid4().hex}\n".encode()
+    while not create_unique(store, layout.run_key(f"{pipeline}-{number:05d}", "spec.yaml"), data):
         number += 1
     return f"{pipeline}-{number:05d}"
 
@@ -239,7 +243,7 @@ def load_spec(store: Store, run: str) -> str:
         UnknownRun: there is no such run.
     """
     try:
-        return store.get(layout.run_key(run, "spec.yaml")).decode()
+        return _TAKEN.sub("", store.get(layout.run_key(run, "spec.yaml")).decode())
     except KeyMissing:
         raise _unknown(store, run) from None
 
@@ -283,7 +287,8 @@ def submitted_runs(store: Store, prefix: str) -> Iterator[tuple[str, RunOptions]
 
 def ask_to_cancel(store: Store, run: str) -> bool:
     """Ask the driver of a run, wherever it is, to end it; False if that was asked before."""
-    return store.create(layout.run_key(run, "cancel.json"), json.dumps({"time": time.time()}).encode())
+    asked = {"time": time.time(), "by": uuid4().hex}
+    return create_unique(store, layout.run_key(run, "cancel.json"), json.dumps(asked).encode())
 
 
 def is_cancelled(store: Store, run: str) -> bool:

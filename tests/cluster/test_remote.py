@@ -36,6 +36,7 @@ from schemas.job_files import as_pipeline
 from schemas.layout import alive_key
 from schemas.plans import Resources
 from schemas.selftest_specs import SelftestSpec
+from tests.lossy import LossyStore
 from tests.paces import Time
 
 BEATS = itertools.count()
@@ -205,6 +206,12 @@ def test_who_asks_twice_has_the_cluster_end_it_at_once(store: Store) -> None:
     assert ask_to_cancel(store, run)
     assert cancel_on(store, run, 30.0, cluster) == "CANCELLED"
     assert (cluster.time.now, cluster.stopped) == (10, [0])
+
+
+def test_who_asks_once_and_loses_the_answer_has_not_asked_twice(store: Store) -> None:
+    run, cluster = put_state(store, "RUNNING", submission="zoo-0123abcd-a1"), Cluster(Time())
+    assert cancel_on(LossyStore(store.uri, 1), run, 30.0, cluster) == "CANCELLED"
+    assert cluster.stopped == [30]
 
 
 def test_of_a_driver_that_the_cluster_does_not_know_its_silence_tells(store: Store) -> None:

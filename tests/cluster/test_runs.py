@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 
 import pytest
+import yaml
 
 from cluster import runs
 from cluster.runs import RunOptions, RunState, RunTables, StateKeeper
 from cluster.stores.base import Store, make_store
 from schemas.errors import Cancelled, ClusterUnreachable, Interrupted, UnknownRun
+from tests.lossy import LossyStore
 
 
 @pytest.fixture
@@ -53,9 +55,31 @@ def test_drivers_that_start_at_the_same_moment_get_different_numbers(store):
     assert sorted(names) == [f"zoo-{n:05d}" for n in range(1, 9)]
 
 
-def test_the_spec_of_a_run_is_kept_as_it_was_given(store):
-    text = "# mine\nkind: selftest   # größer\n"
-    assert runs.load_spec(store, runs.new_run(store, "zoo", text)) == text
+def test_a_driver_whose_answer_was_lost_takes_no_second_number_and_shares_none_with_the_same_spec(tmp_path):
+    store = LossyStore(str(tmp_path), 1, 2)
+    assert [runs.new_run(store, "zoo", "spec") for _ in range(3)] == ["zoo-00001", "zoo-00002", "zoo-00003"]
+    assert runs.list_runs(store) == ["zoo-00001", "zoo-00002", "zoo-00003"]
+
+
+def test_drivers_of_the_same_spec_that_saw_no_other_share_no_number(store, monkeypatch):
+    runs.new_run(store, "zoo", "spec")
+    monkeypatch.setattr(store, "list", lambda prefix: [])  # as who has listed before the other began
+    assert runs.new_run(store, "zoo", "spec") == "zoo-00002"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# mine\nkind: selftest   # größer\n", "", "kind: selftest", "\n\n", f"kind: selftest\n# taken by {'0' * 32}\n"],
+)
+def test_the_spec_of_a_run_is_kept_as_it_was_given(store, text):
+    run = runs.new_run(store, "zoo", text)
+    assert runs.load_spec(store, run) == text
+    assert yaml.safe_load(store.get(f"runs/{run}/spec.yaml")) == yaml.safe_load(text)  # for whoever reads it there
+
+
+def test_the_spec_of_a_run_of_an_earlier_version_is_read_too(store):
+    store.create("runs/zoo-00001/spec.yaml", b"kind: selftest\n")
+    assert runs.load_spec(store, "zoo-00001") == "kind: selftest\n"
 
 
 def test_the_state_of_a_run_is_replaced_as_it_goes_on(store):
