@@ -169,12 +169,15 @@ def save_state(store: Store, state: RunState) -> None:
 class StateKeeper:
     """Writes `state.json` of one run; a stop is written at once by the thread that asks for it, not when work has ended.
 
-    A machine that is taken back gives 3 seconds, and ending workers can take longer.
+    A machine that is taken back gives 3 seconds; ending workers can take longer, and so can a write that is under way.
+    No thread waits for the write of another, so the store may take them in any order: who comes back from a write that
+    was overtaken writes the newest state again, behind its own.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        """For the fields, never over a request."""
         self._last: RunState | None = None
         self._stop: Interrupted | None = None
         self.stop_saved: float | None = None
@@ -186,16 +189,26 @@ class StateKeeper:
             if state.status == "RUNNING" and self._stop is not None:
                 state = stopped(state, self._stop)
             self._last = state
-            save_state(self._store, state)
-            if self._stop is not None and self.stop_saved is None:
-                self.stop_saved = time.monotonic()
+        self._write()
 
     def stop(self, error: Interrupted) -> None:
         """Say that the run was stopped, unless it has ended; a listener for `StopFlag`."""
         with self._lock:
             self._stop = error
-            if self._last is not None and self._last.status == "RUNNING":
-                self.save(self._last)
+            if self._last is None or self._last.status != "RUNNING":
+                return
+            self._last = stopped(self._last, error)
+        self._write()
+
+    def _write(self) -> None:
+        """Put the newest state into the store, again where a newer one came meanwhile, which may be there already."""
+        written: RunState | None = None
+        while (state := self._last) is not None and state is not written:
+            save_state(self._store, state)
+            written = state
+            with self._lock:
+                if state.status != "RUNNING" and self._stop is not None and self.stop_saved is None:
+                    self.stop_saved = time.monotonic()
 
 
 def stopped(state: RunState, error: Interrupted) -> RunState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from cluster import runs
 from cluster.runs import RunOptions, RunState, RunTables, StateKeeper
 from cluster.stores.base import Store, make_store
+from cluster.stores.posix import PosixStore
 from schemas.errors import Cancelled, ClusterUnreachable, Interrupted, UnknownRun
 from tests.lossy import LossyStore
 
@@ -204,6 +206,55 @@ def test_a_stop_before_the_first_state_is_what_that_state_says(store):
     keeper.stop(Interrupted("early"))
     keeper.save(state)
     assert runs.load_state(store, state.run).status == "INTERRUPTED"
+
+
+class HeldStore(PosixStore):
+    """A folder in which the first write of one status hangs until it is let go, and which lists what landed, in order."""
+
+    def __init__(self, root: str, status: str) -> None:
+        super().__init__(root)
+        self.status, self.landed = status, list[str]()
+        self.hangs, self.let_go = threading.Event(), threading.Event()
+
+    def replace(self, key: str, data: bytes) -> None:
+        status = json.loads(data)["status"]
+        if status == self.status and not self.hangs.is_set():
+            self.hangs.set()
+            assert self.let_go.wait(10)
+        super().replace(key, data)
+        self.landed.append(status)
+
+
+def test_a_stop_does_not_wait_for_a_write_that_hangs_and_is_not_undone_when_that_lands(tmp_path):
+    store = HeldStore(str(tmp_path), "RUNNING")
+    keeper, state = StateKeeper(store), running(store)
+    working = threading.Thread(target=keeper.save, args=(state,))
+    working.start()
+    assert store.hangs.wait(10)
+    stopping = threading.Thread(target=keeper.stop, args=(Interrupted("a"),))
+    stopping.start()
+    stopping.join(2)
+    assert store.landed == ["INTERRUPTED"] and keeper.stop_saved is not None
+    store.let_go.set()
+    working.join()
+    assert store.landed == ["INTERRUPTED", "RUNNING", "INTERRUPTED"]
+    assert runs.load_state(store, state.run).message == "a"
+
+
+def test_a_stop_that_is_overtaken_by_the_end_does_not_undo_it(tmp_path):
+    store = HeldStore(str(tmp_path), "INTERRUPTED")
+    keeper, state = StateKeeper(store), running(store)
+    keeper.save(state)
+    stopping = threading.Thread(target=keeper.stop, args=(Interrupted("a"),))
+    stopping.start()
+    assert store.hangs.wait(10)
+    ending = threading.Thread(target=keeper.save, args=(state.model_copy(update={"status": "DONE", "exit_code": 0}),))
+    ending.start()
+    ending.join(2)
+    assert store.landed == ["RUNNING", "DONE"]
+    store.let_go.set()
+    stopping.join()
+    assert store.landed == ["RUNNING", "DONE", "INTERRUPTED", "DONE"]
 
 
 def test_what_ends_a_run_gives_it_its_status_and_exit_code():
