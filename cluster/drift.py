@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from cluster.amounts import some
 from cluster.catalog import Catalog, stage_site
 from cluster.changes import Alike, pair_alike, stages_by_place
-from cluster.drift_features import match_features, share_row
+from cluster.drift_features import match_features, share_rows
 from cluster.drift_table import Drift, Pair, Row
 from cluster.ledger import load_published
 from cluster.runs import RunState
@@ -108,7 +109,7 @@ def _compare(store: Store, found: Sequence[Found], runs: Sequence[RunState]) -> 
     drift.rows += _concepts(store, pairs, saes)
     for pair in pairs:
         drift.features += match_features(store, pair, _setting_of_sae(pair.after, saes), drift.notes)
-    drift.rows += map(share_row, drift.features)
+    drift.rows += chain.from_iterable(map(share_rows, drift.features))
     return drift
 
 
@@ -170,10 +171,7 @@ def _moved(
     pair: Pair, table: str, figures: Sequence[str], setting: str, was: Row | None, now: Row | None
 ) -> Iterator[Row]:
     for name in figures:
-        before, after = (None if row is None or row[name] is None else float(row[name]) for row in (was, now))
-        if before != after:
-            status = "changed" if None not in (before, after) else "gained" if before is None else "lost"
-            yield pair.row("metric", table, name, setting, status, before=before, after=after)
+        yield from pair.figure(table, name, setting, *(None if row is None else row[name] for row in (was, now)))
 
 
 _ACCURACY = """
@@ -194,13 +192,11 @@ def _predictions(store: Store, pairs: Sequence[Pair], images: Sequence[Published
         both = (pair.before, pair.after)
         figures = {row["stage"]: row for row in _ask(store, [pair], _ACCURACY, images)} if images else {}
         for name in ("accuracy", "mean_probability"):
-            before, after = (figures.get(p.stage.digest, {}).get(name) for p in both)
-            if before != after:
-                yield pair.row("metric", "predictions", name, "", "changed", before=before, after=after)
+            yield from pair.figure("predictions", name, "", *(figures.get(p.stage.digest, {}).get(name) for p in both))
         query = _AGREEMENT.format(before=pair.before.stage.digest, after=pair.after.stage.digest)
         (shared,) = _ask(store, [pair], query)
         if shared["images"]:
-            yield pair.row("metric", "predictions", "agreement", "", "changed", before=1.0, after=shared["agreement"])
+            yield from pair.figure("predictions", "agreement", "", 1.0, shared["agreement"])
 
 
 # ---------------------------------------------------------------- concepts

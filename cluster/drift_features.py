@@ -36,13 +36,12 @@ def match_features(store: Store, pair: Pair, setting: str, notes: list[str]) -> 
         yield from _by_codes(store, pair, setting, notes)
 
 
-def share_row(features: Features) -> Row:
-    """The figure that follows: the share of features that are matched, of those then and of those now."""
-    matches = features.matches
+def share_rows(features: Features) -> Iterator[Row]:
+    """The figure that follows: the share of features that are matched, of those then and of those now; none if all are."""
+    matches, item = features.matches, f"matched_by_{features.item}"
     shares = {"before": _share(matches, len(matches.same)), "after": _share(matches, matches.others)}
-    return features.pair.row(
-        "metric", features.source, f"matched_by_{features.item}", features.setting, "changed", **shares
-    )
+    if not matches.all_same:
+        yield features.pair.row("metric", features.source, item, features.setting, "changed", **shares)
 
 
 def _share(matches: Matches, of: int) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -39,6 +40,13 @@ class Pair(NamedTuple):
         about = {"cell": self.cell, "subject": self.after.stage.subject, "subject_before": self.before.stage.subject}
         said = {"aspect": aspect, "source": source, "item": item, "setting": setting, "status": status}
         return {**about, **said, **values}
+
+    def figure(self, source: str, item: str, setting: str, before: float | None, after: float | None) -> Iterator[Row]:
+        """A row of a figure that moved, came or went; none of one that is as it was. What is no number is as null."""
+        was, now = (None if value is None or math.isnan(value) else float(value) for value in (before, after))
+        if was != now:
+            status = "gained" if was is None else "lost" if now is None else "changed"
+            yield self.row("metric", source, item, setting, status, before=was, after=now)
 
 
 class Features(NamedTuple):

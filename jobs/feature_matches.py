@@ -16,18 +16,26 @@ SAME = 0.7
 class Matches(NamedTuple):
     """Per feature of the first SAE: the nearest of the second, how near, and whether that one has it nearest too.
 
-    nearest int [U]; similarity float64 [U], NaN where it cannot be said; mutual bool [U]; others is V.
+    nearest int [U]; similarity float64 [U], NaN where it cannot be said; mutual bool [U]; others is V, and of so many of
+    these it can be said.
     """
 
     nearest: np.ndarray
     similarity: np.ndarray
     mutual: np.ndarray
     others: int
+    others_known: int
 
     @property
     def same(self) -> np.ndarray:
         """bool [U]: mutual, and near enough to be one feature."""
         return self.mutual & (np.nan_to_num(self.similarity, nan=-1.0) >= SAME)
+
+    @property
+    def all_same(self) -> bool:
+        """Whether both SAEs have so many features, and each of which anything can be said is one of the other."""
+        known = np.count_nonzero(~np.isnan(self.similarity))
+        return len(self.same) == self.others and np.count_nonzero(self.same) == known == self.others_known
 
 
 def match_decoders(first_UD: np.ndarray, second_VD: np.ndarray) -> Matches:
@@ -92,4 +100,4 @@ def _match(first: int, second: int, block) -> Matches:  # type: ignore[no-untype
         best = np.where(higher, rows[top, np.arange(second)], best)
         back = np.where(higher, top + start, back)
     mutual = np.isfinite(similarity) & (back[nearest] == np.arange(first))
-    return Matches(nearest, similarity, mutual, second)
+    return Matches(nearest, similarity, mutual, second, int(np.count_nonzero(back >= 0)))

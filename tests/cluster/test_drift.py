@@ -12,8 +12,9 @@ import pytest
 
 import miclip
 from cluster.catalog import Catalog, Scope, open_catalog, verify
+from cluster.cli.comparing import _compared
 from cluster.drift import METRICS, SAES, compare_models, compare_runs
-from cluster.drift_table import Drift, save_drift
+from cluster.drift_table import Drift, Pair, save_drift
 from cluster.gc import sweep
 from cluster.hold import GC, Holds, load_holds
 from cluster.lease import take
@@ -22,6 +23,7 @@ from cluster.runs import RunState, new_run
 from cluster.sql import run_sql
 from cluster.stores.base import Store
 from schemas.errors import UsageError
+from schemas.plans import Published, StageSpec
 from schemas.tables import get_table
 from tests.lakes import Lake
 from tests.made_up_nights import (
@@ -175,6 +177,35 @@ def test_two_models_of_one_run_are_compared_stage_by_stage(lake: Lake) -> None:
         compare_models(lake.store, state, MODEL, "demo:none")
 
 
+def test_figures_of_other_stages_that_are_equal_are_no_rows_and_it_is_said_that_nothing_moved(lake: Lake) -> None:
+    """Also of a figure that is no number both times, and of features that are all there still, but for those that are dead."""
+    values, decoder = np.random.default_rng(3).random((4, 20)), np.eye(4, 8, dtype=np.float32)
+    values[1] = 0.0
+    runs = []
+    for seed in (21, 22):
+        night = Night(lake)
+        night.publish("acts", "predictions", predictions(7), seed)
+        night.publish("names", "names", named(["red"]), seed)
+        night.publish("sae", "sae", {}, seed, weights=decoder)
+        night.publish("features", "features", codes(values), seed)
+        summary = columns("sae_summary", 1, sae=[UNHEARD], fvu=[float("nan")], l0=[float("nan")])
+        night.publish("measure", "summary", {"sae_summary": summary}, seed)
+        runs.append(night.end())
+    found = compare_runs(lake.store, *runs)
+    assert (found.rows, found.pairs, len(found.features)) == ([], 5, 2)
+    assert _compared(found) == "nothing moved: 5 stages compared, 0 of them the same"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status"), [(0.5, 0.25, "changed"), (float("nan"), 0.5, "gained"), (0.5, float("nan"), "lost")]
+)
+def test_a_figure_that_was_no_number_is_gained(before: float, after: float, status: str) -> None:
+    stage = Published(stage=StageSpec(kind="k", method=1, subject="m", output="o", params={}), tables={}, content="")
+    (row,) = Pair("c", stage, stage).figure("sae_summary", "fvu", "", before, after)
+    assert row["status"] == status
+    assert [row["before"], row["after"]] == [None if value != value else value for value in (before, after)]
+
+
 def test_a_drift_without_rows_is_a_table_without_rows(lake: Lake, nights: tuple[RunState, RunState]) -> None:
     store: Store = lake.store
     same = compare_runs(store, nights[0], nights[0])
@@ -226,8 +257,8 @@ def test_each_sae_of_a_sweep_is_compared_with_its_own_in_whatever_order_they_are
         concepts = of(found, aspect="concept", setting=f"{sae} unit_kind=features variant=auroc")
         assert {(row["item"], row["status"]) for row in concepts} == {(f"{width} for 1", "lost"), (f"{width} for 2", "gained")}  # fmt: skip
         assert len(of(found, aspect="feature", item="decoder_cosine", setting=sae)) == width
-        (share,) = of(found, item="matched_by_code_correlation", setting=sae)
-        assert (share["before"], share["after"]) == (1.0, 1.0)  # codes of one width are those of the other night
+        by_codes = of(found, item="matched_by_code_correlation", setting=sae)
+        assert by_codes == []  # codes of one width are those of the other night
     moved = [(row["cell"], row["source"], row["item"], row["setting"]) for row in found.rows]
     assert len(moved) == len(set(moved))
     assert not [row for row in found.rows if re.search("[0-9a-f]{8}", row["setting"])]

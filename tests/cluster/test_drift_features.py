@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from cluster import drift_features
-from cluster.drift_features import match_features, share_row
+from cluster.drift_features import match_features, share_rows
 from cluster.drift_table import Features, Pair
 from cluster.ledger import load_published
 from tests.lakes import Lake
@@ -48,8 +48,18 @@ def test_matches_do_not_depend_on_how_many_codes_are_brought_together(
     features = match(lake, pair_of(lake, codes(VALUES), codes(VALUES[ORDER] * 2)), notes)
     assert features.matches.nearest.tolist() == [ORDER.index(i) for i in range(6)] and notes == []
     assert features.matches.similarity == pytest.approx(1.0)
-    figures = share_row(features)
-    assert (figures["item"], figures["before"], figures["after"]) == ("matched_by_code_correlation", 1.0, 1.0)
+    assert list(share_rows(features)) == []
+
+
+def test_the_share_of_features_that_are_matched_is_told_unless_all_are(tmp_path: Path) -> None:
+    fewer, dead = VALUES[ORDER[:5]], VALUES.copy()
+    dead[1] = 0.0
+    nights = {(1.0, 5 / 6): (fewer, VALUES), (5 / 6, 1.0): (VALUES, fewer), (5 / 6, 5 / 6): (dead, VALUES)}
+    for number, (shares, (then, now)) in enumerate(nights.items()):
+        lake = Lake(tmp_path / str(number))
+        (row,) = share_rows(match(lake, pair_of(lake, codes(then), codes(now)), []))
+        assert (row["item"], row["status"]) == ("matched_by_code_correlation", "changed")
+        assert (row["before"], row["after"]) == pytest.approx(shares)
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
