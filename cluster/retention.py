@@ -93,7 +93,8 @@ def choose(runs: Sequence[RunFacts], policy: Policy, store: str) -> set[str]:
 
 def _newest_different(newest_first: Sequence[RunFacts], keep: int) -> Iterator[RunFacts]:
     """Of each of the newest different tables the newest run and the first; of what was tried or cut short the last few by
-    number, the same only once. By number, since of equal runs that have finished not all are there any more."""
+    number, or since all that finished, the same only once and no more than so many. By number, since of equal runs that
+    have finished not all are there any more."""
     finished = [run for run in newest_first if run.is_finished]
     equal: dict[frozenset[str], list[RunFacts]] = defaultdict(list)
     for run in finished:
@@ -101,8 +102,11 @@ def _newest_different(newest_first: Sequence[RunFacts], keep: int) -> Iterator[R
     for runs in list(equal.values())[:keep]:
         yield from (runs[0], runs[-1])
     since = finished[0].number - keep if finished else 0
-    others = {run.stages: run for run in reversed(newest_first) if not run.is_finished and run.number > since}
-    yield from others.values()
+    others: dict[frozenset[str], RunFacts] = {}
+    for run in newest_first:
+        if not run.is_finished and run.number > since:
+            others.setdefault(run.stages, run)
+    yield from list(others.values())[:keep]
 
 
 def _check_names(runs: Sequence[RunFacts], policy: Policy, store: str) -> None:

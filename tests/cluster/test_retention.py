@@ -46,6 +46,14 @@ def test_trials_and_runs_that_were_cut_short_stay_while_they_are_among_the_last_
     assert kept(runs[:2], 1) == {2}  # of which none has finished, and both are about the same
 
 
+def test_of_trials_no_more_than_so_many_stay_also_where_nothing_has_finished() -> None:
+    trials = [RunFacts(f"p-{n:05d}", None, tables(str(n), limited=True)) for n in range(2, 41)]
+    assert kept(trials, 3) == {38, 39, 40}
+    assert kept([RunFacts("p-00001", None, tables("a")), *trials], 3) == {1, 38, 39, 40}
+    equal = [RunFacts(f"p-{n:05d}", cut("a"), None) for n in range(41, 51)]  # which count as one
+    assert kept([*trials, *equal], 3) == {39, 40, 50}
+
+
 def test_the_newest_run_always_stays_so_that_no_number_is_given_twice() -> None:
     for last in (cut("a"), None):
         runs = [RunFacts("p-00001", None, tables("a")), RunFacts("p-00002", last, None)]
