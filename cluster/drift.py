@@ -10,13 +10,13 @@ from cluster.amounts import some
 from cluster.catalog import Catalog, stage_site
 from cluster.changes import Alike, pair_alike, stages_by_place
 from cluster.drift_features import match_features, share_rows
-from cluster.drift_table import Drift, Pair, Row
+from cluster.drift_table import Drift, Features, Pair, Row
 from cluster.ledger import load_published
 from cluster.runs import RunState
 from cluster.sae_names import OUTPUT, SaeNames
 from cluster.sql import run_sql
 from cluster.stores.base import Store, prefetch
-from schemas.errors import UsageError
+from schemas.errors import KeyMissing, UsageError, WorkFailed
 from schemas.plans import Published
 
 METRICS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -52,6 +52,9 @@ METRICS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 SAES = frozenset({"sae", "sae_a", "sae_b"})
 """Columns that hold the digest of an SAE; a setting has its name in place of that."""
 SITE_AND_SAE = ("site", "sae")
+
+_UNREADABLE = (WorkFailed, UsageError, KeyMissing)
+"""What reading a stage of an old run raises: parts that are damaged, gone or of another version."""
 
 Found = tuple[str, str, str]
 """(cell, stage then, stage now)"""
@@ -104,13 +107,28 @@ def _compare(store: Store, found: Sequence[Found], runs: Sequence[RunState]) -> 
     drift = Drift([], len(pairs), same=len(found) - len(differ))
     if gone := len(differ) - len(pairs):
         drift.notes.append(f"{some(gone, 'stage')} of the run before are gone, and were not compared")
-    drift.rows += _metrics(store, pairs, saes, drift.notes)
-    drift.rows += _predictions(store, pairs, list(images.values()))
-    drift.rows += _concepts(store, pairs, saes)
-    for pair in pairs:
-        drift.features += match_features(store, pair, _setting_of_sae(pair.after, saes), drift.notes)
-    drift.rows += chain.from_iterable(map(share_rows, drift.features))
+    try:
+        _add_pairs(drift, store, pairs, list(images.values()), saes)
+    except _UNREADABLE:  # one pair, or more, as the others by themselves tell
+        for pair in pairs:
+            try:
+                _add_pairs(drift, store, [pair], list(images.values()), saes)
+            except _UNREADABLE as error:
+                drift.notes.append(f"{pair.cell}: not compared: {error}")
+                drift.pairs -= 1
     return drift
+
+
+def _add_pairs(drift: Drift, store: Store, pairs: Sequence[Pair], images: Sequence[Published], saes: SaeNames) -> None:
+    """Add what moved between these pairs: all of it, or nothing if one of them cannot be read."""
+    notes: list[str] = []
+    rows = [*_metrics(store, pairs, saes, notes), *_predictions(store, pairs, images), *_concepts(store, pairs, saes)]
+    features: list[Features] = []
+    for pair in pairs:
+        features += match_features(store, pair, _setting_of_sae(pair.after, saes), notes)
+    drift.rows += [*rows, *chain.from_iterable(map(share_rows, features))]
+    drift.features += features
+    drift.notes += notes
 
 
 def _load(store: Store, digests: Iterable[str]) -> dict[str, Published]:

@@ -13,14 +13,18 @@ from cluster.catalog import HEAL, Scope, Verdict, check_sizes, open_catalog
 from cluster.changes import Changes, changes_of, load_changes, run_before, save_changes
 from cluster.drift import compare_runs
 from cluster.drift_table import Drift, save_drift
-from cluster.explore.pages import Written, renew_pages
+from cluster.explore.pages import Written, check_place, renew_pages
 from cluster.gc import Sweep, sweep
 from cluster.lease import PACE, Lease, Pace, find_term, take
 from cluster.retention import Policy
-from cluster.runs import finished_runs, load_state, runs_before, split_run
-from cluster.stores.base import Store
+from cluster.runs import find_state, finished_runs, latest_runs, load_state, load_tables, runs_before, split_run
+from cluster.stores.base import Store, ask_many, prefetch
 from schemas import layout
-from schemas.errors import KeyMissing, LeaseHeld
+from schemas.errors import DamagedPart, KeyMissing, LeaseHeld, UsageError
+from schemas.pipeline_spec import PipelineSpec
+
+EXPLORER = "explorer"
+"""The kind of the stages that pages are made of."""
 
 
 def lease_name(pipeline: str) -> str:
@@ -44,6 +48,23 @@ class Held(NamedTuple):
             self.said,
             f"{self.times} starts in a row have found it at work: it is slow or hangs; `miclip status` shows how far it is, "
             "and if nothing moves, end that process and start the night again",
+        )
+
+
+def check_pages(store: Store, pipeline: PipelineSpec, to: str) -> None:
+    """Make sure, before hours of work, that pages may be written there and that there will be some.
+
+    Raises:
+        UsageError: the place cannot be used, or neither the spec nor a newest run of the store has units to show.
+    """
+    check_place(to)
+    if any(stage.kind == EXPLORER for stage in pipeline.stages.values()):
+        return
+    states = prefetch(lambda tables: find_state(store, tables.run), latest_runs(store))
+    if not any(stage.kind == EXPLORER for _, state in states if state for stage in state.published):
+        raise UsageError(
+            f"pages at {to}: neither the spec nor a newest run in {store.uri} has a stage of kind {EXPLORER}, so "
+            f"there would be none; add one that reads your stages of features, or leave --pages out"
         )
 
 
@@ -107,23 +128,36 @@ def conclude(store: Store, run: str, keep_runs: int | None, pace: Pace = PACE, p
     """
     evening = Evening()
     before = last_night(store, run)
-    with evening.trying(f"not compared with {before}"):
+    with evening.trying(f"not told what changed since {before}"):
         evening.changes = changes_of(store, run, before)
-        if before is not None:
+    if before is not None:
+        with evening.trying(f"not compared with {before}"):
             evening.drift = compare_runs(store, load_state(store, before), load_state(store, run))
             save_drift(store, run, before, evening.drift, pace)
-        save_changes(store, evening.changes)
+    if evening.changes is not None:  # behind drift, whatever became of it: a night that is killed there is not the last
+        with evening.trying("what changed was not kept"):
+            save_changes(store, evening.changes)
     if pages is not None:
         with evening.trying("pages were not renewed"):
             evening.pages = renew_pages(store, pages)
     with evening.trying("not looked at whether all that is published is there"):
-        evening.damaged = tuple(found for found in check_sizes(open_catalog(store, Scope(run=run))) if found.problem)
+        evening.damaged = _find_damage(store, run)
     if evening.damaged:
         evening.problems.append(_damage(store, run, evening.damaged))
     if keep_runs is not None:  # where another sweep is going on, the next night does it
         with evening.trying("old runs were not all dropped"):
             evening.swept = sweep(store, Policy(keep_runs, split_run(run)[0]), pace)
     return evening
+
+
+def _find_damage(store: Store, run: str) -> tuple[Verdict, ...]:
+    """What is gone or has another size; where a `published.json` is gone that alone, for nobody knows what it named."""
+    try:
+        return tuple(found for found in check_sizes(open_catalog(store, Scope(run=run))) if found.problem)
+    except DamagedPart:
+        tables = load_tables(store, run)
+        keys = {layout.published_key(stage): stage for stage in (tables.digests if tables else ())}
+        return tuple(Verdict(keys[key], key, 0, "gone") for key, there in ask_many(store.exists, keys) if not there)
 
 
 def _damage(store: Store, run: str, damaged: Sequence[Verdict]) -> str:

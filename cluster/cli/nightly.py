@@ -34,10 +34,11 @@ from cluster.cli.options import (
 from cluster.cli.upkeep import PatienceOption, sweep_json
 
 if TYPE_CHECKING:
+    from cluster.cli.session import Session
     from cluster.nightly import Evening, Held
     from cluster.notify import Notice
-    from cluster.runs import RunOptions
-    from cluster.spec_file import SpecFile
+    from cluster.pipeline import RunReport
+    from cluster.runs import RunState
     from cluster.stores import Store
 
 VERBS = Verbs("Work")
@@ -101,10 +102,10 @@ def nightly(
 
     It ends with 1 if anything failed, is damaged or was not dropped; the rest is done all the same.
     """
-    from cluster.explore.pages import check_place
+    from cluster.cli.running import work
     from cluster.lease import make_pace
-    from cluster.nightly import Held, begin
-    from cluster.notify import make_held_notice
+    from cluster.nightly import Held, begin, check_pages, conclude
+    from cluster.notify import make_held_notice, make_notice
     from cluster.runs import RunOptions
     from cluster.spec_file import read_spec_file
     from cluster.stores.probe import check_writable
@@ -117,17 +118,22 @@ def nightly(
     with teller.of_errors(where.uri, file.pipeline.name):
         check_writable(where)
         if pages is not None:
-            check_place(pages)
+            check_pages(where, file.pipeline, pages)
         lease = begin(where, file.pipeline.name, pace)
     if isinstance(lease, Held):
-        _show_held(lease, as_json)
         teller.tell(make_held_notice(where.uri, file.pipeline.name, lease.lines, lease.times))
+        _show_held(lease, as_json)
         raise typer.Exit(0)
     options = RunOptions(executor=executor.value, workers=workers, cpus=cpus, gpus=gpus, address=address)
     with teller.of_errors(where.uri, file.pipeline.name), lease:  # which is free again before anybody is told
-        notice = _one_night(file, where, options, keep_runs, pages, pace, as_json)
-    teller.tell(notice)
-    raise typer.Exit(notice.exit_code)
+        report, session = work(file, where, options, quiet=as_json, pace=pace, begun=teller.begun)
+        teller.ended(report.state)
+        evening = conclude(where, report.state.run, keep_runs, pace, pages)
+    code = report.exit_code or int(bool(evening.problems))
+    failures = (*report.failures, *evening.problems)
+    teller.tell(make_notice(where.uri, file.pipeline.name, report.state, evening.changes, code, failures))
+    _show(report, session, evening, where, code, as_json)  # last: whoever reads it may be gone
+    raise typer.Exit(code)
 
 
 def _show_held(held: Held, as_json: bool) -> None:
@@ -143,6 +149,16 @@ class Teller:
 
     def __init__(self, url: str | None, on: NotifyOn) -> None:
         self._url, self._on = url, on
+        self._run: str | None = None
+        self._state: RunState | None = None
+
+    def begun(self, run: str) -> None:
+        """The night has a run, which is told of from here on."""
+        self._run = run
+
+    def ended(self, state: RunState) -> None:
+        """How its run ended: whatever goes wrong after that does not change it."""
+        self._state = state
 
     @contextmanager
     def of_errors(self, store: str, pipeline: str) -> Iterator[None]:
@@ -155,9 +171,10 @@ class Teller:
             yield
         except BaseException as error:
             stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-            status = status_of(error) if stopped else "NOT STARTED"
+            status = status_of(error) if stopped or self._run else "NOT STARTED"
             said = (f"{type(error).__name__}: {error}",)
-            self.tell(make_notice(store, pipeline, None, None, get_exit_code(error), said, status), hasty=stopped)
+            code = get_exit_code(error)
+            self.tell(make_notice(store, pipeline, self._state, None, code, said, status, self._run), hasty=stopped)
             raise
 
     def tell(self, notice: Notice, hasty: bool = False) -> None:
@@ -169,31 +186,14 @@ class Teller:
             errors().print(problem, style="yellow", markup=False)
 
 
-def _one_night(
-    file: SpecFile,
-    store: Store,
-    options: RunOptions,
-    keep_runs: int | None,
-    pages: str | None,
-    pace: Any,
-    as_json: bool,
-) -> Notice:
+def _show(report: RunReport, session: Session, evening: Evening, store: Store, exit_code: int, as_json: bool) -> None:
     from cluster.cli.closing import report_json, show_report
-    from cluster.cli.running import work
-    from cluster.nightly import conclude
-    from cluster.notify import make_notice
 
-    report, session = work(file, store, options, quiet=as_json, pace=pace)
-    evening = conclude(store, report.state.run, keep_runs, pace, pages)
-    code = report.exit_code or int(bool(evening.problems))
-    failures = (*report.failures, *evening.problems)
-    notice = make_notice(store.uri, file.pipeline.name, report.state, evening.changes, code, failures)
     if as_json:
-        print_json({**report_json(report, store), "exit_code": code, **evening_json(evening)})
+        print_json({**report_json(report, store), "exit_code": exit_code, **evening_json(evening)})
     else:
         show_report(report, store, session.log_file)
         show_evening(evening)
-    return notice
 
 
 def evening_json(evening: Evening) -> dict[str, Any]:

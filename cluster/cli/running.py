@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -163,9 +164,14 @@ def execute(
 
 
 def work(
-    file: SpecFile, store: Store, options: RunOptions, quiet: bool = False, pace: Pace | None = None
+    file: SpecFile,
+    store: Store,
+    options: RunOptions,
+    quiet: bool = False,
+    pace: Pace | None = None,
+    begun: Callable[[str], object] = lambda run: None,
 ) -> tuple[RunReport, Session]:
-    """Run a spec in a session of its own, which has ended when this returns."""
+    """Run a spec in a session of its own, which has ended when this returns; `begun` hears the name of its run at once."""
     from cluster.cli.session import Session
     from cluster.pipeline import PipelineRun
     from cluster.planned import plan_pipeline
@@ -177,6 +183,7 @@ def work(
         planned = plan_pipeline(pipeline, store)  # refuses what is known to be impossible before a run is begun
     check_writable(store)
     name = new_run(store, pipeline.name, file.text)
+    begun(name)
     save_options(store, name, options)
     session = Session(
         store,

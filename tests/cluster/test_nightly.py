@@ -10,13 +10,21 @@ from cluster.catalog import open_catalog
 from cluster.changes import load_changes
 from cluster.hold import GC
 from cluster.lease import take
-from cluster.nightly import Evening, Held, begin, conclude, last_night, lease_name
+from cluster.ledger import load_published
+from cluster.nightly import Evening, Held, begin, check_pages, conclude, last_night, lease_name
 from cluster.runs import list_runs
+from cluster.spec_file import parse_spec, read_spec_file
 from cluster.sql import run_sql
 from cluster.stores import Store, make_store
+from schemas import layout
+from schemas.errors import UsageError
+from schemas.plans import StageSpec
+from tests.lakes import Lake
+from tests.made_up_nights import Night, predictions
 from tests.paces import Time, fast
 from tests.published import run_spec
 
+EXAMPLES = Path(__file__).parents[2] / "jobs/examples"
 SPEC = "kind: selftest\nname: night\nrows: 30\nshard_rows: 20\n"
 
 
@@ -44,6 +52,73 @@ def test_a_night_that_was_killed_behind_its_run_is_told_by_the_next(store: Store
     again = night(store, 2)
     assert again.changes.before == "night-00001" and [c.change for c in again.changes.subjects] == ["changed"]
     assert night(store, 2).changes.subjects == ()
+
+
+def made_night(lake: Lake, seed: int) -> Evening:
+    """A night with two stages whose predictions differ from one night to the next."""
+    made = Night(lake)
+    for cell in ("acts/a", "acts/b"):
+        made.publish(cell, cell, predictions(seed), seed)
+    return conclude(lake.store, made.end().run, None, fast())
+
+
+@pytest.mark.parametrize("damage", [b"x", b"PAR1", None])
+def test_a_damaged_part_of_an_old_night_is_a_note_and_only_of_what_is_compared_with_it(
+    tmp_path: Path, damage: bytes | None
+) -> None:
+    lake = Lake(tmp_path)
+    made_night(lake, 1)
+    stage = next(s for s in open_catalog(lake.store).stages if s.stage.output == "acts/b")
+    path = tmp_path / stage.tables["predictions"][0].key
+    path.write_bytes(damage or b"\0" * path.stat().st_size)
+    second, third = made_night(lake, 2), made_night(lake, 3)
+    assert second.problems == [] and second.drift is not None
+    assert {row["cell"] for row in second.drift.rows} == {"acts/a"} and second.drift.pairs == 1
+    assert [note.split(":")[0] for note in second.drift.notes] == ["acts/b"]
+    assert third.problems == [] and third.changes is not None and third.drift is not None
+    assert third.changes.before == "nights-00002" and third.drift.notes == [] and third.drift.pairs == 2
+
+
+def test_a_comparison_that_fails_altogether_is_a_problem_of_that_night_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    night(store, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("cluster.nightly.compare_runs", fail)
+        second = night(store, 2)
+    assert second.problems == ["not compared with night-00001: MemoryError: "] and second.changes is not None
+    third = night(store, 3)
+    assert third.problems == [] and third.changes is not None and third.changes.before == "night-00002"
+
+
+def test_a_stage_that_is_published_no_more_is_damage_and_said_how_to_heal(store: Store) -> None:
+    run = run_spec(store, SPEC).state.run
+    (stage,) = (s.stage.digest for s in open_catalog(store).stages)
+    (Path(store.uri.removeprefix("file://")) / layout.published_key(stage)).unlink()
+    evening = conclude(store, run, None, fast())
+    assert [(found.stage, found.key, found.problem) for found in evening.damaged] == [
+        (stage, layout.published_key(stage), "gone")
+    ]
+    assert [problem.split(":")[0] for problem in evening.problems] == ["published results are damaged"]
+    assert layout.published_key(stage) in evening.problems[0] and "To heal: " in evening.problems[0]
+    run_spec(store, SPEC)
+    assert load_published(store, stage) is not None
+
+
+def test_pages_that_would_show_nothing_are_refused_before_the_night(store: Store, tmp_path: Path) -> None:
+    pages = str(tmp_path / "pages")
+    run_spec(store, SPEC)
+    spec = parse_spec(SPEC, "night.yaml").pipeline
+    with pytest.raises(UsageError, match=r"neither the spec nor a newest run .* a stage of kind explorer"):
+        check_pages(store, spec, pages)
+    check_pages(store, read_spec_file(EXAMPLES / "demo.yaml").pipeline, pages)
+    other = Night(Lake(tmp_path))
+    other.add("pages", StageSpec(kind="explorer", method=1, subject="any", output="explorer", params={}), {})
+    other.end()
+    check_pages(store, spec, pages)
 
 
 def test_runs_by_hand_before_the_first_night_are_what_it_is_compared_with(store: Store) -> None:

@@ -14,8 +14,9 @@ from typer.testing import CliRunner, Result
 from cluster.cli.app import app
 from cluster.cli.nightly import NotifyOn, Teller
 from cluster.lease import Lease, Pace, take
+from cluster.runs import load_state
 from cluster.stores import make_store
-from schemas.errors import Interrupted
+from schemas.errors import Interrupted, StoreUnreachable
 from tests.cluster.test_notify import listener
 from tests.paces import fast
 
@@ -126,12 +127,55 @@ def test_a_night_that_cannot_begin_is_told_too(lake: str, tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
+def test_a_night_that_dies_on_its_way_is_told_with_its_run_and_what_became_of_it(
+    lake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise StoreUnreachable("away")
+
+    with listener(200) as (url, told):
+        monkeypatch.setenv("MICLIP_WEBHOOK", url)
+        with monkeypatch.context() as patch:
+            patch.setattr("cluster.pipeline.run_stages", away)
+            nightly(lake, code=3)
+        with monkeypatch.context() as patch:
+            patch.setattr("cluster.nightly.last_night", away)
+            nightly(lake, code=3)
+    found = [(message["run"], message["status"], message["exit_code"], message["failures"]) for message in told]
+    failures = ["StoreUnreachable: away"]
+    assert found == [("zoo-00001", "STOPPED", 3, failures), ("zoo-00002", "DONE", 3, failures)]
+    assert [load_state(make_store(lake), message["run"]).status for message in told] == ["STOPPED", "DONE"]
+
+
+def test_a_reader_of_the_report_that_leaves_changes_nothing_of_what_is_told(
+    lake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("cluster.cli.closing.show_report", leave)
+    monkeypatch.setattr("cluster.cli.common.os.dup2", lambda *_: None)  # the descriptor is that of the tests
+    with listener(200) as (url, told):
+        nightly(lake, "--webhook", url)
+    assert [(message["run"], message["status"], message["exit_code"]) for message in told] == [("zoo-00001", "DONE", 0)]
+
+
+def test_pages_of_a_spec_that_makes_none_are_refused_at_once(lake: str, tmp_path: Path) -> None:
+    with listener(200) as (url, told):
+        refused = nightly(lake, "--pages", str(tmp_path / "pages"), "--webhook", url, code=2)
+    assert "stage of kind explorer" in " ".join(refused.output.split()) and told[0]["status"] == "NOT STARTED"
+    assert make_store(lake).list("runs") == [] and not (tmp_path / "pages").exists()
+
+
 def test_a_night_that_is_told_to_end_tries_the_webhook_once() -> None:
     with listener(503) as (url, told):
         teller = Teller(url, NotifyOn.failed)
         with pytest.raises(Interrupted), teller.of_errors("/lake", "zoo"):
+            teller.begun("zoo-00001")
             raise Interrupted("signal 15")
-    assert [(message["status"], message["exit_code"]) for message in told] == [("INTERRUPTED", Interrupted.exit_code)]
+    assert [(message["run"], message["status"], message["exit_code"]) for message in told] == [
+        ("zoo-00001", "INTERRUPTED", Interrupted.exit_code)
+    ]
 
 
 def test_a_second_night_at_the_same_time_says_so_and_one_that_hangs_is_told_to_whoever_wants_failures(
