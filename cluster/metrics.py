@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
@@ -132,6 +132,9 @@ class StoreMetrics:
         self.store = store
         self._runs: dict[str, _Run] = {}
         self._ended: dict[str, RunState] = {}
+        """Runs that have ended for good, without their stages: a year of them is held by a process that serves so long."""
+        self._newest: dict[str, RunState] = {}
+        """The newest of those by pipeline, whole."""
         self._lock = threading.Lock()
 
     def read(self) -> list[Sample]:
@@ -143,17 +146,19 @@ class StoreMetrics:
                 return [Sample(UP, (), 0)]
 
     def _read(self) -> Iterator[Sample]:
-        for pipeline, names in by_pipeline(list_runs(self.store)).items():
-            states = (state for name in reversed(names[-MOST_RUNS:]) if (state := self._state(name)))
+        there = {pipeline: names[-MOST_RUNS:] for pipeline, names in by_pipeline(list_runs(self.store)).items()}
+        self._forget_but(there)
+        for pipeline, names in there.items():
+            states = (state for name in reversed(names) if (state := self._state(name)))
             newest = next((state for state in states if not state.limited), None)
             if newest is None:
                 continue
-            yield from self._newest(pipeline, newest)
+            yield from self._figures(pipeline, self._whole(newest))
             done = newest if newest.status == "DONE" else next((s for s in states if _succeeded(s)), None)
             if done and (ended := last_sign(self.store, done.run)) is not None:
                 yield Sample(SUCCESS, (pipeline,), ended)
 
-    def _newest(self, pipeline: str, state: RunState) -> Iterator[Sample]:
+    def _figures(self, pipeline: str, state: RunState) -> Iterator[Sample]:
         yield Sample(NUMBER, (pipeline,), state.number)
         yield Sample(RUN_SECONDS, (pipeline,), seconds_taken(self.store, state))
         for status in get_args(RunStatus):
@@ -168,13 +173,33 @@ class StoreMetrics:
         yield from self._runs[pipeline].read_on(self.store)
 
     def _state(self, run: str) -> RunState | None:
-        """The state of a run; what has ended for good is not read again. None for a run that another process begins just now."""
+        """The state of a run; what has ended for good is not read again, and is without its stages.
+
+        None for a run that another process begins just now.
+        """
         if run not in self._ended:
             state = find_state(self.store, run)
             if state is None or state.status in _MAY_CHANGE:
                 return state
-            self._ended[run] = state.model_copy(update={"message": ""})
+            self._ended[run] = state.model_copy(update={"message": "", "stages": (), "unplanned": ()})
         return self._ended[run]
+
+    def _whole(self, newest: RunState) -> RunState:
+        """The state of a pipeline's newest run with its stages, which are read once if it has ended for good."""
+        if newest.run not in self._ended:
+            return newest
+        known = self._newest.get(newest.pipeline)
+        if known is None or known.run != newest.run:
+            known = find_state(self.store, newest.run) or newest
+            self._newest[newest.pipeline] = known
+        return known
+
+    def _forget_but(self, there: Mapping[str, Sequence[str]]) -> None:
+        """Leave only what these runs of each pipeline need."""
+        runs = {run for names in there.values() for run in names}
+        self._ended = {run: state for run, state in self._ended.items() if run in runs}
+        self._newest = {pipeline: state for pipeline, state in self._newest.items() if state.run in runs}
+        self._runs = {pipeline: counted for pipeline, counted in self._runs.items() if counted.name in runs}
 
 
 def _succeeded(state: RunState) -> bool:

@@ -109,6 +109,35 @@ def test_reading_on_while_a_run_goes_gives_what_reading_it_at_the_end_gives(tmp_
     ]
 
 
+def test_of_runs_that_have_ended_only_the_newest_is_remembered_with_its_stages_and_of_dropped_ones_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(str(tmp_path))
+    nights = [
+        load_state(store, run_spec(store, SPEC).state.run).model_copy(update={"status": "FAILED"}) for _ in range(3)
+    ]
+    other = run_spec(store, FAILING, "error_shards=[]").state.run
+    for night in nights:
+        save_state(store, night)
+    metrics = StoreMetrics(store)
+    metrics.read()
+
+    def remembered() -> dict[str, int]:
+        """How many stages of a run are in memory."""
+        runs = {run: len(state.parts) for run, state in metrics._ended.items()}
+        return runs | {state.run: len(state.parts) for state in metrics._newest.values()}
+
+    assert remembered() == {nights[0].run: 0, nights[1].run: 0, nights[2].run: 2, other: 2}
+    with monkeypatch.context() as context:
+        context.setattr("cluster.metrics.find_state", None)  # nothing is read again
+        metrics.read()
+    for dropped in (nights[2].run, other):
+        for key in store.list(f"runs/{dropped}"):
+            store.delete(key)
+    assert metrics.read() == StoreMetrics(store).read()  # of one that is the newest again, with its stages
+    assert remembered() == {nights[0].run: 0, nights[1].run: 2} and set(metrics._runs) == {"numbers"}
+
+
 def test_a_state_that_ends_later_is_seen(tmp_path: Path) -> None:
     store = make_store(str(tmp_path))
     run = run_spec(store, SPEC).state.run
