@@ -117,7 +117,9 @@ def _status_of(state: RunState, store: Store, as_json: bool) -> None:
     if word not in ("DONE", "RUNNING"):
         where = f"{state.run} --store {store.uri}"
         more = f"more: miclip logs {where} --failed; " if any(part.state == "failed" for part in state.parts) else ""
-        console.print(Text(f"{more}go on: miclip retry {where}", "dim"), soft_wrap=True)
+        # a second driver beside a living one is not what a guess by two clocks should lead to
+        then = f"whether it lives: miclip watch {where}" if word == "LOST" else f"go on: miclip retry {where}"
+        console.print(Text(f"{more}{then}", "dim"), soft_wrap=True)
 
 
 def _progress(state: RunState) -> str:

@@ -221,6 +221,8 @@ def _seems_lost(store: Store, run: str, pace: Pace) -> str:
 
 
 def _show_end(store: Store, state: RunState, failures: list[str]) -> None:
+    from rich.text import Text
+
     from cluster.cli.closing import show_report
     from cluster.cli.looking import show_head
     from cluster.pipeline import RunReport
@@ -229,6 +231,7 @@ def _show_end(store: Store, state: RunState, failures: list[str]) -> None:
         show_report(RunReport(state, failures), store, None)
     else:
         show_head(state, "LOST" if state.status == "RUNNING" else state.status)  # else we would be watching it yet
+        screen().print(Text(f"go on: miclip retry {state.run} --store {store.uri}", "dim"), soft_wrap=True)
 
 
 def _get_code(state: RunState | None) -> int:

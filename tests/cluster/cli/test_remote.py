@@ -90,7 +90,7 @@ def test_the_run_that_goes_on_needs_no_name(lake: Path, tmp_path: Path) -> None:
 def test_a_lost_driver_is_watched_to_where_it_was_lost(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alive, "ALIVE_SECONDS", 0.4)
     seen = miclip("watch", "far-0123abcd-a1", "--store", lake, "--patience", "1.5")
-    assert seen.exit_code == 3 and "far-00001 LOST" in seen.stdout
+    assert seen.exit_code == 3 and "far-00001 LOST" in seen.stdout and "miclip retry far-00001" in seen.stdout
     assert "far-00001 seems to be lost; waiting 1.5s for a sign of life" in seen.stderr
 
 
