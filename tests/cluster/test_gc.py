@@ -68,12 +68,15 @@ def run(
     return run_spec(store, CHAIN.format(name=name, first=first, second=second, fails=broken), pace=pace or fast())
 
 
-def inspect(store: Store, first: int, second: int = 0, pace: Pace | None = None) -> list[str]:
-    """The same stages made without a run, as `plan --inspect` makes facts; their names."""
+def inspect(store: Store, first: int, second: int = 0, pace: Pace | None = None, holds: bool = True) -> list[str]:
+    """The same stages made without a run, as `plan --inspect` makes facts; their names.
+
+    holds: whether it says what it makes; a version of ours that is too old does not.
+    """
     spec = parse_spec(CHAIN.format(name="p", first=first, second=second, fails=""), "x.yaml").pipeline
     plans = [(plan, needs) for _, plan, needs in plan_pipeline(spec, store).plans()]
     with Visit(store, pace or fast()) as visit:
-        visit.add(plan for plan, _ in plans)
+        visit.add(plan for plan, _ in plans if holds)
         run_stages(plans, store, SerialExecutor(store.uri), EventLog(), StopFlag())
     return [plan.digest for plan, _ in plans]
 
@@ -718,10 +721,11 @@ def test_unpublished_artifacts_are_read_by_their_own_rounds_alone_but_for_indice
 # ---------------------------------------------------------------- what is left behind
 
 
-def test_what_is_made_again_after_a_sweep_has_its_time(three: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("holds", [True, False])
+def test_what_is_made_again_after_a_sweep_has_its_time(three: Path, tmp_path: Path, holds: bool) -> None:
     store = make_store(copy(three, tmp_path / "lake"))
     assert set(doomed := load_tables(store, "p-00001").digests) <= sweep(store, Policy(keep_runs=1), fast()).doomed
-    assert tuple(inspect(store, 1)) == doomed
+    assert tuple(inspect(store, 1, holds=holds)) == doomed
     assert sweep(store, Policy(keep_runs=2), fast()).young.keys() >= set(doomed)
     run(store, 5)
     assert sweep(store, Policy(keep_runs=2), fast()).doomed == set()
