@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,27 @@ def test_a_part_that_is_gone_is_said_in_its_place(pages: Path, tmp_path: Path) -
         await until(() => !$('p.none').hidden);
         return $('p.none').innerText;""")  # fmt: skip
     assert "404" in seen.value and "load them again" in seen.value
+
+
+def test_what_a_model_shares_is_told_for_every_two_kinds_of_units(pages: Path, tmp_path: Path) -> None:
+    shutil.copytree(pages, tmp_path / "pages")
+    site = json.loads((tmp_path / "pages" / "site.json").read_text())
+    sae = {"model": MODEL, "site": NEURONS, "sae": "sae:ab", "arch": "topk", "latents": 32, "k": 4, "fvu": 0.5, "dead_fraction": 0.0, "l0": 4,
+           "recovered_zero": None, "top1_spliced": None, "top1_original": None}  # fmt: skip
+    pair = {"model_a": OTHER, "model_b": MODEL, "k": 1, "above_null": 3, "share_a": 0.25, "share_b": 0.5, "r_p50": 0.7}
+    site["saes"] = [sae]
+    site["pairs"] = [{**pair, "sae_a": None, "sae_b": ref} for ref in (None, "sae:ab")]
+    (tmp_path / "pages" / "site.json").write_text(json.dumps(site))
+    seen = act(
+        tmp_path / "pages",
+        f"""await until(() => $('h1')); await visit('#/model/{MODEL}');
+        return $$('tr').filter((row) => row.innerText.includes('{OTHER}')).map((row) => [...row.children].map((cell) => cell.innerText));""",
+    )
+    assert seen.value == [
+        [OTHER, "neurons", "1", "50.0 %", "25.0 %", "3", "0.700"],
+        [OTHER, f"32 features at {NEURONS} – neurons", "1", "50.0 %", "25.0 %", "3", "0.700"],
+    ]
+    assert seen.console == []
 
 
 @pytest.mark.slow

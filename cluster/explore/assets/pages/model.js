@@ -81,13 +81,25 @@ function explanations(name) {
 
 function pairs(name) {
   const rows = site.pairs.filter((pair) => pair.model_a !== pair.model_b && [pair.model_a, pair.model_b].includes(name))
-    .map((pair) => (pair.model_a === name ? { ...pair, other: pair.model_b, own: pair.share_a, theirs: pair.share_b } : { ...pair, other: pair.model_a, own: pair.share_b, theirs: pair.share_a }));
+    .map((pair) => {
+      const [[, ownUnits, own], [other, theirUnits, theirs]] = pair.model_a === name ? [sideA(pair), sideB(pair)] : [sideB(pair), sideA(pair)];
+      return { ...pair, other, own, theirs, units: ownUnits === theirUnits ? ownUnits : `${ownUnits} – ${theirUnits}` };
+    });
   return rows.length && table("Other models", [
     { name: "with", value: (r) => r.other, show: (r) => h("a", { href: modelLink(r.other) }, r.other) },
+    { name: "units", title: "own units, and those of the other model", value: (r) => r.units, show: (r) => r.units },
     { name: "k", title: "units are buddies if each is among the k nearest of the other", number: true, value: (r) => r.k, show: (r) => r.k },
     { name: "own units with a buddy", number: true, value: (r) => r.own, show: (r) => percent(r.own) },
     { name: "theirs", number: true, value: (r) => r.theirs, show: (r) => percent(r.theirs) },
     { name: "pairs above chance", number: true, value: (r) => r.above_null, show: (r) => count(r.above_null) },
     { name: "median r", number: true, value: (r) => r.r_p50, show: (r) => short(r.r_p50) },
   ], rows);
+}
+
+const sideA = (pair) => [pair.model_a, unitsOf(pair.sae_a), pair.share_a];
+const sideB = (pair) => [pair.model_b, unitsOf(pair.sae_b), pair.share_b];
+
+function unitsOf(ref) {
+  const sae = site.saes.find((one) => one.sae === ref);
+  return ref === null ? "neurons" : sae ? `${count(sae.latents)} features at ${sae.site}` : "features";
 }
