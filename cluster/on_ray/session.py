@@ -25,18 +25,26 @@ def start_local(cpus: int | None = None, gpus: int = 0, object_store_bytes: int 
     """Start Ray on this machine: open to holders of its token only, without dashboard and telemetry.
 
     cpus: how many workers of one CPU may run at once; all of this machine's if None. gpus are stated, never sniffed.
+
+    Raises:
+        ClusterUnreachable: its processes do not come up.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     keep_token_private()
-    with _signal_handlers_kept():
-        ray.init(
-            address="local",  # never a cluster that happens to run here; that is what `join` is for
-            num_cpus=cpus,
-            num_gpus=gpus,
-            include_dashboard=False,
-            object_store_memory=object_store_bytes,
-            **_QUIET,
-        )
+    try:
+        with _signal_handlers_kept():
+            ray.init(
+                address="local",  # never a cluster that happens to run here; that is what `join` is for
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                object_store_memory=object_store_bytes,
+                **_QUIET,
+            )
+    except Exception as error:  # Ray has no class of its own for a machine too busy or too full for it
+        raise ClusterUnreachable(
+            f"Ray did not start on this machine: {first_line(error)}; start again when it is less busy, or with --executor serial"
+        ) from error
 
 
 @contextmanager

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import ray
 
-from cluster.on_ray.session import keep_token_private, token_path
+from cluster.on_ray.session import keep_token_private, start_local, token_path
+from schemas.errors import ClusterUnreachable
 
 
 @pytest.fixture
@@ -53,3 +55,12 @@ def test_a_token_from_the_environment_writes_no_file(home: Path, monkeypatch: py
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 64)
     keep_token_private()
     assert not (home / ".ray").exists()
+
+
+def test_a_machine_on_which_ray_does_not_start_is_told_in_one_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_out(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because ...")
+
+    monkeypatch.setattr(ray, "init", time_out)
+    with pytest.raises(ClusterUnreachable, match=r"^Ray did not start on this machine: The current node .*serial$"):
+        start_local(1)
