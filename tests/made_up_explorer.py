@@ -26,10 +26,16 @@ GRID = 4
 
 
 def explorer_stage(
-    model: str, site: str = "resid_post.3@patch", sae: str | None = SAE, has_map: bool = True
+    model: str, site: str = "resid_post.3@patch", sae: str | None = SAE, has_map: bool = True, **beside: str
 ) -> StageSpec:
-    """What the stage of one set of units is called."""
-    inputs = {"units": "f", "index": "i", **({"sae": sae} if sae else {}), **({"map.0": "m"} if has_map else {})}
+    """What the stage of one set of units is called; `beside` are digests of what else it reads."""
+    inputs = {
+        "units": "f",
+        "index": "i",
+        **({"sae": sae} if sae else {}),
+        **({"map.0": "m"} if has_map else {}),
+        **beside,
+    }
     params: dict[str, Any] = {"site": site, "unit_kind": "features" if sae else "neurons"}
     return StageSpec(kind="explorer", method=1, subject=model, output="explorer", params=params, inputs=inputs)
 

@@ -80,16 +80,17 @@ def make_site(catalog: Catalog, place: Callable[[StoredPart], str]) -> Row:
     place: where the pages find a part, relative to them or a whole URL.
     """
     stages = explorer_stages(catalog)
-    tables = _Tables(catalog)
+    tables, runs = _Tables(catalog), list(_runs(catalog))
+    ids = _set_ids(stages, runs)
     return {
         "version": VERSION,
         "models": list(_models(tables, [published.stage.subject for published in stages])),
-        "sets": [_set(published, place) for published in stages],
+        "sets": [_set(published, ids[published.stage.digest], place) for published in stages],
         "saes": tables.rows("sae_summary", SAE_COLUMNS),
         "scores": tables.rows("method_scores", SCORE_COLUMNS),
         "explanations": tables.rows("explanation_summary", SUMMARY_COLUMNS),
         "pairs": tables.rows("rosetta_pairs", PAIR_COLUMNS),
-        "runs": list(_runs(catalog)),
+        "runs": runs,
     }
 
 
@@ -120,10 +121,35 @@ def _models(tables: _Tables, subjects: Iterable[str]) -> Iterable[Row]:
         yield known.get(model, {"model": model})
 
 
-def _set(published: Published, place: Callable[[StoredPart], str]) -> Row:
+def _set_ids(stages: Iterable[Published], runs: Iterable[Row]) -> dict[str, str]:
+    """Stage -> what addresses call its set: model, site, and `neurons` or the SAE, whatever else the stage read.
+
+    Of several over the same units the first of the newest runs has that name. Those of other cells are told apart by the
+    cell and the stage of the units, and older stages of the same cell by their digest.
+    """
+    cells: dict[str, str] = {}
+    for run in sorted(runs, key=lambda run: not run["stands"]):
+        for part in run["stages"]:
+            cells.setdefault(part["digest"], f"{run['pipeline']}/{part['cell']}")
+    newest = {digest: number for number, digest in enumerate(cells)}
+    ids: dict[str, str] = {}
+    taken: set[str] = set()
+    for stage in sorted((one.stage for one in stages), key=lambda stage: newest.get(stage.digest, len(newest))):
+        sae = stage.inputs.get("sae")
+        plain = f"{stage.subject}/{stage.params['site']}/{sae[:12] if sae else 'neurons'}"
+        by_digest = f"{plain}/{stage.digest[:12]}"
+        cell = cells.get(stage.digest)
+        by_cell = f"{plain}/{cell}/{stage.inputs['units'][:12]}" if cell else by_digest
+        ids[stage.digest] = next(name for name in (plain, by_cell, by_digest) if name not in taken)
+        taken |= {plain, by_cell}
+    return ids
+
+
+def _set(published: Published, name: str, place: Callable[[StoredPart], str]) -> Row:
     """One set of units. Parts are in the order of units, so rows add up to the first unit of each."""
     stage, params = published.stage, published.stage.params
     return {
+        "id": name,
         "stage": stage.digest,
         "model": stage.subject,
         "site": params["site"],

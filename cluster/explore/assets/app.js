@@ -11,10 +11,10 @@ import { zoo } from "./pages/zoo.js";
 const ROUTES = [
   [/^\/?$/, () => zoo()],
   [/^\/model\/(.+)$/, (asked, [name]) => model({ ...asked, name: decodeURIComponent(name) })],
-  [/^\/set\/([^/]+)$/, (asked, [stage]) => set({ ...asked, stage })],
-  [/^\/unit\/([^/]+)\/(\d+)$/, (asked, [stage, number]) => unit({ ...asked, stage, number })],
+  [/^\/set\/([^/]+)$/, (asked, [name]) => set({ ...asked, name: decodeURIComponent(name) })],
+  [/^\/unit\/([^/]+)\/(\d+)$/, (asked, [name, number]) => unit({ ...asked, name: decodeURIComponent(name), number })],
   [/^\/search$/, (asked) => search(asked)],
-  [/^\/map(?:\/([^/]+))?$/, (asked, [stage]) => map({ ...asked, stage })],
+  [/^\/map(?:\/([^/]+))?$/, (asked, [name]) => map({ ...asked, name: name && decodeURIComponent(name) })],
   [/^\/runs$/, () => runs()],
   [/^\/runs\/([^/]+)$/, (asked, [name]) => run({ ...asked, name: decodeURIComponent(name) })],
 ];

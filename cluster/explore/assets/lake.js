@@ -7,7 +7,7 @@ const SHORT = ["unit", "name", "name_score", "text", "text_iou", "concept", "aur
   "monosemanticity", "partners", "best_r", "x", "y", "topic"];
 
 export let site;
-const byStage = new Map();
+const byId = new Map(), byStage = new Map();
 export async function openSite() {
   const answer = await fetch("site.json");
   if (!answer.ok) throw new Error(`site.json: ${answer.status} ${answer.statusText}`);
@@ -15,11 +15,13 @@ export async function openSite() {
   for (const set of site.sets) {
     let first = 0;
     for (const part of set.features) { part.first = first; first += part.rows; }
+    byId.set(set.id, set);
     byStage.set(set.stage, set);
   }
   return site;
 }
-export const getSet = (stage) => byStage.get(stage) ?? [...byStage.values()].find((set) => set.stage.startsWith(stage));
+// By its id, or by its stage or the beginning of that, as addresses of older pages have it.
+export const getSet = (name) => byId.get(name) ?? byStage.get(name) ?? site.sets.find((set) => set.stage.startsWith(name));
 export const setsOf = (model) => site.sets.filter((set) => set.model === model);
 const pathOf = (where) => where.split("@")[0];
 // The set that has the page of a unit which another model names.
@@ -121,8 +123,9 @@ export async function loadAll(told) {
 
 // ---------------------------------------------------------------- words
 export const titleOf = (row) => row.text ?? row.name ?? row.concept ?? null;
-export const unitLink = (set, unit) => `#/unit/${set.stage.slice(0, 12)}/${unit}`;
-export const setLink = (set) => `#/set/${set.stage.slice(0, 12)}`;
+export const unitLink = (set, unit) => `#/unit/${encodeURIComponent(set.id)}/${unit}`;
+export const setLink = (set) => `#/set/${encodeURIComponent(set.id)}`;
+export const mapLink = (set) => `#/map/${encodeURIComponent(set.id)}`;
 export const modelLink = (model) => `#/model/${encodeURIComponent(model)}`;
 
 // A search finds what begins a word: "red" is in "dark red" and in "colour=red", and not in "checkered"; "#12" is unit 12.

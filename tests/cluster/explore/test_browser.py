@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -14,7 +15,7 @@ from cluster.changes import Change, Changes, save_changes
 from cluster.explore.pages import write_pages
 from cluster.stores.base import make_store
 from tests.cluster.explore.browser import Request, act
-from tests.made_up_explorer import explorer_stage, publish_units
+from tests.made_up_explorer import SAE, explorer_stage, publish_units
 from tests.made_up_saes import save_run
 
 pytestmark = pytest.mark.browser
@@ -30,6 +31,7 @@ def partner(model: str, unit: int, r: float) -> dict[str, Any]:
 
 PARTNERS = {n: [partner(OTHER, 3, 0.9), partner(OTHER, 4, 0.8), partner(THIRD, 5, 0.7)] for n in (1, 20, 40)}
 FEATURES = explorer_stage(MODEL)
+ADDRESS = quote(f"{MODEL}/{FEATURES.params['site']}/{SAE[:12]}", safe="")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def data(requests: Any) -> list[Request]:
 
 
 def test_every_page_opens_without_a_word_on_the_console_and_asks_for_its_own_files_alone(pages: Path) -> None:
-    hashes = ["#/", f"#/model/{MODEL}", f"#/set/{FEATURES.digest}", f"#/unit/{FEATURES.digest}/1", f"#/unit/{FEATURES.digest}/9",
+    hashes = ["#/", f"#/model/{MODEL}", f"#/set/{ADDRESS}", f"#/unit/{ADDRESS}/1", f"#/unit/{ADDRESS}/9",
               "#/search", "#/map", "#/runs", "#/runs/pages-00001", "#/set/0123", "#/nothing"]  # fmt: skip
     seen = act(
         pages,
@@ -73,18 +75,33 @@ def test_every_page_opens_without_a_word_on_the_console_and_asks_for_its_own_fil
     assert {request.path for request in seen.requests} <= files
 
 
+def test_addresses_by_the_digest_of_a_stage_lead_to_its_set(pages: Path) -> None:
+    old = FEATURES.digest[:12]
+    seen = act(pages, f"""
+        await until(() => $('h1'));
+        const titles = [];
+        for (const hash of ['#/set/{FEATURES.digest}', '#/set/{old}', '#/unit/{old}/1', '#/map/{old}']) titles.push(await visit(hash));
+        const link = $('h1 a').hash;
+        return [titles, link, await visit(link)];""")  # fmt: skip
+    titles, link, again = seen.value
+    listed, _, unit, mapped = [" ".join(title.split()) for title in titles]
+    assert listed == f"resid_post.3@patch {UNITS} SAE features" and unit.startswith("a blue star #1")
+    assert mapped.startswith(f"Map of explanations {MODEL}")
+    assert link == f"#/set/{ADDRESS}" and [*titles[:2]] == [again] * 2
+
+
 def test_a_page_of_a_feature_reads_three_ranges_once_footers_are_there(pages: Path) -> None:
     """Units 1 and 20 are in different row groups of the same part, and have the same partners' parts."""
     seen = act(pages, f"""
         await until(() => $('h1'));
         const asked = () => performance.getEntriesByType('resource').filter((e) => e.name.includes('/data/')).length;
-        await visit('#/unit/{FEATURES.digest}/1');
+        await visit('#/unit/{ADDRESS}/1');
         await until(() => $$('.partner .cover canvas').length === 2, 'covers');
         const first = asked(), models = $$('.partner strong').map((e) => e.innerText);
-        await visit('#/unit/{FEATURES.digest}/20');
+        await visit('#/unit/{ADDRESS}/20');
         await until(() => $$('.partner .cover canvas').length === 2, 'covers again');
         const second = asked();
-        await visit('#/unit/{FEATURES.digest}/21');
+        await visit('#/unit/{ADDRESS}/21');
         await until(() => $('.tiles canvas'), 'tiles');
         return [first, second - first, asked() - second, models];""")  # fmt: skip
     first, second, third, models = seen.value
@@ -133,7 +150,7 @@ def test_a_list_is_as_long_as_its_set_reads_pictures_of_what_is_in_sight_and_is_
 ) -> None:
     seen = act(pages, f"""
         await until(() => $('h1'));
-        await visit('#/set/{FEATURES.digest}');
+        await visit('#/set/{ADDRESS}');
         await until(() => $('.line .cover canvas'), 'pictures');
         const lines = $$('.line').length, high = $('.lines').offsetHeight;
         scrollTo(0, 64 * 500);
@@ -149,7 +166,7 @@ def test_a_list_is_as_long_as_its_set_reads_pictures_of_what_is_in_sight_and_is_
 def test_the_overlay_colours_patches_and_the_theme_turns_and_stays(pages: Path) -> None:
     seen = act(pages, f"""
         await until(() => $('h1'));
-        await visit('#/unit/{FEATURES.digest}/1');
+        await visit('#/unit/{ADDRESS}/1');
         const pixel = (x, y) => {{ const c = $('.tiles canvas'); return [...c.getContext('2d').getImageData(x * c.width | 0, y * c.height | 0, 1, 1).data].slice(0, 3); }};
         await until(() => pixel(.9, .8)[0] > 0, 'the picture');
         const on = pixel(.9, .8), outside = pixel(.9, .05);
@@ -193,7 +210,7 @@ def test_the_map_draws_topics_and_is_walked_by_keys(pages: Path) -> None:
         return {topics, picked, hash, lit, title: $('h1').innerText};""")  # fmt: skip
     value = seen.value
     assert set(value["topics"]) == {"red", "blue", "green", "yellow", "pink"}
-    assert value["hash"].startswith(f"#/unit/{FEATURES.digest[:12]}/")
+    assert value["hash"].startswith(f"#/unit/{ADDRESS}/")
     stars = sum(n % 10 != 9 and n % 35 == 15 for n in range(UNITS))
     assert value["lit"] == f"{stars} of 540 points" and value["title"].startswith("a red star")
 
@@ -236,7 +253,7 @@ def test_pages_fit_a_phone(pages: Path) -> None:
     seen = act(pages, f"""
         await until(() => $('h1'));
         const wide = [];
-        for (const hash of ['#/', '#/set/{FEATURES.digest}', '#/unit/{FEATURES.digest}/1', '#/search?q=red', '#/map', '#/runs']) {{ await visit(hash); wide.push(document.documentElement.scrollWidth - document.documentElement.clientWidth); }}
+        for (const hash of ['#/', '#/set/{ADDRESS}', '#/unit/{ADDRESS}/1', '#/search?q=red', '#/map', '#/runs']) {{ await visit(hash); wide.push(document.documentElement.scrollWidth - document.documentElement.clientWidth); }}
         return wide;""", width=500)  # fmt: skip
     assert seen.value == [0] * 6
 
@@ -248,7 +265,7 @@ def test_a_hundred_thousand_features_are_listed_searched_and_mapped(tmp_path: Pa
     write_pages(open_catalog(store), tmp_path / "pages")
     seen = act(tmp_path / "pages", f"""
         await until(() => $('h1'));
-        await visit('#/set/{FEATURES.digest}');
+        await visit('#/set/{ADDRESS}');
         await until(() => $('.line .cover canvas'), 'the list');
         scrollTo(0, 64 * 70000);
         await until(() => $$('.line').some((e) => e.dataset.i === '70000'), 'line 70,000');
@@ -260,7 +277,7 @@ def test_a_hundred_thousand_features_are_listed_searched_and_mapped(tmp_path: Pa
         await until(() => $('.plane canvas')?.width > 300, 'the map');
         const points = $('.found').innerText;
         const before = performance.getEntriesByType('resource').length;
-        await visit('#/unit/{FEATURES.digest}/99998');
+        await visit('#/unit/{ADDRESS}/99998');
         await until(() => $('.tiles canvas'), 'the last unit that is alive');
         return [found, points, performance.getEntriesByType('resource').length - before, $('h1').innerText.split('\\n')[0]];""")  # fmt: skip
     found, points, reads, title = seen.value

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.catalog import open_catalog
+from cluster.catalog import Scope, open_catalog
 from cluster.changes import Change, Changes, save_changes
 from cluster.explore.pages import write_pages
 from cluster.explore.site import make_site
@@ -57,6 +57,31 @@ def test_sets_of_units_are_told_with_their_parts_in_order(store: Store, tmp_path
     assert all((tmp_path / part["url"]).stat().st_size == part["bytes"] for part in first["features"])
     (index,) = first["index"]
     assert pq.read_table(tmp_path / index["url"])["unit"].to_pylist() == list(range(UNITS))
+
+
+def test_a_set_keeps_its_address_when_what_else_its_stage_read_changes(store: Store, tmp_path: Path) -> None:
+    ids = {s["id"]: s["stage"] for s in write(store, tmp_path / "pages")["sets"]}
+    assert list(ids) == [f"{MODEL}/resid_post.3@patch/{SAE[:12]}", f"{OTHER}/mlp_act.3@patch/neurons"]
+    changed = make_store(str(tmp_path / "lake"))
+    stages = [explorer_stage(MODEL, shared="s"), explorer_stage(OTHER, "mlp_act.3@patch", None, False, shared="s")]
+    save_run(changed, "pages-00001", [publish_units(changed, stage, 2) for stage in stages])
+    again = {s["id"]: s["stage"] for s in write(changed, tmp_path / "again")["sets"]}
+    assert list(again) == list(ids) and set(again.values()).isdisjoint(ids.values())
+
+
+def test_of_two_sets_of_the_same_units_the_later_is_told_apart_night_after_night(tmp_path: Path) -> None:
+    store, units = make_store(str(tmp_path / "lake")), f"{MODEL}/resid_post.3@patch/{SAE[:12]}"
+    first, other = units, f"{units}/trial/explorer/{MODEL}/f"
+    by_night = []
+    for night in (1, 2):
+        for pipeline in ("pages", "trial"):
+            stage = publish_units(store, explorer_stage(MODEL, shared=f"{pipeline} {night}"), 2)
+            save_run(store, f"{pipeline}-{night:05}", [stage])
+        by_night.append({s["id"]: s["stage"] for s in make_site(open_catalog(store), lambda part: part.key)["sets"]})
+    assert [set(ids) for ids in by_night] == [{first, other}] * 2
+    everything = make_site(open_catalog(store, Scope(all=True)), lambda part: part.key)["sets"]
+    older = {f"{units}/{stage[:12]}": stage for stage in by_night[0].values()}
+    assert {s["id"]: s["stage"] for s in everything} == {**by_night[1], **older}
 
 
 def test_row_groups_are_small_and_a_footer_is_shorter_than_what_pages_fetch_at_first(

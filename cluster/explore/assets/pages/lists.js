@@ -37,9 +37,9 @@ function makeBrowser({ query, go, withModel, rows, order, only = "", extra = [],
   return { body: [bar, none, list.box], ready, end: list.end, keys: { j: () => list.walk(1), k: () => list.walk(-1) }, ask: (q) => change("q", q) };
 }
 
-export function set({ stage, query, go }) {
-  const one = getSet(stage);
-  if (!one) return missing(stage);
+export function set({ name, query, go }) {
+  const one = getSet(name);
+  if (!one) return missing(name);
   const browser = makeBrowser({ query, go, rows: () => loadIndex(one), order: "unit", field: true });
   return {
     title: `${one.site} of ${one.model}`, page: "zoo", ...browser,

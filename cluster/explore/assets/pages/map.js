@@ -1,6 +1,6 @@
 // The map of explanations: a point per unit, coloured by topic; nearer with the wheel, moved by dragging, walked by keys.
 import { h, hideTip, plural, showTip } from "../dom.js";
-import { getSet, loadIndex, makeSearch, setLink, site, titleOf, unitLink } from "../lake.js";
+import { getSet, loadIndex, makeSearch, mapLink, setLink, site, titleOf, unitLink } from "../lake.js";
 import { select } from "../list.js";
 import { coverOf } from "../pictures.js";
 
@@ -8,9 +8,9 @@ const N_COLOURS = 8, CELLS = 128, REACH = 14;
 // Points whose colour comes again are hollow.
 const isHollow = (topic) => Math.floor(topic / N_COLOURS) % 2 === 1;
 
-export async function map({ stage, query, go }) {
+export async function map({ name, query, go }) {
   const sets = site.sets.filter((one) => one.map);
-  const set = stage ? getSet(stage) : sets[0];
+  const set = name ? getSet(name) : sets[0];
   if (!set || !sets.includes(set)) return nothing();
   const rows = (await loadIndex(set)).filter((row) => row.x !== null && row.y !== null);
   if (!rows.length) return nothing();
@@ -22,7 +22,7 @@ export async function map({ stage, query, go }) {
     const lit = view.light(find.value ? makeSearch(find.value) : null);
     found.textContent = find.value ? `${lit.toLocaleString("en")} of ${plural(rows.length, "point")}` : plural(rows.length, "point");
   }
-  const names = sets.map((one) => [one.stage.slice(0, 12), `${one.model} · ${one.site}`]);
+  const names = sets.map((one) => [one.id, `${one.model} · ${one.site}`]);
   const legend = h("ul", { class: "legend" }, topics.map(({ topic, size }, i) => h("li", { class: `s${i % N_COLOURS}` },
     h("button", { type: "button", "aria-pressed": "false", onclick: (event) => { const on = view.only(topic); legend.querySelectorAll("button").forEach((button) => button.setAttribute("aria-pressed", "false")); event.currentTarget.setAttribute("aria-pressed", String(on)); } },
       h("i", { class: isHollow(i) ? "swatch hollow" : "swatch", "aria-hidden": "true" }), topic, h("span", { class: "remark" }, size.toLocaleString("en"))))));
@@ -31,7 +31,7 @@ export async function map({ stage, query, go }) {
     body: [
       h("h1", {}, "Map of explanations", h("span", { class: "kind" }, h("a", { href: setLink(set) }, `${set.model} · ${set.site}`))),
       h("p", { class: "lead" }, "What means much the same lies near each other; larger points are several with one text."),
-      h("div", { class: "bar" }, find, names.length > 1 && select("Units", names, set.stage.slice(0, 12), (value) => { location.hash = `#/map/${value}`; }),
+      h("div", { class: "bar" }, find, names.length > 1 && select("Units", names, set.id, (value) => { location.hash = mapLink(getSet(value)); }),
         h("button", { type: "button", onclick: () => view.zoom(1.5) , title: "Nearer (+)", "aria-label": "Nearer" }, "+"), h("button", { type: "button", onclick: () => view.zoom(1 / 1.5), title: "Farther (−)", "aria-label": "Farther" }, "−"),
         h("button", { type: "button", onclick: () => view.fit(), title: "All of it (0)" }, "All"), found),
       h("div", { class: "atlas" }, h("div", { class: "plane" }, view.canvas, view.card), legend),

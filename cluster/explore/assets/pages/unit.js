@@ -16,9 +16,9 @@ const FIGURES = [
   ["kurtosis", "kurtosis", "over all tokens with their zeros, in excess of the normal distribution's", short], ["enc_dec_cos", "enc·dec cosine", "cosine of its encoder and decoder rows", short],
 ];
 
-export async function unit({ stage, number }) {
-  const set = getSet(stage), n = Number(number);
-  if (!set || !(n >= 0 && n < set.units)) return missing(`${stage} / ${number}`);
+export async function unit({ name, number }) {
+  const set = getSet(name), n = Number(number);
+  if (!set || !(n >= 0 && n < set.units)) return missing(`${name} / ${number}`);
   const one = await readUnit(set, n);
   const title = titleOf({ text: one.texts.find((text) => !text.control)?.text ?? null, name: one.names[0]?.concepts[0]?.[0] ?? null, concept: one.concepts[0]?.concept ?? null });
   const step = (by) => { const to = n + by; if (to >= 0 && to < set.units) location.hash = unitLink(set, to); };
