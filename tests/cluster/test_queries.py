@@ -22,7 +22,7 @@ from cluster.stores import make_store
 from cluster.views import make_views
 from schemas.errors import UsageError
 from schemas.tables import TABLES
-from tests.made_up_lake import BOTH, DEEP, ODD, SAE, SITE, A, B, buddies, publish, publish_zoo
+from tests.made_up_lake import BOTH, DEEP, ODD, SAE, SITE, A, B, buddies, image, predictions, publish, publish_zoo
 from tests.queries import DOCS
 from tests.spark_session import open_spark, spark_rows
 
@@ -48,9 +48,9 @@ EXPECTED: dict[str, Answer] = {
         {"concept": "red"},
         ["site", "sae", "unit", "source", "method", "rank", "says", "score"],
         [
-            (DEEP, "", 5, "concept", "clip_dissect", 0, "dark red", 0.5),
             (DEEP, "", 1, "concept", "clip_dissect", 0, "red", 0.5),
             (DEEP, "", 7, "concept", "clip_dissect", 1, "red", 0.5),
+            (DEEP, "", 5, "concept", "clip_dissect", 0, "dark red", 0.5),
             (SITE, SAE, 3, "label", "image", 0, "colour=red", 1.0),
             (SITE, SAE, 0, "label", "image", 1, "colour=red", 0.875),
             (SITE, SAE, 1, "sentence", "topk", 0, "Red things", 0.5),
@@ -197,6 +197,39 @@ def test_a_value_is_a_literal_whatever_is_in_it(engine):
     which, ask = engine
     assert [row["says"] for row in ask(fill(get_query("concept-units"), {"concept": ODD}, which))] == [ODD]
     assert ask(fill(get_query("concept-units"), {"concept": "' OR '1' = '1"}, which)) == []
+
+
+def test_a_concept_is_found_where_a_word_begins_and_first_where_it_is_all_that_is_said(engine):
+    which, ask = engine
+
+    def says(concept: str) -> list[str]:
+        rows = ask(fill(get_query("concept-units"), {"concept": concept, "most": 1}, which))
+        return list(dict.fromkeys(row["says"] for row in rows))
+
+    assert says("Red") == says("red") == ["red", "dark red", "colour=red", "Red things", "a red ring"]
+    assert says("re") == ["dark red", "red", "colour=red", "Red things", "a red ring"]
+    assert says("ed") == says("olour") == says("hings") == says("%") == says("_ed") == []
+    assert says("colour=r") == ["colour=red"] and says("a red") == ["a red ring"]
+
+
+@pytest.fixture(scope="module")
+def other_words(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    """Labels that are no class of the predictions of A; of B's classes one is a label, though it is never the first."""
+    store = make_store(str(tmp_path_factory.mktemp("words")))
+    publish(store, "index_images", "folder:/x", images=[image(0, "red circle"), image(1, "red circle")])
+    publish(store, "extract", A, SITE, predictions=predictions("circle", "circle"))
+    second = [{**row, "class_name": "red circle"} if row["rank"] else row for row in predictions("star", "circle")]
+    publish(store, "extract", B, SITE, predictions=second)
+    return open_catalog(store, Scope(all=True))
+
+
+@pytest.mark.parametrize("which", ENGINES)
+def test_predictions_whose_classes_are_not_the_labels_are_neither_right_nor_wrong(which, other_words):
+    ask = ENGINES[which](other_words)
+    rows = ask(fill(get_query("accuracy"), {}, which))
+    assert [(row["model"], row["images"], row["accuracy"]) for row in rows] == [(B, 2, 0.0), (A, 2, None)]
+    hard = ask(fill(get_query("hard-images"), {}, which))
+    assert [(row["uri"], row["mistakes"], row["predictions"]) for row in hard] == [("/x/0", 1, 1), ("/x/1", 1, 1)]
 
 
 def test_stages_and_empty_tables_are_there_in_every_engine(engine, catalog):
