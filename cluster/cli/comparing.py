@@ -114,9 +114,14 @@ def show_changes(changes: Changes) -> None:
     """A line for each subject that is not as it was."""
     from rich.text import Text
 
+    from cluster.runs import split_run
+
     console = screen()
     if changes.before is None:
-        console.print("nothing to compare with: this is the first run of its pipeline")
+        why = "this is the first run of its pipeline"
+        if split_run(changes.run)[1] > 1:
+            why = "no earlier run of its pipeline has finished (trials with --limit do not count)"
+        console.print(f"nothing to compare with: {why}", soft_wrap=True)
         return
     same = f"{count(changes.unchanged)} as they were" if changes.unchanged else "none as it was"
     console.print(f"since {changes.before}: {same}, {some(len(changes.subjects), 'change')}")

@@ -153,9 +153,8 @@ def _find_running(store: Store, pace: Pace) -> str:
         return running[0]
     if running:
         raise UnknownRun(f"{len(running)} runs go on in {store.uri}; say which of {', '.join(running)}")
-    raise UnknownRun(
-        f"no run goes on in {store.uri}; give the name of one, such as {', '.join(names[-5:]) or 'none yet'}"
-    )
+    there = f"give the name of one, such as {', '.join(names[-5:])}" if names else "it has none yet"
+    raise UnknownRun(f"no run goes on in {store.uri}; {there}")
 
 
 def _wait_for_run(store: Store, submission: str, jobs: ClusterJobs) -> str:

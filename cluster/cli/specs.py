@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,11 +61,21 @@ def validate(
     screen().print(f"[green]valid[/green]  {file.pipeline.name}: {some(len(file.pipeline.stages), 'stage')} ({stages})")
     if not uri:
         screen().print("[dim]no store given: models, images and sites were not looked up[/dim]")
-    _show_unplanned(unplanned, f"{spec} --store {store}" if store else str(spec))
+    _show_unplanned(unplanned, _inspecting(spec, overrides, limit, store))
 
 
-def _show_unplanned(unplanned: dict[str, str], spec: str) -> None:
-    """What is not known yet, each with the cells that need it; those that only read these are counted."""
+def _inspecting(spec: Path, overrides: list[str] | None, limit: int | None, store: str | None) -> str:
+    """The command that looks up what planning rests on, of the spec and in the store that are meant here."""
+    words = ["miclip", "plan", str(spec), "--inspect"]
+    words += [word for override in overrides or () for word in ("--set", override)]
+    words += [] if limit is None else ["--limit", str(limit)]
+    return shlex.join([*words, *(["--store", store] if store else [])])
+
+
+def _show_unplanned(unplanned: dict[str, str], command: str) -> None:
+    """What is not known yet, each with the cells that need it; those that only read these are counted. command: looks it up."""
+    from rich.text import Text
+
     from cluster.planned import READS
 
     causes: dict[str, list[str]] = {}
@@ -78,7 +89,7 @@ def _show_unplanned(unplanned: dict[str, str], spec: str) -> None:
             f"[dim]not checked yet  {some(len(reading), 'cell')} that read{'s' * (len(reading) == 1)} these[/dim]"
         )
     if unplanned:
-        screen().print(f"[dim]to look them up: miclip plan {spec} --inspect[/dim]", soft_wrap=True)
+        screen().print(Text(f"to look them up: {command}", "dim"), soft_wrap=True)
 
 
 @VERBS.verb("plan", "miclip plan zoo.yaml --inspect --price 2.5")
@@ -117,10 +128,10 @@ def plan(
     if as_json:
         print_json(report)
     else:
-        _show(report, verbose, spec)
+        _show(report, verbose, _inspecting(spec, overrides, limit, store))
 
 
-def _show(report: dict[str, Any], verbose: bool, spec: Path) -> None:
+def _show(report: dict[str, Any], verbose: bool, command: str) -> None:
     from rich.text import Text
 
     from cluster.cli.planning import cost_notes, device_hours, lines_of
@@ -160,8 +171,12 @@ def _show(report: dict[str, Any], verbose: bool, spec: Path) -> None:
             console.print(Text(f"{cell['cell']}: {cell['why']}; the others go on without it", "red"), soft_wrap=True)
     if unknown := [cell for cell in missing if not cell["never"]]:
         console.print(
-            f"[yellow]{some(len(unknown), 'cell')} not inspected or indexed yet[/yellow]; "
-            f"[bold]miclip plan {spec} --inspect[/bold] does only that",
+            Text.assemble(
+                (f"{some(len(unknown), 'cell')} not inspected or indexed yet", "yellow"),
+                "; ",
+                (command, "bold"),
+                " does only that",
+            ),
             soft_wrap=True,
         )
 

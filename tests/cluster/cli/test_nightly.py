@@ -80,6 +80,13 @@ def test_two_nights_say_what_changed_and_a_third_that_nothing_did(lake: str) -> 
     assert third["exit_code"] == 0 and third["problems"] == [] and third["gc"] is None
 
 
+def test_a_night_behind_one_that_never_ended_is_not_called_the_first(lake: str) -> None:
+    nightly(lake)
+    (Path(lake) / "runs" / "zoo-00001" / "tables.json").unlink()
+    said = nightly(lake).stdout
+    assert "nothing to compare with: no earlier run of its pipeline has finished" in said and "first run" not in said
+
+
 def test_a_night_that_fails_says_so_to_the_webhook_and_the_next_that_it_recovered(
     lake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

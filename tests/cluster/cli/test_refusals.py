@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,27 @@ def test_what_is_not_known_yet_is_said_once_with_how_to_look_it_up(inspected: Pa
         "not checked yet  1 cell that reads these",
         f"to look them up: miclip plan {spec} --inspect",
     ]
+
+
+@pytest.mark.parametrize("verb", ["validate", "plan"])
+def test_how_to_look_up_what_is_not_known_names_all_that_was_given(inspected: Path, verb: str) -> None:
+    words = [
+        inspected / "good.yaml",
+        "--set",
+        "stages.acts.sites=[embedding]",
+        "--limit",
+        3,
+        "--store",
+        inspected / "new",
+    ]
+    said = miclip(verb, *words).stdout
+    command = (
+        f"miclip plan {words[0]} --inspect --set 'stages.acts.sites=[embedding]' --limit 3 --store {inspected / 'new'}"
+    )
+    assert command in said
+    done = miclip(*shlex.split(command)[1:])
+    assert done.exit_code == 0 and "not inspected" not in done.stdout
+    shutil.rmtree(inspected / "new")
 
 
 def test_a_stage_that_suits_one_of_two_models_is_invalid_as_a_spec_and_planned_for_the_one(inspected: Path) -> None:

@@ -85,6 +85,7 @@ def test_the_run_that_goes_on_needs_no_name(lake: Path, tmp_path: Path) -> None:
     (tmp_path / "lake").mkdir()
     none = miclip("watch", "--store", tmp_path / "lake")
     assert none.exit_code == 2 and "no run goes on in" in none.stderr
+    assert "; it has none yet" in none.stderr and "such as" not in none.stderr
 
 
 def test_a_lost_driver_is_watched_to_where_it_was_lost(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
