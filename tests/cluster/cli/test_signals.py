@@ -137,7 +137,11 @@ def test_a_signal_to_a_verb_that_only_waits_closes_what_is_open_and_says_how_it_
             time.sleep(60)
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(typer.Exit) as ended:
-        wait()
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
+    try:
+        with pytest.raises(typer.Exit) as ended:
+            wait()
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     assert ended.value.exit_code == code and closed == ["closed"]
     assert signal.getsignal(signal.SIGTERM) is before
