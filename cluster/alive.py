@@ -65,28 +65,28 @@ class Pulse:
     def __init__(self, store: Store, run: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.beats = 0
         """Signs that came since we look: a driver lives that shows one."""
-        self._store, self._run, self._clock = store, run, clock
+        self._store, self._key, self._clock = store, layout.alive_key(run), clock
         self._since = clock()
-        self._sign = read_sign(store, run)
+        self._sign = read_sign(store, self._key)
 
     def look(self) -> float:
         """Seconds since its last sign came, as far as we have looked."""
-        sign = read_sign(self._store, self._run)
+        sign = read_sign(self._store, self._key)
         if sign != self._sign:
             self.beats += 1
             self._sign, self._since = sign, self._clock()
         return self._clock() - self._since
 
 
-def read_sign(store: Store, run: str) -> bytes:
-    """The newest sign of life of a driver, whose bytes differ from all before; empty if it never gave one."""
+def read_sign(store: Store, key: str) -> bytes:
+    """The newest sign of life under a key, whose bytes differ from all before; empty if there never was one."""
     try:
-        return store.get(layout.alive_key(run))
+        return store.get(key)
     except KeyMissing:
         return b""
 
 
 def last_sign(store: Store, run: str) -> float | None:
     """When a driver last said that it lives, in seconds since the epoch by *its* clock; None if it never did."""
-    sign = read_sign(store, run)
+    sign = read_sign(store, layout.alive_key(run))
     return float(json.loads(sign)["time"]) if sign else None

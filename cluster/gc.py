@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.alive import lost_after
+from cluster.alive import lost_after, read_sign
 from cluster.catalog import load_drift
 from cluster.hold import GC, load_holds, load_visit, names_in
 from cluster.lease import PACE, Lease, Pace, split_key, take
@@ -27,7 +27,6 @@ from cluster.runs import load_spec, load_tables
 from cluster.stores.base import Store, prefetch
 from cluster.stores.probe import WRITABLE
 from schemas import layout
-from schemas.errors import KeyMissing
 
 _SHORT_REF = re.compile(r"(?:sae|align):([0-9a-f]{4,})")
 
@@ -169,18 +168,11 @@ def _living(store: Store, signs: Mapping[str, str], pace: Pace) -> set[str]:
     """Of what never said that it ended, by the key of its sign of life, that which gives one while we wait."""
     if not signs:
         return set()
-    before = {name: _sign(store, key) for name, key in signs.items()}
+    before = {name: read_sign(store, key) for name, key in signs.items()}
     begun = pace.clock()
     while pace.clock() - begun < lost_after(pace.patience):
         pace.sleep(pace.beat)
-    return {name for name, key in signs.items() if _sign(store, key) != before[name]}
-
-
-def _sign(store: Store, key: str) -> bytes:
-    try:
-        return store.get(key)
-    except KeyMissing:
-        return b""
+    return {name for name, key in signs.items() if read_sign(store, key) != before[name]}
 
 
 def _names_of(store: Store, run: RunFacts, lake: Reach) -> set[str]:

@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_a_driver_says_that_it_lives_as_long_as_its_events_are_kept(store: Store) -> None:
-    assert last_sign(store, RUN) is None and read_sign(store, RUN) == b""
+    assert last_sign(store, RUN) is None and read_sign(store, alive_key(RUN)) == b""
     log = StoreEvents(store, RUN)
     log.start()
     log.close()
@@ -43,7 +43,7 @@ def test_beats_are_numbered_so_that_a_clock_that_stands_still_makes_no_two_alike
     signs = []
     for _ in range(3):
         heart.beat()
-        signs.append(read_sign(store, RUN))
+        signs.append(read_sign(store, alive_key(RUN)))
     assert [json.loads(sign) for sign in signs] == [{"time": 7.0, "beat": n} for n in (1, 2, 3)]
 
 
